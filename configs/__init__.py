@@ -1,0 +1,1 @@
+"""One file per method, for `python -m dlrl.main --config=FILE.py[:PRESET]`."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning of diffusion large language models in JAX."""

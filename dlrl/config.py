@@ -1,0 +1,148 @@
+"""Every knob of a run: name, type, unit, meaning and default, listed once.
+
+The files in `configs/` start from `default()`, a `ConfigDict` with the values
+below, and change what their method needs, saying why. The way back, with all
+checks, is `config_check.from_dict`.
+"""
+
+import dataclasses
+
+import ml_collections
+
+Range = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What is learned."""
+
+  name: str = "sudoku"  # a key of dlrl.tasks.TASKS
+  data_dir: str = "~/tensorflow_datasets"  # prepared data; made when absent
+  prompt_length: int = 32  # tokens; longer prompts are an error
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A LLaDA-type bidirectional transformer."""
+
+  vocab_size: int = 40  # rows of the embedding
+  width: int = 64
+  layers: int = 3
+  heads: int = 8
+  kv_heads: int = 8
+  head_dim: int = 8
+  mlp_width: int = 176
+  rope_theta: float = 100.0
+  norm_eps: float = 1e-5
+  compute_dtype: str = "float32"  # of activations and matmuls
+  param_dtype: str = "float32"
+  remat: str = "full"  # a key of dlrl.models.transformer.REMAT
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """Devices per mesh axis; one of them may be -1, "the rest"."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """AdamW with warm-up and a global gradient-norm clip."""
+
+  learning_rate: float = 1e-3
+  warmup_steps: int = 0  # linear from zero
+  schedule: str = "constant"  # after warm-up: constant | cosine (to zero)
+  b1: float = 0.9
+  b2: float = 0.99
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0  # global gradient norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """Block-wise low-confidence decoding of a canvas of masks."""
+
+  gen_length: int = 16  # tokens on the canvas
+  block_length: int = 16  # tokens; blocks are decoded left to right
+  steps: int = 8  # denoising steps over the whole canvas
+  temperature: float = 0.0  # of the Gumbel noise; 0 is greedy
+
+
+@dataclasses.dataclass(frozen=True)
+class SFT:
+  """Masked-diffusion fine-tuning: the warm start of RL, or a job of its own."""
+
+  steps: int = 250  # optimizer steps; 0 starts RL from random parameters
+  batch_size: int = 128  # completions per step
+  gen_length: int = 16  # tokens on the canvas
+  difficulty: Range = (4, 7)  # inclusive; the unit is the task's
+  logps_chunk: int = 16  # canvas columns whose logits exist at one time
+  log_every: int = 25  # steps per metrics row and progress line
+  optimizer: Optimizer = Optimizer(learning_rate=3e-3, schedule="cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """Which completions are drawn from the current policy."""
+
+  prompts: int = 16  # per step, whatever the number of hosts
+  reward: str = "solved"  # a key of the task's rewards
+  group_size: int = 8  # completions per prompt
+  difficulty: Range = (8, 12)  # inclusive; the unit is the task's
+  sampler: Sampler = Sampler(temperature=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn:
+  """From scored completions to new parameters."""
+
+  loss: str = "bgpo"  # a key of dlrl.losses.SEPARABLE
+  forward_process: str = "stratified"  # a key of dlrl.diffusion.PROCESSES
+  n_mc: int = 16  # Monte-Carlo samples per completion
+  score_norm: str = "token"  # ELBO divided by: token (canvas length) | none
+  negative_weight: float = 1.0  # factor on negative advantages; 1 is plain
+  updates_per_rollout: int = 1  # the rollout batch is split into that many
+  micro_batch: int = 128  # completions per forward pass, over all devices
+  logps_chunk: int = 16  # canvas columns whose logits exist at one time
+  optimizer: Optimizer = Optimizer(learning_rate=3e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+  """Held-out accuracy, greedy unless the temperature says otherwise."""
+
+  size: int = 512  # held-out items, the first of a fixed order
+  every: int = 25  # RL steps
+  batch_size: int = 512  # prompts per call of the sampler
+  difficulty: Range = (8, 12)  # inclusive; the unit is the task's
+  sampler: Sampler = Sampler()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run."""
+
+  job: str = "rl"  # rl | sft
+  seed: int = 0
+  steps: int = 100  # RL steps: rollout, reward, update(s)
+  checkpoint_every: int = 20  # steps, in RL and in fine-tuning
+  checkpoint_keep: int = 2  # newest checkpoints kept
+  max_nonfinite: int = 5  # skipped updates in a row before the run aborts
+  init_from: str = ""  # workdir of a finished job to start RL from; "": sft
+  log_every: int = 1  # RL steps per progress line
+  sample_every: int = 20  # steps per logged sample completion
+  task: Task = Task()
+  model: Model = Model()
+  mesh: Mesh = Mesh()
+  sft: SFT = SFT()
+  rollout: Rollout = Rollout()
+  learn: Learn = Learn()
+  eval: Eval = Eval()
+
+
+def default() -> ml_collections.ConfigDict:
+  """The values above, to be changed by a config file."""
+  return ml_collections.ConfigDict(dataclasses.asdict(Config()))

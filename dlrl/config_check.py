@@ -1,0 +1,128 @@
+"""From a `ConfigDict` to a typed config that is known to work."""
+
+import operator
+
+import ml_collections
+
+from dlrl import config
+from dlrl import losses
+from dlrl import tasks
+from dlrl.diffusion import forward_process
+from dlrl.models import transformer
+from dlrl.runtime import optimizer
+from dlrl.runtime import strict
+
+DTYPES = ("float32", "bfloat16")
+
+# Counts that must be at least 1.
+COUNTS = (
+  "checkpoint_every", "checkpoint_keep", "max_nonfinite", "log_every",
+  "sample_every", "steps", "task.prompt_length",
+  "model.vocab_size", "model.width", "model.layers", "model.heads",
+  "model.kv_heads", "model.head_dim", "model.mlp_width",
+  "sft.batch_size", "sft.gen_length", "sft.logps_chunk", "sft.log_every",
+  "rollout.prompts", "learn.n_mc", "learn.updates_per_rollout",
+  "learn.micro_batch", "learn.logps_chunk",
+  "eval.size", "eval.every", "eval.batch_size",
+)
+
+
+def from_dict(values: ml_collections.ConfigDict) -> config.Config:
+  """The typed, validated config; nothing has been allocated or written yet.
+
+  Raises:
+    strict.ConfigError: an unknown, missing or mistyped key, or values that do
+      not fit each other. Says which, its value and what would do.
+  """
+  cfg = strict.build(config.Config, values.to_dict())
+  _choices(cfg)
+  _numbers(cfg)
+  for name in ("rollout.sampler", "eval.sampler"):
+    _sampler(cfg, name)
+  _batches(cfg)
+  return cfg
+
+
+def _choices(cfg: config.Config) -> None:
+  def one_of(field, table):
+    value = operator.attrgetter(field)(cfg)
+    strict.require(value in table, field, value,
+                   f"choose from {', '.join(map(repr, table))}")
+
+  one_of("job", ("rl", "sft"))
+  one_of("task.name", tasks.TASKS)
+  one_of("rollout.reward", tasks.TASKS[cfg.task.name].rewards)
+  one_of("model.remat", transformer.REMAT)
+  one_of("model.compute_dtype", DTYPES)
+  one_of("model.param_dtype", DTYPES)
+  one_of("learn.loss", losses.STATISTICS)
+  one_of("learn.forward_process", forward_process.PROCESSES)
+  one_of("learn.score_norm", ("token", "none"))
+  one_of("sft.optimizer.schedule", optimizer.SCHEDULES)
+  one_of("learn.optimizer.schedule", optimizer.SCHEDULES)
+
+
+def _numbers(cfg: config.Config) -> None:
+  for field in COUNTS:
+    value = operator.attrgetter(field)(cfg)
+    strict.require(value >= 1, field, value, "must be at least 1")
+  for field in ("sft.steps", "sft.optimizer.warmup_steps",
+                "learn.optimizer.warmup_steps"):
+    value = operator.attrgetter(field)(cfg)
+    strict.require(value >= 0, field, value, "must not be negative")
+  for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
+                "learn.optimizer.learning_rate",
+                "learn.optimizer.clip_norm", "model.rope_theta"):
+    value = operator.attrgetter(field)(cfg)
+    strict.require(value > 0, field, value, "must be positive")
+  strict.require(0 <= cfg.seed < 2**32, "seed", cfg.seed,
+                 "must be in 0..4294967295")
+  strict.require(
+    0 <= cfg.learn.negative_weight <= 1, "learn.negative_weight",
+    cfg.learn.negative_weight, "must be in 0..1; 1 is plain BGPO")
+  strict.require(
+    cfg.model.heads % cfg.model.kv_heads == 0, "model.kv_heads",
+    cfg.model.kv_heads, f"must divide model.heads = {cfg.model.heads}")
+  strict.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
+                 cfg.model.head_dim, "must be even, for rotary positions")
+  least, most = tasks.TASKS[cfg.task.name].difficulties
+  for field in ("sft.difficulty", "rollout.difficulty", "eval.difficulty"):
+    low, high = operator.attrgetter(field)(cfg)
+    strict.require(
+      least <= low <= high <= most, field, (low, high),
+      f"must be an ascending pair in {least}..{most}")
+
+
+def _sampler(cfg: config.Config, name: str) -> None:
+  s = operator.attrgetter(name)(cfg)
+  for field in ("gen_length", "block_length", "steps"):
+    value = getattr(s, field)
+    strict.require(value >= 1, f"{name}.{field}", value, "must be at least 1")
+  strict.require(s.temperature >= 0, f"{name}.temperature", s.temperature,
+                 "must not be negative; 0 is greedy")
+  strict.require(
+    s.gen_length % s.block_length == 0, f"{name}.block_length",
+    s.block_length, f"must divide {name}.gen_length = {s.gen_length}")
+  blocks = s.gen_length // s.block_length
+  strict.require(
+    s.steps % blocks == 0 and s.steps <= s.gen_length, f"{name}.steps",
+    s.steps, f"must be a multiple of the {blocks} blocks, and at most "
+    f"{name}.gen_length = {s.gen_length}: each step commits a token")
+
+
+def _batches(cfg: config.Config) -> None:
+  r, u = cfg.rollout, cfg.learn
+  strict.require(
+    r.group_size >= 2, "rollout.group_size", r.group_size,
+    "must be at least 2: an advantage compares completions of one prompt")
+  strict.require(
+    r.sampler.temperature > 0, "rollout.sampler.temperature",
+    r.sampler.temperature, "must be positive, or all of a group are the same")
+  strict.require(
+    r.prompts % u.updates_per_rollout == 0, "learn.updates_per_rollout",
+    u.updates_per_rollout, f"must divide rollout.prompts = {r.prompts}")
+  rows = r.prompts * r.group_size // u.updates_per_rollout
+  strict.require(
+    rows % u.micro_batch == 0, "learn.micro_batch", u.micro_batch,
+    f"must divide the {rows} completions of an update (rollout.prompts * "
+    "rollout.group_size / learn.updates_per_rollout)")

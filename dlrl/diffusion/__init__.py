@@ -1,0 +1,1 @@
+"""Forward processes, ELBO estimates and Monte-Carlo gradients."""

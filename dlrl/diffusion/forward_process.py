@@ -1,0 +1,110 @@
+"""Forward processes: which tokens are masked, with which weight.
+
+A process is a function `(keys [b], maskable [b, t], j, n) -> Draw`, the j-th of
+n Monte-Carlo draws for each of b responses. It is a pure function of the keys,
+so that draws are regenerated where they are needed, and the current, the old
+and the reference policy see the same ones. Every row has a key of its own: what
+a row draws does not depend on its neighbours, on micro-batches or on hosts.
+
+A draw's ELBO estimate is `sum_i weight_i * log p(y_i | y_masked, x)`. It is
+unbiased for each j if the draw's marginal is right, whatever ties the draws of
+one response together.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Draw(NamedTuple):
+  """One masked copy of each response.
+
+  Attributes:
+    mask: [b, t] bool, the positions replaced by the mask token.
+    weight: [b, t] fp32, zero where `mask` is not set.
+  """
+
+  mask: jax.Array
+  weight: jax.Array
+
+
+Process = Callable[[jax.Array, jax.Array, jax.Array, int], Draw]
+
+# Below this noise level 1/t is a heavy tail that carries no signal.
+MIN_T = 1e-3
+
+
+def continuous(keys, maskable, j, n) -> Draw:
+  """Each token masked with probability t ~ U(MIN_T, 1), weight 1/t.
+
+  LLaDA's pre-training loss and BGPO's Eq. 3-5.
+  """
+  del n
+
+  def row(key, maskable):
+    key_t, key_mask = jax.random.split(jax.random.fold_in(key, j))
+    t = jax.random.uniform(key_t, minval=MIN_T)
+    mask = maskable & (jax.random.uniform(key_mask, maskable.shape) < t)
+    return Draw(mask, jnp.where(mask, 1 / t, 0.0))
+
+  return jax.vmap(row)(keys, maskable)
+
+
+def exact_k(keys, maskable, j, n) -> Draw:
+  """Exactly k ~ U{1..m} of the m maskable tokens, weight m/k.
+
+  LLaDA's likelihood evaluation; less variance than `continuous`, because the
+  number of masked tokens is not random given the weight.
+  """
+  del n
+
+  def row(key, maskable):
+    key_k, key_subset = jax.random.split(jax.random.fold_in(key, j))
+    m = _count(maskable)
+    return _subset(key_subset, maskable, _uniform_k(key_k, m), m)
+
+  return jax.vmap(row)(keys, maskable)
+
+
+def stratified(keys, maskable, j, n) -> Draw:
+  """`exact_k` with the n values of k spread evenly over 1..m.
+
+  k_j = (k_0 - 1 + floor(j m / n)) mod m + 1 with one k_0 ~ U{1..m} for all j of
+  a response: each k_j is exactly uniform, so every draw is unbiased, and
+  together they cover the noise levels. In integers: rounding half to even, as
+  the published code does, makes some k more likely than others.
+  """
+
+  def row(key, maskable):
+    m = _count(maskable)
+    k_0 = _uniform_k(jax.random.fold_in(key, n), m)
+    k = (k_0 - 1 + j * m // n) % m + 1
+    return _subset(jax.random.fold_in(key, j), maskable, k, m)
+
+  return jax.vmap(row)(keys, maskable)
+
+
+PROCESSES: dict[str, Process] = {
+  "continuous": continuous,
+  "exact_k": exact_k,
+  "stratified": stratified,
+}
+
+
+def _count(maskable):
+  # At least 1, so that an empty row gives an empty mask and not a 0/0.
+  return jnp.maximum(jnp.sum(maskable), 1)
+
+
+def _uniform_k(key, m):
+  return jax.random.randint(key, (), 1, m + 1)
+
+
+def _subset(key, maskable, k, m) -> Draw:
+  """A uniformly random subset of k maskable positions."""
+  order = jnp.where(maskable, jax.random.uniform(key, maskable.shape), 2.0)
+  rank = jnp.argsort(jnp.argsort(order))
+  mask = maskable & (rank < k)
+  return Draw(mask, jnp.where(mask, m / k, 0.0))

@@ -1,0 +1,94 @@
+"""`python -m dlrl.main --config=configs/FILE.py[:PRESET] --workdir=DIR`.
+
+Starts the job that the config describes, or continues it where it was
+interrupted. Exit codes: 0 finished, 1 failed, 2 the config or workdir cannot
+work, 130 interrupted.
+"""
+
+import sys
+
+import jax
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from dlrl import config
+from dlrl import config_check
+from dlrl import report
+from dlrl import setup as setup_lib
+from dlrl import sft
+from dlrl import train
+from dlrl.runtime import progress
+from dlrl.runtime import strict
+from dlrl.runtime import workdir as workdir_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "file of a method, with its preset after a colon",
+  lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "directory of this run: checkpoints, metrics, plots")
+
+JOBS = {"rl": train.train, "sft": sft.main}
+
+
+def run() -> None:
+  """Does what the flags say.
+
+  Raises:
+    strict.ConfigError: before anything is allocated or overwritten.
+  """
+  progress.say("dlrl: reading the config")
+  cfg = config_check.from_dict(_CONFIG.value)
+  setup = setup_lib.make(cfg)
+  with workdir_lib.claim(_WORKDIR.value, strict.to_json(cfg)) as claimed:
+    summary = report.read(claimed.path)
+    if summary is not None:
+      progress.say(f"the run in {claimed.path} is finished; for another one "
+                   "take another --workdir")
+    else:
+      devices = jax.devices()
+      progress.say(
+        f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
+        f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
+        f"workdir {claimed.path}")
+      with jax.set_mesh(setup.mesh):
+        seconds = JOBS[cfg.job](setup, claimed.path)
+      summary = report.write(cfg, claimed.path, seconds)
+    print(report.table(summary), flush=True)
+
+
+def main(argv: list[str]) -> None:
+  """Runs, and turns what users cause into one clear line."""
+  del argv
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # or every save prints a page
+  try:
+    run()
+  except strict.ConfigError as e:
+    sys.exit(_say_error(str(e), 2))
+  except KeyboardInterrupt:
+    sys.exit(_say_error("interrupted; the same command continues", 130))
+
+
+def _say_error(text: str, code: int) -> int:
+  print(f"dlrl: {text}", file=sys.stderr, flush=True)
+  return code
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; a mistake in them is one line and exit code 2, too."""
+  try:
+    for arg in argv[1:]:
+      if arg.startswith("--config."):
+        # ml_collections would raise a bare AttributeError.
+        path, _, value = arg.removeprefix("--config.").partition("=")
+        strict.find(config.Config, path, value)
+    return flags.FLAGS(argv)
+  except (strict.ConfigError, flags.Error, OSError, ImportError) as e:
+    sys.exit(_say_error(str(e), 2))
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main, flags_parser=parse)

@@ -1,0 +1,45 @@
+"""One id per character, for the tasks that need no pretrained model."""
+
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class CharTokenizer:
+  """The ids 0, 1 and 2 are special; the characters of `alphabet` follow."""
+
+  pad_id: int = 0
+  eos_id: int = 1
+  mask_id: int = 2
+  alphabet: str = "0123456789+-*/()=,. |abcdefghijklmnop"
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of ids in use; the model's vocabulary may be larger."""
+    return len(self.alphabet) + 3
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of `text`, one per character, without an eos.
+
+    Raises:
+      ValueError: names a character outside the alphabet.
+    """
+    for char in text:
+      if char not in self.alphabet:
+        raise ValueError(f"no id for {char!r}; known: {self.alphabet!r}")
+    return [self.alphabet.index(char) + 3 for char in text]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text up to the first eos, without padding.
+
+    A mask or an id out of range becomes `?`, which no task's answer contains:
+    dropping it instead could turn an unfinished completion into a valid one.
+    """
+    chars = []
+    for token in map(int, ids):
+      if token == self.eos_id:
+        break
+      if token != self.pad_id:
+        known = 3 <= token < self.vocab_size
+        chars.append(self.alphabet[token - 3] if known else "?")
+    return "".join(chars)

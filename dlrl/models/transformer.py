@@ -1,0 +1,178 @@
+"""The LLaDA transformer: pre-norm, bidirectional, RoPE, SwiGLU, untied head.
+
+Flax NNX modules describe the architecture. `build` splits one instance into a
+static definition and nested dicts of arrays, once; everything downstream calls
+pure functions of (params, arrays). Layers are stacked on a leading axis and run
+by `lax.scan`, each rematerialised as the config says.
+
+Source: LLaDA (arXiv 2502.09992) and its published modeling code: no causal
+mask, no biases, rotate-half RoPE in fp32, RMSNorm reductions in fp32.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from dlrl import config
+from dlrl.models import attention
+from dlrl.runtime import mesh as mesh_lib
+
+Params = dict[str, Any]
+
+# What a layer keeps for its backward pass.
+REMAT = {
+  "none": None,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+# Every parameter matches exactly one row; the stacked layer axis comes first.
+SHARDING = {
+  r"embed/embedding": P("tensor", "fsdp"),
+  r"layers/attention/(q|k|v)/kernel": P(None, "fsdp", "tensor"),
+  r"layers/attention/out/kernel": P(None, "tensor", "fsdp"),
+  r"layers/mlp/(gate|up)/kernel": P(None, "fsdp", "tensor"),
+  r"layers/mlp/down/kernel": P(None, "tensor", "fsdp"),
+  r"layers/(attention_norm|mlp_norm)/scale": P(None, None),
+  r"norm/scale": P(None),
+  r"unembed/kernel": P("fsdp", "tensor"),
+}
+
+
+def _linear(cfg: config.Model, inputs: int, outputs: int, rngs: nnx.Rngs):
+  return nnx.Linear(
+    inputs, outputs, use_bias=False, rngs=rngs,
+    dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype),
+  )
+
+
+def _norm(cfg: config.Model, rngs: nnx.Rngs):
+  return nnx.RMSNorm(
+    cfg.width, epsilon=cfg.norm_eps, rngs=rngs,
+    dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype),
+  )
+
+
+class Attention(nnx.Module):
+  """Multi-head attention; grouped when kv_heads < heads."""
+
+  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+    inner, kv_inner = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
+    self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
+    self.q = _linear(cfg, cfg.width, inner, rngs)
+    self.k = _linear(cfg, cfg.width, kv_inner, rngs)
+    self.v = _linear(cfg, cfg.width, kv_inner, rngs)
+    self.out = _linear(cfg, inner, cfg.width, rngs)
+
+  def __call__(self, x, positions, lengths):
+    """[b, t, d] to [b, t, d]."""
+    q, k, v = (f(x).reshape(*x.shape[:2], -1, self.head_dim)
+               for f in (self.q, self.k, self.v))
+    q = attention.rope(q, positions, self.rope_theta)
+    k = attention.rope(k, positions, self.rope_theta)
+    y = attention.bidirectional(q, k, v, lengths)
+    return self.out(y.reshape(*x.shape[:2], -1))
+
+
+class MLP(nnx.Module):
+  """SwiGLU."""
+
+  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+    self.gate = _linear(cfg, cfg.width, cfg.mlp_width, rngs)
+    self.up = _linear(cfg, cfg.width, cfg.mlp_width, rngs)
+    self.down = _linear(cfg, cfg.mlp_width, cfg.width, rngs)
+
+  def __call__(self, x):
+    """[b, t, d] to [b, t, d]."""
+    return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Layer(nnx.Module):
+  """One pre-norm residual block."""
+
+  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+    self.attention_norm = _norm(cfg, rngs)
+    self.attention = Attention(cfg, rngs=rngs)
+    self.mlp_norm = _norm(cfg, rngs)
+    self.mlp = MLP(cfg, rngs=rngs)
+
+  def __call__(self, x, positions, lengths):
+    """[b, t, d] to [b, t, d]."""
+    x = x + self.attention(self.attention_norm(x), positions, lengths)
+    return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nnx.Module):
+  """Token ids to hidden states; the head's kernel is `unembed`."""
+
+  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+    self.embed = nnx.Embed(
+      cfg.vocab_size, cfg.width, rngs=rngs,
+      dtype=jnp.dtype(cfg.compute_dtype),
+      param_dtype=jnp.dtype(cfg.param_dtype),
+    )
+    stack = nnx.vmap(lambda r: Layer(cfg, rngs=r), in_axes=0, out_axes=0)
+    self.layers = stack(rngs.split(cfg.layers))
+    self.norm = _norm(cfg, rngs)
+    self.unembed = _linear(cfg, cfg.width, cfg.vocab_size, rngs)
+    self.remat = cfg.remat
+
+  def __call__(self, ids, positions, lengths):
+    """Final hidden states [b, t, d]; arguments as of `Model.hidden`."""
+    definition, stacked = nnx.split(self.layers)
+
+    def layer(x, weights):
+      x = mesh_lib.shard_batch(x)
+      return nnx.merge(definition, weights)(x, positions, lengths), None
+
+    policy = REMAT[self.remat]
+    if policy is not None:
+      layer = jax.checkpoint(layer, policy=policy)
+    x, _ = jax.lax.scan(layer, self.embed(ids), stacked)
+    return self.norm(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A network as pure functions of its parameters.
+
+  Attributes:
+    cfg: the architecture.
+    definition: the static half of the split NNX module.
+    mask_id: the id of the mask token.
+  """
+
+  cfg: config.Model
+  definition: Any
+  mask_id: int
+
+  def init(self, key: jax.Array) -> Params:
+    """Random parameters; jit it with `out_shardings` to make them sharded."""
+    module = Transformer(self.cfg, rngs=nnx.Rngs(key))
+    return nnx.to_pure_dict(nnx.state(module))
+
+  def hidden(self, params: Params, ids, positions, lengths) -> jax.Array:
+    """Final hidden states [b, t, d] in the compute dtype.
+
+    Args:
+      params: from `init`.
+      ids: [b, t] int.
+      positions: [b, t] int, for RoPE.
+      lengths: [b] int; columns from there on are padding and nobody sees them.
+    """
+    return nnx.merge(self.definition, params)(ids, positions, lengths)
+
+  def unembed(self, params: Params) -> jax.Array:
+    """The head's matrix [d, v]; logits are `hidden @ unembed`."""
+    kernel = params["unembed"]["kernel"]
+    return kernel.astype(jnp.dtype(self.cfg.compute_dtype))
+
+
+def build(cfg: config.Model, mask_id: int) -> Model:
+  """The static definition of `cfg`'s network; allocates nothing."""
+  module = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+  return Model(cfg, nnx.split(module)[0], mask_id)

@@ -1,0 +1,1 @@
+"""Devices, files, metrics, time: everything that is not mathematics."""

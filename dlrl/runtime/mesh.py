@@ -1,0 +1,97 @@
+"""The device mesh and every sharding decision.
+
+Axes: `data` (replicas), `fsdp` (parameters split, batch split), `tensor`
+(matrices split). All are Auto axes: XLA propagates from the shardings of the
+parameters and of the batch, which are fixed here and nowhere else.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dlrl import config
+from dlrl.runtime import strict
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+
+
+def make(cfg: config.Mesh, devices=None) -> jax.sharding.Mesh:
+  """The mesh over all devices.
+
+  Raises:
+    strict.ConfigError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [cfg.data, cfg.fsdp, cfg.tensor]
+  text = "x".join(map(str, sizes))
+  strict.require(
+    sizes.count(-1) <= 1 and all(s == -1 or s > 0 for s in sizes),
+    "mesh", text, "sizes are positive, and at most one is -1")
+  known = math.prod(s for s in sizes if s != -1)
+  if -1 in sizes and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+  strict.require(
+    math.prod(sizes) == len(devices), "mesh", text,
+    f"must multiply to the {len(devices)} devices there are; "
+    "set one axis to -1 to fill up")
+  return jax.make_mesh(
+    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Axis 0 over data and fsdp, the rest whole."""
+  return NamedSharding(mesh, P(BATCH))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """A copy on every device."""
+  return NamedSharding(mesh, P())
+
+
+def shard_batch(x: jax.Array) -> jax.Array:
+  """Pins axis 0 to the batch axes of the mesh in use, if there is one.
+
+  The only constraint on activations: without it XLA may move the batch instead
+  of gathering a layer's parameters.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(
+    x, P(BATCH, *(None,) * (x.ndim - 1)))
+
+
+def param_shardings(
+  mesh: jax.sharding.Mesh, table: Mapping[str, P], params: Any
+) -> Any:
+  """A tree of shardings for `params`, by the table of its model.
+
+  Args:
+    mesh: from `make`.
+    table: pattern of a leaf's path (`a/b/c`, matched in full) to its spec.
+    params: nested dicts of anything with a shape.
+
+  Raises:
+    ValueError: a leaf that matches no row or several.
+    strict.ConfigError: an axis that does not divide.
+  """
+
+  def one(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    specs = [s for pattern, s in table.items() if re.fullmatch(pattern, name)]
+    if len(specs) != 1:
+      raise ValueError(f"{len(specs)} sharding rules match parameter {name!r}")
+    for size, axis in zip(leaf.shape, specs[0], strict=True):
+      parts = mesh.shape[axis] if axis else 1
+      strict.require(
+        size % parts == 0, f"mesh.{axis}", parts,
+        f"does not divide {size}, an axis of {name} {tuple(leaf.shape)}")
+    return NamedSharding(mesh, specs[0])
+
+  return jax.tree.map_with_path(one, params)

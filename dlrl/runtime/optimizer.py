@@ -1,0 +1,67 @@
+"""AdamW, its schedule, and what happens to gradients that are not finite."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlrl import config
+
+SCHEDULES = ("constant", "cosine")
+
+
+def schedule(cfg: config.Optimizer, steps: int) -> optax.Schedule:
+  """Linear warm-up, then constant or a cosine to zero at step `steps`."""
+  rest = max(steps - cfg.warmup_steps, 1)
+  after = {
+    "constant": optax.constant_schedule(cfg.learning_rate),
+    "cosine": optax.cosine_decay_schedule(cfg.learning_rate, rest),
+  }[cfg.schedule]
+  if not cfg.warmup_steps:
+    return after
+  # The first step must move: warm up from 1 / warmup_steps, not from zero.
+  up = optax.linear_schedule(
+    cfg.learning_rate / cfg.warmup_steps, cfg.learning_rate,
+    cfg.warmup_steps - 1)
+  return optax.join_schedules([up, after], [cfg.warmup_steps])
+
+
+def make(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:
+  """Clip, AdamW; a non-finite gradient changes nothing but a counter.
+
+  The counter is `opt_state.notfinite_count`, of failures in a row; the loop
+  reads it and aborts. Matrices decay, norms (one axis, or two when stacked by
+  layer) do not.
+  """
+  tx = optax.chain(
+    optax.clip_by_global_norm(cfg.clip_norm),
+    optax.adamw(
+      schedule(cfg, steps), b1=cfg.b1, b2=cfg.b2,
+      weight_decay=cfg.weight_decay, mask=_decays),
+  )
+  # Never give in: optax accepts the update after that many errors in a row.
+  return optax.apply_if_finite(tx, max_consecutive_errors=2**31 - 1)
+
+
+def _decays(params):
+  return jax.tree.map_with_path(
+    lambda path, p: "norm" not in jax.tree_util.keystr(path), params)
+
+
+def global_norm(tree) -> jax.Array:
+  """Euclidean norm over all leaves, accumulated in fp32."""
+  return optax.global_norm(jax.tree.map(
+    lambda x: x.astype(jnp.float32), tree))
+
+
+def stop_if_stuck(step: int, in_a_row: float, limit: int) -> None:
+  """Ends a run whose gradients stay non-finite; its checkpoints are sound.
+
+  Raises:
+    RuntimeError: `in_a_row` updates up to `step` were skipped, and that is
+      `limit` or more.
+  """
+  if in_a_row >= limit:
+    raise RuntimeError(
+      f"step {step}: the gradients of the last {in_a_row:.0f} updates were not "
+      "finite; all were skipped and the parameters are as before them. Lower "
+      "the learning rate, or start again from the last checkpoint")

@@ -1,0 +1,73 @@
+"""One readable line per step, with the time that is left."""
+
+import collections
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+_START = time.monotonic()
+
+
+def say(text: str) -> None:
+  """Prints one line after the seconds since the program began."""
+  print(f"[{time.monotonic() - _START:7.1f} s] {text}", flush=True)
+
+
+class Progress:
+  """Times the steps of a loop and describes where it is.
+
+  Args:
+    total: the last step's number.
+    label: first word of each line.
+    clock: seconds from any origin.
+  """
+
+  def __init__(self, total: int, label: str,
+               clock: Callable[[], float] = time.monotonic):
+    self._total, self._label, self._clock = total, label, clock
+    self._last = clock()
+    self._ticks = 0
+    self._seconds: collections.deque[float] = collections.deque(maxlen=25)
+
+  def tick(self) -> None:
+    """Ends a step; the first one, which compiles, is not counted."""
+    now = self._clock()
+    if self._ticks:
+      self._seconds.append(now - self._last)
+    self._last = now
+    self._ticks += 1
+
+  def line(self, step: int, **values: float | str) -> str:
+    """`rl   37/100  reward 0.71  2.8 s/step  ETA 2:57`, for `say`.
+
+    The estimate is the median of the recent steps, so that a step with an
+    evaluation does not disturb it; absent until two steps are done.
+    """
+    width = len(str(self._total))
+    parts = [f"{self._label}  {step:{width}d}/{self._total}"]
+    parts += [f"{name} {value if isinstance(value, str) else _number(value)}"
+              for name, value in values.items()]
+    if self._seconds:
+      each = statistics.median(self._seconds)
+      left = max(self._total - step, 0) * each
+      parts += [f"{_number(each)} s/step", f"ETA {_clock_time(left)}"]
+    return "  ".join(parts)
+
+
+def _number(value: float) -> str:
+  if isinstance(value, int):
+    return str(value)
+  value = float(value)
+  size = abs(value)
+  if not math.isfinite(value):
+    return str(value)
+  if size >= 1e5 or 0 < size < 0.01:
+    return f"{value:.1e}"
+  return f"{value:.0f}" if size >= 100 else f"{value:.2f}"
+
+
+def _clock_time(seconds: float) -> str:
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

@@ -1,0 +1,47 @@
+"""95% confidence intervals of measured accuracies."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+  """The Wilson score interval `(low, high)` of a proportion.
+
+  All p whose distance from the observed share is at most `Z95` standard errors
+  *under p*: `|k/n - p| <= z sqrt(p (1 - p) / n)`. Unlike the textbook interval
+  it stays inside [0, 1] and is not empty at k = 0 or k = n. E. B. Wilson,
+  "Probable inference, the law of succession, and statistical inference", JASA
+  22 (1927). With n = 0 nothing is known: (0, 1).
+
+  Raises:
+    ValueError: unless `0 <= successes <= n`.
+  """
+  if not 0 <= successes <= n:
+    raise ValueError(f"{successes} successes of {n}")
+  if n == 0:
+    return 0.0, 1.0
+  share, z2n = successes / n, Z95**2 / n
+  middle = (share + z2n / 2) / (1 + z2n)
+  half = math.sqrt(share * (1 - share) * z2n + z2n**2 / 4) / (1 + z2n)
+  # Exact at the ends, where rounding would leave 1e-17 on the wrong side.
+  low = 0.0 if successes == 0 else middle - half
+  high = 1.0 if successes == n else middle + half
+  return low, high
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+  """A normal interval `(low, high)` of the mean of fractions, cut to [0, 1].
+
+  `mean +- Z95 s / sqrt(n)` with the unbiased variance. The values are
+  independent items, such as the share of a puzzle's cells that are right; it is
+  too narrow for few values, and empty if all are equal. For zeros and ones use
+  `wilson`. With fewer than two values nothing is known: (0, 1).
+  """
+  if len(values) < 2:
+    return 0.0, 1.0
+  mean = statistics.fmean(values)
+  half = Z95 * statistics.stdev(values) / math.sqrt(len(values))
+  return max(0.0, mean - half), min(1.0, mean + half)

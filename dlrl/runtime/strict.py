@@ -1,0 +1,115 @@
+"""Strict frozen dataclasses from nested dicts, with errors that help."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from typing import Any
+
+
+class ConfigError(ValueError):
+  """A setting that cannot work; says which, what it was and what would do."""
+
+  def __init__(self, field: str, value: object, fix: str):
+    super().__init__(f"config.{field} = {value!r}: {fix}")
+    self.field, self.value, self.fix = field, value, fix
+
+
+def require(ok: bool, field: str, value: object, fix: str) -> None:
+  """Raises `ConfigError` unless `ok`."""
+  if not ok:
+    raise ConfigError(field, value, fix)
+
+
+def build(cls: type, values: Any, path: str = "") -> Any:
+  """`cls(**values)`, recursively, with every key known, present and typed.
+
+  Args:
+    cls: a dataclass of ints, floats, bools, strings, tuples and dataclasses.
+    values: nested dicts.
+    path: prefix of the field names in messages, ending in a dot.
+
+  Raises:
+    ConfigError: names the field, its value and what was expected.
+  """
+  if not isinstance(values, dict):
+    raise ConfigError(path[:-1], values, f"expected a section ({cls.__name__})")
+  kinds = typing.get_type_hints(cls)
+  for key in values:
+    if key not in kinds:
+      raise ConfigError(path + key, values[key], _unknown(key, kinds))
+  missing = [key for key in kinds if key not in values]
+  if missing:
+    raise ConfigError(path + missing[0], None, "missing; start from default()")
+  return cls(**{key: _value(kind, values[key], path + key)
+                for key, kind in kinds.items()})
+
+
+def find(cls: type, path: str, value: str) -> None:
+  """Checks that `path`, `a.b.c`, is a field of the nested dataclasses of `cls`.
+
+  Args:
+    cls: the outermost dataclass.
+    path: names, separated by dots.
+    value: what somebody wants to set it to, for the message.
+
+  Raises:
+    ConfigError: it is not; suggests what may have been meant.
+  """
+  kind: Any = cls
+  for key in path.split("."):
+    section = dataclasses.is_dataclass(kind)
+    kinds = typing.get_type_hints(kind) if section else {}
+    if key not in kinds:
+      raise ConfigError(path, value, _unknown(key, kinds))
+    kind = kinds[key]
+
+
+def _unknown(key: str, kinds: dict[str, Any]) -> str:
+  near = difflib.get_close_matches(key, kinds, 1)
+  hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kinds)}"
+  return f"unknown key; {hint}"
+
+
+def _value(kind: Any, value: Any, path: str) -> Any:
+  if dataclasses.is_dataclass(kind):
+    return build(typing.cast(type, kind), value, path + ".")
+  if isinstance(typing.get_origin(kind), type):  # tuple[int, int]
+    parts = typing.get_args(kind)
+    if not isinstance(value, tuple | list) or len(value) != len(parts):
+      raise ConfigError(path, value, f"expected {len(parts)} values")
+    return tuple(_value(k, v, path)
+                 for k, v in zip(parts, value, strict=True))
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  # bool is a subclass of int, and a flag is never a count.
+  if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    raise ConfigError(path, value, f"expected {kind.__name__}")
+  return value
+
+
+def to_json(cfg: Any) -> dict[str, Any]:
+  """`cfg` as plain nested dicts, as written into the workdir."""
+  return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def fingerprint(*parts: Any) -> str:
+  """Twelve hex digits that identify dataclasses or JSON values."""
+  plain = [dataclasses.asdict(p)
+           if dataclasses.is_dataclass(p) and not isinstance(p, type) else p
+           for p in parts]
+  text = json.dumps(plain, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def diff(old: dict[str, Any], new: dict[str, Any], prefix="") -> list[str]:
+  """One line `config.a.b: old -> new` for every value that differs."""
+  lines = []
+  for key in sorted(old.keys() | new.keys()):
+    a, b = old.get(key), new.get(key)
+    if isinstance(a, dict) and isinstance(b, dict):
+      lines += diff(a, b, f"{prefix}{key}.")
+    elif a != b:
+      lines.append(f"config.{prefix}{key}: {a!r} -> {b!r}")
+  return lines

@@ -1,0 +1,1 @@
+"""Decoding completions from a masked-diffusion model."""

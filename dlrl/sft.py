@@ -1,0 +1,141 @@
+"""Masked-diffusion fine-tuning: RL's warm start, or a job of its own.
+
+The loss is the negative ELBO of the solutions, per token: LLaDA's training
+objective (arXiv 2502.09992, Eq. 5) with an exact number of masked tokens.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlrl import config
+from dlrl import data
+from dlrl import evaluate
+from dlrl import setup as setup_lib
+from dlrl import update
+from dlrl.diffusion import elbo
+from dlrl.diffusion import forward_process
+from dlrl.diffusion import rows
+from dlrl.diffusion import token_logps
+from dlrl.runtime import checkpoint
+from dlrl.runtime import clock as clock_lib
+from dlrl.runtime import metrics as metrics_lib
+from dlrl.runtime import optimizer
+from dlrl.runtime import progress
+
+
+def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
+  """`(state, batch of arrays) -> (state, metrics)`, to be jitted."""
+
+  def loss(params, batch, keys):
+    completion = batch["completion"]
+    maskable = jnp.ones(completion.shape, bool)
+    mask, weight = forward_process.exact_k(keys, maskable, jnp.int32(0), 1)
+    noisy = jnp.where(mask, model.mask_id, completion)
+    row = rows.assemble(noisy, batch["prompt_ids"], batch["prompt_length"])
+    hidden = model.hidden(params, *row)[:, : cfg.gen_length]
+    logps = token_logps.token_logps(
+      hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk)
+    return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
+
+  def step(state: update.State, batch):
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    keys = jax.random.split(key, batch["completion"].shape[0])
+    value, grads = jax.value_and_grad(loss)(state.params, batch, keys)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    metrics = {
+      "loss": value,
+      "grad_norm": optimizer.global_norm(grads),
+      "nonfinite_in_a_row": opt_state.notfinite_count,
+    }
+    return state.replace(
+      step=state.step + 1, opt_state=opt_state,
+      params=optax.apply_updates(state.params, updates)), metrics
+
+  return step
+
+
+def main(
+  setup: setup_lib.Setup, workdir: pathlib.Path
+) -> dict[str, float]:
+  """The job `sft`; returns the seconds per phase."""
+  return train(setup, workdir, evaluate.make(setup))[1]
+
+
+def train(
+  setup: setup_lib.Setup,
+  directory: pathlib.Path,
+  evaluator: Callable[[Any], dict[str, float]] | None = None,
+) -> tuple[Any, dict[str, float]]:
+  """Fine-tunes random parameters; continues what `directory` holds.
+
+  Args:
+    setup: of the run.
+    directory: for checkpoints and metrics.
+    evaluator: applied before the first step and after the last, if given.
+
+  Returns:
+    The parameters and the seconds per phase, also of earlier processes.
+  """
+  cfg = setup.cfg.sft
+  tx = optimizer.make(cfg.optimizer, cfg.steps)
+  make_state, abstract = setup.state_maker(tx)
+  step = jax.jit(
+    make_step(setup.model, cfg, tx), donate_argnums=0,
+    out_shardings=(setup_lib.shardings_of(abstract), None))
+  source = setup.task.load(
+    setup.cfg.task.data_dir, "train", cfg.difficulty, field="sft.difficulty")
+  batches = data.sft_batches(
+    source, setup.tokenizer, batch_size=cfg.batch_size,
+    prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,
+    seed=setup.cfg.seed)
+  line = progress.Progress(cfg.steps, "sft")
+
+  with (
+    checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
+    metrics_lib.MetricsWriter(directory) as writer,
+  ):
+    restored = checkpoints.restore_latest(abstract, batches)
+    if restored:
+      state, meta, start = restored
+      clock = clock_lib.Clock(meta["seconds"])
+      if start < cfg.steps:
+        progress.say(f"fine-tuning continues after step {start}")
+      writer.truncate_after(start)
+    else:
+      start, clock = 0, clock_lib.Clock()
+      state = make_state(setup.init_params())
+      writer.truncate_after(-1)
+      if evaluator:
+        with clock.phase("evaluation"):
+          writer.write(0, evaluator(state.params))
+
+    for now in range(start + 1, cfg.steps + 1):
+      last = now == cfg.steps
+      save = last or now % setup.cfg.checkpoint_every == 0
+      with clock.phase("fine-tuning"):
+        batch = next(batches)
+        arrays = {k: batch[k]
+                  for k in ("prompt_ids", "prompt_length", "completion")}
+        state, metrics = step(state, setup.put_batch(arrays))
+        if save or now % cfg.log_every == 0 or now == 1:
+          row = {f"sft/{k}": float(v)
+                 for k, v in jax.device_get(metrics).items()}
+          optimizer.stop_if_stuck(
+            now, row["sft/nonfinite_in_a_row"], setup.cfg.max_nonfinite)
+      line.tick()
+      if last or now % cfg.log_every == 0 or now == 1:
+        progress.say(line.line(now, loss=row["sft/loss"]))
+      if last and evaluator:
+        with clock.phase("evaluation"):
+          row |= evaluator(state.params)
+      if save or now % cfg.log_every == 0 or now == 1:
+        writer.write(now, row)
+      if save:
+        writer.flush()
+        checkpoints.save(now, state, batches, {"seconds": clock.totals})
+  return state.params, clock.totals

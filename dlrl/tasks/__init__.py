@@ -1,0 +1,36 @@
+"""What can be learned: one file per task, one line per task in `TASKS`."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from dlrl.tasks import sudoku
+from dlrl.tasks import sudoku_dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Rows, rewards and metrics of one task.
+
+  A row has the texts `prompt` and `solution`, the ints `difficulty` and
+  `index`, and may have more columns; rewards and metrics are called with
+  `(prompts, completions, **columns)`.
+  """
+
+  # (data_dir, split, (low, high), *, field) -> rows with random access
+  load: Callable[..., Sequence[Mapping[str, Any]]]
+  rewards: Mapping[str, Callable[..., list[float]]]
+  metrics: Callable[..., dict[str, list[float]]]
+  difficulties: tuple[int, int]  # least and greatest that `load` knows
+
+
+TASKS = {
+    "sudoku": Task(
+        load=sudoku_dataset.load,
+        rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},
+        metrics=sudoku.metrics,
+        difficulties=sudoku_dataset.DIFFICULTIES,
+    ),
+}

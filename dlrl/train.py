@@ -1,0 +1,182 @@
+"""The RL loop: prompts, rollout, reward, advantage, update, log, save.
+
+Two jitted programs. The host reads a step's tokens, which it must to reward
+them, and the metrics of the update before, which are finished by then; it never
+waits for the update it has just started, except where it evaluates or saves.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrl import data
+from dlrl import evaluate
+from dlrl import journal as journal_lib
+from dlrl import losses
+from dlrl import setup as setup_lib
+from dlrl import sft
+from dlrl import update
+from dlrl.runtime import checkpoint
+from dlrl.runtime import clock as clock_lib
+from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import metrics as metrics_lib
+from dlrl.runtime import optimizer
+from dlrl.runtime import progress
+from dlrl.runtime import strict
+from dlrl.sampling import denoise
+
+
+@flax.struct.dataclass
+class Rollout:
+  """Completions and what made them, one row each, groups contiguous."""
+
+  prompt: jax.Array  # [b, p]
+  prompt_length: jax.Array  # [b]
+  completion: jax.Array  # [b, t]
+  draw_keys: jax.Array  # [b] for the update's Monte-Carlo draws
+
+
+def make_programs(setup: setup_lib.Setup, tx):
+  """`(rollout, learn)`, the two programs of a step, to be jitted.
+
+  rollout: `(state, prompt [g, p], prompt_length [g]) -> Rollout`
+  learn: `(state, Rollout, reward [b]) -> (state, metrics)`
+  """
+  cfg = setup.cfg
+  step_update = update.make(setup.model, cfg.learn, tx)
+
+  def rollout(state: update.State, prompt, prompt_length) -> Rollout:
+    prompt, prompt_length = (
+      mesh_lib.shard_batch(jnp.repeat(x, cfg.rollout.group_size, axis=0))
+      for x in (prompt, prompt_length))
+    # One key per completion, from its place in the global batch alone.
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    sample_keys, draw_keys = (
+      jax.random.split(k, prompt.shape[0]) for k in jax.random.split(key))
+    completion = denoise.decode(
+      setup.model, state.params, prompt, prompt_length, sample_keys,
+      sampler=cfg.rollout.sampler)
+    return Rollout(prompt, prompt_length, completion, draw_keys)
+
+  def learn(state: update.State, rollout: Rollout, reward: jax.Array):
+    advantage = losses.damp_negative(
+      losses.normalized(reward, cfg.rollout.group_size),
+      cfg.learn.negative_weight)
+    return step_update(state, update.Batch(
+      prompt=rollout.prompt,
+      prompt_length=rollout.prompt_length,
+      completion=rollout.completion,
+      # The whole canvas: what follows the end of an answer is generated too.
+      maskable=jnp.ones(rollout.completion.shape, bool),
+      advantage=advantage,
+      keys=rollout.draw_keys,
+    ))
+
+  return rollout, learn
+
+
+def first_params(setup: setup_lib.Setup, workdir: pathlib.Path):
+  """`(params, seconds per phase)` that RL starts from."""
+  cfg = setup.cfg
+  if cfg.init_from:
+    source = pathlib.Path(cfg.init_from).expanduser() / "checkpoints"
+    try:
+      return checkpoint.load_params(source, setup.abstract_params()), {}
+    except (FileNotFoundError, ValueError) as e:
+      raise strict.ConfigError("init_from", cfg.init_from, str(e)) from e
+  name = strict.fingerprint(cfg.seed, cfg.task, cfg.model, cfg.sft)
+  directory = workdir / "warm_start" / name
+  directory.mkdir(parents=True, exist_ok=True)
+  return sft.train(setup, directory)
+
+
+def score(setup: setup_lib.Setup, batch: dict[str, Any], ids: np.ndarray):
+  """Rewards fp32 [b] of the completions `ids` [b, t], metrics and texts."""
+  g = setup.cfg.rollout.group_size
+  texts = [setup.tokenizer.decode(row) for row in ids]
+  columns = {k: np.repeat(v, g).tolist()
+             for k, v in batch.items() if v.ndim == 1}
+  prompts = columns.pop("prompt")
+  reward_fn = setup.task.rewards[setup.cfg.rollout.reward]
+  reward = np.array(reward_fn(prompts, texts, **columns), np.float32)
+  scores = setup.task.metrics(prompts, texts, **columns)
+  groups = reward.reshape(-1, g)
+  row = {f"rollout/{k}": float(np.mean(v)) for k, v in scores.items()}
+  row |= {
+    "reward/mean": float(reward.mean()),
+    "reward/std": float(reward.std()),
+    "update/zero_groups": float(np.mean(groups.min(1) == groups.max(1))),
+  }
+  return reward, row, list(zip(prompts, texts, strict=True))
+
+
+def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
+  """Runs or continues the job; returns the seconds per phase."""
+  cfg = setup.cfg
+  tx = optimizer.make(
+    cfg.learn.optimizer, cfg.steps * cfg.learn.updates_per_rollout)
+  make_state, abstract = setup.state_maker(tx)
+  rollout_fn, learn_fn = make_programs(setup, tx)
+  rollout_fn = jax.jit(rollout_fn)
+  learn_fn = jax.jit(
+    learn_fn, donate_argnums=0,
+    out_shardings=(setup_lib.shardings_of(abstract), None))
+  source = setup.task.load(
+    cfg.task.data_dir, "train", cfg.rollout.difficulty,
+    field="rollout.difficulty")
+  batches = data.rl_batches(
+    source, setup.tokenizer, batch_size=cfg.rollout.prompts,
+    prompt_length=cfg.task.prompt_length, seed=cfg.seed)
+  evaluator = evaluate.make(setup)
+
+  with (
+    checkpoint.Checkpoints(
+      workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
+    metrics_lib.MetricsWriter(workdir) as writer,
+  ):
+    restored = checkpoints.restore_latest(abstract, batches)
+    if restored:
+      state, meta, start = restored
+      clock = clock_lib.Clock(meta["seconds"])
+      progress.say(f"continuing after step {start}")
+      writer.truncate_after(start)
+    else:
+      params, seconds = first_params(setup, workdir)
+      state, start, clock = make_state(params), 0, clock_lib.Clock(seconds)
+      writer.truncate_after(-1)
+      with clock.phase("evaluation"):
+        before = evaluator(state.params)
+      writer.write(0, before)
+      progress.say(f"before RL: solved {before['eval/solved']:.1%}")
+    journal = journal_lib.Journal(cfg, writer, clock)
+
+    for now in range(start + 1, cfg.steps + 1):
+      batch = next(batches)
+      began = time.monotonic()
+      rollout = rollout_fn(state, *setup.put_whole(
+        (batch["prompt_ids"], batch["prompt_length"])))
+      began = journal.finish() or began
+      ids = jax.device_get(rollout.completion)
+      rolled = time.monotonic()
+      reward, row, texts = score(setup, batch, ids)
+      rewarded = time.monotonic()
+      state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
+      row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
+      journal.begin(now, row, metrics, (*texts[0], float(reward[0])))
+
+      evaluates = now % cfg.eval.every == 0 or now == cfg.steps
+      if evaluates:
+        journal.wait()
+        with clock.phase("evaluation"):
+          journal.row |= evaluator(state.params)
+      if now % cfg.checkpoint_every == 0 or now == cfg.steps:
+        journal.finish()
+        writer.flush()
+        checkpoints.save(now, state, batches, {"seconds": clock.totals})
+    journal.finish()
+  return clock.totals

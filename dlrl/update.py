@@ -1,0 +1,174 @@
+"""One update, one program: draws, scores, loss, gradients, optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlrl import config
+from dlrl import losses
+from dlrl.diffusion import elbo
+from dlrl.diffusion import forward_process
+from dlrl.diffusion import montecarlo
+from dlrl.diffusion import rows
+from dlrl.diffusion import token_logps
+from dlrl.runtime import optimizer
+
+
+@flax.struct.dataclass
+class State:
+  """What an update changes and a checkpoint keeps.
+
+  Attributes:
+    step: scalar int32, finished steps.
+    params: nested dicts.
+    opt_state: of the optimizer.
+    key: the run's root key, as data; constant.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  key: jax.Array
+
+
+@flax.struct.dataclass
+class Batch:
+  """Completions to learn from; arrays with rows b, groups contiguous.
+
+  Attributes:
+    prompt: [b, p] int32, padded on the right.
+    prompt_length: [b] int32.
+    completion: [b, t] int32.
+    maskable: [b, t] bool, the tokens whose likelihood counts.
+    advantage: [b] fp32.
+    keys: [b] keys of the Monte-Carlo draws.
+  """
+
+  prompt: jax.Array
+  prompt_length: jax.Array
+  completion: jax.Array
+  maskable: jax.Array
+  advantage: jax.Array
+  keys: jax.Array
+
+
+def draw_score(model, cfg: config.Learn, params, batch: Batch, j):
+  """The ELBO estimate of draw j for every row, [b] fp32."""
+  process = forward_process.PROCESSES[cfg.forward_process]
+  mask, weight = process(batch.keys, batch.maskable, j, cfg.n_mc)
+  noisy = jnp.where(mask, model.mask_id, batch.completion)
+  row = rows.assemble(noisy, batch.prompt, batch.prompt_length)
+  hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
+  logps = token_logps.token_logps(
+    hidden, model.unembed(params), batch.completion, mask,
+    chunk=cfg.logps_chunk)
+  norm = noisy.shape[1] if cfg.score_norm == "token" else 1
+  return elbo.score(logps, weight, norm)
+
+
+def make(
+  model, cfg: config.Learn, tx: optax.GradientTransformation
+) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
+  """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
+  statistic = losses.STATISTICS[cfg.loss]
+
+  def split(tree):
+    """Rows [b, ...] into micro-batches [n, micro, ...]."""
+    return jax.tree.map(
+      lambda x: x.reshape(-1, cfg.micro_batch, *x.shape[1:]), tree)
+
+  def grads_of(params, batch: Batch, old_scores):
+    """Gradients and sums over the rows of one micro-batch."""
+
+    def term(params, j):
+      score = draw_score(model, cfg, params, batch, j)
+      old = (jax.lax.stop_gradient(score) if old_scores is None
+             else old_scores[j])
+      terms = statistic(score, old, batch.advantage)
+      sums = {"score": score, "square": score**2, "delta": abs(score - old)}
+      return -jnp.mean(terms), jax.lax.stop_gradient(sums)
+
+    (loss, sums), grads = montecarlo.separable_value_and_grad(
+      term, params, cfg.n_mc)
+    live = batch.advantage != 0
+    mean = sums["score"] / cfg.n_mc
+    var = jnp.maximum(sums["square"] / cfg.n_mc - mean**2, 0)
+    stats = {
+      "loss": loss / cfg.n_mc,
+      "live": jnp.sum(live),
+      "score_mean": jnp.sum(mean * live),
+      "score_std": jnp.sum(jnp.sqrt(var) * live),
+      "delta": jnp.sum(sums["delta"] / cfg.n_mc * live),
+    }
+    return stats, jax.tree.map(lambda g: g / cfg.n_mc, grads)
+
+  def accumulate(params, batch: Batch, old_scores):
+    """Sums over micro-batches; those without an advantage are skipped."""
+    # Rows that teach nothing last, so that whole micro-batches of them exist.
+    order = jnp.argsort(batch.advantage == 0)
+    micro = split(jax.tree.map(lambda x: x[order], batch))
+    n = micro.advantage.shape[0]
+    if old_scores is not None:
+      old_scores = split(old_scores.T[order]).swapaxes(1, 2)
+
+    shapes = jax.eval_shape(
+      grads_of, params, *jax.tree.map(lambda x: x[0], (micro, old_scores)))
+
+    def step(total, rows):
+      batch, old = rows
+      return jax.lax.cond(
+        jnp.any(batch.advantage != 0),
+        lambda: montecarlo.add(total, grads_of(params, batch, old)),
+        lambda: total,
+      ), None
+
+    (stats, grads), _ = jax.lax.scan(
+      step, montecarlo.zeros(shapes), (micro, old_scores))
+    live = jnp.maximum(stats["live"], 1)
+    means = {k: stats[k] / live for k in ("score_mean", "score_std", "delta")}
+    means["loss"] = stats["loss"] / n
+    return means, jax.tree.map(lambda g: g / n, grads)
+
+  def score_all(params, batch: Batch):
+    """Scores [n_mc, b] before any of the rollout's updates."""
+
+    def rows_of(batch):
+      return jax.lax.map(
+        lambda j: draw_score(model, cfg, params, batch, j),
+        jnp.arange(cfg.n_mc))
+
+    scores = jax.lax.map(rows_of, split(batch))  # [n, n_mc, micro]
+    return scores.swapaxes(0, 1).reshape(cfg.n_mc, -1)
+
+  def one(state: State, rows):
+    batch, old_scores = rows
+    means, grads = accumulate(state.params, batch, old_scores)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = means | {
+      "grad_norm": optimizer.global_norm(grads),
+      "nonfinite_in_a_row": opt_state.notfinite_count,
+      "nonfinite_total": opt_state.total_notfinite,
+    }
+    return state.replace(params=params, opt_state=opt_state), metrics
+
+  def update(state: State, batch: Batch):
+    n = cfg.updates_per_rollout
+    if n == 1:
+      state, metrics = one(state, (batch, None))
+      return state.replace(step=state.step + 1), metrics
+    old_scores = score_all(state.params, batch)
+    parts = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), batch)
+    old_parts = old_scores.reshape(cfg.n_mc, n, -1).swapaxes(0, 1)
+    state, metrics = jax.lax.scan(one, state, (parts, old_parts))
+    metrics = {
+      k: v[-1] if k.startswith("nonfinite") else jnp.mean(v)
+      for k, v in metrics.items()
+    }
+    return state.replace(step=state.step + 1), metrics
+
+  return update

@@ -1,0 +1,22 @@
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def sudoku_dir(tmp_path_factory) -> str:
+  """A TFDS directory for the session; the first to load prepares it."""
+  return str(tmp_path_factory.mktemp("tensorflow_datasets"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+  """Reference data beside the repository, which most checkouts lack."""
+  path = pathlib.Path(__file__).parents[2] / "shared"
+  if not path.is_dir():
+    pytest.skip(f"no reference data at {path}")
+  return path

@@ -1,0 +1,78 @@
+"""Advantages against float64 and against golden numbers."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlrl import losses
+
+EPS = 1e-6  # added to the standard deviation
+
+
+def normalized(reward, group_size):
+  return np.asarray(losses.normalized(
+    jnp.asarray(reward, jnp.float32), group_size))
+
+
+def test_a_hand_worked_group():
+  # mean 1, deviations -1, -1, 2, std sqrt(6 / 2)
+  root = np.sqrt(3)
+  np.testing.assert_allclose(
+    normalized([0, 0, 3], 3), [-1 / root, -1 / root, 2 / root], rtol=1e-5)
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 8])
+def test_groups_are_normalized_on_their_own(group_size):
+  rng = np.random.default_rng(group_size)
+  reward = rng.normal(3, 2, (5, group_size)).astype(np.float32)
+  wide = reward.astype(np.float64)
+  want = (wide - wide.mean(1, keepdims=True)) / (
+    wide.std(1, ddof=1, keepdims=True) + EPS)
+  np.testing.assert_allclose(
+    normalized(reward.ravel(), group_size), want.ravel(), rtol=2e-5, atol=1e-5)
+
+
+def test_the_scale_of_the_reward_does_not_matter():
+  reward = np.random.default_rng(0).normal(size=12)
+  np.testing.assert_allclose(
+    normalized(7 * reward - 3, 4), normalized(reward, 4), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.shared_data
+def test_golden_advantages_but_for_the_epsilon(shared):
+  golden = np.load(shared / "golden" / "losses.npz")
+  reward = golden["advantages.rewards"].astype(np.float64)
+  size = int(golden["advantages.num_generations"])
+  std = reward.reshape(-1, size).std(1, ddof=1).repeat(size)
+  # Theirs is (r - mean) / (std + 1e-4).
+  want = golden["advantages.grpo_scaled"] * (std + 1e-4) / (std + EPS)
+  live = std > 0
+  assert live.any()
+  got = normalized(reward, size)
+  np.testing.assert_allclose(got[live], want[live], rtol=2e-5, atol=1e-5)
+  np.testing.assert_array_equal(got[~live], 0)
+
+
+def test_equal_rewards_teach_exactly_nothing():
+  rounded = 0
+  for value in (0.0, 1.0, 0.1, 0.7, 1 / 3, 123.4):
+    for group_size in (3, 6, 7):
+      reward = jnp.full(2 * group_size, value, jnp.float32)
+      rounded += int((jnp.mean(reward[:group_size]) != reward[0]).item())
+      np.testing.assert_array_equal(losses.normalized(reward, group_size), 0)
+  assert rounded > 0  # or the case that matters was not among them
+
+
+def test_a_group_of_equals_leaves_the_other_groups_alone():
+  got = normalized([0.1, 0.1, 0.1, 0.0, 1.0, 0.0], 3)
+  np.testing.assert_array_equal(got[:3], 0)
+  np.testing.assert_array_equal(got[3:], normalized([0.0, 1.0, 0.0], 3))
+  assert (got[3:] != 0).all()
+
+
+def test_damping_scales_what_is_below_zero_only():
+  advantage = jnp.array([-2.0, -0.5, 0.0, 0.5, 3.0])
+  for weight in (0.0, 0.25, 1.0):
+    np.testing.assert_array_equal(
+      losses.damp_negative(advantage, weight),
+      [-2 * weight, -0.5 * weight, 0, 0.5, 3])

@@ -1,0 +1,141 @@
+import dataclasses
+
+import ml_collections
+import pytest
+
+from configs import bgpo
+from configs import sft
+from dlrl import config
+from dlrl import config_check
+from dlrl.runtime import strict
+
+PRESETS = [(bgpo, ""), (bgpo, "paper"), (bgpo, "smoke"), (sft, ""),
+           (sft, "smoke")]
+
+
+@pytest.mark.parametrize(("module", "preset"), PRESETS)
+def test_every_preset_is_valid_and_named_in_its_docstring(module, preset):
+  cfg = config_check.from_dict(module.get_config(preset))
+  assert isinstance(cfg, config.Config)
+  assert preset in module.__doc__
+
+
+@pytest.mark.parametrize("module", [bgpo, sft])
+def test_an_unknown_preset_is_refused_and_the_known_ones_are_named(module):
+  with pytest.raises(ValueError, match="smoke"):
+    module.get_config("smok")
+
+
+def test_the_defaults_survive_the_way_to_a_config_dict_and_back():
+  assert config_check.from_dict(config.default()) == config.Config()
+
+
+def changed(**changes):
+  values = config.default()
+  for path, value in changes.items():
+    *sections, key = path.split("__")
+    section = values
+    for name in sections:
+      section = section[name]
+    with section.unlocked():
+      section.update({key: value})
+  return values
+
+
+BAD = {
+  "rollout.group_size": dict(rollout__group_size=1),
+  "rollout.sampler.block_length": dict(rollout__sampler__block_length=5),
+  "eval.sampler.block_length": dict(eval__sampler__block_length=3),
+  "rollout.sampler.steps": dict(
+    rollout__sampler__block_length=4, rollout__sampler__steps=6),
+  "eval.sampler.steps": dict(eval__sampler__steps=17),
+  "rollout.sampler.temperature": dict(rollout__sampler__temperature=0.0),
+  "learn.micro_batch": dict(learn__micro_batch=48),
+  "learn.updates_per_rollout": dict(learn__updates_per_rollout=7),
+  "learn.negative_weight": dict(learn__negative_weight=1.5),
+  "learn.loss": dict(learn__loss="bpgo"),
+  "learn.n_mc": dict(learn__n_mc=0),
+  "rollout.reward": dict(rollout__reward="nice"),
+  "rollout.difficulty": dict(rollout__difficulty=(9, 8)),
+  "eval.difficulty": dict(eval__difficulty=(1, 8)),
+  "task.name": dict(task__name="chess"),
+  "model.kv_heads": dict(model__kv_heads=3),
+  "model.head_dim": dict(model__head_dim=7),
+  "model.compute_dtype": dict(model__compute_dtype="int8"),
+  "seed": dict(seed=-1),
+  "steps": dict(steps=0),
+  "sft.optimizer.learning_rate": dict(sft__optimizer__learning_rate=0.0),
+}
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_values_that_cannot_work_name_the_field_the_value_and_the_fix(field):
+  with pytest.raises(strict.ConfigError) as error:
+    config_check.from_dict(changed(**BAD[field]))
+  assert error.value.field == field
+  text = str(error.value)
+  assert "\n" not in text
+  assert repr(error.value.value) in text
+  assert len(error.value.fix) > 10
+
+
+@pytest.mark.parametrize(("change", "message"), [
+  (dict(sede=3), "config.sede = 3: unknown key; did you mean 'seed'?"),
+  (dict(learn__nmc=3), "config.learn.nmc = 3: unknown key; did you mean"),
+  (dict(seed="x"), "config.seed = 'x': expected int"),
+  (dict(seed=True), "config.seed = True: expected int"),
+  (dict(seed=1.0), "config.seed = 1.0: expected int"),
+  (dict(mesh=3), "config.mesh = 3: expected a section"),
+  (dict(rollout__difficulty=(1, 2, 3)), "expected 2 values"),
+])
+def test_unknown_keys_and_wrong_types_are_refused(change, message):
+  with pytest.raises(strict.ConfigError) as error:
+    config_check.from_dict(changed(**change))
+  assert message in str(error.value)
+
+
+def test_a_missing_key_is_refused():
+  values = config.default()
+  del values.learn["n_mc"]
+  with pytest.raises(strict.ConfigError, match=r"config\.learn\.n_mc.*missing"):
+    config_check.from_dict(values)
+
+
+def test_an_int_may_stand_for_a_float_but_stays_none():
+  cfg = config_check.from_dict(changed(learn__negative_weight=1))
+  assert type(cfg.learn.negative_weight) is float
+
+
+def test_a_path_of_fields_is_found_or_refused_with_its_value():
+  strict.find(config.Config, "learn.optimizer.learning_rate", "1")
+  for path in ("learn.optimizer.lr", "seed.x", "lern.n_mc"):
+    with pytest.raises(strict.ConfigError, match=rf"{path} = '1': unknown"):
+      strict.find(config.Config, path, "1")
+
+
+def test_the_difference_of_two_configs_names_every_change():
+  a = config.Config()
+  b = dataclasses.replace(
+    a, seed=3, learn=dataclasses.replace(a.learn, n_mc=8))
+  lines = strict.diff(strict.to_json(a), strict.to_json(b))
+  assert lines == ["config.learn.n_mc: 16 -> 8", "config.seed: 0 -> 3"]
+
+
+def test_the_fingerprint_changes_with_any_value_and_with_nothing_else():
+  a = config.Config()
+  assert strict.fingerprint(a) == strict.fingerprint(config.Config())
+  b = dataclasses.replace(a, learn=dataclasses.replace(a.learn, n_mc=8))
+  assert strict.fingerprint(a) != strict.fingerprint(b)
+
+
+def test_no_field_hides_behind_a_method_of_config_dict():
+  # `cfg.update` is a method, and so could never be a section.
+  def fields(cls):
+    for field in dataclasses.fields(cls):
+      yield field.name
+      if dataclasses.is_dataclass(field.type):
+        yield from fields(field.type)
+
+  names = list(fields(config.Config))
+  assert "n_mc" in names
+  assert not [n for n in names if hasattr(ml_collections.ConfigDict, n)]

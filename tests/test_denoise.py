@@ -1,0 +1,231 @@
+"""The sampler against a loop in NumPy and against golden tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_transformer
+
+from dlrl import config
+from dlrl.models import transformer
+from dlrl.sampling import denoise
+from dlrl.sampling import remasking
+
+MASK = 2
+TINY = config.Model(vocab_size=24, width=16, layers=2, heads=2, kv_heads=2,
+                    head_dim=8, mlp_width=24, remat="none")
+LENGTHS = np.array([5, 2, 3])
+SMALL = {"gen_length": 6, "block_length": 3, "steps": 4}
+
+
+@functools.cache
+def tiny():
+  model = transformer.build(TINY, MASK)
+  params = test_transformer.random_params(model, seed=1)
+  # Masks look at their surroundings, or all of a row would be one token, and
+  # logits are steeper, so that confidences are apart.
+  table = params["embed"]["embedding"]
+  params["embed"]["embedding"] = table.at[MASK].multiply(0.1)
+  for name in "qk":
+    params["layers"]["attention"][name]["kernel"] *= 2
+  params["unembed"]["kernel"] *= 2
+  return model, params
+
+
+def prompts(seed=0, width=5):
+  ids = np.random.default_rng(seed).integers(
+    3, TINY.vocab_size, (len(LENGTHS), width))
+  return ids.astype(np.int32)
+
+
+def decode(model, params, prompt, lengths, keys=None, **sampler):
+  if keys is None:
+    keys = jax.random.split(jax.random.key(5), len(prompt))
+  return np.asarray(decode_jit(
+    model, params, jnp.asarray(prompt, jnp.int32),
+    jnp.asarray(lengths, jnp.int32), keys, sampler=config.Sampler(**sampler)))
+
+
+decode_jit = jax.jit(
+  denoise.decode, static_argnums=0, static_argnames="sampler")
+
+
+def by_hand(model, params, prompt, *, gen_length, block_length, steps):
+  """LLaDA's loop for one row, from left to right, padding at the end."""
+  unembed = np.asarray(model.unembed(params), np.float64)
+  p, blocks = len(prompt), gen_length // block_length
+  steps_per_block = steps // blocks
+  ids = np.concatenate([prompt, np.full(gen_length, MASK)]).astype(np.int32)
+  for block in range(blocks):
+    start = p + block * block_length
+    for s in range(steps_per_block):
+      padded = np.pad(ids, (0, 13 - len(ids)), constant_values=7)
+      hidden = hidden_jit(model, params, padded[None], np.arange(13)[None],
+                          np.array([len(ids)]))
+      logits = np.asarray(hidden[0], np.float64) @ unembed
+      logits[:, MASK] = -np.inf
+      probs = np.exp(logits - logits.max(-1, keepdims=True))
+      probs /= probs.sum(-1, keepdims=True)
+      masked = [i for i in range(start, start + block_length)
+                if ids[i] == MASK]
+      count = block_length // steps_per_block + (
+        s < block_length % steps_per_block)
+      for i in sorted(masked, key=lambda i: -probs[i].max())[:count]:
+        ids[i] = probs[i].argmax()
+  return ids[p:]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def hidden_jit(model, params, ids, positions, lengths):
+  return model.hidden(params, ids, positions, lengths)
+
+
+@pytest.mark.parametrize(
+  ("gen_length", "block_length", "steps"),
+  [(6, 6, 6), (8, 8, 3), (8, 4, 6), (8, 2, 4), (6, 3, 4), (6, 6, 1)])
+def test_greedy_completions_are_those_of_the_loop_by_hand(
+    gen_length, block_length, steps):
+  sizes = {
+    "gen_length": gen_length, "block_length": block_length, "steps": steps}
+  model, params = tiny()
+  prompt = prompts()
+  got = decode(model, params, prompt, LENGTHS, **sizes)
+  for row, n in enumerate(LENGTHS):
+    np.testing.assert_array_equal(
+      got[row], by_hand(model, params, prompt[row, :n], **sizes))
+  assert len(set(got.ravel())) > 2  # or the order would hardly matter
+
+
+def test_the_number_of_steps_matters():
+  model, params = tiny()
+  one, all_of_them = (
+    decode(model, params, prompts(), LENGTHS, gen_length=6, block_length=6,
+           steps=steps) for steps in (1, 6))
+  assert (one != all_of_them).any()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("case", [
+  "g32_s32_b32_cfg0", "g32_s16_b8_cfg0", "g64_s32_b16_cfg0",
+  "g64_s64_b32_cfg0", "g32_s12_b16_cfg0", "g32_s16_b8_cfg0_leftpad"])
+def test_golden_tokens(shared, case):
+  folder = shared / "golden" / "llada_tiny"
+  model, params = test_transformer.published(folder)
+  golden = np.load(folder / "sampler.npz")
+  prompt, live, want, settings = (golden[f"llada_{case}.{k}"] for k in (
+    "prompt", "attention_mask", "output", "settings"))
+  gen_length, steps, block_length, _ = map(int, settings)
+  # Padding on the left goes to the right; attention sees relative positions.
+  order = np.argsort(1 - live, axis=1, kind="stable")
+  got = decode(
+    model, params, np.take_along_axis(prompt, order, 1), live.sum(1),
+    gen_length=gen_length, block_length=block_length, steps=steps)
+  np.testing.assert_array_equal(got, want[:, prompt.shape[1]:])
+
+
+class Constant:
+  """Predicts the same distribution everywhere; the mask is its favourite."""
+
+  mask_id = MASK
+  logits = np.float32([0.3, 1.0, 9.0, -0.7, 2.0])
+
+  def hidden(self, params, ids, positions, lengths):
+    return jnp.ones((*ids.shape, 1), jnp.float32)
+
+  def unembed(self, params):
+    return jnp.asarray(self.logits)[None]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_mask_tokens_are_never_emitted(temperature):
+  got = decode(Constant(), {}, np.zeros((64, 1)), np.ones(64), gen_length=8,
+               block_length=4, steps=4, temperature=temperature)
+  assert (got != MASK).all()
+  if not temperature:
+    assert (got == 4).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_sampled_tokens_have_the_tempered_softmax_as_distribution(temperature):
+  n = 2**14
+  got = decode(
+    Constant(), {}, np.zeros((n, 1)), np.ones(n), gen_length=2, block_length=1,
+    steps=2, temperature=temperature)
+  probs = np.exp(Constant.logits.astype(np.float64) / temperature)
+  probs[MASK] = 0
+  probs /= probs.sum()
+  error = np.sqrt(probs * (1 - probs) / n)
+  for column in got.T:
+    found = np.bincount(column, minlength=5) / n
+    assert (abs(found - probs) <= 5 * error).all()
+  # Tokens of one row are drawn independently, also in different steps.
+  both = ((got[:, 0] == 4) & (got[:, 1] == 4)).mean()
+  want = probs[4] ** 2
+  assert abs(both - want) <= 5 * np.sqrt(want * (1 - want) / n)
+
+
+def test_sampling_from_a_network_follows_its_logits():
+  model, params = tiny()
+  n, prompt = 2**13, prompts()[:1, :2]
+  got = decode(model, params, np.repeat(prompt, n, 0), np.full(n, 2),
+               gen_length=1, block_length=1, steps=1, temperature=0.7)
+  hidden = hidden_jit(
+    model, params, jnp.asarray([[*prompt[0], MASK]]), jnp.arange(3)[None],
+    jnp.array([3]))
+  logits = np.asarray(hidden[0, -1] @ model.unembed(params), np.float64) / 0.7
+  probs = np.exp(logits)
+  probs[MASK] = 0
+  probs /= probs.sum()
+  found = np.bincount(got[:, 0], minlength=TINY.vocab_size) / n
+  assert (abs(found - probs) <= 5 * np.sqrt(probs * (1 - probs) / n)).all()
+  assert probs.max() > 2 / TINY.vocab_size
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_completion_does_not_depend_on_its_neighbours(temperature):
+  model, params = tiny()
+  sampler = SMALL | {"temperature": temperature}
+  keys = jax.random.split(jax.random.key(9), 3)
+  prompt = prompts()
+  whole = decode(model, params, prompt, LENGTHS, keys, **sampler)
+  for chosen in ([2, 0, 1], [1, 1, 0]):
+    some = decode(
+      model, params, prompt[chosen], LENGTHS[chosen],
+      keys[np.array(chosen)], **sampler)
+    np.testing.assert_array_equal(some, whole[chosen])
+
+
+def test_what_follows_a_prompt_changes_nothing():
+  model, params = tiny()
+  prompt = prompts()
+  garbage = prompts(seed=1, width=8)
+  live = np.arange(8) < LENGTHS[:, None]
+  wide = np.where(live, np.pad(prompt, [(0, 0), (0, 3)]), garbage)
+  np.testing.assert_array_equal(
+    decode(model, params, wide, LENGTHS, **SMALL),
+    decode(model, params, prompt, LENGTHS, **SMALL))
+
+
+def test_keys_make_the_difference_when_sampling_and_none_when_greedy():
+  model, params = tiny()
+  args = model, params, prompts(), LENGTHS
+  a, b = (jax.random.split(jax.random.key(seed), 3) for seed in (0, 1))
+  for temperature, same in ((0.0, True), (1.0, False)):
+    first, again, other = (
+      decode(*args, keys, temperature=temperature, **SMALL)
+      for keys in (a, a, b))
+    np.testing.assert_array_equal(first, again)
+    assert (first == other).all() == same
+
+
+def test_the_most_confident_masked_positions_are_committed():
+  confidence = jnp.array(
+    [[0.9, 0.5, 0.7, 0.6], [0.2, 0.2, 0.2, 0.1], [0.9, 0.8, 0.7, 0.6]])
+  masked = jnp.array(
+    [[False, True, True, True], [True] * 4, [False, False, False, True]])
+  np.testing.assert_array_equal(
+    remasking.low_confidence(confidence, masked, jnp.int32(2)),
+    [[False, False, True, True], [True, True, False, False],
+     [False, False, False, True]])

@@ -1,0 +1,248 @@
+"""The job as users start it, and the promises about its loop."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import bgpo
+from dlrl import config_check
+from dlrl import data
+from dlrl import report
+from dlrl import setup as setup_lib
+from dlrl import train
+from dlrl.runtime import checkpoint
+from dlrl.runtime import metrics
+from dlrl.runtime import strict
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = {
+  "model.width": 16, "model.layers": 1, "model.heads": 2, "model.kv_heads": 2,
+  "model.head_dim": 8, "model.mlp_width": 16, "sft.steps": 6,
+  "sft.log_every": 2, "sft.batch_size": 16, "steps": 6, "checkpoint_every": 2,
+  "rollout.prompts": 4, "rollout.group_size": 4, "learn.n_mc": 2,
+  "learn.micro_batch": 8, "rollout.reward": "units", "eval.size": 16,
+  "eval.batch_size": 16, "eval.every": 3, "sample_every": 2,
+}
+
+
+def tiny(data_dir, **changes):
+  cfg = bgpo.get_config("smoke")
+  values = TINY | {k.replace("__", "."): v for k, v in changes.items()}
+  cfg.update_from_flattened_dict(values | {"task.data_dir": data_dir})
+  return config_check.from_dict(cfg)
+
+
+def run_here(cfg, workdir):
+  """The job inside this process; its rows, without times."""
+  workdir.mkdir(exist_ok=True)
+  setup = setup_lib.make(cfg)
+  with jax.set_mesh(setup.mesh):
+    seconds = train.train(setup, workdir)
+  return seconds, timeless(workdir)
+
+
+def timeless(workdir):
+  return [{k: v for k, v in row.items() if not k.startswith("time/")}
+          for row in metrics.rows(workdir)]
+
+
+def command(workdir, data_dir, *more):
+  flags = [f"--config.{k}={v}" for k, v in TINY.items()]
+  return [sys.executable, "-m", "dlrl.main", "--config=configs/bgpo.py:smoke",
+          f"--workdir={workdir}", f"--config.task.data_dir={data_dir}",
+          *flags, *more]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+  """Of child processes; they share compiled programs, to start quickly."""
+  cache = tmp_path_factory.mktemp("compiled")
+  return os.environ | {
+    "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def start(environment, *args):
+  return subprocess.Popen(
+    command(*args), cwd=ROOT, env=environment, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="module")
+def finished(environment, sudoku_dir, tmp_path_factory):
+  """A run that nobody disturbed."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  process = start(environment, workdir, sudoku_dir)
+  output, _ = process.communicate()
+  assert process.returncode == 0, output
+  return workdir, output
+
+
+def params_of(workdir):
+  """Every array of the newest checkpoint, as saved."""
+  cfg = json.loads((workdir / "config.json").read_text())
+  setup = setup_lib.make(strict.build(config_check.config.Config, cfg))
+  return checkpoint.load_params(
+    workdir / "checkpoints", setup.abstract_params())
+
+
+def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
+  workdir, output = finished
+  rows = metrics.rows(workdir)
+  assert [row["step"] for row in rows] == list(range(7))
+  assert {"reward/mean", "rollout/solved", "update/score_mean",
+          "update/score_std", "update/grad_norm", "time/rollout",
+          } <= rows[1].keys()
+  assert [row["step"] for row in rows if "eval/solved" in row] == [0, 3, 6]
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert summary["before"]["solved"] == rows[0]["eval/solved"]
+  assert summary["after"]["solved"] == rows[-1]["eval/solved"]
+  assert summary["n_eval"] == 16
+  assert summary["wall_seconds"] > 0
+  assert len(summary["config_fingerprint"]) == 12
+  assert (workdir / "curves.png").stat().st_size > 10_000
+  assert list((workdir / "tensorboard").iterdir())
+  assert [s["step"] for s in metrics.samples(workdir)] == [2, 4, 6]
+  assert "ETA" in output
+  assert "16 held-out items, 95% intervals" in output
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    finished, environment, sudoku_dir):
+  workdir, _ = finished
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*.json*")}
+  process = start(environment, workdir, sudoku_dir)
+  output, _ = process.communicate()
+  assert process.returncode == 0
+  assert "is finished" in output
+  assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*.json*")}
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_difference(
+    finished, environment, sudoku_dir):
+  process = start(environment, finished[0], sudoku_dir, "--config.seed=5")
+  output, _ = process.communicate()
+  assert process.returncode == 2
+  assert "config.seed: 0 -> 5" in output
+  assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
+    finished, environment, sudoku_dir, tmp_path):
+  workdir = tmp_path / "killed"
+  dice = random.Random(0)
+
+  def warm_rows():
+    return sum(len(metrics.rows(d)) for d in workdir.glob("warm_start/*"))
+
+  # The moments: fine-tuning, its end, the first and the later RL steps.
+  for reached in (
+    lambda: warm_rows() >= 1,
+    lambda: warm_rows() >= 4,
+    lambda: len(metrics.rows(workdir)) >= 2,
+    lambda: len(metrics.rows(workdir)) >= 5,
+  ):
+    process = start(environment, workdir, sudoku_dir)
+    while not reached() and process.poll() is None:
+      time.sleep(0.002)
+    time.sleep(dice.uniform(0, 0.1))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+  process = start(environment, workdir, sudoku_dir)
+  output, _ = process.communicate()
+  assert process.returncode == 0, output
+  assert timeless(workdir) == timeless(finished[0])
+  assert metrics.samples(workdir) == metrics.samples(finished[0])
+  jax.tree.map(np.testing.assert_array_equal, params_of(workdir),
+               params_of(finished[0]))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
+    sudoku_dir, tmp_path):
+  cfg = tiny(sudoku_dir, steps=2, sft__steps=2)
+  _, first = run_here(cfg, tmp_path / "a")
+  _, again = run_here(cfg, tmp_path / "b")
+  _, other = run_here(
+    tiny(sudoku_dir, steps=2, sft__steps=2, seed=1), tmp_path / "c")
+  assert first == again
+  assert first != other
+
+
+def test_several_updates_per_rollout_move_the_scores_off_policy(
+    sudoku_dir, tmp_path):
+  cfg = tiny(sudoku_dir, steps=2, learn__updates_per_rollout=2)
+  _, rows = run_here(cfg, tmp_path / "two")
+  assert rows[-1]["update/delta"] > 0
+  _, rows = run_here(tiny(sudoku_dir, steps=2), tmp_path / "one")
+  assert rows[-1]["update/delta"] == 0
+
+
+def test_nothing_is_compiled_after_the_first_step(
+    sudoku_dir, tmp_path, monkeypatch):
+  compiled, at_step = [], []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda name, _, **kw: compiled.append(name)
+    if name.endswith("backend_compile_duration") else None)
+  real = data.rl_batches
+
+  def counting(*args, **kwargs):
+    batches = real(*args, **kwargs)
+    step = type(batches).__next__
+
+    class Counting:
+      def __getattr__(self, name):
+        return getattr(batches, name)
+
+      def __next__(self):
+        at_step.append(len(compiled))
+        return step(batches)
+
+    return Counting()
+
+  monkeypatch.setattr(data, "rl_batches", counting)
+  monkeypatch.setattr(
+    checkpoint.Checkpoints, "save", lambda *args, **kwargs: None)
+  run_here(tiny(sudoku_dir, eval__every=2), tmp_path / "run")
+  assert len(at_step) == 6
+  assert at_step[1] > at_step[0] > 0  # the first step compiles
+  assert set(at_step[2:]) == {at_step[2]}
+  assert len(compiled) == at_step[2]
+
+
+def test_a_run_whose_gradients_stay_non_finite_stops_and_names_the_step(
+    sudoku_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    "dlrl.losses.STATISTICS",
+    {"bgpo": lambda score, old, advantage: score * np.nan})
+  with pytest.raises(RuntimeError, match=r"step 2: .*last 2 updates"):
+    run_here(tiny(sudoku_dir, max_nonfinite=2), tmp_path / "run")
+  rows = metrics.rows(tmp_path / "run")
+  assert rows[-1]["update/nonfinite_total"] == 2
+
+
+def test_a_run_starts_from_the_parameters_of_another(
+    finished, sudoku_dir, tmp_path):
+  cfg = tiny(sudoku_dir, init_from=str(finished[0]), steps=1)
+  _, rows = run_here(cfg, tmp_path / "run")
+  before = {k: v for k, v in rows[0].items() if k.startswith("eval/")}
+  after = {k: v for k, v in metrics.rows(finished[0])[-1].items()
+           if k.startswith("eval/")}
+  assert before == pytest.approx(after)
+  with pytest.raises(strict.ConfigError, match=r"init_from.*no checkpoint"):
+    run_here(tiny(sudoku_dir, init_from=str(tmp_path)), tmp_path / "none")
+
+
+def test_the_summary_table_names_every_metric_with_its_interval(finished):
+  table = report.table(report.read(finished[0]))
+  for text in ("solved", "cells", "before", "after", "wall time", "%"):
+    assert text in table

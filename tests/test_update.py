@@ -1,0 +1,381 @@
+"""The update against the stacked formula, and what must not change it."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import test_transformer
+
+from dlrl import config
+from dlrl import setup as setup_lib
+from dlrl import update
+from dlrl.diffusion import forward_process
+from dlrl.models import tokenizer
+from dlrl.models import transformer
+from dlrl.runtime import optimizer
+
+B, T, P, N_MC, MASK = 8, 5, 6, 3, 2  # P is more than any prompt needs
+TINY = config.Model(vocab_size=24, width=16, layers=2, heads=2, kv_heads=2,
+                    head_dim=8, mlp_width=24, remat="none")
+# A third off the time to compile; what XLA plans, buffers too, is the same.
+FAST = {"xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True}
+LEARN = config.Learn(n_mc=N_MC, micro_batch=2, logps_chunk=2)
+
+
+def recorder():
+  """SGD of rate 1 that also leaves the gradient in its state."""
+  return optax.apply_if_finite(optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params=None: (
+      jax.tree.map(jnp.negative, grads), grads)), 2**31 - 1)
+
+
+@functools.cache
+def tiny():
+  model = transformer.build(TINY, MASK)
+  return model, test_transformer.random_params(model)
+
+
+def first_state(params, tx):
+  return update.State(
+    step=jnp.int32(0), params=params, opt_state=tx.init(params),
+    key=jax.random.key_data(jax.random.key(0)))
+
+
+@functools.cache
+def jitted(learn):
+  return jax.jit(
+    update.make(tiny()[0], learn, recorder()), compiler_options=FAST)
+
+
+def run(batch, learn=LEARN, params=None):
+  """(gradient, metrics, new state) of one call."""
+  params = tiny()[1] if params is None else params
+  state, metrics = jitted(learn)(first_state(params, recorder()), batch)
+  return state.opt_state.inner_state, jax.device_get(metrics), state
+
+
+def make_batch(seed=0, b=B, vocab=TINY.vocab_size):
+  rng = np.random.default_rng(seed)
+  advantage = rng.normal(0.3, 1, b).astype(np.float32)
+  advantage[[1, 4, 6]] = 0  # one micro-batch of none, and one with others
+  advantage[5] = -1
+  maskable = rng.random((b, T)) < 0.8
+  maskable[3] = True
+  return update.Batch(
+    prompt=jnp.asarray(rng.integers(3, vocab, (b, P)), jnp.int32),
+    prompt_length=jnp.asarray(1 + rng.integers(0, 3, b), jnp.int32),
+    completion=jnp.asarray(rng.integers(3, vocab, (b, T)), jnp.int32),
+    maskable=jnp.asarray(maskable),
+    advantage=jnp.asarray(advantage),
+    keys=jax.random.split(jax.random.key(seed + 100), b))
+
+
+def take(batch, rows):
+  return jax.tree.map(lambda x: x[np.asarray(rows)], batch)
+
+
+def draws(batch, name, n):
+  """Masks and weights [n, b, t]."""
+  process = jax.jit(forward_process.PROCESSES[name])
+  made = [process(batch.keys, batch.maskable, j, n) for j in range(n)]
+  return (np.stack([d.mask for d in made]), np.stack([d.weight for d in made]))
+
+
+@functools.partial(jax.jit, compiler_options=FAST)
+def brute_force(params, ids, lengths, first, targets, weight, old, advantage):
+  """((loss, scores [n, b]), gradient) with every draw's logits at once.
+
+  Rows are [prompt | canvas | padding], the other order than the update's.
+  `old` is NaN where the scores themselves are the old ones.
+  """
+  n, b, t = weight.shape
+  width = ids.shape[-1]
+
+  def loss(params):
+    hidden = tiny()[0].hidden(
+      params, ids.reshape(n * b, width),
+      jnp.tile(jnp.arange(width), (n * b, 1)), jnp.tile(lengths, n))
+    columns = jnp.tile(first[:, None] + jnp.arange(t)[None], (n, 1))
+    hidden = jnp.take_along_axis(hidden, columns[..., None], 1)
+    logps = jax.nn.log_softmax(hidden @ params["unembed"]["kernel"])
+    logps = jnp.take_along_axis(
+      logps, jnp.tile(targets, (n, 1))[..., None], -1).reshape(n, b, t)
+    score = jnp.sum(logps * weight, -1)
+    before = jnp.where(jnp.isnan(old), jax.lax.stop_gradient(score), old)
+    d, a = score - before, advantage[None]
+    bound = jnp.where(a >= 0, (1 + d) * a, jnp.exp(d) * a)
+    return -jnp.mean(bound), score
+
+  return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def stacked(params, batch, learn, old=None):
+  """`brute_force` of a batch as the update takes it."""
+  mask, weight = draws(batch, learn.forward_process, learn.n_mc)
+  batch = jax.tree.map(np.asarray, dataclasses.replace(batch, keys=None))
+  noisy = np.where(mask, MASK, batch.completion)
+  b = len(batch.advantage)
+  ids = np.zeros((learn.n_mc, b, 3 + T), np.int32)
+  for row, size in enumerate(batch.prompt_length):
+    ids[:, row, :size] = batch.prompt[row, :size]
+    ids[:, row, size:size + T] = noisy[:, row]
+  if learn.score_norm == "token":
+    weight = weight / np.float32(T)
+  if old is None:
+    old = np.full((learn.n_mc, b), np.nan, np.float32)
+  return brute_force(
+    params, ids, batch.prompt_length + T, batch.prompt_length,
+    batch.completion, weight, old, batch.advantage)
+
+
+def assert_same(a, b, rtol=1e-5):
+  """Trees agree to `rtol` of each leaf's largest entry."""
+  def one(path, x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    np.testing.assert_allclose(
+      x, y, rtol=0, atol=rtol * max(np.abs(y).max(), 1e-3),
+      err_msg=test_transformer.path_of(path))
+
+  jax.tree.map_with_path(one, a, b)
+
+
+@pytest.mark.parametrize("changes", [
+  {}, {"score_norm": "none", "forward_process": "continuous"}])
+def test_the_gradient_is_that_of_the_stacked_formula(changes):
+  learn = dataclasses.replace(LEARN, **changes)
+  batch, params = make_batch(), tiny()[1]
+  grads, metrics, state = run(batch, learn)
+  (loss, score), want = stacked(params, batch, learn)
+  assert_same(grads, want)
+  assert state.step == 1
+  assert_same(state.params, jax.tree.map(lambda x, g: x - g, params, want))
+
+  live = np.asarray(batch.advantage) != 0
+  score = np.asarray(score, np.float64)[:, live]
+  expected = {
+    "loss": loss, "delta": 0, "score_mean": score.mean(),
+    "score_std": score.std(0).mean(),
+    "grad_norm": math.sqrt(sum(
+      (np.asarray(g, np.float64)**2).sum() for g in jax.tree.leaves(want))),
+    "nonfinite_in_a_row": 0, "nonfinite_total": 0}
+  assert set(metrics) == set(expected)
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_two_updates_per_rollout_share_the_draws_and_the_old_scores():
+  learn = dataclasses.replace(LEARN, updates_per_rollout=2)
+  batch, params = make_batch(), tiny()[1]
+  last, metrics, state = run(batch, learn)
+
+  (_, old), _ = stacked(params, batch, LEARN)
+  first, second = take(batch, range(4)), take(batch, range(4, 8))
+  (loss, _), grads = stacked(params, first, LEARN, old[:, :4])
+  moved = jax.tree.map(lambda x, g: x - g, params, grads)
+  (other_loss, score), grads = stacked(moved, second, LEARN, old[:, 4:])
+  assert_same(last, grads, rtol=1e-4)
+  assert_same(state.params, jax.tree.map(lambda x, g: x - g, moved, grads))
+  assert state.step == 1
+  np.testing.assert_allclose(
+    metrics["loss"], (loss + other_loss) / 2, rtol=1e-4, atol=1e-5)
+  # The second part is off-policy, and by enough for the test to mean something.
+  live = np.asarray(second.advantage) != 0
+  delta = np.abs(np.asarray(score - old[:, 4:]))[:, live].mean()
+  np.testing.assert_allclose(metrics["delta"], delta / 2, rtol=1e-3)
+  assert delta > 0.01
+  _, on_policy = stacked(moved, second, LEARN)
+  with pytest.raises(AssertionError):
+    assert_same(last, on_policy, rtol=1e-3)
+
+
+def test_the_order_of_rows_changes_nothing():
+  batch = make_batch()
+  want, metrics, _ = run(batch)
+  for seed in range(2):
+    order = np.random.default_rng(seed).permutation(B)
+    got, others, _ = run(take(batch, order))
+    assert_same(got, want)
+    for name, value in metrics.items():
+      np.testing.assert_allclose(others[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_split_into_micro_batches_changes_nothing():
+  batch = make_batch()
+  want, metrics, _ = run(batch)
+  got, others, _ = run(batch, dataclasses.replace(LEARN, micro_batch=8))
+  assert_same(got, want)
+  for name, value in metrics.items():
+    np.testing.assert_allclose(others[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_follows_a_prompt_changes_nothing():
+  batch = make_batch()
+  want, _, _ = run(batch)
+  live = np.arange(P) < np.asarray(batch.prompt_length)[:, None]
+  garbage = jnp.where(live, batch.prompt, make_batch(seed=3).prompt)
+  assert (garbage != batch.prompt).any()
+  got, _, _ = run(dataclasses.replace(batch, prompt=garbage))
+  assert_same(got, want)
+
+
+def test_rows_without_an_advantage_may_hold_anything():
+  batch, other = make_batch(), make_batch(seed=5)
+  dead = batch.advantage == 0
+  spoiled = dataclasses.replace(
+    batch,
+    completion=jnp.where(dead[:, None], other.completion, batch.completion),
+    prompt=jnp.where(dead[:, None], other.prompt, batch.prompt))
+  want, metrics, _ = run(batch)
+  got, others, _ = run(spoiled)
+  assert_same(got, want)
+  for name, value in metrics.items():
+    np.testing.assert_allclose(others[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_without_any_advantage_moves_nothing():
+  batch = dataclasses.replace(make_batch(), advantage=jnp.zeros(B))
+  grads, metrics, state = run(batch)
+  for leaf in jax.tree.leaves(grads):
+    np.testing.assert_array_equal(leaf, 0)
+  assert all(value == 0 for value in metrics.values())
+  jax.tree.map(np.testing.assert_array_equal, state.params, tiny()[1])
+
+
+def test_without_a_norm_scores_and_gradient_are_t_times_larger():
+  batch = make_batch()
+  learn = dataclasses.replace(LEARN, forward_process="continuous")
+  (_, score), per_token = stacked(tiny()[1], batch, learn)
+  total, metrics, _ = run(
+    batch, dataclasses.replace(learn, score_norm="none"))
+  assert_same(total, jax.tree.map(lambda g: T * g, per_token))
+  live = np.asarray(batch.advantage) != 0
+  np.testing.assert_allclose(
+    metrics["score_mean"], T * np.asarray(score)[:, live].mean(), rtol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
+  batch = make_batch()
+  bad = dataclasses.replace(
+    batch, advantage=batch.advantage.at[0].set(jnp.inf))
+  step = jitted(LEARN)
+  params = tiny()[1]
+  state = first_state(params, recorder())
+  counts = []
+  for data in (bad, bad, batch, bad):
+    before = state
+    state, metrics = step(state, data)
+    counts.append((int(metrics["nonfinite_in_a_row"]),
+                   int(metrics["nonfinite_total"])))
+    if data is bad:
+      jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
+      assert not np.isfinite(metrics["grad_norm"])
+  assert counts == [(1, 1), (2, 2), (0, 2), (1, 3)]
+  assert int(state.step) == 4
+  assert_same(state.params, run(batch)[2].params)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples():
+  b, t, p = 128, 16, 20
+  model = transformer.build(config.Model(), MASK)
+  tx = optimizer.make(config.Optimizer(), 10)
+
+  def state():
+    return first_state(test_transformer.random_params(model), tx)
+
+  def shape(dtype, *sizes):
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+  batch = update.Batch(
+    prompt=shape("int32", b, p), prompt_length=shape("int32", b),
+    completion=shape("int32", b, t), maskable=shape("bool", b, t),
+    advantage=shape("float32", b),
+    keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), b)))
+
+  def temporaries(n_mc):
+    learn = config.Learn(n_mc=n_mc, micro_batch=32)
+    compiled = jax.jit(update.make(model, learn, tx)).lower(
+      jax.eval_shape(state), batch).compile(FAST)
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few = temporaries(2)
+  assert few > 0
+  assert temporaries(64) <= 1.02 * few
+
+
+SHARDED = config.Config(
+  model=config.Model(vocab_size=32, width=32, layers=2, heads=4, kv_heads=4,
+                     head_dim=8, mlp_width=64),
+  learn=config.Learn(n_mc=2, micro_batch=8))
+
+
+@functools.cache
+def on_one_device():
+  """(params, batch, new state, metrics) without a mesh."""
+  model = transformer.build(
+    SHARDED.model, tokenizer.CharTokenizer().mask_id)
+  params = test_transformer.random_params(model)
+  batch = make_batch(b=16, vocab=32)
+  tx = optimizer.make(SHARDED.learn.optimizer, 10)
+  state, metrics = jax.jit(
+    update.make(model, SHARDED.learn, tx), compiler_options=FAST)(
+      first_state(params, tx), batch)
+  return params, batch, state, metrics
+
+
+def moments(state):
+  """(mu, nu) of the Adam inside `optimizer.make`."""
+  return (optax.tree.get(state.opt_state, "mu"),
+          optax.tree.get(state.opt_state, "nu"))
+
+
+def assert_split(tree, shardings, mesh):
+  """Every larger leaf is cut into as many parts as its spec says."""
+  def one(path, leaf, sharding):
+    parts = math.prod(mesh.shape[axis] for axis in sharding.spec if axis)
+    if leaf.size > 1000 and parts > 1:
+      name = test_transformer.path_of(path)
+      sizes = {s.data.size for s in leaf.addressable_shards}
+      assert sizes == {leaf.size // parts}, name
+      return 1
+    return 0
+
+  return sum(jax.tree.leaves(jax.tree.map_with_path(one, tree, shardings)))
+
+
+@pytest.mark.parametrize(
+  "sizes", [(4, 2, 1), (1, 4, 2), (2, 2, 2), (8, 1, 1)],
+  ids=lambda sizes: "x".join(map(str, sizes)))
+def test_a_mesh_changes_where_things_are_and_not_what_they_are(sizes):
+  params, batch, want, want_metrics = on_one_device()
+  setup = setup_lib.make(
+    dataclasses.replace(SHARDED, mesh=config.Mesh(*sizes)))
+  tx = optimizer.make(SHARDED.learn.optimizer, 10)
+  make_state, abstract = setup.state_maker(tx)
+  with jax.set_mesh(setup.mesh):
+    state = make_state(jax.device_put(params, setup.param_shardings))
+    state, metrics = jax.jit(
+      update.make(setup.model, SHARDED.learn, tx), compiler_options=FAST,
+      out_shardings=(setup_lib.shardings_of(abstract), None))(
+        state, setup.put_batch(batch))
+  for name, value in want_metrics.items():
+    # A deviation from squares loses digits; nothing but a plot needs it.
+    np.testing.assert_allclose(
+      metrics[name], value, rtol=1e-3 if name == "score_std" else 1e-5,
+      atol=1e-6, err_msg=name)
+  assert_same(moments(state)[0], moments(want)[0])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+    a, b, rtol=0, atol=1e-5), state.params, want.params)
+  assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(
+    jax.tree.leaves(want.params), jax.tree.leaves(params), strict=True))
+
+  found = [assert_split(tree, setup.param_shardings, setup.mesh)
+           for tree in (state.params, *moments(state))]
+  assert found == [9 if max(sizes[1:]) > 1 else 0] * 3
