@@ -114,6 +114,7 @@ def train(
         with clock.phase("evaluation"):
           writer.write(0, evaluator(state.params))
 
+    ticked = start
     for now in range(start + 1, cfg.steps + 1):
       last = now == cfg.steps
       save = last or now % setup.cfg.checkpoint_every == 0
@@ -127,8 +128,9 @@ def train(
                  for k, v in jax.device_get(metrics).items()}
           optimizer.stop_if_stuck(
             now, row["sft/nonfinite_in_a_row"], setup.cfg.max_nonfinite)
-      line.tick()
       if last or now % cfg.log_every == 0 or now == 1:
+        line.tick(now - ticked)
+        ticked = now
         progress.say(line.line(now, loss=row["sft/loss"]))
       if last and evaluator:
         with clock.phase("evaluation"):

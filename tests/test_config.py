@@ -9,7 +9,7 @@ from dlrl import config
 from dlrl import config_check
 from dlrl.runtime import strict
 
-PRESETS = [(bgpo, ""), (bgpo, "paper"), (bgpo, "smoke"), (sft, ""),
+PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
            (sft, "smoke")]
 
 
@@ -31,15 +31,14 @@ def test_the_defaults_survive_the_way_to_a_config_dict_and_back():
 
 
 def changed(**changes):
-  values = config.default()
+  values = config.default().to_dict()
   for path, value in changes.items():
     *sections, key = path.split("__")
     section = values
     for name in sections:
       section = section[name]
-    with section.unlocked():
-      section.update({key: value})
-  return values
+    section[key] = value
+  return ml_collections.ConfigDict(values)
 
 
 BAD = {

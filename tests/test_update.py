@@ -249,6 +249,28 @@ def test_a_batch_without_any_advantage_moves_nothing():
   jax.tree.map(np.testing.assert_array_equal, state.params, tiny()[1])
 
 
+def test_micro_batches_without_any_advantage_are_not_computed():
+  model, params = tiny()
+  calls = []
+
+  class Counted:
+    mask_id, unembed = model.mask_id, staticmethod(model.unembed)
+
+    def hidden(self, *args):
+      jax.debug.callback(lambda: calls.append(1))
+      return model.hidden(*args)
+
+  step = jax.jit(update.make(Counted(), LEARN, recorder()),
+                 compiler_options=FAST)
+  batch = make_batch()  # five rows of eight have one: three pairs of four
+  for data, pairs in ((batch, 3), (
+      dataclasses.replace(batch, advantage=jnp.zeros(B)), 0)):
+    calls.clear()
+    jax.block_until_ready(step(first_state(params, recorder()), data))
+    jax.effects_barrier()
+    assert len(calls) == pairs * N_MC
+
+
 def test_without_a_norm_scores_and_gradient_are_t_times_larger():
   batch = make_batch()
   learn = dataclasses.replace(LEARN, forward_process="continuous")
@@ -265,9 +287,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
   batch = make_batch()
   bad = dataclasses.replace(
     batch, advantage=batch.advantage.at[0].set(jnp.inf))
-  step = jitted(LEARN)
-  params = tiny()[1]
-  state = first_state(params, recorder())
+  step, state = jitted(LEARN), first_state(tiny()[1], recorder())
   counts = []
   for data in (bad, bad, batch, bad):
     before = state
@@ -287,8 +307,8 @@ def test_memory_does_not_grow_with_the_number_of_samples():
   model = transformer.build(config.Model(), MASK)
   tx = optimizer.make(config.Optimizer(), 10)
 
-  def state():
-    return first_state(test_transformer.random_params(model), tx)
+  params = test_transformer.shapes_of(model)
+  state = jax.eval_shape(lambda p: first_state(p, tx), params)
 
   def shape(dtype, *sizes):
     return jax.ShapeDtypeStruct(sizes, dtype)
@@ -301,9 +321,8 @@ def test_memory_does_not_grow_with_the_number_of_samples():
 
   def temporaries(n_mc):
     learn = config.Learn(n_mc=n_mc, micro_batch=32)
-    compiled = jax.jit(update.make(model, learn, tx)).lower(
-      jax.eval_shape(state), batch).compile(FAST)
-    return compiled.memory_analysis().temp_size_in_bytes
+    lowered = jax.jit(update.make(model, learn, tx)).lower(state, batch)
+    return lowered.compile(FAST).memory_analysis().temp_size_in_bytes
 
   few = temporaries(2)
   assert few > 0
@@ -311,7 +330,7 @@ def test_memory_does_not_grow_with_the_number_of_samples():
 
 
 SHARDED = config.Config(
-  model=config.Model(vocab_size=32, width=32, layers=2, heads=4, kv_heads=4,
+  model=config.Model(vocab_size=64, width=32, layers=2, heads=4, kv_heads=4,
                      head_dim=8, mlp_width=64),
   learn=config.Learn(n_mc=2, micro_batch=8))
 
@@ -322,7 +341,7 @@ def on_one_device():
   model = transformer.build(
     SHARDED.model, tokenizer.CharTokenizer().mask_id)
   params = test_transformer.random_params(model)
-  batch = make_batch(b=16, vocab=32)
+  batch = make_batch(b=16, vocab=64)
   tx = optimizer.make(SHARDED.learn.optimizer, 10)
   state, metrics = jax.jit(
     update.make(model, SHARDED.learn, tx), compiler_options=FAST)(

@@ -30,11 +30,15 @@ class Progress:
     self._ticks = 0
     self._seconds: collections.deque[float] = collections.deque(maxlen=25)
 
-  def tick(self) -> None:
-    """Ends a step; the first one, which compiles, is not counted."""
+  def tick(self, steps: int = 1) -> None:
+    """Ends one step, or several; the first tick, which compiles, is not timed.
+
+    Call it where the loop has waited for the device: a step that has only been
+    dispatched takes no time.
+    """
     now = self._clock()
     if self._ticks:
-      self._seconds.append(now - self._last)
+      self._seconds.append((now - self._last) / steps)
     self._last = now
     self._ticks += 1
 

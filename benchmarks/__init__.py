@@ -1,0 +1,1 @@
+"""Measurements; each writes JSON and a PNG."""
