@@ -28,9 +28,9 @@ class Model:
   vocab_size: int = 40  # rows of the embedding
   width: int = 64
   layers: int = 3
-  heads: int = 8
-  kv_heads: int = 8
-  head_dim: int = 8
+  heads: int = 4
+  kv_heads: int = 4
+  head_dim: int = 16
   mlp_width: int = 176
   rope_theta: float = 100.0
   norm_eps: float = 1e-5
@@ -81,6 +81,7 @@ class SFT:
   difficulty: Range = (4, 7)  # inclusive; the unit is the task's
   logps_chunk: int = 16  # canvas columns whose logits exist at one time
   log_every: int = 25  # steps per metrics row and progress line
+  checkpoint_every: int = 100  # steps
   optimizer: Optimizer = Optimizer(learning_rate=3e-3, schedule="cosine")
 
 
@@ -99,8 +100,8 @@ class Rollout:
 class Learn:
   """From scored completions to new parameters."""
 
-  loss: str = "bgpo"  # a key of dlrl.losses.SEPARABLE
-  forward_process: str = "stratified"  # a key of dlrl.diffusion.PROCESSES
+  loss: str = "bgpo"  # a key of dlrl.losses.STATISTICS
+  forward_process: str = "stratified"  # of forward_process.PROCESSES
   n_mc: int = 16  # Monte-Carlo samples per completion
   score_norm: str = "token"  # ELBO divided by: token (canvas length) | none
   negative_weight: float = 1.0  # factor on negative advantages; 1 is plain
@@ -128,7 +129,7 @@ class Config:
   job: str = "rl"  # rl | sft
   seed: int = 0
   steps: int = 100  # RL steps: rollout, reward, update(s)
-  checkpoint_every: int = 20  # steps, in RL and in fine-tuning
+  checkpoint_every: int = 20  # RL steps
   checkpoint_keep: int = 2  # newest checkpoints kept
   max_nonfinite: int = 5  # skipped updates in a row before the run aborts
   init_from: str = ""  # workdir of a finished job to start RL from; "": sft

@@ -21,6 +21,7 @@ COUNTS = (
   "model.vocab_size", "model.width", "model.layers", "model.heads",
   "model.kv_heads", "model.head_dim", "model.mlp_width",
   "sft.batch_size", "sft.gen_length", "sft.logps_chunk", "sft.log_every",
+  "sft.checkpoint_every",
   "rollout.prompts", "learn.n_mc", "learn.updates_per_rollout",
   "learn.micro_batch", "learn.logps_chunk",
   "eval.size", "eval.every", "eval.batch_size",

@@ -117,7 +117,7 @@ def train(
     ticked = start
     for now in range(start + 1, cfg.steps + 1):
       last = now == cfg.steps
-      save = last or now % setup.cfg.checkpoint_every == 0
+      save = last or now % cfg.checkpoint_every == 0
       with clock.phase("fine-tuning"):
         batch = next(batches)
         arrays = {k: batch[k]

@@ -7,6 +7,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory) -> pathlib.Path:
+  """Programs that several tests or child processes run are compiled once."""
+  path = tmp_path_factory.mktemp("compiled")
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  return path
+
+
 @pytest.fixture(scope="session")
 def sudoku_dir(tmp_path_factory) -> str:
   """A TFDS directory for the session; the first to load prepares it."""

@@ -16,6 +16,7 @@ import pytest
 from configs import bgpo
 from dlrl import config_check
 from dlrl import data
+from dlrl import journal
 from dlrl import report
 from dlrl import setup as setup_lib
 from dlrl import train
@@ -26,11 +27,14 @@ from dlrl.runtime import strict
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = {
   "model.width": 16, "model.layers": 1, "model.heads": 2, "model.kv_heads": 2,
-  "model.head_dim": 8, "model.mlp_width": 16, "sft.steps": 6,
-  "sft.log_every": 2, "sft.batch_size": 16, "steps": 6, "checkpoint_every": 2,
+  "model.head_dim": 8, "model.mlp_width": 16, "sft.steps": 120,
+  "sft.log_every": 30, "sft.checkpoint_every": 40, "sft.batch_size": 16,
+  "steps": 6, "checkpoint_every": 2, "rollout.reward": "units",
   "rollout.prompts": 4, "rollout.group_size": 4, "learn.n_mc": 2,
-  "learn.micro_batch": 8, "rollout.reward": "units", "eval.size": 16,
+  "learn.micro_batch": 8, "eval.size": 16,
   "eval.batch_size": 16, "eval.every": 3, "sample_every": 2,
+  # A program that does not depend on the number of steps is compiled once.
+  "learn.optimizer.schedule": "constant", "learn.optimizer.warmup_steps": 0,
 }
 
 
@@ -63,12 +67,12 @@ def command(workdir, data_dir, *more):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-  """Of child processes; they share compiled programs, to start quickly."""
-  cache = tmp_path_factory.mktemp("compiled")
+def environment(compiled_programs):
+  """Of child processes."""
   return os.environ | {
-    "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    "PYTHONPATH": str(ROOT),
+    "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
 
 
 def start(environment, *args):
@@ -102,6 +106,7 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   assert {"reward/mean", "rollout/solved", "update/score_mean",
           "update/score_std", "update/grad_norm", "time/rollout",
           } <= rows[1].keys()
+  assert all(row["update/grad_norm"] > 0 for row in rows[1:])
   assert [row["step"] for row in rows if "eval/solved" in row] == [0, 3, 6]
   summary = json.loads((workdir / "summary.json").read_text())
   assert summary["before"]["solved"] == rows[0]["eval/solved"]
@@ -146,18 +151,22 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
     return sum(len(metrics.rows(d)) for d in workdir.glob("warm_start/*"))
 
   # The moments: fine-tuning, its end, the first and the later RL steps.
-  for reached in (
-    lambda: warm_rows() >= 1,
-    lambda: warm_rows() >= 4,
-    lambda: len(metrics.rows(workdir)) >= 2,
-    lambda: len(metrics.rows(workdir)) >= 5,
+  for reached, how in (
+    (lambda: warm_rows() >= 1, signal.SIGKILL),
+    (lambda: warm_rows() >= 4, signal.SIGKILL),
+    (lambda: len(metrics.rows(workdir)) >= 2, signal.SIGKILL),
+    (lambda: len(metrics.rows(workdir)) >= 4, signal.SIGINT),
+    (lambda: len(metrics.rows(workdir)) >= 5, signal.SIGKILL),
   ):
     process = start(environment, workdir, sudoku_dir)
     while not reached() and process.poll() is None:
       time.sleep(0.002)
-    time.sleep(dice.uniform(0, 0.1))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    time.sleep(dice.uniform(0, 0.05))
+    process.send_signal(how)
+    output, _ = process.communicate()
+    if how == signal.SIGINT and process.returncode != 0:
+      assert process.returncode == 130, output
+      assert "the same command continues" in output
   process = start(environment, workdir, sudoku_dir)
   output, _ = process.communicate()
   assert process.returncode == 0, output
@@ -169,11 +178,11 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
 
 def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
     sudoku_dir, tmp_path):
-  cfg = tiny(sudoku_dir, steps=2, sft__steps=2)
+  cfg = tiny(sudoku_dir, steps=2)
   _, first = run_here(cfg, tmp_path / "a")
   _, again = run_here(cfg, tmp_path / "b")
-  _, other = run_here(
-    tiny(sudoku_dir, steps=2, sft__steps=2, seed=1), tmp_path / "c")
+  cfg = tiny(sudoku_dir, steps=2, seed=1)
+  _, other = run_here(cfg, tmp_path / "c")
   assert first == again
   assert first != other
 
@@ -217,6 +226,46 @@ def test_nothing_is_compiled_after_the_first_step(
   assert at_step[1] > at_step[0] > 0  # the first step compiles
   assert set(at_step[2:]) == {at_step[2]}
   assert len(compiled) == at_step[2]
+
+
+def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
+    sudoku_dir, tmp_path, monkeypatch):
+  reads, hidden, inside = [], [], []
+  real_get, real_begin = jax.device_get, journal.Journal.begin
+  array = type(jax.numpy.zeros(1))
+  real_value = array._value  # behind float(), int(), bool() and device_get
+
+  def get(tree):
+    reads.append(jax.tree.structure(tree).num_leaves)
+    inside.append(True)
+    try:
+      return real_get(tree)
+    finally:
+      inside.pop()
+
+  def value(self):
+    if not inside:
+      hidden.append(self.shape)
+    return real_value.fget(self)
+
+  def begin(self, step, *args):
+    reads.append(f"update {step}")
+    del hidden[: None if step == 1 else 0]  # compiling reads constants
+    return real_begin(self, step, *args)
+
+  monkeypatch.setattr(jax, "device_get", get)
+  monkeypatch.setattr(array, "_value", property(value))
+  monkeypatch.setattr(journal.Journal, "begin", begin)
+  run_here(tiny(sudoku_dir, steps=4, eval__every=9, checkpoint_every=9),
+           tmp_path / "run")
+  metric_count = reads[reads.index("update 4") + 1]
+  assert metric_count > 3
+  # Between two updates: the metrics of the one, the tokens for the next.
+  first = reads.index("update 1")
+  assert reads[first : reads.index("update 4") + 1] == [
+    "update 1", metric_count, 1, "update 2", metric_count, 1, "update 3",
+    metric_count, 1, "update 4"]
+  assert not hidden
 
 
 def test_a_run_whose_gradients_stay_non_finite_stops_and_names_the_step(

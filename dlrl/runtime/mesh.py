@@ -35,7 +35,7 @@ def make(cfg: config.Mesh, devices=None) -> jax.sharding.Mesh:
     sizes.count(-1) <= 1 and all(s == -1 or s > 0 for s in sizes),
     "mesh", text, "sizes are positive, and at most one is -1")
   known = math.prod(s for s in sizes if s != -1)
-  if -1 in sizes and len(devices) % known == 0:
+  if -1 in sizes:
     sizes[sizes.index(-1)] = len(devices) // known
   strict.require(
     math.prod(sizes) == len(devices), "mesh", text,
