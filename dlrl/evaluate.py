@@ -46,7 +46,7 @@ def make(setup: setup_lib.Setup) -> Callable[[Any], dict[str, float]]:
     columns = {k: v.tolist() for k, v in rows.items() if v.ndim == 1}
     prompts = columns.pop("prompt")
     scores = setup.task.metrics(prompts, texts, **columns)
-    row = {}
+    row: dict[str, float] = {}
     for name, values in scores.items():
       if set(values) <= {0.0, 1.0}:
         low, high = stats.wilson(round(sum(values)), cfg.size)

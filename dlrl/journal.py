@@ -53,9 +53,9 @@ class Journal:
     self._writer.write(step, row)
     self._line.tick()
     if step % self._cfg.log_every == 0 or "eval/solved" in row:
-      shown = {"reward": row["reward/mean"], "solved": row["rollout/solved"],
-               "elbo": row["update/score_mean"],
-               "grad": row["update/grad_norm"]}
+      shown: dict[str, float | str] = {
+        "reward": row["reward/mean"], "solved": row["rollout/solved"],
+        "elbo": row["update/score_mean"], "grad": row["update/grad_norm"]}
       if "eval/solved" in row:
         shown["held-out"] = f"{row['eval/solved']:.1%}"
       progress.say(self._line.line(step, **shown))

@@ -41,7 +41,8 @@ def run() -> None:
   progress.say("dlrl: reading the config")
   cfg = config_check.from_dict(_CONFIG.value)
   setup = setup_lib.make(cfg)
-  with workdir_lib.claim(_WORKDIR.value, strict.to_json(cfg)) as claimed:
+  workdir = str(_WORKDIR.value)
+  with workdir_lib.claim(workdir, strict.to_json(cfg)) as claimed:
     summary = report.read(claimed.path)
     if summary is not None:
       progress.say(f"the run in {claimed.path} is finished; for another one "

@@ -79,9 +79,9 @@ class Setup:
     opt_shardings = optax.tree.map_params(
       tx, lambda _, sharding: sharding, shapes.opt_state,
       self.param_shardings, transform_non_params=lambda _: whole)
-    shardings = update.State(
-      step=whole, params=self.param_shardings, opt_state=opt_shardings,
-      key=whole)
+    shardings = dataclasses.replace(
+      jax.tree.map(lambda _: whole, shapes), params=self.param_shardings,
+      opt_state=opt_shardings)
     abstract = _with_shardings(shapes, shardings)
     return jax.jit(first, out_shardings=shardings), abstract
 

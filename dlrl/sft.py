@@ -4,6 +4,7 @@ The loss is the negative ELBO of the solutions, per token: LLaDA's training
 objective (arXiv 2502.09992, Eq. 5) with an exact number of masked tokens.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -52,8 +53,8 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
       "grad_norm": optimizer.global_norm(grads),
       "nonfinite_in_a_row": opt_state.notfinite_count,
     }
-    return state.replace(
-      step=state.step + 1, opt_state=opt_state,
+    return dataclasses.replace(
+      state, step=state.step + 1, opt_state=opt_state,
       params=optax.apply_updates(state.params, updates)), metrics
 
   return step

@@ -1,5 +1,6 @@
 """One update, one program: draws, scores, loss, gradients, optimizer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -154,13 +155,14 @@ def make(
       "nonfinite_in_a_row": opt_state.notfinite_count,
       "nonfinite_total": opt_state.total_notfinite,
     }
-    return state.replace(params=params, opt_state=opt_state), metrics
+    state = dataclasses.replace(state, params=params, opt_state=opt_state)
+    return state, metrics
 
   def update(state: State, batch: Batch):
     n = cfg.updates_per_rollout
     if n == 1:
       state, metrics = one(state, (batch, None))
-      return state.replace(step=state.step + 1), metrics
+      return dataclasses.replace(state, step=state.step + 1), metrics
     old_scores = score_all(state.params, batch)
     parts = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), batch)
     old_parts = old_scores.reshape(cfg.n_mc, n, -1).swapaxes(0, 1)
@@ -169,6 +171,6 @@ def make(
       k: v[-1] if k.startswith("nonfinite") else jnp.mean(v)
       for k, v in metrics.items()
     }
-    return state.replace(step=state.step + 1), metrics
+    return dataclasses.replace(state, step=state.step + 1), metrics
 
   return update

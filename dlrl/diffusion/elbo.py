@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def score(logps: jax.Array, weight: jax.Array, norm: jax.Array) -> jax.Array:
+def score(
+  logps: jax.Array, weight: jax.Array, norm: float | jax.Array
+) -> jax.Array:
   """One draw's estimate of `log p(y | x) / norm`, from below, [b] fp32.
 
   Args:

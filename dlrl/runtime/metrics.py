@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import tensorboardX
@@ -37,7 +38,7 @@ class MetricsWriter:
     self._events: tensorboardX.SummaryWriter | None = None
     self._open(purge=None)
 
-  def write(self, step: int, values: dict[str, float | str]) -> None:
+  def write(self, step: int, values: Mapping[str, float | str]) -> None:
     """Appends the row of `step`; a number that is not finite becomes null.
 
     Text is left out of TensorBoard.
