@@ -160,7 +160,7 @@ def test_eval_rows_mix_the_difficulties():
 
 @pytest.mark.parametrize("items", [0, 11])
 def test_eval_needs_as_many_rows_as_it_asks_for(items):
-  with pytest.raises(strict.ConfigError, match=r"eval\.items.*10 rows"):
+  with pytest.raises(strict.ConfigError, match=r"eval\.size.*10 rows"):
     data.eval_rows(ROWS, TOKENIZER, items, 4)
 
 
