@@ -1,4 +1,15 @@
-"""BGPO on 4x4 Sudoku. Presets plain, smoke."""
+"""BGPO (arXiv 2510.11683) on 4x4 Sudoku, from easy puzzles to hard ones.
+
+    python -m dlrl.main --config=configs/bgpo.py --workdir=runs/bgpo
+
+A model of 155,000 parameters, fine-tuned on puzzles with 3 to 6 blanks, learns
+to solve those with 9 to 11 from rewards alone; about 6 minutes on 2 CPU cores.
+
+Presets, after a colon:
+  (none)  the run above.
+  plain   the paper's objective, negative advantages undamped; it collapses.
+  smoke   every phase in well under a minute; learns nothing.
+"""
 
 import ml_collections
 
@@ -10,24 +21,41 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   if preset not in ("", "plain", "smoke"):
     raise ValueError(f"unknown preset {preset!r}; there are 'plain', 'smoke'")
   cfg = config.default()
-  cfg.sft.steps = 650
-  cfg.sft.batch_size = 48
+
+  # Easy puzzles until they are learned well: RL improves a policy that fails on
+  # hard puzzles but knows the rules, not one that is half trained. Small
+  # batches reach that with half the puzzles that batches of 128 need.
   cfg.sft.difficulty = (3, 6)
+  cfg.sft.steps = 1200
+  cfg.sft.batch_size = 48
   cfg.sft.optimizer.learning_rate = 6e-3
   cfg.sft.optimizer.warmup_steps = 20
 
+  # Many puzzles and few completions of each. All right completions of a puzzle
+  # are the same grid, so what a step teaches grows with its puzzles.
   cfg.steps = 150
+  cfg.rollout.difficulty = (9, 11)
   cfg.rollout.prompts = 64
   cfg.rollout.group_size = 4
-  cfg.rollout.difficulty = (8, 10)
+  # Two tokens a step: half the cost, and more groups that are right and wrong.
   cfg.rollout.sampler.steps = 8
-  cfg.learn.micro_batch = 32
+
+  cfg.learn.n_mc = 16
+  # Per-token scores: the paper's sums times 1/16, see dlrl/diffusion/elbo.py.
+  cfg.learn.score_norm = "token"
+  # At 1 the held-out accuracy falls from 54% to 14% in 50 steps: pushing an
+  # ELBO down has no floor. A tenth is enough to keep wrong grids from growing.
   cfg.learn.negative_weight = 0.1
+  # Adam's first steps are as large as its rate in every parameter, whatever the
+  # gradient: without a warm-up 1e-3 costs 18 points at once. The decay takes
+  # out the noise that a step of few puzzles puts in.
   cfg.learn.optimizer.learning_rate = 1.5e-3
   cfg.learn.optimizer.warmup_steps = 10
   cfg.learn.optimizer.schedule = "cosine"
+  # Small parts of a batch, so that those without any advantage are skipped.
+  cfg.learn.micro_batch = 32
 
-  cfg.eval.difficulty = (8, 10)
+  cfg.eval.difficulty = (9, 11)
   cfg.eval.sampler.steps = 16
   cfg.eval.every = 25
 
@@ -35,12 +63,10 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     cfg.learn.negative_weight = 1.0
   if preset == "smoke":
     cfg.steps = 4
+    cfg.checkpoint_every = 2
     cfg.sft.steps = 20
     cfg.rollout.prompts = 8
-    cfg.rollout.group_size = 4
     cfg.learn.n_mc = 4
-    cfg.learn.micro_batch = 32
     cfg.eval.size = 64
     cfg.eval.batch_size = 64
-    cfg.checkpoint_every = 2
   return cfg
