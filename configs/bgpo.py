@@ -49,11 +49,12 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   # Adam's first steps are as large as its rate in every parameter, whatever the
   # gradient: without a warm-up 1e-3 costs 18 points at once. The decay takes
   # out the noise that a step of few puzzles puts in.
-  cfg.learn.optimizer.learning_rate = 1.5e-3
+  cfg.learn.optimizer.learning_rate = 2e-3
   cfg.learn.optimizer.warmup_steps = 10
   cfg.learn.optimizer.schedule = "cosine"
-  # Small parts of a batch, so that those without any advantage are skipped.
-  cfg.learn.micro_batch = 32
+  # Small parts of a batch, so that those without any advantage are skipped; on
+  # a CPU they are faster per row, too (2.6 ms against 4.2 with 128).
+  cfg.learn.micro_batch = 16
 
   cfg.eval.difficulty = (9, 11)
   cfg.eval.sampler.steps = 16

@@ -132,7 +132,11 @@ class Transformer(nnx.Module):
     policy = REMAT[self.remat]
     if policy is not None:
       layer = jax.checkpoint(layer, policy=policy)
-    x, _ = jax.lax.scan(layer, self.embed(ids), stacked)
+    # The table is gathered, as every layer's weights are: a lookup in a table
+    # that is split by width would leave [b, t, d] split by width, too.
+    table = mesh_lib.constrain(self.embed.embedding[...], "tensor", None)
+    x = mesh_lib.shard_batch(table[ids].astype(self.embed.dtype))
+    x, _ = jax.lax.scan(layer, x, stacked)
     return self.norm(x)
 
 

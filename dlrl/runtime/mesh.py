@@ -55,16 +55,19 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def shard_batch(x: jax.Array) -> jax.Array:
-  """Pins axis 0 to the batch axes of the mesh in use, if there is one.
-
-  The only constraint on activations: without it XLA may move the batch instead
-  of gathering a layer's parameters.
-  """
+def constrain(x: jax.Array, *spec: Any) -> jax.Array:
+  """Pins `x` to `P(*spec)` on the mesh in use, if there is one."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(
-    x, P(BATCH, *(None,) * (x.ndim - 1)))
+  return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def shard_batch(x: jax.Array) -> jax.Array:
+  """Pins axis 0 to the batch axes.
+
+  Without it XLA may move the batch instead of gathering a layer's parameters.
+  """
+  return constrain(x, BATCH, *(None,) * (x.ndim - 1))
 
 
 def param_shardings(
