@@ -46,6 +46,7 @@ class Mesh:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+  cpu_devices: int = 0  # without an accelerator, parts of the CPU; 0: leave it
 
 
 @dataclasses.dataclass(frozen=True)

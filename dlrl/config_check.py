@@ -68,7 +68,7 @@ def _numbers(cfg: config.Config) -> None:
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 1, field, value, "must be at least 1")
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
-                "learn.optimizer.warmup_steps"):
+                "learn.optimizer.warmup_steps", "mesh.cpu_devices"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",

@@ -19,6 +19,7 @@ from dlrl import report
 from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.runtime import workdir as workdir_lib
@@ -40,6 +41,7 @@ def run() -> None:
   """
   progress.say("dlrl: reading the config")
   cfg = config_check.from_dict(_CONFIG.value)
+  mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
   workdir = str(_WORKDIR.value)
   with workdir_lib.claim(workdir, strict.to_json(cfg)) as claimed:

@@ -88,12 +88,7 @@ def train(
   step = jax.jit(
     make_step(setup.model, cfg, tx), donate_argnums=0,
     out_shardings=(setup_lib.shardings_of(abstract), None))
-  source = setup.task.load(
-    setup.cfg.task.data_dir, "train", cfg.difficulty, field="sft.difficulty")
-  batches = data.sft_batches(
-    source, setup.tokenizer, batch_size=cfg.batch_size,
-    prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,
-    seed=setup.cfg.seed)
+  batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 
   with (
@@ -115,30 +110,41 @@ def train(
         with clock.phase("evaluation"):
           writer.write(0, evaluator(state.params))
 
-    ticked = start
+    reported = start
     for now in range(start + 1, cfg.steps + 1):
       last = now == cfg.steps
-      save = last or now % cfg.checkpoint_every == 0
       with clock.phase("fine-tuning"):
-        batch = next(batches)
-        arrays = {k: batch[k]
-                  for k in ("prompt_ids", "prompt_length", "completion")}
-        state, metrics = step(state, setup.put_batch(arrays))
-        if save or now % cfg.log_every == 0 or now == 1:
+        state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
+        logs = last or now == 1 or now % cfg.log_every == 0
+        if logs:
           row = {f"sft/{k}": float(v)
                  for k, v in jax.device_get(metrics).items()}
-          optimizer.stop_if_stuck(
-            now, row["sft/nonfinite_in_a_row"], setup.cfg.max_nonfinite)
-      if last or now % cfg.log_every == 0 or now == 1:
-        line.tick(now - ticked)
-        ticked = now
+      if logs:
+        optimizer.stop_if_stuck(
+          now, row["sft/nonfinite_in_a_row"], setup.cfg.max_nonfinite)
+        line.tick(now - reported)
+        reported = now
         progress.say(line.line(now, loss=row["sft/loss"]))
-      if last and evaluator:
-        with clock.phase("evaluation"):
-          row |= evaluator(state.params)
-      if save or now % cfg.log_every == 0 or now == 1:
+        if last and evaluator:
+          with clock.phase("evaluation"):
+            row |= evaluator(state.params)
         writer.write(now, row)
-      if save:
+      if last or now % cfg.checkpoint_every == 0:
         writer.flush()
         checkpoints.save(now, state, batches, {"seconds": clock.totals})
   return state.params, clock.totals
+
+
+def _batches(setup: setup_lib.Setup):
+  cfg = setup.cfg.sft
+  source = setup.task.load(
+    setup.cfg.task.data_dir, "train", cfg.difficulty, field="sft.difficulty")
+  return data.sft_batches(
+    source, setup.tokenizer, batch_size=cfg.batch_size,
+    prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,
+    seed=setup.cfg.seed)
+
+
+def _arrays(batch: dict[str, Any]) -> dict[str, Any]:
+  """What of a batch the step needs."""
+  return {k: batch[k] for k in ("prompt_ids", "prompt_length", "completion")}

@@ -41,11 +41,12 @@ class Rollout:
   draw_keys: jax.Array  # [b] for the update's Monte-Carlo draws
 
 
-def make_programs(setup: setup_lib.Setup, tx):
-  """`(rollout, learn)`, the two programs of a step, to be jitted.
+def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
+  """`(rollout, learn)`, the two jitted programs of a step.
 
   rollout: `(state, prompt [g, p], prompt_length [g]) -> Rollout`
-  learn: `(state, Rollout, reward [b]) -> (state, metrics)`
+  learn: `(state, Rollout, reward [b]) -> (state, metrics)`; takes over the
+    memory of the state it is given.
   """
   cfg = setup.cfg
   step_update = update.make(setup.model, cfg.learn, tx)
@@ -77,7 +78,9 @@ def make_programs(setup: setup_lib.Setup, tx):
       keys=rollout.draw_keys,
     ))
 
-  return rollout, learn
+  return jax.jit(rollout), jax.jit(
+    learn, donate_argnums=0,
+    out_shardings=(setup_lib.shardings_of(abstract), None))
 
 
 def first_params(setup: setup_lib.Setup, workdir: pathlib.Path):
@@ -121,11 +124,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   tx = optimizer.make(
     cfg.learn.optimizer, cfg.steps * cfg.learn.updates_per_rollout)
   make_state, abstract = setup.state_maker(tx)
-  rollout_fn, learn_fn = make_programs(setup, tx)
-  rollout_fn = jax.jit(rollout_fn)
-  learn_fn = jax.jit(
-    learn_fn, donate_argnums=0,
-    out_shardings=(setup_lib.shardings_of(abstract), None))
+  rollout_fn, learn_fn = make_programs(setup, tx, abstract)
   source = setup.task.load(
     cfg.task.data_dir, "train", cfg.rollout.difficulty,
     field="rollout.difficulty")
@@ -150,9 +149,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       state, start, clock = make_state(params), 0, clock_lib.Clock(seconds)
       writer.truncate_after(-1)
       with clock.phase("evaluation"):
-        before = evaluator(state.params)
-      writer.write(0, before)
-      progress.say(f"before RL: solved {before['eval/solved']:.1%}")
+        writer.write(0, evaluator(state.params))
     journal = journal_lib.Journal(cfg, writer, clock)
 
     for now in range(start + 1, cfg.steps + 1):

@@ -1,6 +1,7 @@
 """One update, one program: draws, scores, loss, gradients, optimizer."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,86 +72,93 @@ def draw_score(model, cfg: config.Learn, params, batch: Batch, j):
   return elbo.score(logps, weight, norm)
 
 
+def micro_batch_grads(model, cfg: config.Learn, params, batch: Batch, old):
+  """`(sums over rows, gradients)` of the mean loss of a few rows.
+
+  Args:
+    model: of the policy.
+    cfg: of the update.
+    params: of the policy.
+    batch: rows that are processed together.
+    old: scores [n_mc, b] before the update; None: those of `params`.
+  """
+  statistic = losses.STATISTICS[cfg.loss]
+
+  def term(params, j):
+    score = draw_score(model, cfg, params, batch, j)
+    old_score = jax.lax.stop_gradient(score) if old is None else old[j]
+    terms = statistic(score, old_score, batch.advantage)
+    sums = {
+      "score": score, "square": score**2, "delta": abs(score - old_score)}
+    return -jnp.mean(terms), jax.lax.stop_gradient(sums)
+
+  (loss, sums), grads = montecarlo.separable_value_and_grad(
+    term, params, cfg.n_mc)
+  live = batch.advantage != 0
+  mean = sums["score"] / cfg.n_mc
+  var = jnp.maximum(sums["square"] / cfg.n_mc - mean**2, 0)
+  stats = {
+    "loss": loss / cfg.n_mc,
+    "live": jnp.sum(live),
+    "score_mean": jnp.sum(mean * live),
+    "score_std": jnp.sum(jnp.sqrt(var) * live),
+    "delta": jnp.sum(sums["delta"] / cfg.n_mc * live),
+  }
+  return stats, jax.tree.map(lambda g: g / cfg.n_mc, grads)
+
+
+def batch_grads(model, cfg: config.Learn, params, batch: Batch, old):
+  """`(metrics, gradients)` of the mean loss of all rows.
+
+  Micro-batches in which nobody has an advantage are skipped. Arguments as of
+  `micro_batch_grads`.
+  """
+  # Rows that teach nothing last, so that whole micro-batches of them exist.
+  order = jnp.argsort(batch.advantage == 0)
+  parts = _split(jax.tree.map(lambda x: x[order], batch), cfg.micro_batch)
+  n = parts.advantage.shape[0]
+  if old is not None:
+    old = _split(old.T[order], cfg.micro_batch).swapaxes(1, 2)
+  grads_of = functools.partial(micro_batch_grads, model, cfg)
+  shapes = jax.eval_shape(
+    grads_of, params, *jax.tree.map(lambda x: x[0], (parts, old)))
+
+  def step(total, part):
+    return jax.lax.cond(
+      jnp.any(part[0].advantage != 0),
+      lambda: montecarlo.add(total, grads_of(params, *part)),
+      lambda: total,
+    ), None
+
+  (stats, grads), _ = jax.lax.scan(
+    step, montecarlo.zeros(shapes), (parts, old))
+  live = jnp.maximum(stats["live"], 1)
+  metrics = {k: stats[k] / live for k in ("score_mean", "score_std", "delta")}
+  metrics["loss"] = stats["loss"] / n
+  return metrics, jax.tree.map(lambda g: g / n, grads)
+
+
+def batch_scores(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
+  """The scores of all draws, [n_mc, b] fp32, `micro_batch` rows at a time."""
+
+  def of_rows(part):
+    return jax.lax.map(
+      lambda j: draw_score(model, cfg, params, part, j), jnp.arange(cfg.n_mc))
+
+  scores = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
+  return scores.swapaxes(0, 1).reshape(cfg.n_mc, -1)
+
+
 def make(
   model, cfg: config.Learn, tx: optax.GradientTransformation
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
   """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
-  statistic = losses.STATISTICS[cfg.loss]
-
-  def split(tree):
-    """Rows [b, ...] into micro-batches [n, micro, ...]."""
-    return jax.tree.map(
-      lambda x: x.reshape(-1, cfg.micro_batch, *x.shape[1:]), tree)
-
-  def grads_of(params, batch: Batch, old_scores):
-    """Gradients and sums over the rows of one micro-batch."""
-
-    def term(params, j):
-      score = draw_score(model, cfg, params, batch, j)
-      old = (jax.lax.stop_gradient(score) if old_scores is None
-             else old_scores[j])
-      terms = statistic(score, old, batch.advantage)
-      sums = {"score": score, "square": score**2, "delta": abs(score - old)}
-      return -jnp.mean(terms), jax.lax.stop_gradient(sums)
-
-    (loss, sums), grads = montecarlo.separable_value_and_grad(
-      term, params, cfg.n_mc)
-    live = batch.advantage != 0
-    mean = sums["score"] / cfg.n_mc
-    var = jnp.maximum(sums["square"] / cfg.n_mc - mean**2, 0)
-    stats = {
-      "loss": loss / cfg.n_mc,
-      "live": jnp.sum(live),
-      "score_mean": jnp.sum(mean * live),
-      "score_std": jnp.sum(jnp.sqrt(var) * live),
-      "delta": jnp.sum(sums["delta"] / cfg.n_mc * live),
-    }
-    return stats, jax.tree.map(lambda g: g / cfg.n_mc, grads)
-
-  def accumulate(params, batch: Batch, old_scores):
-    """Sums over micro-batches; those without an advantage are skipped."""
-    # Rows that teach nothing last, so that whole micro-batches of them exist.
-    order = jnp.argsort(batch.advantage == 0)
-    micro = split(jax.tree.map(lambda x: x[order], batch))
-    n = micro.advantage.shape[0]
-    if old_scores is not None:
-      old_scores = split(old_scores.T[order]).swapaxes(1, 2)
-
-    shapes = jax.eval_shape(
-      grads_of, params, *jax.tree.map(lambda x: x[0], (micro, old_scores)))
-
-    def step(total, rows):
-      batch, old = rows
-      return jax.lax.cond(
-        jnp.any(batch.advantage != 0),
-        lambda: montecarlo.add(total, grads_of(params, batch, old)),
-        lambda: total,
-      ), None
-
-    (stats, grads), _ = jax.lax.scan(
-      step, montecarlo.zeros(shapes), (micro, old_scores))
-    live = jnp.maximum(stats["live"], 1)
-    means = {k: stats[k] / live for k in ("score_mean", "score_std", "delta")}
-    means["loss"] = stats["loss"] / n
-    return means, jax.tree.map(lambda g: g / n, grads)
-
-  def score_all(params, batch: Batch):
-    """Scores [n_mc, b] before any of the rollout's updates."""
-
-    def rows_of(batch):
-      return jax.lax.map(
-        lambda j: draw_score(model, cfg, params, batch, j),
-        jnp.arange(cfg.n_mc))
-
-    scores = jax.lax.map(rows_of, split(batch))  # [n, n_mc, micro]
-    return scores.swapaxes(0, 1).reshape(cfg.n_mc, -1)
 
   def one(state: State, rows):
-    batch, old_scores = rows
-    means, grads = accumulate(state.params, batch, old_scores)
+    metrics, grads = batch_grads(model, cfg, state.params, *rows)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = means | {
+    metrics |= {
       "grad_norm": optimizer.global_norm(grads),
       "nonfinite_in_a_row": opt_state.notfinite_count,
       "nonfinite_total": opt_state.total_notfinite,
@@ -163,10 +171,11 @@ def make(
     if n == 1:
       state, metrics = one(state, (batch, None))
       return dataclasses.replace(state, step=state.step + 1), metrics
-    old_scores = score_all(state.params, batch)
-    parts = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), batch)
-    old_parts = old_scores.reshape(cfg.n_mc, n, -1).swapaxes(0, 1)
-    state, metrics = jax.lax.scan(one, state, (parts, old_parts))
+    # The policy that made the rollout, before any of its updates.
+    old = batch_scores(model, cfg, state.params, batch)
+    rows = batch.advantage.shape[0] // n
+    parts = _split(batch, rows), _split(old.T, rows).swapaxes(1, 2)
+    state, metrics = jax.lax.scan(one, state, parts)
     metrics = {
       k: v[-1] if k.startswith("nonfinite") else jnp.mean(v)
       for k, v in metrics.items()
@@ -174,3 +183,8 @@ def make(
     return dataclasses.replace(state, step=state.step + 1), metrics
 
   return update
+
+
+def _split(tree, rows: int):
+  """Arrays [b, ...] as [b / rows, rows, ...]."""
+  return jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), tree)

@@ -63,6 +63,7 @@ BAD = {
   "model.compute_dtype": dict(model__compute_dtype="int8"),
   "seed": dict(seed=-1),
   "steps": dict(steps=0),
+  "mesh.cpu_devices": dict(mesh__cpu_devices=-1),
   "sft.optimizer.learning_rate": dict(sft__optimizer__learning_rate=0.0),
 }
 

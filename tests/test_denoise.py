@@ -4,9 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
-import test_transformer
 
 from dlrl import config
 from dlrl.models import transformer
@@ -23,7 +23,7 @@ SMALL = {"gen_length": 6, "block_length": 3, "steps": 4}
 @functools.cache
 def tiny():
   model = transformer.build(TINY, MASK)
-  params = test_transformer.random_params(model, seed=1)
+  params = networks.random_params(model, seed=1)
   # Masks look at their surroundings, or all of a row would be one token, and
   # logits are steeper, so that confidences are apart.
   table = params["embed"]["embedding"]
@@ -112,7 +112,7 @@ def test_the_number_of_steps_matters():
   "g64_s64_b32_cfg0", "g32_s12_b16_cfg0", "g32_s16_b8_cfg0_leftpad"])
 def test_golden_tokens(shared, case):
   folder = shared / "golden" / "llada_tiny"
-  model, params = test_transformer.published(folder)
+  model, params = networks.published(folder)
   golden = np.load(folder / "sampler.npz")
   prompt, live, want, settings = (golden[f"llada_{case}.{k}"] for k in (
     "prompt", "attention_mask", "output", "settings"))

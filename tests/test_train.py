@@ -117,6 +117,7 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   assert (workdir / "curves.png").stat().st_size > 10_000
   assert list((workdir / "tensorboard").iterdir())
   assert [s["step"] for s in metrics.samples(workdir)] == [2, 4, 6]
+  assert "on 2 x cpu" in output  # config.mesh.cpu_devices
   assert "ETA" in output
   assert "16 held-out items, 95% intervals" in output
 

@@ -2,93 +2,22 @@
 
 import dataclasses
 import functools
-import json
 import re
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 
-from dlrl import config
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
 
-TINY = config.Model(vocab_size=24, width=16, layers=2, heads=2, kv_heads=2,
-                    head_dim=8, mlp_width=24, remat="none")
-
-# Names in the published checkpoints; a Linear there is [out, in].
-TOP = {
-  "embed/embedding": "wte", "norm/scale": "ln_f", "unembed/kernel": "ff_out"}
-BLOCK = {
-  "attention/q/kernel": "q_proj", "attention/k/kernel": "k_proj",
-  "attention/v/kernel": "v_proj", "attention/out/kernel": "attn_out",
-  "mlp/gate/kernel": "ff_proj", "mlp/up/kernel": "up_proj",
-  "mlp/down/kernel": "ff_out", "attention_norm/scale": "attn_norm",
-  "mlp_norm/scale": "ff_norm",
-}
-
-
-def path_of(path):
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def read_safetensors(path):
-  """{name: array} of a file of fp32 arrays."""
-  data = path.read_bytes()
-  size = int.from_bytes(data[:8], "little")
-  arrays = {}
-  for name, entry in json.loads(data[8:8 + size]).items():
-    if name != "__metadata__":
-      assert entry["dtype"] == "F32"
-      start, end = entry["data_offsets"]
-      arrays[name] = np.frombuffer(
-        data[8 + size + start:8 + size + end], "<f4").reshape(entry["shape"])
-  return arrays
-
-
-def from_torch(arrays, model):
-  """Published names to the model's parameters; every array is used once."""
-  arrays = dict(arrays)
-  layers = model.cfg.layers
-
-  def one(path, leaf):
-    name = path_of(path)
-    turn = (lambda x: x.T) if name.endswith("kernel") else (lambda x: x)
-    stem = "model.transformer."
-    if name.startswith("layers/"):
-      theirs = BLOCK[name.removeprefix("layers/")]
-      made = np.stack([
-        turn(arrays.pop(f"{stem}blocks.{i}.{theirs}.weight"))
-        for i in range(layers)])
-    else:
-      made = turn(arrays.pop(f"{stem}{TOP[name]}.weight"))
-    assert made.shape == leaf.shape, name
-    return jnp.asarray(made)
-
-  params = jax.tree.map_with_path(one, shapes_of(model))
-  assert not arrays
-  return params
-
-
-@functools.cache
-def published(folder):
-  """(model, params) of a published checkpoint's folder."""
-  cfg = json.loads((folder / "config.json").read_text())
-  width, heads = cfg["d_model"], cfg["n_heads"]
-  model = transformer.build(config.Model(
-    vocab_size=cfg["embedding_size"], width=width, layers=cfg["n_layers"],
-    heads=heads, kv_heads=cfg["n_kv_heads"], head_dim=width // heads,
-    mlp_width=cfg["mlp_hidden_size"], rope_theta=cfg["rope_theta"],
-    norm_eps=cfg["rms_norm_eps"]), cfg["mask_token_id"])
-  return model, from_torch(read_safetensors(folder / "model.safetensors"),
-                           model)
-
 
 @pytest.fixture
 def llada(shared):
-  return published(shared / "golden" / "llada_tiny")
+  return networks.published(shared / "golden" / "llada_tiny")
 
 
 @pytest.fixture
@@ -108,35 +37,15 @@ def in_order(ids):
           jnp.full(b, t, jnp.int32))
 
 
-def random_params(model, seed=0):
-  """Like `init`, but with norms that differ, and nothing to compile."""
-  rng = np.random.default_rng(seed)
-
-  def one(path, leaf):
-    noise = rng.normal(size=leaf.shape)
-    if path_of(path).endswith("kernel"):
-      noise /= np.sqrt(leaf.shape[-2])
-    elif path_of(path).endswith("scale"):
-      noise = 1 + 0.2 * noise
-    return jnp.asarray(noise, leaf.dtype)
-
-  return jax.tree.map_with_path(one, shapes_of(model))
-
-
-@functools.cache
-def shapes_of(model):
-  return jax.eval_shape(model.init, jax.random.key(0))
-
-
 @functools.cache
 def tiny(**changes):
-  model = transformer.build(dataclasses.replace(TINY, **changes), 2)
-  return model, random_params(model)
+  model = transformer.build(dataclasses.replace(networks.TINY, **changes), 2)
+  return model, networks.random_params(model)
 
 
 def ids_of(shape, seed=0):
   return np.random.default_rng(seed).integers(
-    0, TINY.vocab_size, shape).astype(np.int32)
+    0, networks.TINY.vocab_size, shape).astype(np.int32)
 
 
 @pytest.mark.shared_data
@@ -194,11 +103,11 @@ def test_golden_gradients_of_masked_log_probs(llada, golden):
   np.testing.assert_allclose(value, golden["grad_sum_logp"], rtol=1e-5)
   stem, checked = "grad.model.transformer.", set()
   for path, ours in jax.tree.leaves_with_path(grads):
-    name = path_of(path)
-    if name in TOP:
-      pairs = [(TOP[name], ours)]
+    name = networks.path_of(path)
+    if name in networks.TOP:
+      pairs = [(networks.TOP[name], ours)]
     else:
-      theirs = BLOCK[name.removeprefix("layers/")]
+      theirs = networks.BLOCK[name.removeprefix("layers/")]
       pairs = [(f"blocks.{i}.{theirs}", x) for i, x in enumerate(ours)]
     for theirs, x in pairs:
       want = golden.get(f"{stem}{theirs}.weight")
@@ -235,7 +144,7 @@ def test_every_output_depends_on_every_live_input_and_on_no_padding():
   # Distinct ids, so that an embedding's row stands for one input position.
   ids, positions, _ = in_order(np.arange(3, 3 + t)[None])
   probe = jnp.asarray(
-    np.random.default_rng(0).normal(size=TINY.width), jnp.float32)
+    np.random.default_rng(0).normal(size=networks.TINY.width), jnp.float32)
 
   def outputs(table):
     changed = params | {"embed": {"embedding": table}}
@@ -277,8 +186,8 @@ def test_shared_kv_heads_are_repeated_kv_heads():
     return jnp.repeat(split, 2, axis=2).reshape(layers, width, 32)
 
   repeated = jax.tree.map_with_path(
-    lambda path, x: repeat(x) if re.search("/[kv]/", path_of(path)) else x,
-    params)
+    lambda path, x: (
+      repeat(x) if re.search("/[kv]/", networks.path_of(path)) else x), params)
   row = in_order(ids_of((2, 6)))
   np.testing.assert_allclose(
     logits_of(full, repeated, *row), logits_of(model, params, *row), atol=1e-5)
@@ -287,10 +196,10 @@ def test_shared_kv_heads_are_repeated_kv_heads():
 def test_every_parameter_matches_one_sharding_row_of_its_rank():
   model, _ = tiny()
   used = set()
-  for path, leaf in jax.tree.leaves_with_path(shapes_of(model)):
+  for path, leaf in jax.tree.leaves_with_path(networks.shapes_of(model)):
     found = [row for row in transformer.SHARDING
-             if re.fullmatch(row, path_of(path))]
-    assert len(found) == 1, path_of(path)
+             if re.fullmatch(row, networks.path_of(path))]
+    assert len(found) == 1, networks.path_of(path)
     assert len(transformer.SHARDING[found[0]]) == leaf.ndim
     used.update(found)
   assert used == set(transformer.SHARDING)
@@ -318,7 +227,7 @@ def test_parameters_are_those_of_the_key():
   jax.tree.map(np.testing.assert_array_equal, params, again)
   params, other = jax.tree.map(np.asarray, (params, other))
   for path, leaf in jax.tree.leaves_with_path(params):
-    name = path_of(path)
+    name = networks.path_of(path)
     if name.endswith("scale"):
       np.testing.assert_array_equal(leaf, 1)
       continue
@@ -331,11 +240,12 @@ def test_parameters_are_those_of_the_key():
 def test_parameter_and_compute_dtypes_are_as_configured():
   model, params = tiny(compute_dtype="bfloat16", param_dtype="float32")
   row = in_order(ids_of((2, 6)))
-  assert {x.dtype for x in jax.tree.leaves(shapes_of(model))} == {
+  assert {x.dtype for x in jax.tree.leaves(networks.shapes_of(model))} == {
     jnp.dtype("float32")}
   hidden = jax.eval_shape(model.hidden, params, *row)
   assert hidden.dtype == jnp.bfloat16
   assert jax.eval_shape(model.unembed, params).dtype == jnp.bfloat16
-  half = transformer.build(dataclasses.replace(TINY, param_dtype="bfloat16"), 2)
-  assert {x.dtype for x in jax.tree.leaves(shapes_of(half))} == {
+  half = transformer.build(
+    dataclasses.replace(networks.TINY, param_dtype="bfloat16"), 2)
+  assert {x.dtype for x in jax.tree.leaves(networks.shapes_of(half))} == {
     jnp.dtype("bfloat16")}

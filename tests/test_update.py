@@ -6,10 +6,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
-import test_transformer
 
 from dlrl import config
 from dlrl import setup as setup_lib
@@ -20,8 +20,6 @@ from dlrl.models import transformer
 from dlrl.runtime import optimizer
 
 B, T, P, N_MC, MASK = 8, 5, 6, 3, 2  # P is more than any prompt needs
-TINY = config.Model(vocab_size=24, width=16, layers=2, heads=2, kv_heads=2,
-                    head_dim=8, mlp_width=24, remat="none")
 # A third off the time to compile; what XLA plans, buffers too, is the same.
 FAST = {"xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True}
@@ -38,8 +36,8 @@ def recorder():
 
 @functools.cache
 def tiny():
-  model = transformer.build(TINY, MASK)
-  return model, test_transformer.random_params(model)
+  model = transformer.build(networks.TINY, MASK)
+  return model, networks.random_params(model)
 
 
 def first_state(params, tx):
@@ -61,7 +59,7 @@ def run(batch, learn=LEARN, params=None):
   return state.opt_state.inner_state, jax.device_get(metrics), state
 
 
-def make_batch(seed=0, b=B, vocab=TINY.vocab_size):
+def make_batch(seed=0, b=B, vocab=networks.TINY.vocab_size):
   rng = np.random.default_rng(seed)
   advantage = rng.normal(0.3, 1, b).astype(np.float32)
   advantage[[1, 4, 6]] = 0  # one micro-batch of none, and one with others
@@ -141,7 +139,7 @@ def assert_same(a, b, rtol=1e-5):
     x, y = np.asarray(x), np.asarray(y)
     np.testing.assert_allclose(
       x, y, rtol=0, atol=rtol * max(np.abs(y).max(), 1e-3),
-      err_msg=test_transformer.path_of(path))
+      err_msg=networks.path_of(path))
 
   jax.tree.map_with_path(one, a, b)
 
@@ -307,7 +305,7 @@ def test_memory_does_not_grow_with_the_number_of_samples():
   model = transformer.build(config.Model(), MASK)
   tx = optimizer.make(config.Optimizer(), 10)
 
-  params = test_transformer.shapes_of(model)
+  params = networks.shapes_of(model)
   state = jax.eval_shape(lambda p: first_state(p, tx), params)
 
   def shape(dtype, *sizes):
@@ -340,7 +338,7 @@ def on_one_device():
   """(params, batch, new state, metrics) without a mesh."""
   model = transformer.build(
     SHARDED.model, tokenizer.CharTokenizer().mask_id)
-  params = test_transformer.random_params(model)
+  params = networks.random_params(model)
   batch = make_batch(b=16, vocab=64)
   tx = optimizer.make(SHARDED.learn.optimizer, 10)
   state, metrics = jax.jit(
@@ -360,7 +358,7 @@ def assert_split(tree, shardings, mesh):
   def one(path, leaf, sharding):
     parts = math.prod(mesh.shape[axis] for axis in sharding.spec if axis)
     if leaf.size > 1000 and parts > 1:
-      name = test_transformer.path_of(path)
+      name = networks.path_of(path)
       sizes = {s.data.size for s in leaf.addressable_shards}
       assert sizes == {leaf.size // parts}, name
       return 1

@@ -22,6 +22,16 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
 
+def split_cpu(parts: int) -> None:
+  """Lets JAX see the host's CPU as so many devices, if it has no other ones.
+
+  XLA runs a small model's operations on one core, whatever there is; devices
+  run at the same time. To be called before JAX is asked for its devices.
+  """
+  if parts:
+    jax.config.update("jax_num_cpu_devices", parts)
+
+
 def make(cfg: config.Mesh, devices=None) -> jax.sharding.Mesh:
   """The mesh over all devices.
 
