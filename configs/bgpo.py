@@ -37,7 +37,7 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
 
   # Many puzzles and few completions of each. All right completions of a puzzle
   # are the same grid, so what a step teaches grows with its puzzles.
-  cfg.steps = 280
+  cfg.steps = 400
   cfg.rollout.difficulty = (9, 12)
   cfg.rollout.prompts = 64
   cfg.rollout.group_size = 4
