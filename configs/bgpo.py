@@ -3,11 +3,14 @@
     python -m dlrl.main --config=configs/bgpo.py --workdir=runs/bgpo
 
 A model of 155,000 parameters, fine-tuned on puzzles with 3 to 6 blanks, learns
-to solve those with 9 to 11 from rewards alone; about 6 minutes on 2 CPU cores.
+to solve those with 9 to 12 from rewards alone. On 2 CPU cores in 4 to 7
+minutes, from 29 to 75% of 512 held-out puzzles to 87 to 96%, in five seeds; run
+three times as long it does not fall back (`benchmarks/results/learning_*`).
 
 Presets, after a colon:
   (none)  the run above.
-  plain   the paper's objective, negative advantages undamped.
+  plain   the paper's objective, negative advantages undamped, at a learning rate
+          of 2e-4.
   smoke   every phase in well under a minute; learns nothing.
 """
 
@@ -47,11 +50,15 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   cfg.learn.n_mc = 16
   # Per-token scores: the paper's sums times 1/16, see dlrl/diffusion/elbo.py.
   cfg.learn.score_norm = "token"
-  # Pushing an ELBO down has no floor. See the preset `plain` for what it does.
+  # Pushing an ELBO down has no floor: with weight 1 this run falls from 49% to
+  # 0 in 60 steps (benchmarks/results/learning_bgpo_undamped.png). With 0.1, seed 0 came to
+  # 86.5% of 9-11 blanks in 240 steps where 0 came to 91.0%, at 1.3 times the
+  # cost: failures whose groups have successes are most of the live rows.
   cfg.learn.negative_weight = 0.0
   # Adam's first steps are as large as its rate in every parameter, whatever the
   # gradient: without a warm-up, 1e-3 cost an early version 18 points at once.
-  # The decay takes out the noise that a step of few puzzles puts in.
+  # The decay takes out the noise that a step of few puzzles puts in. After 25
+  # steps seed 0 stood at 46% with 1.5e-3, 49% with 2.5e-3, 37% with 4e-3.
   cfg.learn.optimizer.learning_rate = 2.5e-3
   cfg.learn.optimizer.warmup_steps = 10
   cfg.learn.optimizer.schedule = "cosine"
@@ -64,6 +71,7 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
 
   if preset == "plain":
     cfg.learn.negative_weight = 1.0
+    cfg.learn.optimizer.learning_rate = 2e-4
   if preset == "smoke":
     cfg.steps = 4
     cfg.checkpoint_every = 2
