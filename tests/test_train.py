@@ -192,7 +192,7 @@ def test_several_updates_per_rollout_move_the_scores_off_policy(
     sudoku_dir, tmp_path):
   cfg = tiny(sudoku_dir, steps=2, learn__updates_per_rollout=2)
   _, rows = run_here(cfg, tmp_path / "two")
-  assert rows[-1]["update/delta"] > 0
+  assert rows[-1]["update/delta"] > 1e-4  # not rounding
   _, rows = run_here(tiny(sudoku_dir, steps=2), tmp_path / "one")
   assert rows[-1]["update/delta"] == 0
 
