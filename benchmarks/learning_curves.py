@@ -57,7 +57,7 @@ def plot(result: dict[str, Any], path: pathlib.Path) -> None:
     ax.plot(steps, [100 * s for s in solved], marker="o", markersize=3,
             label=f"seed {run['seed']}")
   ax.set(xlabel="RL step", ylabel="held-out puzzles solved, %", ylim=(0, 100),
-         title=f"{result['config']} ({result['n_eval']} puzzles)")
+         title=" ".join([result["config"], *result["set"]]))
   ax.grid(alpha=0.3)
   ax.spines[["top", "right"]].set_visible(False)
   ax.legend(frameon=False, loc="lower right")
@@ -76,6 +76,7 @@ def main(argv: list[str]) -> None:
     "command": f"python -m benchmarks.learning_curves --config={_CONFIG.value}"
                f" --seeds={_SEEDS.value} --name={_NAME.value}{sets}",
     "config": _CONFIG.value,
+    "set": _SET.value,
     "n_eval": summary["n_eval"],
     "runs": runs,
   }
