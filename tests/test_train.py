@@ -177,6 +177,25 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
                params_of(finished[0]))
 
 
+def test_what_followed_the_last_checkpoint_is_not_logged_twice(
+    sudoku_dir, tmp_path, monkeypatch):
+  cfg = tiny(sudoku_dir, steps=4)
+  _, want = run_here(cfg, tmp_path / "whole")
+  real = journal.Journal.begin
+
+  def begin(self, step, *args):
+    if step == 4:  # step 3 is logged, step 2 was the last one saved
+      raise KeyboardInterrupt
+    real(self, step, *args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(journal.Journal, "begin", begin)
+    with pytest.raises(KeyboardInterrupt):
+      run_here(cfg, tmp_path / "cut")
+  assert [row["step"] for row in timeless(tmp_path / "cut")] == [0, 1, 2, 3]
+  assert run_here(cfg, tmp_path / "cut")[1] == want
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
     sudoku_dir, tmp_path):
   cfg = tiny(sudoku_dir, steps=2)
