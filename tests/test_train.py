@@ -177,6 +177,19 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
                params_of(finished[0]))
 
 
+def test_an_interrupt_ends_a_run_with_one_line(
+    environment, sudoku_dir, tmp_path):
+  process = start(environment, tmp_path / "run", sudoku_dir,
+                  "--config.steps=100000", "--config.eval.every=100000")
+  while len(metrics.rows(tmp_path / "run")) < 2 and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate()
+  assert process.returncode == 130
+  assert "interrupted; the same command continues" in output
+  assert "Traceback" not in output
+
+
 def test_what_followed_the_last_checkpoint_is_not_logged_twice(
     sudoku_dir, tmp_path, monkeypatch):
   cfg = tiny(sudoku_dir, steps=4)
