@@ -78,7 +78,9 @@ def environment(compiled_programs):
 def start(environment, *args):
   return subprocess.Popen(
     command(*args), cwd=ROOT, env=environment, text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    # Whoever runs the tests in the background has interrupts ignored.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 @pytest.fixture(scope="module")
