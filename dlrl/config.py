@@ -9,7 +9,10 @@ import dataclasses
 
 import ml_collections
 
+from dlrl.runtime.strict import Knobs
+
 Range = tuple[int, int]
+NO_KNOBS = Knobs()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +104,12 @@ class Rollout:
 class Learn:
   """From scored completions to new parameters."""
 
-  loss: str = "bgpo"  # a key of dlrl.losses.STATISTICS
-  forward_process: str = "stratified"  # of forward_process.PROCESSES
+  loss: str = "bgpo"  # a key of dlrl.losses.OBJECTIVES
+  loss_args: Knobs = NO_KNOBS  # of the loss, where not its defaults
+  advantage: str = "normalized"  # a key of dlrl.losses.ADVANTAGES
+  forward_process: str = "stratified"  # of dlrl.diffusion.masks.PROCESSES
+  process_args: Knobs = NO_KNOBS  # of the process, where not its defaults
+  prompt_noise: float = 0.0  # share of prompt tokens hidden from each draw
   n_mc: int = 16  # Monte-Carlo samples per completion
   score_norm: str = "token"  # ELBO divided by: token (canvas length) | none
   negative_weight: float = 1.0  # factor on negative advantages; 1 is plain

@@ -7,7 +7,7 @@ import ml_collections
 from dlrl import config
 from dlrl import losses
 from dlrl import tasks
-from dlrl.diffusion import forward_process
+from dlrl.diffusion import masks
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
@@ -41,6 +41,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   for name in ("rollout.sampler", "eval.sampler"):
     _sampler(cfg, name)
   _batches(cfg)
+  _method(cfg.learn)
   return cfg
 
 
@@ -56,8 +57,9 @@ def _choices(cfg: config.Config) -> None:
   one_of("model.remat", transformer.REMAT)
   one_of("model.compute_dtype", DTYPES)
   one_of("model.param_dtype", DTYPES)
-  one_of("learn.loss", losses.STATISTICS)
-  one_of("learn.forward_process", forward_process.PROCESSES)
+  one_of("learn.loss", losses.OBJECTIVES)
+  one_of("learn.advantage", losses.ADVANTAGES)
+  one_of("learn.forward_process", masks.PROCESSES)
   one_of("learn.score_norm", ("token", "none"))
   one_of("sft.optimizer.schedule", optimizer.SCHEDULES)
   one_of("learn.optimizer.schedule", optimizer.SCHEDULES)
@@ -127,3 +129,21 @@ def _batches(cfg: config.Config) -> None:
     rows % u.micro_batch == 0, "learn.micro_batch", u.micro_batch,
     f"must divide the {rows} completions of an update (rollout.prompts * "
     "rollout.group_size / learn.updates_per_rollout)")
+
+
+def _method(learn: config.Learn) -> None:
+  strict.arguments(
+    losses.OBJECTIVES[learn.loss], learn.loss_args, "learn.loss_args")
+  strict.arguments(masks.PROCESSES[learn.forward_process], learn.process_args,
+                   "learn.process_args")
+  objective = losses.OBJECTIVES[learn.loss](**learn.loss_args)
+  strict.require(
+    objective.takes_norm or learn.score_norm == "none", "learn.score_norm",
+    learn.score_norm, f"must be 'none': {learn.loss} does its own norm")
+  strict.require(
+    0 <= learn.prompt_noise <= 1, "learn.prompt_noise", learn.prompt_noise,
+    "must be in 0..1")
+  divisor = {"complementary": 2, "coupled": 3}.get(learn.forward_process, 1)
+  strict.require(
+    learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
+    f"must be a multiple of {divisor} with {learn.forward_process!r}")

@@ -64,14 +64,20 @@ class Setup:
     return init(jax.random.fold_in(self.root_key, 0))
 
   def state_maker(
-    self, tx: optax.GradientTransformation
+    self, tx: optax.GradientTransformation, *, keep_ref: bool = False
   ) -> tuple[Callable[[Any], update.State], update.State]:
-    """`(params -> first state, the state's shapes with shardings)`."""
+    """`(params -> first state, the state's shapes with shardings)`.
+
+    Args:
+      tx: the optimizer.
+      keep_ref: the first parameters stay in the state, as the reference's.
+    """
 
     def first(params):
       return update.State(
         step=jnp.int32(0), params=params, opt_state=tx.init(params),
-        key=jax.random.key_data(self.root_key))
+        key=jax.random.key_data(self.root_key),
+        ref_params=params if keep_ref else None)
 
     shapes = jax.eval_shape(first, self.abstract_params())
     whole = mesh_lib.replicated(self.mesh)
@@ -81,7 +87,8 @@ class Setup:
       self.param_shardings, transform_non_params=lambda _: whole)
     shardings = dataclasses.replace(
       jax.tree.map(lambda _: whole, shapes), params=self.param_shardings,
-      opt_state=opt_shardings)
+      opt_state=opt_shardings,
+      ref_params=shapes.ref_params and self.param_shardings)
     abstract = _with_shardings(shapes, shardings)
     return jax.jit(first, out_shardings=shardings), abstract
 

@@ -66,7 +66,7 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
 
   def learn(state: update.State, rollout: Rollout, reward: jax.Array):
     advantage = losses.damp_negative(
-      losses.normalized(reward, cfg.rollout.group_size),
+      losses.ADVANTAGES[cfg.learn.advantage](reward, cfg.rollout.group_size),
       cfg.learn.negative_weight)
     return step_update(state, update.Batch(
       prompt=rollout.prompt,
@@ -123,7 +123,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   cfg = setup.cfg
   tx = optimizer.make(
     cfg.learn.optimizer, cfg.steps * cfg.learn.updates_per_rollout)
-  make_state, abstract = setup.state_maker(tx)
+  objective = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
+  make_state, abstract = setup.state_maker(tx, keep_ref=objective.needs_ref)
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
   source = setup.task.load(
     cfg.task.data_dir, "train", cfg.rollout.difficulty,

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -12,8 +13,8 @@ import optax
 
 from dlrl import config
 from dlrl import losses
-from dlrl.diffusion import elbo
 from dlrl.diffusion import forward_process
+from dlrl.diffusion import masks
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
@@ -29,12 +30,14 @@ class State:
     params: nested dicts.
     opt_state: of the optimizer.
     key: the run's root key, as data; constant.
+    ref_params: of the reference policy, constant; None without a KL to it.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
   key: jax.Array
+  ref_params: Any = None
 
 
 @flax.struct.dataclass
@@ -58,95 +61,118 @@ class Batch:
   keys: jax.Array
 
 
-def draw_score(model, cfg: config.Learn, params, batch: Batch, j):
-  """The ELBO estimate of draw j for every row, [b] fp32."""
-  process = forward_process.PROCESSES[cfg.forward_process]
-  mask, weight = process(batch.keys, batch.maskable, j, cfg.n_mc)
+def draw_logps(model, cfg: config.Learn, params, batch: Batch, j):
+  """Draw j of every row and its tokens' log-probs, [b, t] fp32."""
+  process = masks.PROCESSES[cfg.forward_process]
+  mask, weight = process(
+    batch.keys, batch.maskable, j, cfg.n_mc, **cfg.process_args)
   noisy = jnp.where(mask, model.mask_id, batch.completion)
-  row = rows.assemble(noisy, batch.prompt, batch.prompt_length)
+  prompt = batch.prompt
+  if cfg.prompt_noise:
+    live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
+    hidden = masks.prompt_noise(
+      batch.keys, live, j, cfg.n_mc, cfg.prompt_noise)
+    prompt = jnp.where(hidden, model.mask_id, prompt)
+  row = rows.assemble(noisy, prompt, batch.prompt_length)
   hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
   logps = token_logps.token_logps(
-    hidden, model.unembed(params), batch.completion, mask,
+    hidden, model.unembed(params), batch.completion, weight > 0,
     chunk=cfg.logps_chunk)
   norm = noisy.shape[1] if cfg.score_norm == "token" else 1
-  return elbo.score(logps, weight, norm)
+  return forward_process.Draw(mask, weight / norm), logps
 
 
-def micro_batch_grads(model, cfg: config.Learn, params, batch: Batch, old):
-  """`(sums over rows, gradients)` of the mean loss of a few rows.
+class Others(NamedTuple):
+  """Log-probs of all draws by other parameters, [n_mc, b, t], or None.
+
+  Attributes:
+    old: by those that made the rollout; None: they are those trained.
+    ref: by the reference's; None: there is none.
+  """
+
+  old: jax.Array | None
+  ref: jax.Array | None
+
+
+def micro_batch_grads(
+  model, cfg: config.Learn, params, batch: Batch, others: Others, live, tokens
+):
+  """`(sums over live rows, gradients)` of the mean loss of a few rows.
 
   Args:
     model: of the policy.
     cfg: of the update.
     params: of the policy.
     batch: rows that are processed together.
-    old: scores [n_mc, b] before the update; None: those of `params`.
+    others: their log-probs by other parameters.
+    live: [b] bool, the rows that have a gradient.
+    tokens: [b], see `losses.Rows`.
   """
-  statistic = losses.STATISTICS[cfg.loss]
+  def score(params, j):
+    draw, logps = draw_logps(model, cfg, params, batch, j)
+    old = jax.lax.stop_gradient(logps) if others.old is None else others.old[j]
+    scored = losses.Scored(
+      logps, old, None if others.ref is None else others.ref[j], *draw)
+    value = scored.score(logps)
+    return scored, {"score_mean": value, "square": value**2,
+                    "delta": abs(value - scored.score(old))}
 
-  def term(params, j):
-    score = draw_score(model, cfg, params, batch, j)
-    old_score = jax.lax.stop_gradient(score) if old is None else old[j]
-    terms = statistic(score, old_score, batch.advantage)
-    sums = {
-      "score": score, "square": score**2, "delta": abs(score - old_score)}
-    return -jnp.mean(terms), jax.lax.stop_gradient(sums)
-
-  (loss, sums), grads = montecarlo.separable_value_and_grad(
-    term, params, cfg.n_mc)
-  live = batch.advantage != 0
-  mean = sums["score"] / cfg.n_mc
-  var = jnp.maximum(sums["square"] / cfg.n_mc - mean**2, 0)
-  stats = {
-    "loss": loss / cfg.n_mc,
-    "live": jnp.sum(live),
-    "score_mean": jnp.sum(mean * live),
-    "score_std": jnp.sum(jnp.sqrt(var) * live),
-    "delta": jnp.sum(sums["delta"] / cfg.n_mc * live),
-  }
-  return stats, jax.tree.map(lambda g: g / cfg.n_mc, grads)
+  (loss, means), grads = montecarlo.value_and_grad(
+    losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
+    losses.Rows(batch.advantage, batch.maskable, tokens), params, cfg.n_mc)
+  var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
+  means["score_std"] = jnp.sqrt(var)
+  sums = {k: jnp.sum(v * live) for k, v in means.items()}
+  return {"loss": loss, "live": jnp.sum(live), **sums}, grads
 
 
-def batch_grads(model, cfg: config.Learn, params, batch: Batch, old):
+def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   """`(metrics, gradients)` of the mean loss of all rows.
 
-  Micro-batches in which nobody has an advantage are skipped. Arguments as of
+  Micro-batches in which no row has a gradient are skipped. Arguments as of
   `micro_batch_grads`.
   """
+  objective = losses.OBJECTIVES[cfg.loss](**cfg.loss_args)
+  live = (batch.advantage != 0) | (not objective.skips_zero)
+  tokens = jnp.broadcast_to(
+    jnp.mean(jnp.sum(batch.maskable, -1, dtype=jnp.float32)), live.shape)
   # Rows that teach nothing last, so that whole micro-batches of them exist.
-  order = jnp.argsort(batch.advantage == 0)
-  parts = _split(jax.tree.map(lambda x: x[order], batch), cfg.micro_batch)
-  n = parts.advantage.shape[0]
-  if old is not None:
-    old = _split(old.T[order], cfg.micro_batch).swapaxes(1, 2)
-  grads_of = functools.partial(micro_batch_grads, model, cfg)
+  order = jnp.argsort(~live)
+  others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)  # rows first
+  parts = jax.tree.map(lambda x: x[order], (batch, others, live, tokens))
+  parts = _split(parts, cfg.micro_batch)
+  n = parts[2].shape[0]
+
+  def grads_of(params, batch, others, live, tokens):
+    others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)
+    return micro_batch_grads(model, cfg, params, batch, others, live, tokens)
+
   shapes = jax.eval_shape(
-    grads_of, params, *jax.tree.map(lambda x: x[0], (parts, old)))
+    grads_of, params, *jax.tree.map(lambda x: x[0], parts))
 
   def step(total, part):
     return jax.lax.cond(
-      jnp.any(part[0].advantage != 0),
+      jnp.any(part[2]),
       lambda: montecarlo.add(total, grads_of(params, *part)),
       lambda: total,
     ), None
 
-  (stats, grads), _ = jax.lax.scan(
-    step, montecarlo.zeros(shapes), (parts, old))
-  live = jnp.maximum(stats["live"], 1)
-  metrics = {k: stats[k] / live for k in ("score_mean", "score_std", "delta")}
-  metrics["loss"] = stats["loss"] / n
-  return metrics, jax.tree.map(lambda g: g / n, grads)
+  (sums, grads), _ = jax.lax.scan(step, montecarlo.zeros(shapes), parts)
+  loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
+  metrics = {k: v / count for k, v in sums.items()}
+  return metrics | {"loss": loss / n}, jax.tree.map(lambda g: g / n, grads)
 
 
-def batch_scores(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
-  """The scores of all draws, [n_mc, b] fp32, `micro_batch` rows at a time."""
+def batch_logps(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
+  """Log-probs of all draws, [n_mc, b, t] fp32, `micro_batch` rows at a time."""
 
   def of_rows(part):
     return jax.lax.map(
-      lambda j: draw_score(model, cfg, params, part, j), jnp.arange(cfg.n_mc))
+      lambda j: draw_logps(model, cfg, params, part, j)[1],
+      jnp.arange(cfg.n_mc))
 
-  scores = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
-  return scores.swapaxes(0, 1).reshape(cfg.n_mc, -1)
+  logps = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
+  return logps.swapaxes(0, 1).reshape(cfg.n_mc, *batch.completion.shape)
 
 
 def make(
@@ -168,14 +194,18 @@ def make(
 
   def update(state: State, batch: Batch):
     n = cfg.updates_per_rollout
+    logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
+    others = Others(
+      # The policy that made the rollout, before any of its updates.
+      old=logps_by(params=state.params) if n > 1 else None,
+      ref=logps_by(params=state.ref_params) if state.ref_params else None)
     if n == 1:
-      state, metrics = one(state, (batch, None))
+      state, metrics = one(state, (batch, others))
       return dataclasses.replace(state, step=state.step + 1), metrics
-    # The policy that made the rollout, before any of its updates.
-    old = batch_scores(model, cfg, state.params, batch)
     rows = batch.advantage.shape[0] // n
-    parts = _split(batch, rows), _split(old.T, rows).swapaxes(1, 2)
-    state, metrics = jax.lax.scan(one, state, parts)
+    others = jax.tree.map(
+      lambda x: x.reshape(x.shape[0], n, rows, -1).swapaxes(0, 1), others)
+    state, metrics = jax.lax.scan(one, state, (_split(batch, rows), others))
     metrics = {
       k: v[-1] if k.startswith("nonfinite") else jnp.mean(v)
       for k, v in metrics.items()

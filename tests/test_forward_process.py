@@ -31,7 +31,8 @@ def draw(name, maskable, j, n, seed=0, keys=None):
   maskable = jnp.asarray(maskable)
   if keys is None:
     keys = jax.random.split(jax.random.key(seed), maskable.shape[0])
-  made = jax.jit(forward_process.PROCESSES[name])(keys, maskable, j, n)
+  made = jax.jit(forward_process.PROCESSES[name], static_argnums=3)(
+    keys, maskable, j, n)
   return np.asarray(made.mask), np.asarray(made.weight)
 
 
@@ -85,7 +86,8 @@ def test_the_oracle_is_the_subset_form_with_weight_m_over_k():
 @pytest.mark.parametrize(
   ("name", "j", "n"),
   [("exact_k", 0, 1), ("exact_k", 3, 8), ("stratified", 0, 3),
-   ("stratified", 2, 3), ("stratified", 5, 7)])
+   ("stratified", 2, 3), ("stratified", 5, 7), ("tiled", 0, 3),
+   ("tiled", 2, 3), ("tiled", 5, 7)])
 def test_every_subset_of_k_is_as_likely_as_the_other_ones(name, j, n):
   mask, _ = many(name, j, n)
   counts = collections.Counter(tuple(np.flatnonzero(m)) for m in mask)
@@ -93,7 +95,7 @@ def test_every_subset_of_k_is_as_likely_as_the_other_ones(name, j, n):
     counts, {s: 1 / (M * math.comb(M, len(s))) for s in subsets(LIVE)}, DRAWS)
 
 
-@pytest.mark.parametrize("name", ["exact_k", "stratified"])
+@pytest.mark.parametrize("name", ["exact_k", "stratified", "tiled"])
 def test_weights_are_m_over_k_on_the_masked_positions(name):
   mask, weight = many(name, 1, 3)
   k = mask.sum(1, keepdims=True)
@@ -103,7 +105,8 @@ def test_weights_are_m_over_k_on_the_masked_positions(name):
 
 
 @pytest.mark.parametrize(
-  ("name", "n"), [("exact_k", 2), ("stratified", 3), ("stratified", 6)])
+  ("name", "n"), [("exact_k", 2), ("stratified", 3), ("stratified", 6),
+                  ("tiled", 3), ("tiled", 6), ("complementary", 4)])
 def test_every_draw_is_unbiased_for_any_table(name, n):
   logp = table(LIVE)
   target = order_average(logp, LIVE)
@@ -258,3 +261,14 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
     some, some_weight = draw(name, maskable[rows], 2, 5, keys=keys[rows])
     np.testing.assert_array_equal(some, mask[rows])
     np.testing.assert_array_equal(some_weight, weight[rows])
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_tiles_mask_all_positions_equally_often(n):
+  masked = sum(many("tiled", j, n, draws=ROWS)[0].astype(int)
+               for j in range(n))[:, LIVE]
+  assert (masked.max(1) - masked.min(1) <= 1).all()
+  ks = np.stack([many("tiled", j, n, draws=ROWS)[0].sum(1) for j in range(n)])
+  want = np.stack([many("stratified", j, n, draws=ROWS)[0].sum(1)
+                   for j in range(n)])
+  np.testing.assert_array_equal(ks, want)

@@ -70,7 +70,7 @@ def test_vrpo_online_and_its_gradient_are_as_written():
   loss, metrics = losses.vrpo_online(score, old, advantage)
   ratio = np.exp((score.astype(np.float64) - old).mean(0))
   np.testing.assert_allclose(loss, -ratio * advantage, rtol=1e-5)
-  np.testing.assert_allclose(metrics["ratio"], ratio.mean(), rtol=1e-5)
+  np.testing.assert_allclose(metrics["ratio"], ratio, rtol=1e-5)
   np.testing.assert_allclose(
     three_gradients(score, old, advantage)[1],
     np.tile(-ratio * advantage / N, (N, 1)), rtol=1e-5)
@@ -170,22 +170,11 @@ def test_no_advantage_no_loss_and_no_gradient():
   np.testing.assert_array_equal(grad, 0)
 
 
-@pytest.mark.parametrize("name", sorted(losses.STATISTICS))
-def test_the_statistic_of_one_draw_averages_to_the_stacked_loss(name):
-  score, old, advantage = case(9)
-  statistic = losses.STATISTICS[name]
-  stacked = {"bgpo": lambda: losses.bgpo(score, old, advantage),
-             "elbo_reinforce": lambda: losses.elbo_reinforce(score, advantage)}
-  terms = [statistic(score[j], old[j], advantage) for j in range(N)]
-  np.testing.assert_allclose(
-    -np.mean(terms, 0), stacked[name]()[0], rtol=1e-5, atol=1e-6)
-
-
 def test_delta_is_the_mean_absolute_change():
   score, old, advantage = case(10)
   _, metrics = losses.bgpo(score, old, advantage)
   np.testing.assert_allclose(
-    metrics["delta"], np.abs(score.astype(np.float64) - old).mean(), rtol=1e-5)
+    metrics["delta"], np.abs(score.astype(np.float64) - old).mean(0), rtol=1e-5)
 
 
 # How the golden code averages [b, t] terms p under a mask.

@@ -17,6 +17,7 @@ from configs import bgpo
 from dlrl import config_check
 from dlrl import data
 from dlrl import journal
+from dlrl import losses
 from dlrl import report
 from dlrl import setup as setup_lib
 from dlrl import train
@@ -69,6 +70,8 @@ def command(workdir, data_dir, *more):
 @pytest.fixture(scope="module")
 def environment(compiled_programs):
   """Of child processes."""
+  # In the background, interrupts are ignored, and children inherit that.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   return os.environ | {
     "PYTHONPATH": str(ROOT),
     "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
@@ -78,9 +81,7 @@ def environment(compiled_programs):
 def start(environment, *args):
   return subprocess.Popen(
     command(*args), cwd=ROOT, env=environment, text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    # Whoever runs the tests in the background has interrupts ignored.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +307,9 @@ def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
 def test_a_run_whose_gradients_stay_non_finite_stops_and_names_the_step(
     sudoku_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(
-    "dlrl.losses.STATISTICS",
-    {"bgpo": lambda score, old, advantage: score * np.nan})
+    "dlrl.losses.OBJECTIVES", {"bgpo": lambda: losses.Separable(
+      lambda draw, rows: (draw.score(draw.logps) * np.nan, {}),
+      takes_norm=True)})
   with pytest.raises(RuntimeError, match=r"step 2: .*last 2 updates"):
     run_here(tiny(sudoku_dir, max_nonfinite=2), tmp_path / "run")
   rows = metrics.rows(tmp_path / "run")

@@ -12,12 +12,15 @@ import optax
 import pytest
 
 from dlrl import config
+from dlrl import losses
 from dlrl import setup as setup_lib
 from dlrl import update
 from dlrl.diffusion import forward_process
+from dlrl.diffusion import montecarlo
 from dlrl.models import tokenizer
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
+from dlrl.runtime import strict
 
 B, T, P, N_MC, MASK = 8, 5, 6, 3, 2  # P is more than any prompt needs
 # A third off the time to compile; what XLA plans, buffers too, is the same.
@@ -192,6 +195,36 @@ def test_two_updates_per_rollout_share_the_draws_and_the_old_scores():
   _, on_policy = stacked(moved, second, LEARN)
   with pytest.raises(AssertionError):
     assert_same(last, on_policy, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["espo", "diffu_grpo"])
+def test_a_reference_is_scored_on_the_same_draws(name):
+  learn = dataclasses.replace(
+    LEARN, loss=name, loss_args=strict.Knobs(kl_coef=0.5), score_norm="none",
+    forward_process="exact_k", prompt_noise=0.3)
+  (model, params), batch = tiny(), make_batch()
+  ref = networks.random_params(model, seed=1)
+  state, metrics = jitted(learn)(
+    dataclasses.replace(first_state(params, recorder()), ref_params=ref), batch)
+
+  def score(params, j):
+    draw, logps = update.draw_logps(model, learn, params, batch, j)
+    _, other = update.draw_logps(model, learn, ref, batch, j)
+    return losses.Scored(
+      logps, jax.lax.stop_gradient(logps), other, *draw), {}
+
+  rows = losses.Rows(batch.advantage, batch.maskable, jnp.full(
+    B, batch.maskable.sum() / B))
+  (loss, wanted), want = jax.jit(
+    lambda p: montecarlo.stacked_value_and_grad(
+      losses.OBJECTIVES[name](**learn.loss_args), score, rows, p, N_MC),
+    compiler_options=FAST)(params)
+  assert_same(state.opt_state.inner_state, want, rtol=1e-4)
+  # The rows without an advantage count: the reference holds them.
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
+  np.testing.assert_allclose(metrics["kl"], wanted["kl"].mean(), rtol=1e-4)
+  assert metrics["kl"] > 0.01
+  jax.tree.map(np.testing.assert_array_equal, state.ref_params, ref)
 
 
 def test_the_order_of_rows_changes_nothing():

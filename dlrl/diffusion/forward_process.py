@@ -62,7 +62,7 @@ def exact_k(keys, maskable, j, n) -> Draw:
 
   def row(key, maskable):
     key_k, key_subset = jax.random.split(jax.random.fold_in(key, j))
-    m = _count(maskable)
+    m = count(maskable)
     return _subset(key_subset, maskable, _uniform_k(key_k, m), m)
 
   return jax.vmap(row)(keys, maskable)
@@ -78,7 +78,7 @@ def stratified(keys, maskable, j, n) -> Draw:
   """
 
   def row(key, maskable):
-    m = _count(maskable)
+    m = count(maskable)
     k_0 = _uniform_k(jax.random.fold_in(key, n), m)
     k = (k_0 - 1 + j * m // n) % m + 1
     return _subset(jax.random.fold_in(key, j), maskable, k, m)
@@ -86,15 +86,50 @@ def stratified(keys, maskable, j, n) -> Draw:
   return jax.vmap(row)(keys, maskable)
 
 
-PROCESSES: dict[str, Process] = {
-  "continuous": continuous,
-  "exact_k": exact_k,
-  "stratified": stratified,
-}
+def tiled(keys, maskable, j, n) -> Draw:
+  """`stratified` with masks that tile the response, one after the other.
+
+  The response's tokens are put on a circle in a random order; draw j masks the
+  k_j of them that follow those of draw j - 1. Each mask is a uniformly random
+  subset, so every draw is unbiased; together they mask all tokens as often as
+  possible equally often, and none of the variance is left that comes from
+  masking some more often than others.
+  """
+  def row(key, maskable):
+    m = count(maskable)
+    k_0 = _uniform_k(jax.random.fold_in(key, n), m)
+    i = jnp.arange(n)
+    k = (k_0 - 1 + i * m // n) % m + 1
+    start = jnp.sum(jnp.where(i < j, k, 0))
+    place = (ranks(jax.random.fold_in(key, n + 1), maskable) - start) % m
+    mask = maskable & (place < k[j])
+    return Draw(mask, jnp.where(mask, m / k[j], 0.0))
+
+  return jax.vmap(row)(keys, maskable)
 
 
-def _count(maskable):
-  # At least 1, so that an empty row gives an empty mask and not a 0/0.
+def complementary(keys, maskable, j, n) -> Draw:
+  """Draws 2i and 2i + 1 mask k ~ U{0..m} tokens and the m - k others.
+
+  Weight (m + 1) over the number masked: both are unbiased, and every token is
+  predicted once per pair. The values of k are spread evenly over the pairs.
+  Source: ESPO (arXiv 2512.03759); n should be even.
+  """
+  def row(key, maskable):
+    m = count(maskable)
+    k_0 = jax.random.randint(jax.random.fold_in(key, n), (), 0, m + 1)
+    pair, pairs = j // 2, (n + 1) // 2
+    k = (k_0 + pair * (m + 1) // pairs) % (m + 1)
+    first = ranks(jax.random.fold_in(key, pair), maskable) < k
+    mask = maskable & (first ^ (j % 2 == 1))
+    masked = jnp.maximum(jnp.where(j % 2 == 1, m - k, k), 1)
+    return Draw(mask, jnp.where(mask, (m + 1) / masked, 0.0))
+
+  return jax.vmap(row)(keys, maskable)
+
+
+def count(maskable):
+  """Set positions of a row [t]; at least 1, or an empty row would give 0/0."""
   return jnp.maximum(jnp.sum(maskable), 1)
 
 
@@ -102,9 +137,23 @@ def _uniform_k(key, m):
   return jax.random.randint(key, (), 1, m + 1)
 
 
+def ranks(key, maskable):
+  """Places of a row's positions [t] in a random order, the maskable first."""
+  order = jnp.where(maskable, jax.random.uniform(key, maskable.shape), 2.0)
+  return jnp.argsort(jnp.argsort(order))
+
+
 def _subset(key, maskable, k, m) -> Draw:
   """A uniformly random subset of k maskable positions."""
-  order = jnp.where(maskable, jax.random.uniform(key, maskable.shape), 2.0)
-  rank = jnp.argsort(jnp.argsort(order))
-  mask = maskable & (rank < k)
+  mask = maskable & (ranks(key, maskable) < k)
   return Draw(mask, jnp.where(mask, m / k, 0.0))
+
+
+# Unbiased estimates of the ELBO; `masks.PROCESSES` has the others, too.
+PROCESSES: dict[str, Process] = {
+  "continuous": continuous,
+  "exact_k": exact_k,
+  "stratified": stratified,
+  "tiled": tiled,
+  "complementary": complementary,
+}

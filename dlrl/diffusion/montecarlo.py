@@ -3,17 +3,31 @@
 A *separable* objective is a sum of one term per draw (BGPO, REINFORCE on the
 ELBO, ...). Then each draw's gradient is taken inside the scan and added up: one
 forward and one backward per draw, and only one draw's activations exist.
+
+A *joint* objective is a function of the mean over draws of a statistic (a ratio
+of ELBOs, DPO, ...). Its gradient is that of the statistics' inner product with
+the function's slope, which is known once a forward pass over the draws has
+given their mean: one more forward per draw, and again one draw at a time.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import objective as losses
+
 Params = Any
 # (params, j) -> (the term of draw j, a tree of further numbers to be summed)
 Term = Callable[[Params, jax.Array], tuple[jax.Array, Any]]
+# (params, j) -> a tree of arrays
+Statistic = Callable[[Params, jax.Array], Any]
+# its mean over draws -> (value, anything)
+Outer = Callable[[Any], tuple[jax.Array, Any]]
+# (params, j) -> (the scored draw, metrics [b])
+Score = Callable[[Params, jax.Array], tuple[losses.Scored, losses.Metrics]]
 
 
 def separable_value_and_grad(
@@ -34,6 +48,100 @@ def separable_value_and_grad(
   shapes = jax.eval_shape(value_and_grad, params, jnp.int32(0))
   total, _ = jax.lax.scan(step, zeros(shapes), jnp.arange(n, dtype=jnp.int32))
   return total
+
+
+def joint_value_and_grad(
+  statistic: Statistic, outer: Outer, params: Params, n: int
+) -> tuple[tuple[jax.Array, Any], Params]:
+  """((value, extras) of `outer`, gradient of the value), exactly.
+
+  Args:
+    statistic: of one draw; a tree of arrays.
+    outer: of the mean over draws of the statistic.
+    params: differentiated; gradients accumulate in fp32 or wider.
+    n: number of draws, at least 1.
+  """
+  draws = jnp.arange(n, dtype=jnp.int32)
+  shapes = jax.eval_shape(statistic, params, jnp.int32(0))
+  total, _ = jax.lax.scan(
+    lambda total, j: (add(total, statistic(params, j)), None),
+    zeros(shapes), draws)
+  mean = _mean(total, n)
+  value, slope = jax.value_and_grad(outer, has_aux=True)(mean)
+
+  def term(params, j):
+    each = statistic(params, j)
+    parts = jax.tree.map(lambda s, x: jnp.sum(s * x) / n, slope, each)
+    return jax.tree.reduce(jnp.add, parts), None
+
+  _, grads = separable_value_and_grad(term, params, n)
+  return value, grads
+
+
+def value_and_grad(
+  objective: losses.Objective, score: Score, rows: losses.Rows, params: Params,
+  n: int,
+) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
+  """((loss, metrics), gradients) of any objective, averaged over responses.
+
+  Args:
+    objective: separable or joint.
+    score: (params, j) -> the scored draw j and metrics of one's own, [b].
+    rows: the responses.
+    params: differentiated; gradients accumulate in fp32 or wider.
+    n: number of draws, at least 1.
+
+  Returns:
+    The loss, a scalar; metrics [b], averaged over draws; and gradients.
+  """
+  if isinstance(objective, losses.Separable):
+    loss_of = objective.loss
+
+    def term(params, j):
+      draw, metrics = score(params, j)
+      loss, more = loss_of(draw, rows)
+      return jnp.mean(loss) / n, _mean(metrics | more, n)
+
+    return separable_value_and_grad(term, params, n)
+  statistic, outer = _joint(objective, score, rows)
+  return joint_value_and_grad(statistic, outer, params, n)
+
+
+def stacked_value_and_grad(
+  objective: losses.Objective, score: Score, rows: losses.Rows, params: Params,
+  n: int,
+) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
+  """`value_and_grad` with all draws in memory at once.
+
+  What other frameworks do: the oracle of the tests and the baseline of the
+  benchmarks, not for use.
+  """
+  if isinstance(objective, losses.Separable):
+    objective = losses.Joint(objective.loss, lambda means, _: means)
+  statistic, outer = _joint(objective, score, rows)
+
+  def loss(params):
+    each = jax.vmap(functools.partial(statistic, params))(
+      jnp.arange(n, dtype=jnp.int32))
+    return outer(jax.tree.map(lambda x: jnp.mean(x, 0), each))
+
+  return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def _joint(objective: losses.Joint, score: Score, rows: losses.Rows):
+  def statistic(params, j):
+    draw, metrics = score(params, j)
+    return objective.statistic(draw, rows), jax.lax.stop_gradient(metrics)
+
+  def outer(means):
+    loss, metrics = objective.outer(means[0], rows)
+    return jnp.mean(loss), means[1] | metrics
+
+  return statistic, outer
+
+
+def _mean(sums: Any, n: int) -> Any:
+  return jax.tree.map(lambda x: x / n, sums)
 
 
 def zeros(shapes: Any) -> Any:

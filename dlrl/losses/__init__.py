@@ -1,30 +1,98 @@
 """Objectives: arrays in, loss per response out; no model, mesh or config.
 
-`STATISTICS` holds the separable ones by name: (score, old_score, advantage),
-each [b] and of one draw, to that draw's term, whose mean over draws and
-responses is maximised.
+`OBJECTIVES` maps a name to a function of the method's knobs that gives the
+statistic and outer function for `dlrl.diffusion.montecarlo`.
 """
 
+from dlrl.losses.advantages import ADVANTAGES
+from dlrl.losses.advantages import centered
 from dlrl.losses.advantages import damp_negative
+from dlrl.losses.advantages import leave_one_out
 from dlrl.losses.advantages import normalized
+from dlrl.losses.advantages import softmax_weights
 from dlrl.losses.bgpo import bgpo
+from dlrl.losses.bgpo import bgpo_clipped
+from dlrl.losses.bgpo import bgpo_clipped_objective
+from dlrl.losses.bgpo import bgpo_objective
 from dlrl.losses.bgpo import bgpo_statistic
+from dlrl.losses.coupled_grpo import coupled_grpo
+from dlrl.losses.coupled_grpo import coupled_grpo_objective
+from dlrl.losses.diffu_grpo import diffu_grpo
+from dlrl.losses.diffu_grpo import diffu_grpo_objective
 from dlrl.losses.elbo_reinforce import elbo_reinforce
-from dlrl.losses.elbo_reinforce import elbo_reinforce_statistic
+from dlrl.losses.elbo_reinforce import elbo_reinforce_objective
+from dlrl.losses.espo import espo
+from dlrl.losses.espo import espo_objective
+from dlrl.losses.gdsd import gdsd
+from dlrl.losses.gdsd import gdsd_objective
+from dlrl.losses.objective import Joint
+from dlrl.losses.objective import Objective
+from dlrl.losses.objective import Rows
+from dlrl.losses.objective import Scored
+from dlrl.losses.objective import Separable
+from dlrl.losses.ratio import kl
+from dlrl.losses.spg import spg
+from dlrl.losses.spg import spg_objective
+from dlrl.losses.unigrpo import trace_rl_objective
+from dlrl.losses.unigrpo import unigrpo
+from dlrl.losses.unigrpo import unigrpo_objective
+from dlrl.losses.vrpo_offline import vrpo_offline
+from dlrl.losses.vrpo_offline import vrpo_offline_outer
 from dlrl.losses.vrpo_online import vrpo_online
+from dlrl.losses.vrpo_online import vrpo_online_objective
+from dlrl.losses.wd1 import wd1
 
-STATISTICS = {
-  "bgpo": bgpo_statistic,
-  "elbo_reinforce": elbo_reinforce_statistic,
+OBJECTIVES = {
+  "bgpo": bgpo_objective,
+  "bgpo_clipped": bgpo_clipped_objective,
+  "coupled_grpo": coupled_grpo_objective,
+  "diffu_grpo": diffu_grpo_objective,
+  "elbo_reinforce": elbo_reinforce_objective,
+  "espo": espo_objective,
+  "gdsd": gdsd_objective,
+  "spg": spg_objective,
+  "trace_rl": trace_rl_objective,
+  "unigrpo": unigrpo_objective,
+  "vrpo_online": vrpo_online_objective,
 }
 
 __all__ = [
-  "STATISTICS",
+  "ADVANTAGES",
+  "OBJECTIVES",
+  "Joint",
+  "Objective",
+  "Rows",
+  "Scored",
+  "Separable",
   "bgpo",
+  "bgpo_clipped",
+  "bgpo_clipped_objective",
+  "bgpo_objective",
   "bgpo_statistic",
+  "centered",
+  "coupled_grpo",
+  "coupled_grpo_objective",
   "damp_negative",
+  "diffu_grpo",
+  "diffu_grpo_objective",
   "elbo_reinforce",
-  "elbo_reinforce_statistic",
+  "elbo_reinforce_objective",
+  "espo",
+  "espo_objective",
+  "gdsd",
+  "gdsd_objective",
+  "kl",
+  "leave_one_out",
   "normalized",
+  "softmax_weights",
+  "spg",
+  "spg_objective",
+  "trace_rl_objective",
+  "unigrpo",
+  "unigrpo_objective",
+  "vrpo_offline",
+  "vrpo_offline_outer",
   "vrpo_online",
+  "vrpo_online_objective",
+  "wd1",
 ]

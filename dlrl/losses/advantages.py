@@ -4,25 +4,55 @@ import jax
 import jax.numpy as jnp
 
 
-def normalized(reward: jax.Array, group_size: int) -> jax.Array:
-  """(r - mean) / std within each group; exactly zero where all are equal.
-
-  The standard deviation has G - 1 in the denominator, as in the published
-  training code. Source: arXiv 2510.11683, Eq. 18.
+def centered(reward: jax.Array, group_size: int) -> jax.Array:
+  """r - mean within each group; exactly zero where all are equal.
 
   Args:
     reward: [b] fp32, groups contiguous.
     group_size: G >= 2, divides b.
   """
   groups = reward.reshape(-1, group_size)
-  centered = groups - jnp.mean(groups, 1, keepdims=True)
-  std = jnp.std(groups, 1, ddof=1, keepdims=True)
   # An explicit test: the mean of equal numbers may be off by one ulp, which
   # divided by a tiny std would be an advantage of order one.
   equal = jnp.max(groups, 1, keepdims=True) == jnp.min(
     groups, 1, keepdims=True)
-  scaled = jnp.where(equal, 0.0, centered / (std + 1e-6))
-  return scaled.reshape(-1)
+  apart = groups - jnp.mean(groups, 1, keepdims=True)
+  return jnp.where(equal, 0.0, apart).reshape(-1)
+
+
+def normalized(reward: jax.Array, group_size: int) -> jax.Array:
+  """(r - mean) / std within each group; exactly zero where all are equal.
+
+  The standard deviation has G - 1 in the denominator, as in the published
+  training code. Source: arXiv 2510.11683, Eq. 18. Arguments as of `centered`.
+  """
+  groups = reward.reshape(-1, group_size)
+  std = jnp.std(groups, 1, ddof=1, keepdims=True)
+  apart = centered(reward, group_size).reshape(-1, group_size)
+  return (apart / (std + 1e-6)).reshape(-1)
+
+
+def leave_one_out(reward: jax.Array, group_size: int) -> jax.Array:
+  """r - mean of the others of its group; a baseline without bias.
+
+  Zero where all are equal. Source: arXiv 2402.14740 (RLOO); DiffuCoder (arXiv
+  2506.20639) and ESPO (arXiv 2512.03759) use it. Arguments as of `centered`.
+  """
+  return centered(reward, group_size) * (group_size / (group_size - 1))
+
+
+def softmax_weights(
+  advantage: jax.Array, group_size: int, psi: float = 1.0
+) -> jax.Array:
+  """G (softmax(psi A) - softmax(-psi A)) within each group of advantages.
+
+  wd1's weights of the likelihoods (arXiv 2507.08838), times G so that a mean
+  over responses is one over groups. Exactly zero where all are equal. Arguments
+  as of `centered`.
+  """
+  groups = psi * advantage.reshape(-1, group_size)
+  apart = jax.nn.softmax(groups, 1) - jax.nn.softmax(-groups, 1)
+  return group_size * apart.reshape(-1)
 
 
 def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
@@ -33,3 +63,17 @@ def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
   keeps the push up in charge. A weight of 1 changes nothing.
   """
   return jnp.where(advantage < 0, weight * advantage, advantage)
+
+
+def softmax_centered(reward: jax.Array, group_size: int) -> jax.Array:
+  """`softmax_weights` of `centered` rewards: what wd1 does with them."""
+  return softmax_weights(centered(reward, group_size), group_size)
+
+
+# (reward [b], group size) -> what a likelihood is multiplied by, [b].
+ADVANTAGES = {
+  "normalized": normalized,
+  "centered": centered,
+  "leave_one_out": leave_one_out,
+  "softmax": softmax_centered,
+}

@@ -7,10 +7,25 @@ advantage, exp(mean_j d_j) A is bounded from below by the mean of
     g_j = exp(d_j) A     where A <  0    (Jensen; A turns the sign around)
 
 and equals it in value and gradient at d = 0. Source: arXiv 2510.11683, Eq. 13.
+The paper does not clip. `bgpo_clipped` does, as its public re-implementation
+in DARE: PPO's clip on the ratio (1 + d_j or exp(d_j)), and a limit to how much
+a negative advantage may cost.
 """
 
 import jax
 import jax.numpy as jnp
+
+from dlrl.losses import objective
+from dlrl.losses import ratio as ratio_lib
+
+
+def _ratio(score, old_score, advantage):
+  delta = score - jax.lax.stop_gradient(old_score)
+  good = advantage >= 0
+  # The inner where keeps an exp that overflows out of the other branch's
+  # gradient, where it would be inf * 0.
+  falling = jnp.exp(jnp.where(good, 0.0, delta))
+  return jnp.where(good, 1 + delta, falling)
 
 
 def bgpo_statistic(
@@ -23,12 +38,7 @@ def bgpo_statistic(
     old_score: [b], the same draw's under those that made the rollout.
     advantage: [b].
   """
-  delta = score - jax.lax.stop_gradient(old_score)
-  good = advantage >= 0
-  # The inner where keeps an exp that overflows out of the other branch's
-  # gradient, where it would be inf * 0.
-  falling = jnp.exp(jnp.where(good, 0.0, delta))
-  return jnp.where(good, 1 + delta, falling) * advantage
+  return _ratio(score, old_score, advantage) * advantage
 
 
 def bgpo(
@@ -42,7 +52,52 @@ def bgpo(
     advantage: [b].
 
   Returns:
-    The loss [b] and metrics, `delta`: mean absolute change of a score.
+    The loss [b] and metrics [b], `delta`: mean absolute change of a score.
   """
-  terms = jax.vmap(bgpo_statistic, (0, 0, None))(score, old_score, advantage)
-  return -jnp.mean(terms, 0), {"delta": jnp.mean(jnp.abs(score - old_score))}
+  loss = -jnp.mean(bgpo_statistic(score, old_score, advantage[None]), 0)
+  return loss, {"delta": jnp.mean(jnp.abs(score - old_score), 0)}
+
+
+def bgpo_clipped(
+  score: jax.Array, old_score: jax.Array, advantage: jax.Array, *,
+  clip: ratio_lib.Clip, dual_clip: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """`bgpo` with every draw's term clipped.
+
+  Args:
+    score: [n, b] fp32.
+    old_score: [n, b], the same draws scored by the rollout's parameters.
+    advantage: [b].
+    clip: how far the ratio counts below and above 1.
+    dual_clip: where A < 0, the largest ratio that counts, above 1.
+
+  Returns:
+    The loss [b] and metrics [b]: `clip`, the share of draws that are clipped.
+  """
+  a = advantage[None]
+  term, flat = ratio_lib.clipped(_ratio(score, old_score, a), a, clip)
+  limit = dual_clip * a
+  over = (a < 0) & (term < limit)
+  term = jnp.where(over, limit, term)
+  return -jnp.mean(term, 0), {"clip": jnp.mean(flat | over, 0)}
+
+
+def bgpo_objective() -> objective.Objective:
+  """BGPO as in the paper."""
+  def loss(draw, rows):
+    return -bgpo_statistic(
+      draw.score(draw.logps), draw.score(draw.old_logps), rows.advantage), {}
+
+  return objective.Separable(loss, takes_norm=True)
+
+
+def bgpo_clipped_objective(
+  clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float = 3.0
+) -> objective.Objective:
+  """BGPO with the clips of DARE, at DARE's values."""
+  def loss(draw, rows):
+    return bgpo_clipped(
+      draw.score(draw.logps)[None], draw.score(draw.old_logps)[None],
+      rows.advantage, clip=(clip_low, clip_high), dual_clip=dual_clip)
+
+  return objective.Separable(loss, takes_norm=True)

@@ -7,13 +7,7 @@ Eq. 15-17).
 import jax
 import jax.numpy as jnp
 
-
-def elbo_reinforce_statistic(
-  score: jax.Array, old_score: jax.Array, advantage: jax.Array
-) -> jax.Array:
-  """One draw's term, to be maximised; [b] fp32. The old score is not used."""
-  del old_score
-  return score * advantage
+from dlrl.losses import objective
 
 
 def elbo_reinforce(
@@ -21,3 +15,10 @@ def elbo_reinforce(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The loss [b] of scores [n, b] and advantages [b], and no metrics."""
   return -jnp.mean(score, 0) * advantage, {}
+
+
+def elbo_reinforce_objective() -> objective.Objective:
+  """REINFORCE, one draw at a time."""
+  return objective.Separable(
+    lambda draw, rows: (-draw.score(draw.logps) * rows.advantage, {}),
+    takes_norm=True)

@@ -7,6 +7,8 @@ activations. Source: arXiv 2510.11683, Eq. 6-7, after arXiv 2505.19223.
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import objective
+
 
 def vrpo_online(
   score: jax.Array, old_score: jax.Array, advantage: jax.Array
@@ -19,7 +21,19 @@ def vrpo_online(
     advantage: [b].
 
   Returns:
-    The loss [b] and metrics, `ratio`: mean of exp(mean_j d_j).
+    The loss [b] and metrics [b], `ratio`: exp(mean_j d_j).
   """
-  ratio = jnp.exp(jnp.mean(score - jax.lax.stop_gradient(old_score), 0))
-  return -ratio * advantage, {"ratio": jnp.mean(ratio)}
+  return _outer(jnp.mean(score - jax.lax.stop_gradient(old_score), 0),
+                advantage)
+
+
+def vrpo_online_objective() -> objective.Objective:
+  """VRPO-OL through the mean change of a score."""
+  return objective.Joint(
+    lambda draw, rows: draw.score(draw.logps - draw.old_logps),
+    lambda delta, rows: _outer(delta, rows.advantage), takes_norm=True)
+
+
+def _outer(delta, advantage):
+  ratio = jnp.exp(delta)
+  return -ratio * advantage, {"ratio": ratio}

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import typing
 from typing import Any
@@ -14,6 +15,28 @@ class ConfigError(ValueError):
   def __init__(self, field: str, value: object, fix: str):
     super().__init__(f"config.{field} = {value!r}: {fix}")
     self.field, self.value, self.fix = field, value, fix
+
+
+class Knobs(dict[str, Any]):
+  """Settings whose names depend on another setting; not to be changed."""
+
+  def __hash__(self) -> int:  # type: ignore[override]
+    return hash(tuple(sorted(self.items())))
+
+
+def arguments(function: Any, values: Knobs, field: str) -> None:
+  """Checks `values` as keyword arguments that have defaults in `function`.
+
+  Raises:
+    ConfigError: one is unknown or not of its default's type.
+  """
+  kinds = {p.name: type(p.default)
+           for p in inspect.signature(function).parameters.values()
+           if p.default is not p.empty}
+  for key, value in values.items():
+    if key not in kinds:
+      raise ConfigError(f"{field}.{key}", value, _unknown(key, kinds))
+    _value(kinds[key], value, f"{field}.{key}")
 
 
 def require(ok: bool, field: str, value: object, fix: str) -> None:
@@ -64,17 +87,24 @@ def find(cls: type, path: str, value: str) -> None:
     if key not in kinds:
       raise ConfigError(path, value, _unknown(key, kinds))
     kind = kinds[key]
+    if kind is Knobs:
+      return  # which names there are depends on other settings
 
 
 def _unknown(key: str, kinds: dict[str, Any]) -> str:
   near = difflib.get_close_matches(key, kinds, 1)
-  hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kinds)}"
+  known = ", ".join(kinds) or "none"
+  hint = f"did you mean {near[0]!r}?" if near else f"known: {known}"
   return f"unknown key; {hint}"
 
 
 def _value(kind: Any, value: Any, path: str) -> Any:
   if dataclasses.is_dataclass(kind):
     return build(typing.cast(type, kind), value, path + ".")
+  if kind is Knobs:
+    if not isinstance(value, dict):
+      raise ConfigError(path, value, "expected a section")
+    return Knobs(value)
   if isinstance(typing.get_origin(kind), type):  # tuple[int, int]
     parts = typing.get_args(kind)
     if not isinstance(value, tuple | list) or len(value) != len(parts):
