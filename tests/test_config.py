@@ -4,23 +4,38 @@ import ml_collections
 import pytest
 
 from configs import bgpo
+from configs import coupled_grpo
+from configs import diffu_grpo
+from configs import elbo_reinforce
+from configs import espo
+from configs import gdsd
+from configs import just_grpo
 from configs import sft
+from configs import spg
+from configs import sudoku_tiny
+from configs import unigrpo
+from configs import vrpo_online
+from configs import wd1
 from dlrl import config
 from dlrl import config_check
 from dlrl.runtime import strict
 
+METHODS = [coupled_grpo, diffu_grpo, elbo_reinforce, espo, gdsd, just_grpo, spg,
+           unigrpo, vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
-           (sft, "smoke")]
+           (sft, "smoke"),
+           *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
 
 
 @pytest.mark.parametrize(("module", "preset"), PRESETS)
 def test_every_preset_is_valid_and_named_in_its_docstring(module, preset):
   cfg = config_check.from_dict(module.get_config(preset))
   assert isinstance(cfg, config.Config)
-  assert preset in module.__doc__
+  page = sudoku_tiny if module in METHODS else module
+  assert preset in page.__doc__
 
 
-@pytest.mark.parametrize("module", [bgpo, sft])
+@pytest.mark.parametrize("module", [bgpo, sft, *METHODS])
 def test_an_unknown_preset_is_refused_and_the_known_ones_are_named(module):
   with pytest.raises(ValueError, match="smoke"):
     module.get_config("smok")
@@ -64,6 +79,17 @@ BAD = {
   "seed": dict(seed=-1),
   "steps": dict(steps=0),
   "mesh.cpu_devices": dict(mesh__cpu_devices=-1),
+  "learn.advantage": dict(learn__advantage="good"),
+  "learn.loss_args.clips": dict(
+    learn__loss="espo", learn__score_norm="none",
+    learn__loss_args={"clips": 0.1}),
+  "learn.loss_args.kl_coef": dict(
+    learn__loss="espo", learn__score_norm="none",
+    learn__loss_args={"kl_coef": "big"}),
+  "learn.process_args.block_length": dict(
+    learn__process_args={"block_length": 4}),
+  "learn.score_norm": dict(learn__loss="espo"),
+  "learn.prompt_noise": dict(learn__prompt_noise=1.5),
   "sft.optimizer.learning_rate": dict(sft__optimizer__learning_rate=0.0),
 }
 

@@ -1,0 +1,25 @@
+"""coupled-GRPO (DiffuCoder, arXiv 2506.20639).
+
+    python -m dlrl.main --config=configs/coupled_grpo.py --workdir=DIR
+
+Three draws: everything, a random part, the rest.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "coupled_grpo"
+  cfg.learn.loss_args = {"clip_low": 0.5, "clip_high": 0.5, "kl_coef": 0.01}
+  cfg.learn.advantage = "leave_one_out"
+  cfg.learn.forward_process = "coupled"
+  cfg.learn.n_mc = 3
+  cfg.learn.updates_per_rollout = 2
+  cfg.learn.score_norm = "none"
+  return cfg

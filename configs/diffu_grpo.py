@@ -1,0 +1,25 @@
+"""diffu-GRPO (d1, arXiv 2504.12216).
+
+    python -m dlrl.main --config=configs/diffu_grpo.py --workdir=DIR
+
+One pass over a fully masked completion and a perturbed prompt.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "diffu_grpo"
+  cfg.learn.loss_args = {"clip_low": 0.5, "clip_high": 0.5, "kl_coef": 0.04}
+  cfg.learn.advantage = "centered"
+  cfg.learn.forward_process = "all_masked"
+  cfg.learn.prompt_noise = 0.15
+  cfg.learn.n_mc = 1
+  cfg.learn.score_norm = "none"
+  return cfg

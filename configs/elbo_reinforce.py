@@ -1,0 +1,19 @@
+"""REINFORCE with the ELBO as log-likelihood.
+
+    python -m dlrl.main --config=configs/elbo_reinforce.py --workdir=DIR
+
+What all ELBO objectives are on-policy.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "elbo_reinforce"
+  return cfg

@@ -1,0 +1,25 @@
+"""JustGRPO (arXiv 2601.15165).
+
+    python -m dlrl.main --config=configs/just_grpo.py --workdir=DIR
+
+The exact likelihood of decoding from left to right, a token per draw.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "diffu_grpo"
+  cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}
+  cfg.learn.forward_process = "left_to_right"
+  cfg.learn.n_mc = 16  # tokens of the canvas
+  cfg.learn.score_norm = "none"
+  cfg.rollout.sampler.block_length = 1  # rollouts from left to right
+  cfg.rollout.sampler.steps = 16
+  return cfg

@@ -1,0 +1,26 @@
+"""SPG (arXiv 2510.09541).
+
+    python -m dlrl.main --config=configs/spg.py --workdir=DIR
+
+ELBO up, mixed with an upper bound down; two block-wise draws.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "spg"
+  cfg.learn.loss_args = {"beta": 1.0, "mix": 0.5}  # beta as for its Sudoku
+  cfg.learn.advantage = "centered"
+  cfg.learn.forward_process = "block"
+  cfg.learn.process_args = {"block_length": 8}  # of 16 tokens; 32 of 256
+  cfg.learn.prompt_noise = 0.15
+  cfg.learn.n_mc = 2
+  cfg.learn.score_norm = "none"
+  return cfg

@@ -1,0 +1,24 @@
+"""UniGRPO (MMaDA, arXiv 2505.15809).
+
+    python -m dlrl.main --config=configs/unigrpo.py --workdir=DIR
+
+Masks of a random ratio, evenly spaced over the draws; the clip and the KL's
+factor are not published with certainty.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "unigrpo"
+  cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.01}
+  cfg.learn.forward_process = "random_ratio"
+  cfg.learn.n_mc = 4
+  cfg.learn.score_norm = "none"
+  return cfg

@@ -1,0 +1,24 @@
+"""wd1 (arXiv 2507.08838).
+
+    python -m dlrl.main --config=configs/wd1.py --workdir=DIR
+
+Likelihoods weighted by softmaxes of the advantages; no ratio, no reference.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "elbo_reinforce"
+  cfg.learn.advantage = "softmax"
+  cfg.learn.forward_process = "all_masked"
+  cfg.learn.prompt_noise = 0.15
+  cfg.learn.n_mc = 1
+  cfg.learn.score_norm = "none"
+  return cfg
