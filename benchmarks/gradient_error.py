@@ -32,9 +32,9 @@ from dlrl.sampling import denoise
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/bgpo.py")
 _OUT = flags.DEFINE_string("out", "benchmarks/results", "directory")
 _RUNS = flags.DEFINE_string("runs", "runs/gradient_error", "the fine-tuning's")
-_ROWS = flags.DEFINE_integer("rows", 16, "completions, two per puzzle")
-_REPEATS = flags.DEFINE_integer("repeats", 24, "gradients per n", lower_bound=2)
-_GOLDEN = flags.DEFINE_integer("golden", 4096, "draws of the reference")
+_ROWS = flags.DEFINE_integer("rows", 8, "completions, two per puzzle")
+_REPEATS = flags.DEFINE_integer("repeats", 16, "gradients per n", lower_bound=2)
+_GOLDEN = flags.DEFINE_integer("golden", 2048, "draws of the reference")
 
 NS = (1, 2, 4, 8, 16, 32, 64)
 # Name on the plot: (forward process, share of the prompt hidden).

@@ -77,17 +77,15 @@ def train(
   Args:
     setup: of the run.
     directory: for checkpoints and metrics.
-    evaluator: applied before the first step and after the last, if given.
+    evaluator: applied before the first step and after the last.
 
   Returns:
-    The parameters and the seconds per phase, also of earlier processes.
+    Parameters and seconds per phase, also of earlier processes.
   """
   cfg = setup.cfg.sft
   tx = optimizer.make(cfg.optimizer, cfg.steps)
   make_state, abstract = setup.state_maker(tx)
-  step = jax.jit(
-    make_step(setup.model, cfg, tx), donate_argnums=0,
-    out_shardings=(setup_lib.shardings_of(abstract), None))
+  step = _jit(make_step(setup.model, cfg, tx), abstract)
   batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 
@@ -99,8 +97,7 @@ def train(
     if restored:
       state, meta, start = restored
       clock = clock_lib.Clock(meta["seconds"])
-      if start < cfg.steps:
-        progress.say(f"fine-tuning continues after step {start}")
+      progress.say(f"fine-tuned for {start} of {cfg.steps} steps")
       writer.truncate_after(start)
     else:
       start, clock = 0, clock_lib.Clock()
@@ -113,9 +110,9 @@ def train(
     reported = start
     for now in range(start + 1, cfg.steps + 1):
       last = now == cfg.steps
+      logs = last or now == 1 or now % cfg.log_every == 0
       with clock.phase("fine-tuning"):
         state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
-        logs = last or now == 1 or now % cfg.log_every == 0
         if logs:
           row = {f"sft/{k}": float(v)
                  for k, v in jax.device_get(metrics).items()}
@@ -133,6 +130,11 @@ def train(
         writer.flush()
         checkpoints.save(now, state, batches, {"seconds": clock.totals})
   return state.params, clock.totals
+
+
+def _jit(step, abstract: update.State):
+  return jax.jit(step, donate_argnums=0, out_shardings=(
+    setup_lib.shardings_of(abstract), None))
 
 
 def _batches(setup: setup_lib.Setup):

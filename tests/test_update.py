@@ -8,45 +8,28 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
-import optax
 import pytest
+from updates import FAST
+from updates import LEARN
+from updates import MASK
+from updates import N_MC
+from updates import B
+from updates import P
+from updates import T
+from updates import assert_same
+from updates import first_state
+from updates import make_batch
+from updates import recorder
+from updates import tiny
 
 from dlrl import config
 from dlrl import losses
-from dlrl import setup as setup_lib
 from dlrl import update
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import montecarlo
-from dlrl.models import tokenizer
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
-
-B, T, P, N_MC, MASK = 8, 5, 6, 3, 2  # P is more than any prompt needs
-# A third off the time to compile; what XLA plans, buffers too, is the same.
-FAST = {"xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True}
-LEARN = config.Learn(n_mc=N_MC, micro_batch=2, logps_chunk=2)
-
-
-def recorder():
-  """SGD of rate 1 that also leaves the gradient in its state."""
-  return optax.apply_if_finite(optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params),
-    lambda grads, state, params=None: (
-      jax.tree.map(jnp.negative, grads), grads)), 2**31 - 1)
-
-
-@functools.cache
-def tiny():
-  model = transformer.build(networks.TINY, MASK)
-  return model, networks.random_params(model)
-
-
-def first_state(params, tx):
-  return update.State(
-    step=jnp.int32(0), params=params, opt_state=tx.init(params),
-    key=jax.random.key_data(jax.random.key(0)))
 
 
 @functools.cache
@@ -60,22 +43,6 @@ def run(batch, learn=LEARN, params=None):
   params = tiny()[1] if params is None else params
   state, metrics = jitted(learn)(first_state(params, recorder()), batch)
   return state.opt_state.inner_state, jax.device_get(metrics), state
-
-
-def make_batch(seed=0, b=B, vocab=networks.TINY.vocab_size):
-  rng = np.random.default_rng(seed)
-  advantage = rng.normal(0.3, 1, b).astype(np.float32)
-  advantage[[1, 4, 6]] = 0  # one micro-batch of none, and one with others
-  advantage[5] = -1
-  maskable = rng.random((b, T)) < 0.8
-  maskable[3] = True
-  return update.Batch(
-    prompt=jnp.asarray(rng.integers(3, vocab, (b, P)), jnp.int32),
-    prompt_length=jnp.asarray(1 + rng.integers(0, 3, b), jnp.int32),
-    completion=jnp.asarray(rng.integers(3, vocab, (b, T)), jnp.int32),
-    maskable=jnp.asarray(maskable),
-    advantage=jnp.asarray(advantage),
-    keys=jax.random.split(jax.random.key(seed + 100), b))
 
 
 def take(batch, rows):
@@ -134,17 +101,6 @@ def stacked(params, batch, learn, old=None):
   return brute_force(
     params, ids, batch.prompt_length + T, batch.prompt_length,
     batch.completion, weight, old, batch.advantage)
-
-
-def assert_same(a, b, rtol=1e-5):
-  """Trees agree to `rtol` of each leaf's largest entry."""
-  def one(path, x, y):
-    x, y = np.asarray(x), np.asarray(y)
-    np.testing.assert_allclose(
-      x, y, rtol=0, atol=rtol * max(np.abs(y).max(), 1e-3),
-      err_msg=networks.path_of(path))
-
-  jax.tree.map_with_path(one, a, b)
 
 
 @pytest.mark.parametrize("changes", [
@@ -358,74 +314,3 @@ def test_memory_does_not_grow_with_the_number_of_samples():
   few = temporaries(2)
   assert few > 0
   assert temporaries(64) <= 1.02 * few
-
-
-SHARDED = config.Config(
-  model=config.Model(vocab_size=64, width=32, layers=2, heads=4, kv_heads=4,
-                     head_dim=8, mlp_width=64),
-  learn=config.Learn(n_mc=2, micro_batch=8))
-
-
-@functools.cache
-def on_one_device():
-  """(params, batch, new state, metrics) without a mesh."""
-  model = transformer.build(
-    SHARDED.model, tokenizer.CharTokenizer().mask_id)
-  params = networks.random_params(model)
-  batch = make_batch(b=16, vocab=64)
-  tx = optimizer.make(SHARDED.learn.optimizer, 10)
-  state, metrics = jax.jit(
-    update.make(model, SHARDED.learn, tx), compiler_options=FAST)(
-      first_state(params, tx), batch)
-  return params, batch, state, metrics
-
-
-def moments(state):
-  """(mu, nu) of the Adam inside `optimizer.make`."""
-  return (optax.tree.get(state.opt_state, "mu"),
-          optax.tree.get(state.opt_state, "nu"))
-
-
-def assert_split(tree, shardings, mesh):
-  """Every larger leaf is cut into as many parts as its spec says."""
-  def one(path, leaf, sharding):
-    parts = math.prod(mesh.shape[axis] for axis in sharding.spec if axis)
-    if leaf.size > 1000 and parts > 1:
-      name = networks.path_of(path)
-      sizes = {s.data.size for s in leaf.addressable_shards}
-      assert sizes == {leaf.size // parts}, name
-      return 1
-    return 0
-
-  return sum(jax.tree.leaves(jax.tree.map_with_path(one, tree, shardings)))
-
-
-@pytest.mark.parametrize(
-  "sizes", [(4, 2, 1), (1, 4, 2), (2, 2, 2), (8, 1, 1)],
-  ids=lambda sizes: "x".join(map(str, sizes)))
-def test_a_mesh_changes_where_things_are_and_not_what_they_are(sizes):
-  params, batch, want, want_metrics = on_one_device()
-  setup = setup_lib.make(
-    dataclasses.replace(SHARDED, mesh=config.Mesh(*sizes)))
-  tx = optimizer.make(SHARDED.learn.optimizer, 10)
-  make_state, abstract = setup.state_maker(tx)
-  with jax.set_mesh(setup.mesh):
-    state = make_state(jax.device_put(params, setup.param_shardings))
-    state, metrics = jax.jit(
-      update.make(setup.model, SHARDED.learn, tx), compiler_options=FAST,
-      out_shardings=(setup_lib.shardings_of(abstract), None))(
-        state, setup.put_batch(batch))
-  for name, value in want_metrics.items():
-    # A deviation from squares loses digits; nothing but a plot needs it.
-    np.testing.assert_allclose(
-      metrics[name], value, rtol=1e-3 if name == "score_std" else 1e-5,
-      atol=1e-6, err_msg=name)
-  assert_same(moments(state)[0], moments(want)[0])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(
-    a, b, rtol=0, atol=1e-5), state.params, want.params)
-  assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(
-    jax.tree.leaves(want.params), jax.tree.leaves(params), strict=True))
-
-  found = [assert_split(tree, setup.param_shardings, setup.mesh)
-           for tree in (state.params, *moments(state))]
-  assert found == [9 if max(sizes[1:]) > 1 else 0] * 3
