@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 from absl import flags
+from absl import logging
 from matplotlib import figure
 from ml_collections import config_flags
 
@@ -145,6 +146,7 @@ def plot(result: dict[str, dict[str, dict]], path: pathlib.Path) -> None:
 def main(argv: list[str]) -> None:
   """Fine-tunes unless that is done, measures, writes both files."""
   del argv
+  logging.set_verbosity(logging.WARNING)
   cfg = config_check.from_dict(_CONFIG.value)
   cfg = dataclasses.replace(
     cfg, mesh=dataclasses.replace(cfg.mesh, cpu_devices=0))
