@@ -115,8 +115,8 @@ def measure(setup: setup_lib.Setup, params) -> dict[str, dict[str, dict]]:
       gradient = gradient_of(setup, process, noise, n)
       samples = np.stack([gradient(params, batch, 1000 * n + seed)
                           for seed in range(_REPEATS.value)]).astype(np.float64)
-      if noise:  # its scale is arbitrary: the best one is taken
-        samples *= golden @ samples.mean(0) / np.sum(samples.mean(0) ** 2)
+      if noise:  # its scale is arbitrary: that of the least error is taken
+        samples *= golden @ samples.mean(0) / np.mean(np.sum(samples**2, 1))
       result[name][str(n)] = errors(samples, golden)
       done += n
       line.tick(n)

@@ -41,8 +41,10 @@ TINY = {
 
 def tiny(data_dir, **changes):
   cfg = bgpo.get_config("smoke")
-  values = TINY | {k.replace("__", "."): v for k, v in changes.items()}
-  cfg.update_from_flattened_dict(values | {"task.data_dir": data_dir})
+  changes = {k.replace("__", "."): v for k, v in changes.items()}
+  cfg.learn.loss_args = changes.pop("learn.loss_args", {})
+  cfg.update_from_flattened_dict(
+    TINY | changes | {"task.data_dir": data_dir})
   return config_check.from_dict(cfg)
 
 
@@ -193,9 +195,12 @@ def test_an_interrupt_ends_a_run_with_one_line(
   assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("changes", [
+  {}, dict(learn__loss="espo", learn__loss_args={"kl_coef": 0.5},
+           learn__score_norm="none")], ids=["bgpo", "espo with a reference"])
 def test_what_followed_the_last_checkpoint_is_not_logged_twice(
-    sudoku_dir, tmp_path, monkeypatch):
-  cfg = tiny(sudoku_dir, steps=4)
+    changes, sudoku_dir, tmp_path, monkeypatch):
+  cfg = tiny(sudoku_dir, steps=4, **changes)
   _, want = run_here(cfg, tmp_path / "whole")
   real = journal.Journal.begin
 
