@@ -45,6 +45,7 @@ ESTIMATORS = {
   "stratified k": ("stratified", 0.0),
   "complementary pairs": ("complementary", 0.0),
   "stratified k, tiled": ("tiled", 0.0),
+  "stratified k, P ~ 1 / sqrt(k)": ("importance", 0.0),
   "one pass, all masked (diffu-GRPO)": ("all_masked", 0.15),
 }
 

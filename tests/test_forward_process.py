@@ -106,7 +106,8 @@ def test_weights_are_m_over_k_on_the_masked_positions(name):
 
 @pytest.mark.parametrize(
   ("name", "n"), [("exact_k", 2), ("stratified", 3), ("stratified", 6),
-                  ("tiled", 3), ("tiled", 6), ("complementary", 4)])
+                  ("tiled", 3), ("tiled", 6), ("complementary", 4),
+                  ("importance", 2), ("importance", 5)])
 def test_every_draw_is_unbiased_for_any_table(name, n):
   logp = table(LIVE)
   target = order_average(logp, LIVE)

@@ -108,6 +108,28 @@ def tiled(keys, maskable, j, n) -> Draw:
   return jax.vmap(row)(keys, maskable)
 
 
+def importance(keys, maskable, j, n) -> Draw:
+  """`stratified` with k drawn as often as it matters: P(k) ~ 1 / sqrt(k).
+
+  Were tokens' gradients independent, a draw of weight m / k would have a norm
+  of sqrt(k) m / k, and the variance of an estimate that draws k with P(k) and
+  weighs it by m / k / (m P(k)) is least where P(k) follows that norm. Few
+  masked tokens are drawn more often, and weigh less: no draw is an outlier.
+  """
+  def row(key, maskable):
+    m = count(maskable)
+    ks = jnp.arange(1, maskable.shape[0] + 1)
+    chance = jnp.where(ks <= m, ks**-0.5, 0.0)
+    chance = chance / jnp.sum(chance)
+    u = jax.random.uniform(jax.random.fold_in(key, n)) + j / n
+    k = 1 + jnp.sum(jnp.cumsum(chance) <= u % 1.0)
+    k = jnp.minimum(k, m)  # the sum may round to less than u
+    mask = maskable & (ranks(jax.random.fold_in(key, j), maskable) < k)
+    return Draw(mask, jnp.where(mask, 1 / (k * chance[k - 1]), 0.0))
+
+  return jax.vmap(row)(keys, maskable)
+
+
 def complementary(keys, maskable, j, n) -> Draw:
   """Draws 2i and 2i + 1 mask k ~ U{0..m} tokens and the m - k others.
 
@@ -155,5 +177,6 @@ PROCESSES: dict[str, Process] = {
   "exact_k": exact_k,
   "stratified": stratified,
   "tiled": tiled,
+  "importance": importance,
   "complementary": complementary,
 }
