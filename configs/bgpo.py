@@ -52,8 +52,9 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   cfg.learn.score_norm = "token"
   # Pushing an ELBO down has no floor: with weight 1 this run falls from 49% to
   # 0 in 60 steps (benchmarks/results/learning_bgpo_undamped.png). With weight
-  # 0.1, seed 0 came to 86.5% of 9-11 blanks in 240 steps, with 0 to 91.0%, and
-  # steps were faster: rows that would be pushed down need not be computed.
+  # 0.1 and a rate of 2e-3, seed 0 came to 86.5% of 9-11 blanks in 240 steps;
+  # with 0 and 2.5e-3 to 91.0%, in faster steps: rows that would be pushed down
+  # need not be computed.
   cfg.learn.negative_weight = 0.0
   # Adam's first steps are as large as its rate in every parameter, whatever the
   # gradient: without a warm-up, 1e-3 cost an early version 18 points at once.
