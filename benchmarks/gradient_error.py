@@ -4,7 +4,7 @@
 
 Fine-tunes the tiny model of the config once (kept under --runs), samples a few
 completions and compares gradients of BGPO's loss from n draws with one from
-many. Writes `gradient_error.json` and `gradient_error.png`; about 10 minutes on
+many. Writes `gradient_error.json` and `gradient_error.png`; about 20 minutes on
 2 CPU cores.
 """
 
@@ -34,7 +34,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/bgpo.py")
 _OUT = flags.DEFINE_string("out", "benchmarks/results", "directory")
 _RUNS = flags.DEFINE_string("runs", "runs/gradient_error", "the fine-tuning's")
 _ROWS = flags.DEFINE_integer("rows", 8, "completions, two per puzzle")
-_REPEATS = flags.DEFINE_integer("repeats", 16, "gradients per n", lower_bound=2)
+_REPEATS = flags.DEFINE_integer("repeats", 64, "gradients per n", lower_bound=2)
 _GOLDEN = flags.DEFINE_integer("golden", 2048, "draws of the reference")
 
 NS = (1, 2, 4, 8, 16, 32, 64)
