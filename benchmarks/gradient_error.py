@@ -62,7 +62,8 @@ def completions(setup: setup_lib.Setup, params) -> update.Batch:
                     for k in ("prompt_ids", "prompt_length"))
   keys = jax.random.split(jax.random.key(1), _ROWS.value)
   completion = denoise.decode(
-    setup.model, params, prompt, length, keys, sampler=cfg.rollout.sampler)
+    setup.model, params, prompt, length, keys,
+    sampler=cfg.rollout.sampler).completion
   return update.Batch(
     prompt=prompt, prompt_length=length, completion=completion,
     maskable=jnp.ones(completion.shape, bool),

@@ -73,6 +73,22 @@ class Sampler:
   block_length: int = 16  # tokens; blocks are decoded left to right
   steps: int = 8  # denoising steps over the whole canvas
   temperature: float = 0.0  # of the Gumbel noise; 0 is greedy
+  fill_after: float = 1.0  # share of a row's tokens; then the rest in one step
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+  """Tokens a rollout starts from (STP's spatial pruning), as shares of them.
+
+  All completions of a prompt start from the same ones, which no loss sees.
+  """
+
+  template: float = 0.0  # of what the task knows of every answer; 0: nothing
+  memory: float = 0.0  # of a good completion of the same prompt; 0: nothing
+  remask: str = "random"  # which go: a key of dlrl.diffusion.pruning.REMASK
+  anneal_steps: int = 0  # RL steps until both shares are 0; 0: constant
+  slots: int = 4096  # prompts whose completion is remembered
+  min_reward: float = 1.0  # of a completion that is remembered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +114,7 @@ class Rollout:
   group_size: int = 8  # completions per prompt
   difficulty: Range = (8, 12)  # inclusive; the unit is the task's
   sampler: Sampler = Sampler(temperature=1.0)
+  prior: Prior = Prior()
 
 
 @dataclasses.dataclass(frozen=True)

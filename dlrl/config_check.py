@@ -8,6 +8,7 @@ from dlrl import config
 from dlrl import losses
 from dlrl import tasks
 from dlrl.diffusion import masks
+from dlrl.diffusion import pruning
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
@@ -22,8 +23,9 @@ COUNTS = (
   "model.kv_heads", "model.head_dim", "model.mlp_width",
   "sft.batch_size", "sft.gen_length", "sft.logps_chunk", "sft.log_every",
   "sft.checkpoint_every",
-  "rollout.prompts", "learn.n_mc", "learn.updates_per_rollout",
-  "learn.micro_batch", "learn.logps_chunk",
+  "rollout.prompts", "rollout.prior.slots",
+  "learn.n_mc", "learn.updates_per_rollout", "learn.micro_batch",
+  "learn.logps_chunk",
   "eval.size", "eval.every", "eval.batch_size",
 )
 
@@ -41,7 +43,9 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   for name in ("rollout.sampler", "eval.sampler"):
     _sampler(cfg, name)
   _batches(cfg)
+  _prior(cfg)
   _method(cfg.learn)
+  _trace(cfg)
   return cfg
 
 
@@ -59,7 +63,8 @@ def _choices(cfg: config.Config) -> None:
   one_of("model.param_dtype", DTYPES)
   one_of("learn.loss", losses.OBJECTIVES)
   one_of("learn.advantage", losses.ADVANTAGES)
-  one_of("learn.forward_process", masks.PROCESSES)
+  one_of("learn.forward_process", masks.PROCESSES | masks.OF_TRACE)
+  one_of("rollout.prior.remask", pruning.REMASK)
   one_of("learn.score_norm", ("token", "none"))
   one_of("sft.optimizer.schedule", optimizer.SCHEDULES)
   one_of("learn.optimizer.schedule", optimizer.SCHEDULES)
@@ -70,7 +75,8 @@ def _numbers(cfg: config.Config) -> None:
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 1, field, value, "must be at least 1")
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
-                "learn.optimizer.warmup_steps", "mesh.cpu_devices"):
+                "learn.optimizer.warmup_steps", "mesh.cpu_devices",
+                "rollout.prior.anneal_steps"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
@@ -104,6 +110,9 @@ def _sampler(cfg: config.Config, name: str) -> None:
   strict.require(s.temperature >= 0, f"{name}.temperature", s.temperature,
                  "must not be negative; 0 is greedy")
   strict.require(
+    0 <= s.fill_after <= 1, f"{name}.fill_after", s.fill_after,
+    "must be in 0..1; 1 fills nothing before its step")
+  strict.require(
     s.gen_length % s.block_length == 0, f"{name}.block_length",
     s.block_length, f"must divide {name}.gen_length = {s.gen_length}")
   blocks = s.gen_length // s.block_length
@@ -131,11 +140,38 @@ def _batches(cfg: config.Config) -> None:
     "rollout.group_size / learn.updates_per_rollout)")
 
 
+def _prior(cfg: config.Config) -> None:
+  prior = cfg.rollout.prior
+  for field in ("template", "memory"):
+    value = getattr(prior, field)
+    strict.require(0 <= value <= 1, f"rollout.prior.{field}", value,
+                   "is a share, 0..1; 0 is none")
+  task = tasks.TASKS[cfg.task.name]
+  strict.require(
+    not prior.template or task.template is not None, "rollout.prior.template",
+    prior.template, f"must be 0: {cfg.task.name!r} has no template")
+
+
+def _trace(cfg: config.Config) -> None:
+  learn = cfg.learn
+  if learn.forward_process in masks.OF_TRACE:
+    shrink = learn.process_args.get("shrink", 1)
+    strict.require(
+      isinstance(shrink, int) and shrink >= 1, "learn.process_args.shrink",
+      shrink, "must be at least 1: denoising steps per slice")
+    slices = -(-cfg.rollout.sampler.steps // shrink)
+    strict.require(
+      learn.n_mc == slices, "learn.n_mc", learn.n_mc,
+      f"must be {slices}, the slices of rollout.sampler.steps = "
+      f"{cfg.rollout.sampler.steps} denoising steps, {shrink} in each")
+
+
 def _method(learn: config.Learn) -> None:
   strict.arguments(
     losses.OBJECTIVES[learn.loss], learn.loss_args, "learn.loss_args")
-  strict.arguments(masks.PROCESSES[learn.forward_process], learn.process_args,
-                   "learn.process_args")
+  processes = masks.PROCESSES | masks.OF_TRACE
+  strict.arguments(
+    processes[learn.forward_process], learn.process_args, "learn.process_args")
   objective = losses.OBJECTIVES[learn.loss](**learn.loss_args)
   strict.require(
     objective.takes_norm or learn.score_norm == "none", "learn.score_norm",

@@ -31,7 +31,8 @@ def make(setup: setup_lib.Setup) -> Callable[[Any], dict[str, float]]:
   @jax.jit
   def decode(params, prompt, prompt_length):
     return denoise.decode(
-      setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler)
+      setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler
+    ).completion
 
   def evaluate(params) -> dict[str, float]:
     pending = []

@@ -11,6 +11,7 @@ import optax
 from dlrl import config
 from dlrl import tasks
 from dlrl import update
+from dlrl.diffusion import pruning
 from dlrl.models import tokenizer as tokenizer_lib
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
@@ -64,20 +65,24 @@ class Setup:
     return init(jax.random.fold_in(self.root_key, 0))
 
   def state_maker(
-    self, tx: optax.GradientTransformation, *, keep_ref: bool = False
+    self, tx: optax.GradientTransformation, *, keep_ref: bool = False,
+    memory_slots: int = 0,
   ) -> tuple[Callable[[Any], update.State], update.State]:
     """`(params -> first state, the state's shapes with shardings)`.
 
     Args:
       tx: the optimizer.
       keep_ref: the first parameters stay in the state, as the reference's.
+      memory_slots: prompts of which the state remembers a completion.
     """
+    length = self.cfg.rollout.sampler.gen_length
 
     def first(params):
       return update.State(
         step=jnp.int32(0), params=params, opt_state=tx.init(params),
         key=jax.random.key_data(self.root_key),
-        ref_params=params if keep_ref else None)
+        ref_params=params if keep_ref else None,
+        memory=pruning.empty(memory_slots, length) if memory_slots else None)
 
     shapes = jax.eval_shape(first, self.abstract_params())
     whole = mesh_lib.replicated(self.mesh)

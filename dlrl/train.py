@@ -5,6 +5,7 @@ them, and the metrics of the update before, which are finished by then; it never
 waits for the update it has just started, except where it evaluates or saves.
 """
 
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -18,9 +19,11 @@ from dlrl import data
 from dlrl import evaluate
 from dlrl import journal as journal_lib
 from dlrl import losses
+from dlrl import prior
 from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import update
+from dlrl.diffusion import pruning
 from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
@@ -37,45 +40,64 @@ class Rollout:
 
   prompt: jax.Array  # [b, p]
   prompt_length: jax.Array  # [b]
+  index: jax.Array  # [g] of the prompts
   completion: jax.Array  # [b, t]
+  free: jax.Array  # [b, t] what the policy chose: masks of the first canvas
+  trace: jax.Array  # [b, t] the denoising step that committed each token
+  forwards: jax.Array  # scalar, forward passes it took
   draw_keys: jax.Array  # [b] for the update's Monte-Carlo draws
 
 
 def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
   """`(rollout, learn)`, the two jitted programs of a step.
 
-  rollout: `(state, prompt [g, p], prompt_length [g]) -> Rollout`
+  rollout: `(state, prompt [g, p], prompt_length [g], index [g],
+    template [g, t]) -> Rollout`
   learn: `(state, Rollout, reward [b]) -> (state, metrics)`; takes over the
     memory of the state it is given.
   """
   cfg = setup.cfg
   step_update = update.make(setup.model, cfg.learn, tx)
 
-  def rollout(state: update.State, prompt, prompt_length) -> Rollout:
-    prompt, prompt_length = (
-      mesh_lib.shard_batch(jnp.repeat(x, cfg.rollout.group_size, axis=0))
-      for x in (prompt, prompt_length))
-    # One key per completion, from its place in the global batch alone.
+  def rollout(state: update.State, prompt, prompt_length, index, template
+              ) -> Rollout:
+    # One key per prompt or completion, from its place in the global batch.
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    sample_keys, draw_keys = (
-      jax.random.split(k, prompt.shape[0]) for k in jax.random.split(key))
-    completion = denoise.decode(
+    each = prompt.shape[0] * cfg.rollout.group_size
+    sample_keys, draw_keys, prior_keys = (
+      jax.random.split(k, n) for k, n in zip(
+        jax.random.split(key, 3), (each, each, prompt.shape[0]), strict=True))
+    canvas = prior.canvases(
+      setup.model, cfg.rollout, state, prior_keys, prompt, prompt_length,
+      index, template)
+    prompt, prompt_length, canvas = (
+      mesh_lib.shard_batch(jnp.repeat(x, cfg.rollout.group_size, axis=0))
+      for x in (prompt, prompt_length, canvas))
+    decoded = denoise.decode(
       setup.model, state.params, prompt, prompt_length, sample_keys,
-      sampler=cfg.rollout.sampler)
-    return Rollout(prompt, prompt_length, completion, draw_keys)
+      sampler=cfg.rollout.sampler, canvas=canvas)
+    return Rollout(
+      prompt, prompt_length, index, decoded.completion,
+      canvas == setup.model.mask_id, decoded.trace, decoded.forwards,
+      draw_keys)
 
   def learn(state: update.State, rollout: Rollout, reward: jax.Array):
     advantage = losses.damp_negative(
       losses.ADVANTAGES[cfg.learn.advantage](reward, cfg.rollout.group_size),
       cfg.learn.negative_weight)
+    if state.memory is not None:
+      state = dataclasses.replace(state, memory=pruning.store(
+        state.memory, rollout.index, rollout.completion, reward,
+        cfg.rollout.prior.min_reward))
     return step_update(state, update.Batch(
       prompt=rollout.prompt,
       prompt_length=rollout.prompt_length,
       completion=rollout.completion,
       # The whole canvas: what follows the end of an answer is generated too.
-      maskable=jnp.ones(rollout.completion.shape, bool),
+      maskable=rollout.free,
       advantage=advantage,
       keys=rollout.draw_keys,
+      trace=rollout.trace,
     ))
 
   return jax.jit(rollout), jax.jit(
@@ -124,7 +146,9 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   tx = optimizer.make(
     cfg.learn.optimizer, cfg.steps * cfg.learn.updates_per_rollout)
   objective = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
-  make_state, abstract = setup.state_maker(tx, keep_ref=objective.needs_ref)
+  slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
+  make_state, abstract = setup.state_maker(
+    tx, keep_ref=objective.needs_ref, memory_slots=slots)
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
   source = setup.task.load(
     cfg.task.data_dir, "train", cfg.rollout.difficulty,
@@ -156,12 +180,18 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     for now in range(start + 1, cfg.steps + 1):
       batch = next(batches)
       began = time.monotonic()
-      rollout = rollout_fn(state, *setup.put_whole(
-        (batch["prompt_ids"], batch["prompt_length"])))
+      rollout = rollout_fn(state, *setup.put_whole((
+        batch["prompt_ids"], batch["prompt_length"], batch["index"],
+        prior.templates(
+          setup.task, setup.tokenizer, batch["prompt"].tolist(),
+          cfg.rollout.sampler.gen_length, setup.model.mask_id))))
       began = journal.finish() or began
-      ids = jax.device_get(rollout.completion)
+      ids, free, forwards = jax.device_get(
+        (rollout.completion, rollout.free, rollout.forwards))
       rolled = time.monotonic()
       reward, row, texts = score(setup, batch, ids)
+      row |= {"rollout/free": float(np.mean(free)),
+              "rollout/forwards": float(forwards)}
       rewarded = time.monotonic()
       state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
       row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}

@@ -16,6 +16,7 @@ from dlrl import losses
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import masks
 from dlrl.diffusion import montecarlo
+from dlrl.diffusion import pruning
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.runtime import optimizer
@@ -31,6 +32,7 @@ class State:
     opt_state: of the optimizer.
     key: the run's root key, as data; constant.
     ref_params: of the reference policy, constant; None without a KL to it.
+    memory: completions that later rollouts may start from; None: none do.
   """
 
   step: jax.Array
@@ -38,6 +40,7 @@ class State:
   opt_state: Any
   key: jax.Array
   ref_params: Any = None
+  memory: pruning.Memory | None = None
 
 
 @flax.struct.dataclass
@@ -51,6 +54,8 @@ class Batch:
     maskable: [b, t] bool, the tokens whose likelihood counts.
     advantage: [b] fp32.
     keys: [b] keys of the Monte-Carlo draws.
+    trace: [b, t] int32, the denoising step that committed each token; only
+      forward processes that follow it need it.
   """
 
   prompt: jax.Array
@@ -59,13 +64,17 @@ class Batch:
   maskable: jax.Array
   advantage: jax.Array
   keys: jax.Array
+  trace: jax.Array | None = None
 
 
 def draw_logps(model, cfg: config.Learn, params, batch: Batch, j):
   """Draw j of every row and its tokens' log-probs, [b, t] fp32."""
-  process = masks.PROCESSES[cfg.forward_process]
+  if cfg.forward_process in masks.OF_TRACE:
+    source, process = batch.trace, masks.OF_TRACE[cfg.forward_process]
+  else:
+    source, process = batch.keys, masks.PROCESSES[cfg.forward_process]
   mask, weight = process(
-    batch.keys, batch.maskable, j, cfg.n_mc, **cfg.process_args)
+    source, batch.maskable, j, cfg.n_mc, **cfg.process_args)
   noisy = jnp.where(mask, model.mask_id, batch.completion)
   prompt = batch.prompt
   if cfg.prompt_noise:

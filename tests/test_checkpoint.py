@@ -214,6 +214,25 @@ def test_buffers_donated_right_after_save_are_saved_as_they_were(tmp_path):
   np.testing.assert_array_equal(got["params"]["w"], 9.0)
 
 
+def test_a_field_that_is_none_may_be_new(tmp_path):
+  class Old(typing.NamedTuple):
+    params: dict
+
+  class New(typing.NamedTuple):
+    params: dict
+    added: jax.Array | None = None
+
+  state = Old({"w": jnp.arange(3.0)})
+  with checkpoint.Checkpoints(tmp_path) as saver:
+    saver.save(1, state, batches(), {})
+    got, _, _ = saver.restore_latest(New(abstract(state).params), batches())
+    assert got.added is None
+    np.testing.assert_array_equal(got.params["w"], [0, 1, 2])
+    wanted = New(abstract(state).params, jax.ShapeDtypeStruct((2,), "int32"))
+    with pytest.raises(ValueError, match="added: absent saved"):
+      saver.restore_latest(wanted, batches())
+
+
 def sharded(sizes):
   mesh = jax.make_mesh(sizes, ("fsdp", "tensor"),
                        axis_types=(jax.sharding.AxisType.Auto,) * 2,

@@ -12,6 +12,7 @@ from configs import gdsd
 from configs import just_grpo
 from configs import sft
 from configs import spg
+from configs import stp
 from configs import sudoku_tiny
 from configs import unigrpo
 from configs import vrpo_online
@@ -23,7 +24,7 @@ from dlrl.runtime import strict
 METHODS = [coupled_grpo, diffu_grpo, elbo_reinforce, espo, gdsd, just_grpo, spg,
            unigrpo, vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
-           (sft, "smoke"),
+           (sft, "smoke"), (stp, ""), (stp, "smoke"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
 
 
@@ -35,7 +36,7 @@ def test_every_preset_is_valid_and_named_in_its_docstring(module, preset):
   assert preset in page.__doc__
 
 
-@pytest.mark.parametrize("module", [bgpo, sft, *METHODS])
+@pytest.mark.parametrize("module", [bgpo, sft, stp, *METHODS])
 def test_an_unknown_preset_is_refused_and_the_known_ones_are_named(module):
   with pytest.raises(ValueError, match="smoke"):
     module.get_config("smok")
@@ -88,6 +89,14 @@ BAD = {
     learn__loss_args={"kl_coef": "big"}),
   "learn.process_args.block_length": dict(
     learn__process_args={"block_length": 4}),
+  "learn.process_args.shrink": dict(
+    learn__forward_process="trace", learn__process_args={"shrink": 0}),
+  "rollout.sampler.fill_after": dict(rollout__sampler__fill_after=1.1),
+  "rollout.prior.template": dict(rollout__prior__template=-0.5),
+  "rollout.prior.memory": dict(rollout__prior__memory=2.0),
+  "rollout.prior.remask": dict(rollout__prior__remask="all"),
+  "rollout.prior.anneal_steps": dict(rollout__prior__anneal_steps=-1),
+  "rollout.prior.slots": dict(rollout__prior__slots=0),
   "learn.score_norm": dict(learn__loss="espo"),
   "learn.prompt_noise": dict(learn__prompt_noise=1.5),
   "sft.optimizer.learning_rate": dict(sft__optimizer__learning_rate=0.0),
@@ -118,6 +127,14 @@ def test_unknown_keys_and_wrong_types_are_refused(change, message):
   with pytest.raises(strict.ConfigError) as error:
     config_check.from_dict(changed(**change))
   assert message in str(error.value)
+
+
+def test_the_slices_of_a_trace_have_to_cover_it():
+  trace = dict(learn__forward_process="trace",
+               learn__process_args={"shrink": 3})  # of 8 steps
+  config_check.from_dict(changed(learn__n_mc=3, **trace))
+  with pytest.raises(strict.ConfigError, match=r"learn\.n_mc = 4: must be 3"):
+    config_check.from_dict(changed(learn__n_mc=4, **trace))
 
 
 def test_a_missing_key_is_refused():

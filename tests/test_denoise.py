@@ -43,9 +43,15 @@ def prompts(seed=0, width=5):
 def decode(model, params, prompt, lengths, keys=None, **sampler):
   if keys is None:
     keys = jax.random.split(jax.random.key(5), len(prompt))
-  return np.asarray(decode_jit(
+  return np.asarray(decoded(
+    model, params, prompt, lengths, keys, **sampler).completion)
+
+
+def decoded(model, params, prompt, lengths, keys, canvas=None, **sampler):
+  return decode_jit(
     model, params, jnp.asarray(prompt, jnp.int32),
-    jnp.asarray(lengths, jnp.int32), keys, sampler=config.Sampler(**sampler)))
+    jnp.asarray(lengths, jnp.int32), keys, sampler=config.Sampler(**sampler),
+    canvas=canvas)
 
 
 decode_jit = jax.jit(
@@ -226,6 +232,111 @@ def test_the_most_confident_masked_positions_are_committed():
   masked = jnp.array(
     [[False, True, True, True], [True] * 4, [False, False, False, True]])
   np.testing.assert_array_equal(
-    remasking.low_confidence(confidence, masked, jnp.int32(2)),
+    remasking.low_confidence(
+      confidence, masked, jnp.array([2, 2, 3])),
     [[False, False, True, True], [True, True, False, False],
      [False, False, False, True]])
+
+
+def holes(canvas, share, seed=3):
+  """`canvas` with about `share` of its tokens masked."""
+  gone = np.random.default_rng(seed).random(canvas.shape) < share
+  return jnp.asarray(np.where(gone, MASK, canvas), jnp.int32)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_canvas_of_masks_is_the_default(temperature):
+  model, params = tiny()
+  sampler = SMALL | {"temperature": temperature}
+  keys = jax.random.split(jax.random.key(9), 3)
+  args = model, params, prompts(), LENGTHS, keys
+  blank = jnp.full((3, 6), MASK, jnp.int32)
+  jax.tree.map(np.testing.assert_array_equal,
+               decoded(*args, **sampler),
+               decoded(*args, canvas=blank, **sampler))
+
+
+def test_a_trace_tells_the_step_of_every_token():
+  model, params = tiny()
+  args = model, params, prompts(), LENGTHS, jax.random.split(
+    jax.random.key(9), 3)
+  whole = decoded(*args, **SMALL)
+  trace = np.asarray(whole.trace)
+  assert int(whole.forwards) == SMALL["steps"]
+  # 3 tokens in 2 steps: two, then one; the left block first.
+  for row in trace:
+    assert sorted(row[:3]) == [0, 0, 1]
+    assert sorted(row[3:]) == [2, 2, 3]
+  # Masking what a step and those after it committed, it is committed again.
+  for step in range(SMALL["steps"]):
+    canvas = jnp.where(trace >= step, MASK, whole.completion)
+    again = decoded(*args, canvas=canvas, **SMALL)
+    np.testing.assert_array_equal(again.completion, whole.completion)
+    assert int(again.forwards) == SMALL["steps"] - step
+    np.testing.assert_array_equal(
+      again.trace, np.where(trace >= step, trace - step, -1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("fill_after", [1.0, 0.5, 0.0])
+def test_given_tokens_stay_and_rows_stay_apart(fill_after, temperature):
+  model, params = tiny()
+  sampler = SMALL | {"temperature": temperature, "fill_after": fill_after}
+  keys = jax.random.split(jax.random.key(9), 3)
+  prompt = prompts()
+  canvas = holes(prompts(seed=7, width=6), 0.6)
+  whole = decoded(model, params, prompt, LENGTHS, keys, canvas, **sampler)
+  given = np.asarray(canvas) != MASK
+  assert 0 < given.sum() < given.size
+  got = np.asarray(whole.completion)
+  assert (got[given] == np.asarray(canvas)[given]).all()
+  assert (got != MASK).all()
+  np.testing.assert_array_equal(np.asarray(whole.trace) == -1, given)
+  for i in range(3):
+    alone = decoded(model, params, prompt[i:i + 1], LENGTHS[i:i + 1],
+                    keys[i:i + 1], canvas[i:i + 1], **sampler)
+    np.testing.assert_array_equal(alone.completion[0], got[i])
+    np.testing.assert_array_equal(alone.trace[0], whole.trace[i])
+
+
+@pytest.mark.parametrize("fill_after", [0.0, 0.3, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("free", [1, 5, 8, 12])
+def test_pruning_takes_the_steps_of_the_formula(fill_after, free):
+  # rho T |U| / L + 1, STP as reconstructed; without a last fill no + 1.
+  each, t = 2, 12
+  canvas = jnp.asarray(np.where(np.arange(t) < free, MASK, 4)[None])
+  out = decoded(
+    Constant(), {}, np.zeros((1, 1)), np.ones(1),
+    jax.random.split(jax.random.key(0), 1), canvas, gen_length=t,
+    block_length=t, steps=t // each, fill_after=fill_after)
+  steps = int(np.ceil(np.ceil(fill_after * free) / each))
+  assert int(out.forwards) == steps + (fill_after < 1)
+  late = np.asarray(out.trace)[0] == steps
+  assert late.sum() == max(free - each * steps, 0)
+
+
+def test_the_last_fill_is_one_prediction_given_what_is_committed():
+  model, params = tiny()
+  keys = jax.random.split(jax.random.key(9), 3)
+  args = model, params, prompts(), LENGTHS, keys
+  sampler = SMALL | {"fill_after": 0.5}
+  out = decoded(*args, **sampler)
+  trace = np.asarray(out.trace)
+  start = jnp.where(trace == trace.max(), MASK, out.completion)
+  assert (np.asarray(start) == MASK).sum(1).tolist() == [3, 3, 3]
+  once = decoded(*args, canvas=start, gen_length=6, block_length=6, steps=1)
+  np.testing.assert_array_equal(once.completion, out.completion)
+
+
+def test_blocks_that_are_filled_at_once_have_noise_of_their_own():
+  n = 2**12
+  out = decoded(
+    Constant(), {}, np.zeros((n, 1)), np.ones(n),
+    jax.random.split(jax.random.key(0), n), gen_length=2, block_length=1,
+    steps=2, temperature=1.0, fill_after=0.0)
+  got = np.asarray(out.completion)
+  probs = np.exp(Constant.logits.astype(np.float64))
+  probs[MASK] = 0
+  want = (probs[4] / probs.sum()) ** 2
+  both = ((got[:, 0] == 4) & (got[:, 1] == 4)).mean()
+  assert abs(both - want) <= 5 * np.sqrt(want * (1 - want) / n)

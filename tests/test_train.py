@@ -1,5 +1,6 @@
 """The job as users start it, and the promises about its loop."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,7 +21,9 @@ from dlrl import journal
 from dlrl import losses
 from dlrl import report
 from dlrl import setup as setup_lib
+from dlrl import tasks
 from dlrl import train
+from dlrl import update
 from dlrl.runtime import checkpoint
 from dlrl.runtime import metrics
 from dlrl.runtime import strict
@@ -197,11 +200,17 @@ def test_an_interrupt_ends_a_run_with_one_line(
 
 @pytest.mark.parametrize("changes", [
   {}, dict(learn__loss="espo", learn__loss_args={"kl_coef": 0.5},
-           learn__score_norm="none")], ids=["bgpo", "espo with a reference"])
+           learn__score_norm="none"),
+  dict(rollout__prior__memory=0.5, rollout__prior__min_reward=0.0)],
+  ids=["bgpo", "espo with a reference", "stp with a memory"])
 def test_what_followed_the_last_checkpoint_is_not_logged_twice(
     changes, sudoku_dir, tmp_path, monkeypatch):
+  few_prompts(monkeypatch)
   cfg = tiny(sudoku_dir, steps=4, **changes)
   _, want = run_here(cfg, tmp_path / "whole")
+  # Every prompt comes back in every step, and is remembered from the second on.
+  assert [row["rollout/free"] for row in want[1:]] == (
+    [1, 0.5, 0.5, 0.5] if cfg.rollout.prior.memory else [1] * 4)
   real = journal.Journal.begin
 
   def begin(self, step, *args):
@@ -215,6 +224,51 @@ def test_what_followed_the_last_checkpoint_is_not_logged_twice(
       run_here(cfg, tmp_path / "cut")
   assert [row["step"] for row in timeless(tmp_path / "cut")] == [0, 1, 2, 3]
   assert run_here(cfg, tmp_path / "cut")[1] == want
+
+
+def test_pruned_rollouts_are_shorter_and_keep_the_template(
+    sudoku_dir, tmp_path, monkeypatch):
+  batches = []
+  real = update.make
+
+  def make(*args):
+    step = real(*args)
+
+    def learn(state, batch):
+      jax.debug.callback(lambda *x: batches.append(x), batch.prompt,
+                         batch.completion, batch.maskable, batch.trace)
+      return step(state, batch)
+
+    return learn
+
+  monkeypatch.setattr(update, "make", make)
+  cfg = tiny(sudoku_dir, steps=2, rollout__prior__template=1.0,
+             rollout__sampler__fill_after=0.5)
+  _, rows = run_here(cfg, tmp_path / "run")
+  jax.effects_barrier()
+  assert len(batches) == 2
+  for row, (prompt, completion, free, trace) in zip(
+      rows[1:], batches, strict=True):
+    digits = prompt[:, 16:]  # after the names of the cells
+    blank = digits == digits.min()  # the id of 0
+    np.testing.assert_array_equal(free, blank)
+    np.testing.assert_array_equal(completion[~free], digits[~blank])
+    np.testing.assert_array_equal(trace == -1, ~free)
+    assert row["rollout/free"] == free.mean()
+    # Half of 8 to 12 tokens, two per step, and then the rest at once.
+    assert row["rollout/forwards"] == -(-free.sum(1).max() // 4) + 1
+
+
+def few_prompts(monkeypatch, rows=4):
+  """Training knows no other than `rows` puzzles."""
+  task = tasks.TASKS["sudoku"]
+
+  def load(data_dir, split, *args, **kwargs):
+    found = task.load(data_dir, split, *args, **kwargs)
+    return found[:rows] if split == "train" else found
+
+  monkeypatch.setitem(
+    tasks.TASKS, "sudoku", dataclasses.replace(task, load=load))
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
@@ -304,8 +358,8 @@ def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
   # Between two updates: the metrics of the one, the tokens for the next.
   first = reads.index("update 1")
   assert reads[first : reads.index("update 4") + 1] == [
-    "update 1", metric_count, 1, "update 2", metric_count, 1, "update 3",
-    metric_count, 1, "update 4"]
+    "update 1", metric_count, 3, "update 2", metric_count, 3, "update 3",
+    metric_count, 3, "update 4"]
   assert not hidden
 
 

@@ -79,6 +79,27 @@ def left_to_right(keys, maskable, j, n) -> Draw:
   return jax.vmap(row)(maskable)
 
 
+def truncated(keys, maskable, j, n, *, least: float = 0.5) -> Draw:
+  """`stratified` over k from `least` m to m only: the noisier levels.
+
+  A sampler that fills the last tokens in one step never asks for the levels
+  below. Dropping them drops the largest weights, hence variance; but the sum
+  is an ELBO only of a model whose log-probs do not depend on the mask. Source:
+  a reconstruction of STP (arXiv 2602.08905).
+  """
+
+  def row(key, maskable):
+    m = count(maskable)
+    low = jnp.clip(jnp.ceil(least * m - 1e-3).astype(jnp.int32), 1, m)
+    levels = m - low + 1
+    offset = jax.random.randint(jax.random.fold_in(key, n), (), 0, levels)
+    k = low + (offset + j * levels // n) % levels
+    mask = maskable & (ranks(jax.random.fold_in(key, j), maskable) < k)
+    return Draw(mask, jnp.where(mask, m / k, 0.0))
+
+  return jax.vmap(row)(keys, maskable)
+
+
 def block(keys, maskable, j, n, *, block_length: int = 32) -> Draw:
   """One block partly masked, those before it clean, those after it masked.
 
@@ -157,4 +178,8 @@ PROCESSES: dict[str, Callable[..., Draw]] = {
   "random_ratio": random_ratio,
   "left_to_right": left_to_right,
   "block": block,
+  "truncated": truncated,
 }
+
+# These take [b, t] steps of the decode trace where the others take keys.
+OF_TRACE: dict[str, Callable[..., Draw]] = {"trace": trace}

@@ -51,7 +51,9 @@ class Checkpoints:
 
     Args:
       step: names it.
-      state: a tree of arrays, with `params` at its top for `load_params`.
+      state: a dict, dataclass or named tuple of trees of arrays, one of them
+        `params` for `load_params`. What is None is left out, so that a field
+        can be added later.
       iterator: a Grain `DatasetIterator`.
       meta: JSON.
 
@@ -60,8 +62,8 @@ class Checkpoints:
     """
     self._manager.wait()
     self._manager.save_checkpointables_async(
-      step, {"state": state, "iterator": iterator}, custom_metadata=meta,
-      force=True)
+      step, {"state": _present(state), "iterator": iterator},
+      custom_metadata=meta, force=True)
 
   def restore_latest(
     self, abstract_state: Any, iterator: Any,
@@ -83,8 +85,9 @@ class Checkpoints:
     saved = ocp.metadata(path, "state")
     _check(path, saved.metadata, abstract_state, exact=True)
     loaded = self._manager.load_checkpointables(
-      step, {"state": abstract_state, "iterator": iterator})
-    return loaded["state"], saved.custom_metadata, step
+      step, {"state": _present(abstract_state), "iterator": iterator})
+    state = type(abstract_state)(**_fields(abstract_state) | loaded["state"])
+    return state, saved.custom_metadata, step
 
   def wait(self) -> None:
     """Returns when every checkpoint begun is complete; raises if one failed."""
@@ -125,6 +128,16 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any) -> Any:
   context.pytree.loading.partial_load = True
   with context:
     return ocp.load(path, wanted, checkpointable_name="state")["params"]
+
+
+def _fields(state: Any) -> dict[str, Any]:
+  if isinstance(state, dict):
+    return state
+  return state._asdict() if hasattr(state, "_asdict") else vars(state)
+
+
+def _present(state: Any) -> dict[str, Any]:
+  return {k: v for k, v in _fields(state).items() if v is not None}
 
 
 def _check(path: epath.Path, saved: Any, wanted: Any, exact: bool) -> None:

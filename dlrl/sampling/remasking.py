@@ -15,8 +15,8 @@ def low_confidence(
   Args:
     confidence: [b, t] fp32 probability of the predicted token.
     masked: [b, t] bool, the positions that may be committed.
-    count: scalar int; rows with fewer masked positions commit all of them.
+    count: [b] int; rows with fewer masked positions commit all of them.
   """
   order = jnp.argsort(jnp.where(masked, -confidence, jnp.inf), axis=1)
   rank = jnp.argsort(order, axis=1)
-  return masked & (rank < count)
+  return masked & (rank < count[:, None])

@@ -24,6 +24,9 @@ class Task:
   rewards: Mapping[str, Callable[..., list[float]]]
   metrics: Callable[..., dict[str, list[float]]]
   difficulties: tuple[int, int]  # least and greatest that `load` knows
+  # prompt -> what is known of any answer: texts, and numbers of tokens that
+  # are not known; eos follows. None: nothing is.
+  template: Callable[[str], Sequence[str | int]] | None = None
 
 
 TASKS = {
@@ -32,5 +35,6 @@ TASKS = {
         rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},
         metrics=sudoku.metrics,
         difficulties=sudoku_dataset.DIFFICULTIES,
+        template=sudoku.template,
     ),
 }

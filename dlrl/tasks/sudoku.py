@@ -53,6 +53,15 @@ def puzzle_of(prompt: str) -> str:
   return puzzle
 
 
+def template(prompt: str) -> list[str | int]:
+  """What is known of any answer: the clues, with blanks between them.
+
+  Raises:
+    ValueError: it is not the prompt of a puzzle.
+  """
+  return [1 if digit == "0" else digit for digit in puzzle_of(prompt)]
+
+
 def well_formed(completion: str) -> bool:
   """Whether it is 16 of the ASCII digits 1 to 4, without anything around."""
   # Membership, not str.isdigit or int(): those accept other scripts' digits.

@@ -1,0 +1,89 @@
+"""The canvases that rollouts start from: all masks, or with a prior on them."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrl import config
+from dlrl import tasks
+from dlrl import update
+from dlrl.data import Tokenizer
+from dlrl.diffusion import pruning
+from dlrl.diffusion import rows
+from dlrl.diffusion import token_logps
+from dlrl.models import transformer
+from dlrl.runtime import strict
+
+
+def templates(
+  task: tasks.Task, tokenizer: Tokenizer, prompts: Sequence[str], length: int,
+  free_id: int,
+) -> np.ndarray:
+  """What the task knows of the answers, [g, length] int32.
+
+  Args:
+    task: knows nothing if it has no template.
+    tokenizer: of the texts in a template.
+    prompts: g texts.
+    length: of the canvas; the rest of it is filled with eos.
+    free_id: stands where any token may be.
+
+  Raises:
+    strict.ConfigError: a template is longer than the canvas.
+  """
+  canvas = np.full((len(prompts), length), free_id, np.int32)
+  for row, prompt in zip(canvas, prompts, strict=True):
+    if task.template is None:
+      continue
+    ids: list[int] = []
+    for part in task.template(prompt):
+      ids += [free_id] * part if isinstance(part, int) else (
+        tokenizer.encode(part))
+    strict.require(
+      len(ids) <= length, "rollout.sampler.gen_length", length,
+      f"the template of {prompt!r} has {len(ids)} tokens; raise the length")
+    row[:] = ids + [tokenizer.eos_id] * (length - len(ids))
+  return canvas
+
+
+def canvases(
+  model: transformer.Model, cfg: config.Rollout, state: update.State,
+  keys: jax.Array, prompt: jax.Array, prompt_length: jax.Array,
+  index: jax.Array, template: jax.Array,
+) -> jax.Array:
+  """Canvases [g, t] int32, one for all completions of a prompt.
+
+  Args:
+    model: of the policy.
+    cfg: of the rollouts; its prior says how much is fixed.
+    state: of the run: the step, and the completions remembered.
+    keys: [g], one per prompt.
+    prompt: [g, p] int32, padded on the right.
+    prompt_length: [g] int32.
+    index: [g] int32, that identify the prompts.
+    template: [g, t] int32, from `templates`.
+  """
+  prior = cfg.prior
+
+  def put(canvas, tokens, known, share):
+    tokens = jnp.where(known, tokens, model.mask_id)
+    share = pruning.annealed(share, state.step, prior.anneal_steps)
+    # Not computed unless the rule reads it.
+    hidden = model.hidden(
+      state.params, *rows.assemble(tokens, prompt, prompt_length))
+    logps = token_logps.token_logps(
+      hidden[:, : tokens.shape[1]], model.unembed(state.params), tokens, known,
+      chunk=tokens.shape[1])
+    order = pruning.REMASK[prior.remask](keys, logps)
+    return jnp.where(pruning.keep(order, known, share), tokens, canvas)
+
+  canvas = jnp.full_like(template, model.mask_id)
+  if state.memory is not None:
+    tokens, found = pruning.recall(state.memory, index)
+    known = jnp.broadcast_to(found[:, None], tokens.shape)
+    canvas = put(canvas, tokens, known, prior.memory)
+  if prior.template:
+    canvas = put(canvas, template, template != model.mask_id, prior.template)
+  return canvas
