@@ -53,17 +53,17 @@ def canvases(
   keys: jax.Array, prompt: jax.Array, prompt_length: jax.Array,
   index: jax.Array, template: jax.Array,
 ) -> jax.Array:
-  """Canvases [g, t] int32, one for all completions of a prompt.
+  """Canvases [b, t] int32, the same for all completions of a prompt.
 
   Args:
     model: of the policy.
     cfg: of the rollouts; its prior says how much is fixed.
     state: of the run: the step, and the completions remembered.
-    keys: [g], one per prompt.
-    prompt: [g, p] int32, padded on the right.
-    prompt_length: [g] int32.
-    index: [g] int32, that identify the prompts.
-    template: [g, t] int32, from `templates`.
+    keys: [b], the same for all of a prompt.
+    prompt: [b, p] int32, padded on the right.
+    prompt_length: [b] int32.
+    index: [b] int32, that identify the prompts.
+    template: [b, t] int32, from `templates`.
   """
   prior = cfg.prior
 

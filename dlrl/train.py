@@ -62,17 +62,18 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
   def rollout(state: update.State, prompt, prompt_length, index, template
               ) -> Rollout:
     # One key per prompt or completion, from its place in the global batch.
+    prompts, group = prompt.shape[0], cfg.rollout.group_size
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    each = prompt.shape[0] * cfg.rollout.group_size
     sample_keys, draw_keys, prior_keys = (
       jax.random.split(k, n) for k, n in zip(
-        jax.random.split(key, 3), (each, each, prompt.shape[0]), strict=True))
+        jax.random.split(key, 3), (prompts * group,) * 2 + (prompts,),
+        strict=True))
+    rows = jnp.arange(prompts * group) // group
+    prompt, prompt_length, template = (
+      mesh_lib.shard_batch(x[rows]) for x in (prompt, prompt_length, template))
     canvas = prior.canvases(
-      setup.model, cfg.rollout, state, prior_keys, prompt, prompt_length,
-      index, template)
-    prompt, prompt_length, canvas = (
-      mesh_lib.shard_batch(jnp.repeat(x, cfg.rollout.group_size, axis=0))
-      for x in (prompt, prompt_length, canvas))
+      setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
+      index[rows], template)
     decoded = denoise.decode(
       setup.model, state.params, prompt, prompt_length, sample_keys,
       sampler=cfg.rollout.sampler, canvas=canvas)

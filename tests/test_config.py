@@ -4,6 +4,7 @@ import ml_collections
 import pytest
 
 from configs import bgpo
+from configs import cj_grpo
 from configs import coupled_grpo
 from configs import diffu_grpo
 from configs import elbo_reinforce
@@ -14,6 +15,7 @@ from configs import sft
 from configs import spg
 from configs import stp
 from configs import sudoku_tiny
+from configs import trace_rl
 from configs import unigrpo
 from configs import vrpo_online
 from configs import wd1
@@ -21,8 +23,8 @@ from dlrl import config
 from dlrl import config_check
 from dlrl.runtime import strict
 
-METHODS = [coupled_grpo, diffu_grpo, elbo_reinforce, espo, gdsd, just_grpo, spg,
-           unigrpo, vrpo_online, wd1]
+METHODS = [cj_grpo, coupled_grpo, diffu_grpo, elbo_reinforce, espo, gdsd,
+           just_grpo, spg, trace_rl, unigrpo, vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
            (sft, "smoke"), (stp, ""), (stp, "smoke"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]

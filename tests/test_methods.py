@@ -22,7 +22,7 @@ def test_every_loss_has_its_row():
 def test_a_row_is_right(name):
   _, _, _, process, advantage, kl, passes = ROWS[name]
   objective = losses.OBJECTIVES[name]()
-  assert process.strip("`") in masks.PROCESSES
+  assert process.strip("`") in masks.PROCESSES | masks.OF_TRACE
   assert advantage.strip("`") in losses.ADVANTAGES
   assert int(passes) == (1 if isinstance(objective, losses.Separable) else 2)
   try:

@@ -27,6 +27,7 @@ from dlrl import losses
 from dlrl import update
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import montecarlo
+from dlrl.diffusion import rows
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
@@ -287,6 +288,34 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
   assert counts == [(1, 1), (2, 2), (0, 2), (1, 3)]
   assert int(state.step) == 4
   assert_same(state.params, run(batch)[2].params)
+
+
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_a_trace_scores_tokens_as_their_step_saw_them(shrink):
+  model, params = tiny()
+  batch = make_batch()
+  trace = np.random.default_rng(2).integers(0, 4, (B, T))
+  batch = dataclasses.replace(batch, trace=jnp.asarray(trace))
+  learn = dataclasses.replace(
+    LEARN, forward_process="trace", process_args={"shrink": shrink},
+    n_mc=4 // shrink, score_norm="none")
+  live = np.asarray(batch.maskable)
+  seen = np.zeros((B, T), int)
+  for j in range(4 // shrink):
+    draw, logps = update.draw_logps(model, learn, params, batch, j)
+    first = j * shrink  # the canvas before the slice's first step
+    noisy = jnp.where(live & (trace >= first), MASK, batch.completion)
+    hidden = model.hidden(params, *rows.assemble(
+      noisy, batch.prompt, batch.prompt_length))[:, :T]
+    want = jax.nn.log_softmax(hidden @ model.unembed(params))
+    want = np.take_along_axis(
+      np.asarray(want), np.asarray(batch.completion)[..., None], -1)[..., 0]
+    here = live & (trace // shrink == j)
+    np.testing.assert_allclose(
+      np.asarray(logps)[here], want[here], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(draw.weight) > 0, here)
+    seen += here
+  np.testing.assert_array_equal(seen, live)  # every token once
 
 
 def test_memory_does_not_grow_with_the_number_of_samples():

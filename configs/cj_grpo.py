@@ -1,0 +1,23 @@
+"""CJ-GRPO (arXiv 2509.23924).
+
+    python -m dlrl.main --config=configs/cj_grpo.py --workdir=DIR
+
+Every token is scored at the denoising step that committed it.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "diffu_grpo"
+  cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}
+  cfg.learn.forward_process = "trace"
+  cfg.learn.n_mc = 8  # denoising steps
+  cfg.learn.score_norm = "none"
+  return cfg
