@@ -26,7 +26,7 @@ from dlrl.runtime import strict
 METHODS = [cj_grpo, coupled_grpo, diffu_grpo, elbo_reinforce, espo, gdsd,
            just_grpo, spg, trace_rl, unigrpo, vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
-           (sft, "smoke"), (stp, ""), (stp, "smoke"),
+           (sft, "smoke"), (stp, ""), (stp, "memory"), (stp, "smoke"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
 
 
