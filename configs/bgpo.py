@@ -12,15 +12,19 @@ Presets, after a colon:
   plain   the paper's objective, negative advantages undamped, at a learning
           rate of 2e-4.
   smoke   every phase in well under a minute; learns nothing.
+  llada_8b_TASK  the paper's run at its size, see `configs/llada_8b.py`.
 """
 
 import ml_collections
 
+from configs import llada_8b
 from dlrl import config
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
+  if preset.startswith(llada_8b.PREFIX):
+    return llada_8b.base(preset)
   if preset not in ("", "plain", "smoke"):
     raise ValueError(f"unknown preset {preset!r}; there are 'plain', 'smoke'")
   cfg = config.default()

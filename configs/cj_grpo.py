@@ -18,6 +18,6 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.loss = "diffu_grpo"
   cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}
   cfg.learn.forward_process = "trace"
-  cfg.learn.n_mc = 8  # denoising steps
+  cfg.learn.n_mc = cfg.rollout.sampler.steps
   cfg.learn.score_norm = "none"
   return cfg

@@ -9,6 +9,7 @@ Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
 
 import ml_collections
 
+from configs import llada_8b
 from configs import sudoku_tiny
 
 
@@ -20,6 +21,16 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.advantage = "leave_one_out"
   cfg.learn.forward_process = "coupled"
   cfg.learn.n_mc = 3
-  cfg.learn.updates_per_rollout = 2
+  cfg.learn.epochs = 2
   cfg.learn.score_norm = "none"
+  if preset.startswith(llada_8b.PREFIX):
+    # Ten of a prompt, five devices' worth of prompts; a code model's settings.
+    cfg.rollout.prompts, cfg.rollout.group_size = 8, 10
+    cfg.rollout.sampler.temperature = 1.0
+    cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
+    cfg.learn.micro_batch = 16
+    cfg.learn.optimizer.learning_rate = 1e-6
+    cfg.learn.optimizer.schedule = "cosine"
+    cfg.learn.optimizer.weight_decay = 0.1
+    cfg.learn.optimizer.clip_norm = 0.2
   return cfg

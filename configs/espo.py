@@ -9,6 +9,7 @@ Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
 
 import ml_collections
 
+from configs import llada_8b
 from configs import sudoku_tiny
 
 
@@ -21,6 +22,12 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.advantage = "leave_one_out"
   cfg.learn.forward_process = "complementary"
   cfg.learn.n_mc = 4
-  cfg.learn.updates_per_rollout = 2  # the paper makes 8 of each rollout
+  cfg.learn.epochs = 2
   cfg.learn.score_norm = "none"
+  if preset.startswith(llada_8b.PREFIX):
+    llada_8b.d1(cfg, epochs=8)
+    cfg.rollout.sampler.temperature = 1.0
+    if cfg.task.name == "countdown":
+      cfg.learn.loss_args = {
+        "clip_low": 0.2, "clip_high": 0.2, "kl_coef": 3e-3, "kl": "k2"}
   return cfg

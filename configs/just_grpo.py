@@ -9,6 +9,7 @@ Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
 
 import ml_collections
 
+from configs import llada_8b
 from configs import sudoku_tiny
 
 
@@ -18,8 +19,13 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.loss = "diffu_grpo"
   cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}
   cfg.learn.forward_process = "left_to_right"
-  cfg.learn.n_mc = 16  # tokens of the canvas
   cfg.learn.score_norm = "none"
   cfg.rollout.sampler.block_length = 1  # rollouts from left to right
-  cfg.rollout.sampler.steps = 16
+  cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
+  cfg.learn.n_mc = cfg.rollout.sampler.gen_length
+  if preset.startswith(llada_8b.PREFIX):
+    cfg.rollout.prompts, cfg.rollout.group_size = 64, 16
+    cfg.rollout.sampler.temperature = 1.0
+    cfg.learn.optimizer.learning_rate = 5e-6
+    cfg.steps = 125
   return cfg

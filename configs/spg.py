@@ -9,6 +9,7 @@ Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
 
 import ml_collections
 
+from configs import llada_8b
 from configs import sudoku_tiny
 
 
@@ -19,8 +20,15 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.loss_args = {"beta": 1.0, "mix": 0.5}  # beta as for its Sudoku
   cfg.learn.advantage = "centered"
   cfg.learn.forward_process = "block"
-  cfg.learn.process_args = {"block_length": 8}  # of 16 tokens; 32 of 256
+  cfg.learn.process_args = {"block_length": 8}  # of 16 tokens
   cfg.learn.prompt_noise = 0.15
   cfg.learn.n_mc = 2
   cfg.learn.score_norm = "none"
+  if preset.startswith(llada_8b.PREFIX):
+    llada_8b.d1(cfg, epochs=4)
+    cfg.learn.process_args = {"block_length": 32}
+    if cfg.task.name == "sudoku":
+      cfg.rollout.sampler.temperature = 0.3
+    else:
+      cfg.learn.loss_args = {"beta": 1.5, "mix": 0.5}
   return cfg

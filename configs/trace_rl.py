@@ -9,6 +9,7 @@ Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
 
 import ml_collections
 
+from configs import llada_8b
 from configs import sudoku_tiny
 
 
@@ -18,7 +19,15 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.loss = "trace_rl"
   cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.01}
   cfg.learn.forward_process = "trace"
-  cfg.learn.process_args = {"shrink": 2}  # of 8 steps; 8 of 512
-  cfg.learn.n_mc = 4  # slices
+  cfg.learn.process_args = {"shrink": 2}  # of 8 steps
   cfg.learn.score_norm = "none"
+  if preset.startswith(llada_8b.PREFIX):
+    cfg.rollout.prompts = 32
+    cfg.rollout.sampler.temperature = 0.8
+    cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
+    cfg.learn.process_args = {"shrink": 8}
+    cfg.learn.optimizer.learning_rate = 1e-6
+  # Slices.
+  cfg.learn.n_mc = (
+    cfg.rollout.sampler.steps // cfg.learn.process_args["shrink"])
   return cfg

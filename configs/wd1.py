@@ -9,6 +9,7 @@ Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
 
 import ml_collections
 
+from configs import llada_8b
 from configs import sudoku_tiny
 
 
@@ -21,4 +22,6 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.prompt_noise = 0.15
   cfg.learn.n_mc = 1
   cfg.learn.score_norm = "none"
+  if preset.startswith(llada_8b.PREFIX):
+    llada_8b.d1(cfg, epochs=8)  # 12 for mathematics
   return cfg

@@ -130,7 +130,8 @@ class Learn:
   n_mc: int = 16  # Monte-Carlo samples per completion
   score_norm: str = "token"  # ELBO divided by: token (canvas length) | none
   negative_weight: float = 1.0  # factor on negative advantages; 1 is plain
-  updates_per_rollout: int = 1  # the rollout batch is split into that many
+  epochs: int = 1  # how often a rollout is used, each time with new draws
+  updates_per_rollout: int = 1  # in each epoch; the batch is split into so many
   micro_batch: int = 128  # completions per forward pass, over all devices
   logps_chunk: int = 16  # canvas columns whose logits exist at one time
   optimizer: Optimizer = Optimizer(learning_rate=3e-4)

@@ -24,8 +24,8 @@ COUNTS = (
   "sft.batch_size", "sft.gen_length", "sft.logps_chunk", "sft.log_every",
   "sft.checkpoint_every",
   "rollout.prompts", "rollout.prior.slots",
-  "learn.n_mc", "learn.updates_per_rollout", "learn.micro_batch",
-  "learn.logps_chunk",
+  "learn.n_mc", "learn.epochs", "learn.updates_per_rollout",
+  "learn.micro_batch", "learn.logps_chunk",
   "eval.size", "eval.every", "eval.batch_size",
 )
 

@@ -145,7 +145,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   """Runs or continues the job; returns the seconds per phase."""
   cfg = setup.cfg
   tx = optimizer.make(
-    cfg.learn.optimizer, cfg.steps * cfg.learn.updates_per_rollout)
+    cfg.learn.optimizer,
+    cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout)
   objective = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
   slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
   make_state, abstract = setup.state_maker(

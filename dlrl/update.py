@@ -202,19 +202,27 @@ def make(
     return state, metrics
 
   def update(state: State, batch: Batch):
-    n = cfg.updates_per_rollout
-    logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
-    others = Others(
-      # The policy that made the rollout, before any of its updates.
-      old=logps_by(params=state.params) if n > 1 else None,
-      ref=logps_by(params=state.ref_params) if state.ref_params else None)
-    if n == 1:
-      state, metrics = one(state, (batch, others))
+    rows = batch.advantage.shape[0] // cfg.updates_per_rollout
+    updates = cfg.epochs * cfg.updates_per_rollout
+    batches = _epochs(batch, cfg.epochs)
+
+    def others_of(batch):
+      logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
+      return Others(
+        # The policy that made the rollout, before any of its updates.
+        old=logps_by(params=state.params) if updates > 1 else None,
+        ref=logps_by(params=state.ref_params) if state.ref_params else None)
+
+    others = jax.tree.map(  # [epochs, n_mc, b, t] to [updates, n_mc, rows, t]
+      lambda x: x.reshape(*x.shape[:2], -1, rows, x.shape[-1]).swapaxes(
+        1, 2).reshape(updates, x.shape[1], rows, -1),
+      jax.lax.map(others_of, batches))
+    parts = jax.tree.map(
+      lambda x: x.reshape(updates, rows, *x.shape[2:]), batches), others
+    if updates == 1:
+      state, metrics = one(state, jax.tree.map(lambda x: x[0], parts))
       return dataclasses.replace(state, step=state.step + 1), metrics
-    rows = batch.advantage.shape[0] // n
-    others = jax.tree.map(
-      lambda x: x.reshape(x.shape[0], n, rows, -1).swapaxes(0, 1), others)
-    state, metrics = jax.lax.scan(one, state, (_split(batch, rows), others))
+    state, metrics = jax.lax.scan(one, state, parts)
     metrics = {
       k: v[-1] if k.startswith("nonfinite") else jnp.mean(v)
       for k, v in metrics.items()
@@ -222,6 +230,16 @@ def make(
     return dataclasses.replace(state, step=state.step + 1), metrics
 
   return update
+
+
+def _epochs(batch: Batch, n: int) -> Batch:
+  """The batch n times, [n, b, ...], each time with draws of its own."""
+  if n == 1:
+    return jax.tree.map(lambda x: x[None], batch)
+  keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(
+    batch.keys, jnp.arange(n))
+  return dataclasses.replace(jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (n, *x.shape)), batch), keys=keys)
 
 
 def _split(tree, rows: int):

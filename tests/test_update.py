@@ -154,6 +154,25 @@ def test_two_updates_per_rollout_share_the_draws_and_the_old_scores():
     assert_same(last, on_policy, rtol=1e-3)
 
 
+def test_every_epoch_has_its_draws_and_scores_of_the_rollout_s_policy():
+  learn = dataclasses.replace(LEARN, epochs=2)
+  batch, params = make_batch(), tiny()[1]
+  last, metrics, state = run(batch, learn)
+
+  epochs = [dataclasses.replace(batch, keys=jax.vmap(
+    lambda k, e=e: jax.random.fold_in(k, e))(batch.keys)) for e in range(2)]
+  (loss, _), grads = stacked(params, epochs[0], LEARN)
+  moved = jax.tree.map(lambda x, g: x - g, params, grads)
+  (_, old), _ = stacked(params, epochs[1], LEARN)
+  (other, _), grads = stacked(moved, epochs[1], LEARN, old)
+  assert_same(last, grads, rtol=1e-4)
+  assert_same(state.params, jax.tree.map(lambda x, g: x - g, moved, grads))
+  assert state.step == 1
+  np.testing.assert_allclose(
+    metrics["loss"], (loss + other) / 2, rtol=1e-4, atol=1e-5)
+  assert metrics["delta"] > 0.005
+
+
 @pytest.mark.parametrize("name", ["espo", "diffu_grpo"])
 def test_a_reference_is_scored_on_the_same_draws(name):
   learn = dataclasses.replace(
