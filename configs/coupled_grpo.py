@@ -24,7 +24,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.epochs = 2
   cfg.learn.score_norm = "none"
   if preset.startswith(llada_8b.PREFIX):
-    # Ten of a prompt, five devices' worth of prompts; a code model's settings.
+    # 80 completions a step, ten of a prompt: the settings of a code model.
     cfg.rollout.prompts, cfg.rollout.group_size = 8, 10
     cfg.rollout.sampler.temperature = 1.0
     cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
