@@ -26,7 +26,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A LLaDA-type bidirectional transformer."""
+  """A bidirectional transformer; the defaults are LLaDA's kind."""
 
   vocab_size: int = 40  # rows of the embedding
   width: int = 64
@@ -37,6 +37,10 @@ class Model:
   mlp_width: int = 176
   rope_theta: float = 100.0
   norm_eps: float = 1e-5
+  qkv_bias: bool = False  # Dream, Qwen2
+  qk_norm: bool = False  # Qwen3
+  tied: bool = False  # the head is the embedding
+  shifted: bool = False  # outputs predict the next token, Dream
   compute_dtype: str = "float32"  # of activations and matmuls
   param_dtype: str = "float32"
   remat: str = "full"  # a key of dlrl.models.transformer.REMAT

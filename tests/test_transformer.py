@@ -194,9 +194,10 @@ def test_shared_kv_heads_are_repeated_kv_heads():
 
 
 def test_every_parameter_matches_one_sharding_row_of_its_rank():
-  model, _ = tiny()
+  variants = tiny(qkv_bias=True)[0], tiny(qk_norm=True)[0]
   used = set()
-  for path, leaf in jax.tree.leaves_with_path(networks.shapes_of(model)):
+  for path, leaf in (pair for model in variants for pair in
+                     jax.tree.leaves_with_path(networks.shapes_of(model))):
     found = [row for row in transformer.SHARDING
              if re.fullmatch(row, networks.path_of(path))]
     assert len(found) == 1, networks.path_of(path)

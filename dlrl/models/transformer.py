@@ -1,12 +1,16 @@
-"""The LLaDA transformer: pre-norm, bidirectional, RoPE, SwiGLU, untied head.
+"""The transformer of LLaDA, Dream and bidirectional Qwen: one, with options.
+
+Pre-norm, bidirectional, RoPE, SwiGLU; grouped keys and values, biases of
+queries, keys and values, norms of queries and keys, a tied head and Dream's
+shifted outputs as the config says.
 
 Flax NNX modules describe the architecture. `build` splits one instance into a
 static definition and nested dicts of arrays, once; everything downstream calls
 pure functions of (params, arrays). Layers are stacked on a leading axis and run
 by `lax.scan`, each rematerialised as the config says.
 
-Source: LLaDA (arXiv 2502.09992) and its published modeling code: no causal
-mask, no biases, rotate-half RoPE in fp32, RMSNorm reductions in fp32.
+Source: LLaDA (arXiv 2502.09992), Dream (arXiv 2508.15487) and their published
+modeling code: no causal mask, rotate-half RoPE in fp32, RMSNorm in fp32.
 """
 
 import dataclasses
@@ -34,6 +38,8 @@ REMAT = {
 SHARDING = {
   r"embed/embedding": P("tensor", "fsdp"),
   r"layers/attention/(q|k|v)/kernel": P(None, "fsdp", "tensor"),
+  r"layers/attention/(q|k|v)/bias": P(None, "tensor"),
+  r"layers/attention/(q|k)_norm/scale": P(None, None),
   r"layers/attention/out/kernel": P(None, "tensor", "fsdp"),
   r"layers/mlp/(gate|up)/kernel": P(None, "fsdp", "tensor"),
   r"layers/mlp/down/kernel": P(None, "tensor", "fsdp"),
@@ -43,16 +49,17 @@ SHARDING = {
 }
 
 
-def _linear(cfg: config.Model, inputs: int, outputs: int, rngs: nnx.Rngs):
+def _linear(cfg: config.Model, inputs: int, outputs: int, rngs: nnx.Rngs, *,
+            bias: bool = False):
   return nnx.Linear(
-    inputs, outputs, use_bias=False, rngs=rngs,
+    inputs, outputs, use_bias=bias, rngs=rngs,
     dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype),
   )
 
 
-def _norm(cfg: config.Model, rngs: nnx.Rngs):
+def _norm(cfg: config.Model, width: int, rngs: nnx.Rngs):
   return nnx.RMSNorm(
-    cfg.width, epsilon=cfg.norm_eps, rngs=rngs,
+    width, epsilon=cfg.norm_eps, rngs=rngs,
     dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype),
   )
 
@@ -63,15 +70,21 @@ class Attention(nnx.Module):
   def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
     inner, kv_inner = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
-    self.q = _linear(cfg, cfg.width, inner, rngs)
-    self.k = _linear(cfg, cfg.width, kv_inner, rngs)
-    self.v = _linear(cfg, cfg.width, kv_inner, rngs)
+    self.q = _linear(cfg, cfg.width, inner, rngs, bias=cfg.qkv_bias)
+    self.k = _linear(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
+    self.v = _linear(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
     self.out = _linear(cfg, inner, cfg.width, rngs)
+    self.qk_norm = cfg.qk_norm
+    if cfg.qk_norm:
+      self.q_norm = _norm(cfg, cfg.head_dim, rngs)
+      self.k_norm = _norm(cfg, cfg.head_dim, rngs)
 
   def __call__(self, x, positions, lengths):
     """[b, t, d] to [b, t, d]."""
     q, k, v = (f(x).reshape(*x.shape[:2], -1, self.head_dim)
                for f in (self.q, self.k, self.v))
+    if self.qk_norm:
+      q, k = self.q_norm(q), self.k_norm(k)
     q = attention.rope(q, positions, self.rope_theta)
     k = attention.rope(k, positions, self.rope_theta)
     y = attention.bidirectional(q, k, v, lengths)
@@ -95,9 +108,9 @@ class Layer(nnx.Module):
   """One pre-norm residual block."""
 
   def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
-    self.attention_norm = _norm(cfg, rngs)
+    self.attention_norm = _norm(cfg, cfg.width, rngs)
     self.attention = Attention(cfg, rngs=rngs)
-    self.mlp_norm = _norm(cfg, rngs)
+    self.mlp_norm = _norm(cfg, cfg.width, rngs)
     self.mlp = MLP(cfg, rngs=rngs)
 
   def __call__(self, x, positions, lengths):
@@ -117,8 +130,9 @@ class Transformer(nnx.Module):
     )
     stack = nnx.vmap(lambda r: Layer(cfg, rngs=r), in_axes=0, out_axes=0)
     self.layers = stack(rngs.split(cfg.layers))
-    self.norm = _norm(cfg, rngs)
-    self.unembed = _linear(cfg, cfg.width, cfg.vocab_size, rngs)
+    self.norm = _norm(cfg, cfg.width, rngs)
+    if not cfg.tied:
+      self.unembed = _linear(cfg, cfg.width, cfg.vocab_size, rngs)
     self.remat = cfg.remat
 
   def __call__(self, ids, positions, lengths):
@@ -160,20 +174,50 @@ class Model:
     return nnx.to_pure_dict(nnx.state(module))
 
   def hidden(self, params: Params, ids, positions, lengths) -> jax.Array:
-    """Final hidden states [b, t, d] in the compute dtype.
+    """Final hidden states [b, t, d] that predict each column's token.
+
+    In the compute dtype. Of a model with shifted outputs they are those of the
+    token before.
 
     Args:
       params: from `init`.
-      ids: [b, t] int.
-      positions: [b, t] int, for RoPE.
+      ids: [b, t] int, in ordinary order or canvas first (`diffusion.rows`).
+      positions: [b, t] int, for RoPE and the shift.
       lengths: [b] int; columns from there on are padding and nobody sees them.
     """
-    return nnx.merge(self.definition, params)(ids, positions, lengths)
+    hidden = nnx.merge(self.definition, params)(ids, positions, lengths)
+    if not self.cfg.shifted:
+      return hidden
+    column = jnp.arange(ids.shape[1])[None]
+    # In both orders the token before is in the column before, but for that of
+    # the first column, which is in the last one unless there is none.
+    before = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
+    before = jnp.where(positions == 0, column, before)
+    return jnp.take_along_axis(hidden, before[..., None], 1)
 
   def unembed(self, params: Params) -> jax.Array:
     """The head's matrix [d, v]; logits are `hidden @ unembed`."""
-    kernel = params["unembed"]["kernel"]
+    kernel = (params["embed"]["embedding"].T if self.cfg.tied
+              else params["unembed"]["kernel"])
     return kernel.astype(jnp.dtype(self.cfg.compute_dtype))
+
+  def logits(
+    self, params: Params, ids: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """Logits [b, t, v] fp32 of rows from left to right; for small inputs.
+
+    Args:
+      params: from `init` or `hf_checkpoints.load`.
+      ids: [b, t] int.
+      lengths: [b] int, tokens before the padding at the end; None: all.
+    """
+    ids = jnp.asarray(ids)
+    b, t = ids.shape
+    lengths = jnp.full(b, t) if lengths is None else jnp.asarray(lengths)
+    positions = jnp.broadcast_to(jnp.arange(t), (b, t))
+    return jnp.einsum(
+      "btd,dv->btv", self.hidden(params, ids, positions, lengths),
+      self.unembed(params), preferred_element_type=jnp.float32)
 
 
 def build(cfg: config.Model, mask_id: int) -> Model:

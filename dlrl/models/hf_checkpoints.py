@@ -1,0 +1,257 @@
+"""Hugging Face checkpoints, in and out, one tensor at a time.
+
+Tensors go from memory-mapped safetensors files into arrays that lie where the
+caller wants them; the host holds one layer's tensor, or one shard of a matrix.
+Nothing is unpickled and no code of a checkpoint is run.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from dlrl.models import families
+from dlrl.models import transformer
+from dlrl.runtime import mesh as mesh_lib
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def load(
+  directory: str | pathlib.Path, *, dtype: str = "bfloat16",
+  mesh: jax.sharding.Mesh | None = None,
+) -> tuple[transformer.Model, transformer.Params]:
+  """The model in a directory as published: config.json and safetensors.
+
+  Args:
+    directory: of a LLaDA, Dream or bidirectional Qwen checkpoint.
+    dtype: of parameters and computation, float32 or bfloat16.
+    mesh: from `dlrl.runtime.mesh.make`, to split the parameters over; None: one
+      device holds them.
+
+  Raises:
+    strict.ConfigError: the architecture is not supported; names the field.
+    FileNotFoundError: a file is missing.
+    ValueError: a file is damaged, or tensors are unknown, missing or misshapen;
+      lists them.
+  """
+  cfg, hf = families.read_config(directory, dtype=dtype)
+  model = transformer.build(cfg, hf["mask_token_id"])
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  if mesh is None:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda _: device, shapes)
+  else:
+    shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
+  abstract = jax.tree.map(
+    lambda s, sharding: jax.ShapeDtypeStruct(
+      s.shape, s.dtype, sharding=sharding), shapes, shardings)
+  return model, load_params(directory, abstract)
+
+
+def load_params(directory: str | pathlib.Path, abstract: Any) -> Any:
+  """The parameters in a directory, as `abstract` wants them.
+
+  Args:
+    directory: with config.json and safetensors files.
+    abstract: nested dicts of `ShapeDtypeStruct`s with shardings.
+
+  Raises:
+    as `load`.
+  """
+  root = pathlib.Path(directory).expanduser()
+  family = families.FAMILIES[families.read_config(root)[1]["model_type"]]
+  files = _files(root)
+  _check(root, families.published(family, _shapes(abstract)), files)
+
+  def read(path, leaf, layer=0):
+    """One published tensor, or a layer of ours."""
+    name = family.names[path].format(layer)
+    sharding, shape = leaf.sharding, leaf.shape
+    if families.stacked(path):
+      sharding, shape = _of_a_layer(sharding), shape[1:]
+
+    def part(index):
+      index = index[::-1] if families.transposed(path) else index
+      # Opened for each part, or all pages ever read would count as ours.
+      with safetensors.safe_open(files[name], "np") as file:
+        array = file.get_slice(name)[index]
+      array = array.T if families.transposed(path) else array
+      return array.astype(leaf.dtype)
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+  def one(key_path, leaf):
+    path = jax.tree_util.keystr(key_path, simple=True, separator="/")
+    if not families.stacked(path):
+      return read(path, leaf)
+    array = jax.jit(lambda: jnp.zeros(leaf.shape, leaf.dtype),
+                    out_shardings=leaf.sharding)()
+    put = jax.jit(
+      lambda stack, x, i: jax.lax.dynamic_update_index_in_dim(stack, x, i, 0),
+      donate_argnums=0, out_shardings=leaf.sharding)
+    for i in range(leaf.shape[0]):
+      # Waiting keeps no more than one layer in flight.
+      array = jax.block_until_ready(put(array, read(path, leaf, i), i))
+    return array
+
+  return jax.tree.map_with_path(one, abstract)
+
+
+def save(
+  params: Any, source: str | pathlib.Path, out: str | pathlib.Path, *,
+  shard_bytes: int = 5 * 10**9,
+) -> None:
+  """Writes parameters as a directory like `source`, with its other files.
+
+  It appears under its name when complete.
+
+  Args:
+    params: nested dicts of arrays, all of them addressable.
+    source: the published directory they come from: config, tokenizer, code.
+    out: must not exist.
+    shard_bytes: of one file; a tensor that is larger has a file of its own.
+
+  Raises:
+    FileExistsError: `out` exists.
+    strict.ConfigError: `source` is of no known family.
+    ValueError: the parameters do not fit its config.json.
+  """
+  source, out = (pathlib.Path(x).expanduser() for x in (source, out))
+  if out.exists():
+    raise FileExistsError(f"{out} exists; choose another name")
+  cfg, hf = families.read_config(source)
+  family = families.FAMILIES[hf["model_type"]]
+  model = transformer.build(cfg, hf["mask_token_id"])
+  wanted = _shapes(jax.eval_shape(model.init, jax.random.key(0)))
+  if wanted != _shapes(params):
+    raise ValueError(f"the parameters do not fit {source / 'config.json'}: "
+                     f"{sorted(wanted.items() ^ _shapes(params).items())[:4]}")
+  leaves = {path: leaf for path, leaf in _paths(params)}
+  plan = _plan(family, leaves, shard_bytes)
+  partial = out.with_name(out.name + ".partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  for file in source.iterdir():
+    if file.is_file() and file.suffix != ".safetensors" and file.name != INDEX:
+      shutil.copyfile(file, partial / file.name)
+  dtype = str(next(iter(leaves.values())).dtype)
+  (partial / "config.json").write_text(
+    json.dumps(hf | {"torch_dtype": dtype}, indent=2) + "\n")
+  placed: dict[str, str] = {}
+  for number, names in enumerate(plan, 1):
+    shard = SINGLE if len(plan) == 1 else (
+      f"model-{number:05}-of-{len(plan):05}.safetensors")
+    safetensors_numpy.save_file(
+      {name: _published_array(leaves[path], path, layer)
+       for name, (path, layer) in names.items()},
+      partial / shard, metadata={"format": "pt"})
+    placed |= dict.fromkeys(names, shard)
+  if len(plan) > 1:
+    size = sum(x.size * x.dtype.itemsize for x in leaves.values())
+    (partial / INDEX).write_text(json.dumps(
+      {"metadata": {"total_size": size}, "weight_map": placed}, indent=2)
+      + "\n")
+  partial.rename(out)
+
+
+def _plan(family, leaves, shard_bytes) -> list[dict[str, tuple[str, int]]]:
+  """Files as {name: (path, layer)}, layers in order."""
+  entries = sorted(
+    (layer if families.stacked(path) else -1, path, layer)
+    for path, leaf in leaves.items()
+    for layer in range(leaf.shape[0] if families.stacked(path) else 1))
+  plan: list[dict[str, tuple[str, int]]] = [{}]
+  used = 0
+  for _, path, layer in entries:
+    leaf = leaves[path]
+    size = leaf.size * leaf.dtype.itemsize
+    size //= leaf.shape[0] if families.stacked(path) else 1
+    if plan[-1] and used + size > shard_bytes:
+      plan.append({})
+      used = 0
+    plan[-1][family.names[path].format(layer)] = path, layer
+    used += size
+  return plan
+
+
+def _published_array(leaf, path: str, layer: int) -> np.ndarray:
+  array = np.asarray(leaf[layer] if families.stacked(path) else leaf)
+  return np.ascontiguousarray(
+    array.T if families.transposed(path) else array)
+
+
+def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The file of each tensor, by published name."""
+  placed = None
+  names = [SINGLE]
+  if (root / INDEX).exists():
+    placed = json.loads((root / INDEX).read_text())["weight_map"]
+    names = sorted(set(placed.values()))
+  found: dict[str, pathlib.Path] = {}
+  for name in names:
+    if pathlib.PurePath(name).name != name:  # it must not lead elsewhere
+      raise ValueError(f"{root / INDEX} names {name!r}: not a file beside it")
+    try:
+      with safetensors.safe_open(root / name, "np") as file:
+        found |= dict.fromkeys(file.keys(), root / name)
+    except safetensors.SafetensorError as e:
+      raise ValueError(f"{root / name} is damaged or cut short: {e}") from e
+  if placed is not None and placed.keys() != found.keys():
+    raise ValueError(_listing(
+      f"{root / INDEX} and its files differ", placed.keys() - found.keys(),
+      found.keys() - placed.keys()))
+  return found
+
+
+def _check(root, wanted: Mapping[str, tuple[int, ...]], files) -> None:
+  """Raises unless every tensor is there, with its shape, and no other."""
+  misshapen = []
+  for name in sorted(wanted.keys() & files.keys()):
+    with safetensors.safe_open(files[name], "np") as file:
+      part = file.get_slice(name)
+      if tuple(part.get_shape()) != wanted[name]:
+        misshapen.append(f"{name} is {part.get_shape()}, "
+                         f"expected {list(wanted[name])}")
+  if misshapen or wanted.keys() != files.keys():
+    raise ValueError(_listing(
+      f"{root} does not fit its config.json", wanted.keys() - files.keys(),
+      files.keys() - wanted.keys(), misshapen))
+
+
+def _listing(
+  what: str, missing: Collection[str], unknown: Collection[str],
+  misshapen: Collection[str] = (),
+) -> str:
+  lines = [what]
+  for title, names in (
+    ("missing", missing), ("unknown", unknown), ("misshapen", misshapen)):
+    lines += [f"  {title}: {name}" for name in sorted(names)[:20]]
+    if len(names) > 20:
+      lines.append(f"  {title}: and {len(names) - 20} more")
+  return "\n".join(lines)
+
+
+def _of_a_layer(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+  if isinstance(sharding, jax.sharding.NamedSharding):
+    return jax.sharding.NamedSharding(
+      sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
+  return sharding
+
+
+def _paths(tree: Any) -> list[tuple[str, Any]]:
+  return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  return {path: tuple(leaf.shape) for path, leaf in _paths(tree)}
