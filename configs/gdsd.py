@@ -2,14 +2,14 @@
 
     python -m dlrl.main --config=configs/gdsd.py --workdir=DIR
 
-Each draw's change of log-likelihood regressed on the advantage; the paper adds
-a KL to the reference, which is not here.
+Each draw's change of log-likelihood regressed on the advantage.
 
 Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
 """
 
 import ml_collections
 
+from configs import llada_8b
 from configs import sudoku_tiny
 
 
@@ -17,9 +17,11 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   cfg = sudoku_tiny.base(preset)
   cfg.learn.loss = "gdsd"
-  cfg.learn.loss_args = {"clip": 4e-4, "psi": 1.0}
+  cfg.learn.loss_args = {"clip": 4e-4, "psi": 1.0, "kl_coef": 1e-3}
   cfg.learn.forward_process = "exact_k"
   cfg.learn.n_mc = 2
-  cfg.learn.updates_per_rollout = 2  # the paper makes 8 of each rollout
+  cfg.learn.epochs = 2
   cfg.learn.score_norm = "none"
+  if preset.startswith(llada_8b.PREFIX):
+    llada_8b.d1(cfg, epochs=8)
   return cfg

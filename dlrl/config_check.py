@@ -46,6 +46,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _prior(cfg)
   _method(cfg.learn)
   _trace(cfg)
+  _groups(cfg)
   return cfg
 
 
@@ -164,6 +165,19 @@ def _trace(cfg: config.Config) -> None:
       learn.n_mc == slices, "learn.n_mc", learn.n_mc,
       f"must be {slices}, the slices of rollout.sampler.steps = "
       f"{cfg.rollout.sampler.steps} denoising steps, {shrink} in each")
+
+
+def _groups(cfg: config.Config) -> None:
+  learn = cfg.learn
+  together = losses.OBJECTIVES[learn.loss](**learn.loss_args).together
+  strict.require(
+    together in (1, cfg.rollout.group_size), "rollout.group_size",
+    cfg.rollout.group_size, f"must be {together}, the completions that "
+    f"{learn.loss} compares; or set learn.loss_args.group_size")
+  strict.require(
+    learn.micro_batch % together == 0, "learn.micro_batch", learn.micro_batch,
+    f"must be a multiple of the {together} completions that {learn.loss} "
+    "compares")
 
 
 def _method(learn: config.Learn) -> None:

@@ -146,7 +146,11 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   tokens = jnp.broadcast_to(
     jnp.mean(jnp.sum(batch.maskable, -1, dtype=jnp.float32)), live.shape)
   # Rows that teach nothing last, so that whole micro-batches of them exist.
-  order = jnp.argsort(~live)
+  # What the objective takes as one stays together.
+  together = objective.together
+  alive = jnp.any(live.reshape(-1, together), -1)
+  order = (jnp.argsort(~alive)[:, None] * together
+           + jnp.arange(together)).reshape(-1)
   others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)  # rows first
   parts = jax.tree.map(lambda x: x[order], (batch, others, live, tokens))
   parts = _split(parts, cfg.micro_batch)

@@ -7,6 +7,7 @@ from configs import bgpo
 from configs import cj_grpo
 from configs import coupled_grpo
 from configs import diffu_grpo
+from configs import ebpo
 from configs import elbo_reinforce
 from configs import espo
 from configs import gdsd
@@ -14,18 +15,21 @@ from configs import just_grpo
 from configs import llada_8b
 from configs import sft
 from configs import spg
+from configs import stable_drl
 from configs import stp
 from configs import sudoku_tiny
 from configs import trace_rl
 from configs import unigrpo
+from configs import vrpo_offline
 from configs import vrpo_online
 from configs import wd1
 from dlrl import config
 from dlrl import config_check
 from dlrl.runtime import strict
 
-METHODS = [cj_grpo, coupled_grpo, diffu_grpo, elbo_reinforce, espo, gdsd,
-           just_grpo, spg, trace_rl, unigrpo, vrpo_online, wd1]
+METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo, gdsd,
+           just_grpo, spg, stable_drl, trace_rl, unigrpo, vrpo_offline,
+           vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
            (sft, "smoke"), (stp, ""), (stp, "memory"), (stp, "smoke"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
@@ -111,6 +115,11 @@ BAD = {
   "rollout.prior.anneal_steps": dict(rollout__prior__anneal_steps=-1),
   "rollout.prior.slots": dict(rollout__prior__slots=0),
   "learn.score_norm": dict(learn__loss="espo"),
+  "rollout.group_size ": dict(
+    learn__loss="vrpo_offline", learn__score_norm="none"),
+  "learn.micro_batch ": dict(
+    learn__loss="stable_drl", learn__score_norm="none",
+    learn__micro_batch=4),
   "learn.prompt_noise": dict(learn__prompt_noise=1.5),
   "sft.optimizer.learning_rate": dict(sft__optimizer__learning_rate=0.0),
 }
@@ -120,7 +129,7 @@ BAD = {
 def test_values_that_cannot_work_name_the_field_the_value_and_the_fix(field):
   with pytest.raises(strict.ConfigError) as error:
     config_check.from_dict(changed(**BAD[field]))
-  assert error.value.field == field
+  assert error.value.field == field.strip()
   text = str(error.value)
   assert "\n" not in text
   assert repr(error.value.value) in text

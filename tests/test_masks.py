@@ -46,6 +46,22 @@ def test_a_row_without_maskable_tokens_masks_nothing(name):
   assert not weight.any()
 
 
+@pytest.mark.parametrize("n", [2, 4, M])
+def test_quadrature_levels_are_the_midpoints(n):
+  levels = []
+  for j in range(n):
+    mask, weight = draw("quadrature", j, n)
+    k = mask.sum(1)
+    assert (k == k[0]).all()
+    levels.append(int(k[0]))
+    np.testing.assert_allclose(weight[mask], M / k[0], rtol=1e-6)
+    assert_mean(mask[:, LIVE], k[0] / M)  # a uniform subset
+  want = [int(np.floor((j + 0.5) / n * M)) + 1 for j in range(n)]
+  assert levels == want
+  if n == M:
+    assert levels == list(range(1, M + 1))  # every level once: no bias
+
+
 def test_complementary_draws_mask_every_token_once_per_pair():
   n = 6
   for pair in range(n // 2):

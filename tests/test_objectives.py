@@ -19,12 +19,15 @@ METHODS = {
   "bgpo_clipped": ("stratified", {"clip_low": 0.1, "clip_high": 0.1}),
   "coupled_grpo": ("coupled", {"clip_high": 0.2, "kl_coef": 0.1}),
   "diffu_grpo": ("all_masked", {"clip_low": 0.2, "kl_coef": 0.1}),
+  "ebpo": ("quadrature", {"clip_low": 0.1}),
   "elbo_reinforce": ("continuous", {}),
   "espo": ("complementary", {"clip_low": 0.1, "kl_coef": 0.1}),
-  "gdsd": ("exact_k", {"clip": 0.9, "psi": 0.1}),
+  "gdsd": ("exact_k", {"clip": 0.9, "psi": 0.1, "kl_coef": 0.1}),
   "spg": ("block", {"mix": 0.7}),
+  "stable_drl": ("complementary", {"clip_low": 0.01, "group_size": 3}),
   "trace_rl": ("left_to_right", {"kl_coef": 0.2}),
   "unigrpo": ("random_ratio", {"kl_coef": 0.1}),
+  "vrpo_offline": ("stratified", {"beta": 0.5}),
   "vrpo_online": ("stratified", {}),
 }
 KNOBS = {"block": {"block_length": 3}}

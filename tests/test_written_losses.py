@@ -1,5 +1,6 @@
 """Losses against their formulas, written again in float64 NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -115,6 +116,69 @@ def test_gdsd_is_a_squared_error_per_draw():
   assert (delta == score - old).any()
   assert (delta != score - old).any()
   close(loss, np.mean((delta / T - 0.5 * A) ** 2, 0))
+
+
+def test_gdsd_s_kl_is_per_token():
+  score, ref = 0.1 * LOGPS.sum(2), 0.1 * REF.sum(2)
+  loss, metrics = losses.gdsd(
+    f32(score), f32(score), f32(np.zeros(B)), length=T, clip=0.1,
+    ref_score=f32(ref), kl_coef=0.3)
+  kl = ((score - ref) ** 2 / 2 / T).mean(0)
+  close(metrics["kl"], kl)
+  close(loss, 0.3 * kl)
+
+
+def test_stable_drl_is_a_convex_combination_of_a_group_s_gradients():
+  score, old = LOGPS.sum(2), OLD.sum(2)
+
+  def loss_of(score):
+    return losses.stable_drl(score, f32(old), f32(A), length=T, clip=0.2,
+                             group_size=2)[0].sum()
+
+  ratio = np.exp((score - old).mean(0) / T)
+  weight = np.clip(ratio, 0.8, 1.2)
+  assert (weight != ratio).any()
+  assert (weight == ratio).any()
+  pairs = weight.reshape(-1, 2)
+  share = (pairs / pairs.sum(1, keepdims=True)).reshape(-1)
+  close(loss_of(f32(score)), -(2 * share * A * score.mean(0) / T).sum())
+  # The weights are constants: each response's gradient is scaled, not bent.
+  close(jax.grad(loss_of)(f32(score)),
+        np.broadcast_to(-2 * share * A / T / N, score.shape))
+
+
+def test_ebpo_clips_the_ratio_of_whole_likelihoods():
+  objective = losses.OBJECTIVES["ebpo"](clip_low=0.1, clip_high=0.3)
+  means = f32(0.1 * LOGPS.sum(2)[0]), f32(0.1 * OLD.sum(2)[0]), None
+  rows = losses.Rows(f32(A), jnp.asarray(VALID), f32(np.full(B, T)))
+  loss, _ = objective.outer(means, rows)
+  ratio = np.exp(0.1 * (LOGPS - OLD).sum(2)[0])
+  close(loss, [-surrogate(r, a, 0.1, 0.3)
+               for r, a in zip(ratio, A, strict=True)])
+
+
+def test_trace_rl_is_a_mean_over_what_a_slice_committed():
+  loss, metrics = losses.trace_rl(
+    f32(LOGPS), f32(OLD), f32(A), jnp.asarray(MASK), clip=0.3, kl_coef=0.2)
+  ratio = np.exp(LOGPS - OLD)
+  terms = token_terms(0.3, 0.0) + 0.2 * (1 / ratio + np.log(ratio) - 1)
+  close(loss, np.mean([[terms[j, b][MASK[j, b]].mean() if MASK[j, b].any()
+                        else 0 for b in range(B)] for j in range(N)], 0))
+  assert set(metrics) == {"clip", "kl"}
+
+
+def test_pairs_of_rows_are_ranked_by_their_advantage():
+  objective = losses.OBJECTIVES["vrpo_offline"](beta=0.2)
+  score, ref = LOGPS.sum(2)[0], REF.sum(2)[0]
+  change = score - ref
+  for a, chosen in (([1, -1, -1, 1], (0, 3)), ([-1, 1, 0.5, -0.5], (1, 2))):
+    rows = losses.Rows(f32(a), jnp.asarray(VALID), f32(np.full(B, T)))
+    loss, metrics = objective.outer((f32(score), f32(ref)), rows)
+    margin = [0.2 * (change[c] - change[c ^ 1]) for c in chosen]
+    close(loss, np.repeat(np.log1p(np.exp(-np.array(margin))), 2))
+    close(metrics["margin"], np.repeat(margin, 2))
+  rows = losses.Rows(f32(np.zeros(B)), jnp.asarray(VALID), f32(np.ones(B)))
+  close(objective.outer((f32(score), f32(ref)), rows)[0], np.zeros(B))
 
 
 def test_offline_vrpo_is_dpo_on_mean_scores():

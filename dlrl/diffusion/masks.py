@@ -79,6 +79,23 @@ def left_to_right(keys, maskable, j, n) -> Draw:
   return jax.vmap(row)(maskable)
 
 
+def quadrature(keys, maskable, j, n) -> Draw:
+  """`exact_k` at n fixed noise levels, the midpoints (j + 1/2) / n.
+
+  Not random where the levels are concerned, and exact in the mean where n is
+  the number of tokens; with fewer levels an ELBO with the midpoint rule's
+  error. The idea is EBPO's (arXiv 2602.08676) and GDPO's (arXiv 2510.08554);
+  their nodes are not the same.
+  """
+  def row(key, maskable):
+    m = count(maskable)
+    k = (2 * j + 1) * m // (2 * n) + 1
+    mask = maskable & (ranks(jax.random.fold_in(key, j), maskable) < k)
+    return Draw(mask, jnp.where(mask, m / k, 0.0))
+
+  return jax.vmap(row)(keys, maskable)
+
+
 def truncated(keys, maskable, j, n, *, least: float = 0.5) -> Draw:
   """`stratified` over k from `least` m to m only: the noisier levels.
 
@@ -175,6 +192,7 @@ PROCESSES: dict[str, Callable[..., Draw]] = {
   **forward_process.PROCESSES,
   "all_masked": all_masked,
   "coupled": coupled,
+  "quadrature": quadrature,
   "random_ratio": random_ratio,
   "left_to_right": left_to_right,
   "block": block,

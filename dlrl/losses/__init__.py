@@ -21,6 +21,7 @@ from dlrl.losses.diffu_grpo import diffu_grpo
 from dlrl.losses.diffu_grpo import diffu_grpo_objective
 from dlrl.losses.elbo_reinforce import elbo_reinforce
 from dlrl.losses.elbo_reinforce import elbo_reinforce_objective
+from dlrl.losses.espo import ebpo_objective
 from dlrl.losses.espo import espo
 from dlrl.losses.espo import espo_objective
 from dlrl.losses.gdsd import gdsd
@@ -33,10 +34,14 @@ from dlrl.losses.objective import Separable
 from dlrl.losses.ratio import kl
 from dlrl.losses.spg import spg
 from dlrl.losses.spg import spg_objective
+from dlrl.losses.stable_drl import stable_drl
+from dlrl.losses.stable_drl import stable_drl_objective
+from dlrl.losses.unigrpo import trace_rl
 from dlrl.losses.unigrpo import trace_rl_objective
 from dlrl.losses.unigrpo import unigrpo
 from dlrl.losses.unigrpo import unigrpo_objective
 from dlrl.losses.vrpo_offline import vrpo_offline
+from dlrl.losses.vrpo_offline import vrpo_offline_objective
 from dlrl.losses.vrpo_offline import vrpo_offline_outer
 from dlrl.losses.vrpo_online import vrpo_online
 from dlrl.losses.vrpo_online import vrpo_online_objective
@@ -47,12 +52,15 @@ OBJECTIVES = {
   "bgpo_clipped": bgpo_clipped_objective,
   "coupled_grpo": coupled_grpo_objective,
   "diffu_grpo": diffu_grpo_objective,
+  "ebpo": ebpo_objective,
   "elbo_reinforce": elbo_reinforce_objective,
   "espo": espo_objective,
   "gdsd": gdsd_objective,
   "spg": spg_objective,
+  "stable_drl": stable_drl_objective,
   "trace_rl": trace_rl_objective,
   "unigrpo": unigrpo_objective,
+  "vrpo_offline": vrpo_offline_objective,
   "vrpo_online": vrpo_online_objective,
 }
 
@@ -75,6 +83,7 @@ __all__ = [
   "damp_negative",
   "diffu_grpo",
   "diffu_grpo_objective",
+  "ebpo_objective",
   "elbo_reinforce",
   "elbo_reinforce_objective",
   "espo",
@@ -87,10 +96,14 @@ __all__ = [
   "softmax_weights",
   "spg",
   "spg_objective",
+  "stable_drl",
+  "stable_drl_objective",
+  "trace_rl",
   "trace_rl_objective",
   "unigrpo",
   "unigrpo_objective",
   "vrpo_offline",
+  "vrpo_offline_objective",
   "vrpo_offline_outer",
   "vrpo_online",
   "vrpo_online_objective",

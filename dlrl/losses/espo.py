@@ -1,8 +1,9 @@
 """ESPO: PPO's clipped ratio of whole sequences, per token of the canvas.
 
 The ratio is exp((B - B_old) / L) of ELBOs B, the KL an estimate per token.
-Source: arXiv 2512.03759. Without a KL it is GSPO (arXiv 2507.18071) on ELBOs,
-and with L = 1 EBPO's ratio (arXiv 2602.08676), given EBPO's draws.
+Source: arXiv 2512.03759. Without a KL it is GSPO (arXiv 2507.18071) on ELBOs.
+EBPO (arXiv 2602.08676) takes the ratio of whole likelihoods, L = 1, from noise
+levels that are fixed.
 """
 
 import jax
@@ -47,17 +48,29 @@ def espo_objective(
   kl: str = "k2",
 ) -> objective.Objective:
   """ESPO through the mean scores; L is the width of the canvas."""
-  def statistic(draw, rows):
-    del rows
-    return jax.tree.map(
-      draw.score, (draw.logps, draw.old_logps, draw.ref_logps))
-
   def outer(means, rows):
     return _outer(means, rows.advantage, rows.valid.shape[-1],
                   (clip_low, clip_high), kl_coef, kl)
 
   return objective.Joint(
-    statistic, outer, skips_zero=not kl_coef, needs_ref=bool(kl_coef))
+    _scores, outer, skips_zero=not kl_coef, needs_ref=bool(kl_coef))
+
+
+def ebpo_objective(
+  clip_low: float = 0.2, clip_high: float = 0.2
+) -> objective.Objective:
+  """EBPO's clipped ratio of the scores as they are."""
+  def outer(means, rows):
+    return _outer(
+      means, rows.advantage, 1, (clip_low, clip_high), 0.0, "k2")
+
+  return objective.Joint(_scores, outer, takes_norm=True)
+
+
+def _scores(draw, rows):
+  del rows
+  return jax.tree.map(
+    draw.score, (draw.logps, draw.old_logps, draw.ref_logps))
 
 
 def _outer(means, advantage, length, clip, kl_coef, kl):

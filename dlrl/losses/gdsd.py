@@ -2,13 +2,15 @@
 
 The target is a teacher proportional to p_old exp(psi A): the change since the
 rollout, clamped and per token, should be psi A. Source: arXiv 2605.29398 and
-its published code (the variant without centred logits).
+its published code (the variant without centred logits, and a KL to the
+reference, here per token as in ESPO).
 """
 
 import jax
 import jax.numpy as jnp
 
 from dlrl.losses import objective
+from dlrl.losses import ratio as ratio_lib
 
 
 def gdsd_statistic(
@@ -24,6 +26,7 @@ def gdsd_statistic(
 def gdsd(
   score: jax.Array, old_score: jax.Array, advantage: jax.Array, *,
   length: float | jax.Array, clip: float, psi: float = 1.0,
+  ref_score: jax.Array | None = None, kl_coef: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The loss; average it over responses.
 
@@ -34,23 +37,37 @@ def gdsd(
     length: tokens of the canvas, scalar or [b].
     clip: how far the ratio of likelihoods counts below and above 1.
     psi: inverse temperature of the teacher.
+    ref_score: [n, b], the same draws scored by the reference; needed for a KL.
+    kl_coef: factor on k2 of the reference, per token.
 
   Returns:
-    The loss [b] and no metrics.
+    The loss [b] and metrics [b]: with a reference, `kl`.
+
+  Raises:
+    ValueError: a KL without a reference.
   """
+  if kl_coef and ref_score is None:
+    raise ValueError("kl_coef is set, but ref_score is not given")
   terms = gdsd_statistic(
     score, old_score, advantage[None], length=length, clip=clip, psi=psi)
-  return jnp.mean(terms, 0), {}
+  if ref_score is None:
+    return jnp.mean(terms, 0), {}
+  kl = ratio_lib.kl(score, ref_score, "k2") / length
+  return jnp.mean(terms + kl_coef * kl, 0), {"kl": jnp.mean(kl, 0)}
 
 
 def gdsd_objective(
-  clip: float = 4e-4, psi: float = 1.0
+  clip: float = 4e-4, psi: float = 1.0, kl_coef: float = 0.0
 ) -> objective.Objective:
   """GDSD, one draw at a time; L is the width of the canvas."""
   def loss(draw, rows):
-    return gdsd_statistic(
-      draw.score(draw.logps), draw.score(draw.old_logps), rows.advantage,
-      length=rows.valid.shape[-1], clip=clip, psi=psi), {}
+    score, old_score, ref_score = jax.tree.map(
+      lambda logps: draw.score(logps)[None],
+      (draw.logps, draw.old_logps, draw.ref_logps))
+    return gdsd(
+      score, old_score, rows.advantage, length=rows.valid.shape[-1],
+      clip=clip, psi=psi, ref_score=ref_score, kl_coef=kl_coef)
 
   # Rows without an advantage hold the policy where it was.
-  return objective.Separable(loss, skips_zero=False)
+  return objective.Separable(
+    loss, skips_zero=False, needs_ref=bool(kl_coef))

@@ -61,12 +61,14 @@ class Separable(NamedTuple):
     skips_zero: rows without an advantage have no gradient.
     takes_norm: scores may be per token; else they have to be plain sums.
     needs_ref: there is a KL to the reference policy.
+    together: 1, rows have nothing to do with each other.
   """
 
   loss: Callable[[Scored, Rows], tuple[jax.Array, Metrics]]
   skips_zero: bool = True
   takes_norm: bool = False
   needs_ref: bool = False
+  together: int = 1
 
 
 class Joint(NamedTuple):
@@ -78,6 +80,7 @@ class Joint(NamedTuple):
     skips_zero: rows without an advantage have no gradient.
     takes_norm: scores may be per token; else they have to be plain sums.
     needs_ref: there is a KL to the reference policy.
+    together: rows that `outer` takes as one: it sees whole runs of so many.
   """
 
   statistic: Callable[[Scored, Rows], Any]
@@ -85,6 +88,7 @@ class Joint(NamedTuple):
   skips_zero: bool = True
   takes_norm: bool = False
   needs_ref: bool = False
+  together: int = 1
 
 
 Objective = Separable | Joint

@@ -46,6 +46,27 @@ def unigrpo(
   return reduce(terms), {k: reduce(v) for k, v in metrics.items()}
 
 
+def trace_rl(
+  logps: jax.Array, old_logps: jax.Array, advantage: jax.Array,
+  mask: jax.Array, *, clip: ratio_lib.Clip, kl_coef: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """TraceRL's policy loss: `unigrpo` with the rollout as its own reference.
+
+  Args:
+    logps: [n, b, t] fp32, of n slices of the decode trace.
+    old_logps: of the rollout's parameters, the same shape; a constant.
+    advantage: [b].
+    mask: [n, b, t] bool, the tokens that a slice's steps committed.
+    clip: how far the ratio counts below and above 1.
+    kl_coef: factor on k3 of the rollout's parameters.
+
+  Returns:
+    The loss [b] and metrics [b], `clip` and `kl`.
+  """
+  return unigrpo(logps, old_logps, advantage, mask, clip=clip,
+                 ref_logps=old_logps, kl_coef=kl_coef)
+
+
 def unigrpo_objective(
   clip_low: float = 0.2, clip_high: float = 0.2, kl_coef: float = 0.0
 ) -> objective.Objective:

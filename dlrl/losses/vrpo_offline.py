@@ -9,6 +9,8 @@ arXiv 2505.19223.
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import objective
+
 
 def vrpo_offline(
   chosen: jax.Array, rejected: jax.Array, ref_chosen: jax.Array,
@@ -38,3 +40,25 @@ def vrpo_offline_outer(
   margin = beta * (chosen - rejected)
   return jax.nn.softplus(-margin), {
     "margin": margin, "right": (margin > 0).astype(jnp.float32)}
+
+
+def vrpo_offline_objective(beta: float = 0.2) -> objective.Objective:
+  """VRPO on pairs of rows, 2i and 2i + 1; the greater advantage is chosen.
+
+  A row's loss is that of its pair, and 0 where both are as good.
+  """
+  def statistic(draw, rows):
+    del rows
+    return draw.score(draw.logps), draw.score(draw.ref_logps)
+
+  def outer(means, rows):
+    score, ref_score = means
+    change = (score - jax.lax.stop_gradient(ref_score)).reshape(-1, 2)
+    first, second = rows.advantage.reshape(-1, 2).T
+    sign = jnp.sign(first - second)
+    loss, metrics = vrpo_offline_outer(
+      sign * change[:, 0], sign * change[:, 1], beta=beta)
+    return jax.tree.map(
+      lambda x: jnp.repeat(jnp.where(sign == 0, 0.0, x), 2), (loss, metrics))
+
+  return objective.Joint(statistic, outer, needs_ref=True, together=2)

@@ -1,0 +1,26 @@
+"""StableDRL (arXiv 2603.06743).
+
+    python -m dlrl.main --config=configs/stable_drl.py --workdir=DIR
+
+Ratios clipped on both sides and normalised within a group; the draws are
+ESPO's.
+
+Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+"""
+
+import ml_collections
+
+from configs import sudoku_tiny
+
+
+def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
+  """The settings of `preset`."""
+  cfg = sudoku_tiny.base(preset)
+  cfg.learn.loss = "stable_drl"
+  cfg.learn.loss_args = {
+    "clip_low": 0.2, "clip_high": 0.2, "group_size": cfg.rollout.group_size}
+  cfg.learn.forward_process = "complementary"
+  cfg.learn.n_mc = 4
+  cfg.learn.epochs = 2
+  cfg.learn.score_norm = "none"
+  return cfg
