@@ -31,7 +31,7 @@ METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo, gdsd,
            just_grpo, spg, stable_drl, trace_rl, unigrpo, vrpo_offline,
            vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
-           (sft, "smoke"), (stp, ""), (stp, "memory"), (stp, "smoke"),
+           (sft, "smoke"), (stp, ""), (stp, "smoke"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
 LARGE = [llada_8b.PREFIX + task for task in llada_8b.LENGTHS]
 
