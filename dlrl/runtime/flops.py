@@ -1,0 +1,115 @@
+"""FLOPs of a program as it is lowered: exact, also inside loops.
+
+XLA's own count (`compiled.cost_analysis()`) takes a loop's body once, and the
+update is loops of loops. Here a body counts as often as it runs. A product and
+a sum are two FLOPs. Only matrix products and convolutions count: elementwise
+work, reductions, sorts and decompositions are left out. What nothing uses is
+left out, too, as `jax.jit` leaves it out before XLA sees the program; what XLA
+itself then shares or drops still counts.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+# Kernels whose work their parameters do not tell: better an error than zero.
+OPAQUE = frozenset({
+  "pallas_call", "ffi_call", "ragged_dot_general", "scaled_matmul_wrapper",
+  "dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper",
+  "dot_product_attention_fp8_fwd_wrapper",
+  "dot_product_attention_fp8_bwd_wrapper",
+})
+
+
+def flops(
+  fn: Callable[..., Any], *args: Any, while_trips: int | None = None
+) -> int:
+  """FLOPs of `fn(*args)`, over all devices.
+
+  Args:
+    fn: any function of arrays; nothing is compiled or run.
+    *args: trees of arrays or `jax.ShapeDtypeStruct`s.
+    while_trips: how often to count the body of a `while_loop`, whose trips a
+      trace does not tell. Loops of a static length need no such bound.
+
+  Returns:
+    2 m n k of every product and the like of convolutions, times the lengths of
+    the scans around them. Of a `cond` the dearest branch counts, so that it is
+    an upper bound where there is one. In a `shard_map` the body counts once per
+    device.
+
+  Raises:
+    ValueError: a product within a `while_loop` and no `while_trips`, or a
+      kernel that does not say what it computes.
+  """
+  jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _program(jaxpr, while_trips)
+
+
+def _program(jaxpr: core.Jaxpr, trips: int | None) -> int:
+  return sum(_equation(eqn, trips) for eqn in jaxpr.eqns)
+
+
+def _equation(eqn: core.JaxprEqn, trips: int | None) -> int:
+  name, params = eqn.primitive.name, eqn.params
+  if name == "dot_general":
+    return _dot(eqn)
+  if name == "conv_general_dilated":
+    return _convolution(eqn)
+  if name in OPAQUE:
+    raise ValueError(
+      f"the FLOPs of {name!r} are not known: count the program with a plain "
+      "implementation in its place")
+  inner = [_program(j, trips) for j in core.jaxprs_in_params(params)]
+  if name == "scan":
+    return params["length"] * sum(inner)
+  if name == "cond":
+    return max(inner)
+  if name == "shard_map":
+    mesh = params["mesh"].shape
+    return math.prod(mesh[a] for a in params["newly_manual_axes"]) * sum(inner)
+  if name == "while" and any(inner):
+    if trips is None:
+      raise ValueError(
+        "a while_loop computes products, and its trips are not known: pass "
+        "while_trips, or give the loop a static length")
+    condition, body = (
+      _program(params[k].jaxpr, trips) for k in ("cond_jaxpr", "body_jaxpr"))
+    return trips * body + (trips + 1) * condition
+  if len(inner) > 1 and any(inner):
+    raise ValueError(
+      f"which of the {len(inner)} programs in {name!r} run is not known")
+  return sum(inner)
+
+
+def _dot(eqn: core.JaxprEqn) -> int:
+  (contracted, _), _ = eqn.params["dimension_numbers"]
+  left, _, out = _shapes(eqn)
+  return 2 * math.prod(out) * math.prod(left[i] for i in contracted)
+
+
+def _convolution(eqn: core.JaxprEqn) -> int:
+  """Products with padding, or with the holes of a dilation, do not count."""
+  params = eqn.params
+  left, right, out = _shapes(eqn)
+  left_spec, right_spec, out_spec = params["dimension_numbers"]
+  total = 2 * out[out_spec[0]] * out[out_spec[1]] * right[right_spec[1]]
+  for axis, (before, _) in enumerate(params["padding"]):
+    stride = params["window_strides"][axis]
+    hole, spread = params["lhs_dilation"][axis], params["rhs_dilation"][axis]
+    last = (left[left_spec[axis + 2]] - 1) * hole
+    at = [o * stride - before + k * spread
+          for o in range(out[out_spec[axis + 2]])
+          for k in range(right[right_spec[axis + 2]])]
+    total *= sum(0 <= i <= last and i % hole == 0 for i in at)
+  return total
+
+
+def _shapes(eqn: core.JaxprEqn) -> list[tuple[int, ...]]:
+  return [v.aval.shape  # type: ignore[attr-defined]
+          for v in (*eqn.invars, *eqn.outvars)]
