@@ -1,13 +1,18 @@
-"""The table of methods says what the code does."""
+"""The tables of methods say what the code does."""
 
+import json
 import pathlib
 
 import pytest
 
+from benchmarks import method_cost
 from dlrl import losses
 from dlrl.diffusion import masks
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "methods.md"
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "methods.md"
+COSTS = json.loads(
+  (ROOT / "benchmarks" / "results" / "method_cost.json").read_text())
 ROWS = {
   cells[0].strip("`"): cells for cells in (
     [cell.strip() for cell in line.strip("|\n").split("|")]
@@ -33,3 +38,17 @@ def test_a_row_is_right(name):
   else:
     assert kl != "-"
     assert with_kl.needs_ref == (kl != "k3 to the rollout")
+
+
+def test_costs_are_on_the_page_as_they_were_measured():
+  assert f"\n\n{method_cost.table(COSTS)}\n\n" in PAGE.read_text()
+
+
+def test_every_loss_has_its_cost_and_passes():
+  passes = {name: row["passes"] for name, row in COSTS["methods"].items()}
+  assert passes == {name: int(cells[-1]) for name, cells in ROWS.items()}
+
+
+@pytest.mark.parametrize("name", ["bgpo", "espo"])
+def test_a_cost_is_right(name):
+  assert COSTS["methods"][name]["forwards"] == method_cost.forwards(name)
