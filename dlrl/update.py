@@ -150,7 +150,7 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   together = objective.together
   alive = jnp.any(live.reshape(-1, together), -1)
   order = (jnp.argsort(~alive)[:, None] * together
-           + jnp.arange(together)).reshape(-1)
+           + jnp.arange(together)[None]).reshape(-1)
   others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)  # rows first
   parts = jax.tree.map(lambda x: x[order], (batch, others, live, tokens))
   parts = _split(parts, cfg.micro_batch)
