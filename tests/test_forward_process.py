@@ -107,7 +107,8 @@ def test_weights_are_m_over_k_on_the_masked_positions(name):
 @pytest.mark.parametrize(
   ("name", "n"), [("exact_k", 2), ("stratified", 3), ("stratified", 6),
                   ("tiled", 3), ("tiled", 6), ("complementary", 4),
-                  ("importance", 2), ("importance", 5)])
+                  ("importance", 2), ("importance", 5),
+                  ("balanced", 2), ("balanced", 5)])
 def test_every_draw_is_unbiased_for_any_table(name, n):
   logp = table(LIVE)
   target = order_average(logp, LIVE)
@@ -273,3 +274,22 @@ def test_tiles_mask_all_positions_equally_often(n):
   want = np.stack([many("stratified", j, n, draws=ROWS)[0].sum(1)
                    for j in range(n)])
   np.testing.assert_array_equal(ks, want)
+
+
+def test_a_complementary_pair_is_unbiased_by_enumeration():
+  logp = table(LIVE)
+  keys = jax.random.split(jax.random.key(0), DRAWS)
+  live = np.tile(LIVE, (DRAWS, 1))
+  pairs = [draw("complementary", live, j, 2, keys=keys) for j in range(2)]
+  values = [estimates(logp, *pair) for pair in pairs]
+  of_pair = {}  # first member's set -> the pair's estimate
+  for first, a, b in zip(pairs[0][0], *values, strict=True):
+    chosen = tuple(np.flatnonzero(first))
+    np.testing.assert_allclose(of_pair.setdefault(chosen, (a + b) / 2),
+                               (a + b) / 2, rtol=1e-6)
+  assert of_pair.keys() == {(), *subsets(LIVE)}
+  # A number of tokens is as likely as any other, and so is a set of them.
+  mean = sum(
+    value / (M + 1) / math.comb(M, len(chosen))
+    for chosen, value in of_pair.items())
+  np.testing.assert_allclose(mean, order_average(logp, LIVE), rtol=1e-5)
