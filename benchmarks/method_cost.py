@@ -24,12 +24,15 @@ from matplotlib import figure
 from configs import bgpo
 from configs import coupled_grpo
 from configs import diffu_grpo
+from configs import ebpo
 from configs import elbo_reinforce
 from configs import espo
 from configs import gdsd
 from configs import spg
+from configs import stable_drl
 from configs import trace_rl
 from configs import unigrpo
+from configs import vrpo_offline
 from configs import vrpo_online
 from dlrl import config
 from dlrl import config_check
@@ -47,12 +50,15 @@ CONFIGS = {
   "bgpo_clipped": bgpo,
   "coupled_grpo": coupled_grpo,
   "diffu_grpo": diffu_grpo,
+  "ebpo": ebpo,
   "elbo_reinforce": elbo_reinforce,
   "espo": espo,
   "gdsd": gdsd,
   "spg": spg,
+  "stable_drl": stable_drl,
   "trace_rl": trace_rl,
   "unigrpo": unigrpo,
+  "vrpo_offline": vrpo_offline,
   "vrpo_online": vrpo_online,
 }
 NS = (2, 16, 64)
