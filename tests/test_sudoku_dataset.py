@@ -197,8 +197,9 @@ def test_spoilt_data_is_an_error_that_says_what_to_delete(
 
 def test_other_puzzles_than_the_pinned_ones_are_neither_made_nor_read(
     sudoku_dir, splits, tmp_path, monkeypatch):
-  pinned = dict(sudoku_dataset.SHA256)
-  monkeypatch.setattr(sudoku_dataset, "SHA256", {**pinned, "test": "0" * 64})
+  pinned = dict(sudoku_dataset.Sudoku4x4.SHA256)
+  monkeypatch.setattr(
+      sudoku_dataset.Sudoku4x4, "SHA256", {**pinned, "test": "0" * 64})
   with pytest.raises(strict.ConfigError, match="delete this directory"):
     sudoku_dataset.load(sudoku_dir, "test", EVERY)
   with pytest.raises(RuntimeError, match="generator changed"):

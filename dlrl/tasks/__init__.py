@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from dlrl.tasks import countdown
+from dlrl.tasks import countdown_dataset
 from dlrl.tasks import sudoku
 from dlrl.tasks import sudoku_dataset
 
@@ -29,7 +31,17 @@ class Task:
   template: Callable[[str], Sequence[str | int]] | None = None
 
 
+COUNTDOWN = Task(
+    load=countdown_dataset.load,
+    rewards={"solved": countdown.solved_reward},
+    metrics=countdown.metrics,
+    difficulties=countdown_dataset.DIFFICULTIES,
+    template=countdown.template,
+)
 TASKS = {
+    "countdown": COUNTDOWN,
+    "countdown_digits": dataclasses.replace(
+        COUNTDOWN, load=countdown_dataset.load_digits),
     "sudoku": Task(
         load=sudoku_dataset.load,
         rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},

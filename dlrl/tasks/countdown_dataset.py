@@ -1,0 +1,196 @@
+"""Countdown with three numbers, as TFDS datasets made on the spot.
+
+Two variants: numbers from 1 to 9, where every problem there is appears with its
+numbers in every order, for the tiny models; and numbers from 1 to 99, drawn at
+random. Targets go from 1 to 99. Train and test share no problem, whatever the
+order of its numbers. A problem has difficulty 1 if + and - are enough, as for
+nine tenths of the published test set, and 2 if it needs * or /. Only raw PCG64
+words are used, whose stream numpy promises to keep.
+"""
+
+import functools
+import itertools
+import types
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dlrl.runtime import strict
+from dlrl.tasks import countdown
+from dlrl.tasks import generated
+
+DIFFICULTIES = (1, 2)
+TARGETS = range(1, 100)
+TESTS = 5  # one of so many problems
+_SEED = 2323
+_DRAWN = 30000  # triples of greater numbers, each with a target
+
+_PLAIN, _LEFT, _RIGHT = _SHAPES = (
+  "{a}{p}{b}{q}{c}", "({a}{p}{b}){q}{c}", "{a}{p}({b}{q}{c})")
+Ratio = tuple[int, int]
+Problem = tuple[tuple[int, ...], int]
+
+
+class CountdownDigits(generated.Puzzles):
+  """All problems of three numbers from 1 to 9, in all orders."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  DESCRIPTION = "Countdown with three numbers from 1 to 9."
+  SHA256 = types.MappingProxyType({
+    "train": "d7feb6cc6e6fda2304734d4cc27e357c"
+             "ff8bb8e44e177e3569e656c7a3f88ff8",
+    "test": "afcf8247243237e04bf7b243b89aa4af"
+            "f28039307c180851ba001523b53408b2",
+  })
+
+  def rows(self, split: str) -> list[generated.Row]:
+    """The problems' targets have two digits, so that all prompts are equal."""
+    triples = itertools.combinations_with_replacement(range(1, 10), 3)
+    problems = [(numbers, target) for numbers in triples
+                for target in solutions(numbers) if target in TARGETS]
+    return sorted(
+      (_row(order, target, width=2)
+       for numbers, target in _part(problems, split)
+       for order in dict.fromkeys(itertools.permutations(numbers))),
+      key=generated.rank)
+
+
+class Countdown3(generated.Puzzles):
+  """Problems of three numbers from 1 to 99, a third of difficulty 2."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  DESCRIPTION = "Countdown with three numbers from 1 to 99."
+  SHA256 = types.MappingProxyType({
+    "train": "5578b11ed496be0713632deb2f8279ba"
+             "220524df690102580d52290919da23e4",
+    "test": "7b0d8cdf8f657bfcf744fd1a0badfa35"
+            "41770aa0381c2026a6dd378c042136d7",
+  })
+
+  def rows(self, split: str) -> list[generated.Row]:
+    """A triple has one problem, its numbers in the order drawn."""
+    return sorted(
+      (_row(*problem) for problem in _part(_drawn(), split)),
+      key=generated.rank)
+
+
+@functools.lru_cache(maxsize=1000)
+def solutions(numbers: tuple[int, ...]) -> dict[int, str]:
+  """A solution for each positive integer that the numbers can reach.
+
+  One without * and /, if there is one; of these the one with the fewest
+  parentheses, then that with its numbers nearest to their order.
+  """
+  found: dict[int, str] = {}
+  for expression, value in _expressions(numbers):
+    if value is not None and value[0] % value[1] == 0 < value[0] // value[1]:
+      found.setdefault(value[0] // value[1], expression)
+  return found
+
+
+def load_digits(data_dir: str, split: str, difficulty: tuple[int, int], *,
+                field: str = "difficulty") -> list[generated.Row]:
+  """`load` of `CountdownDigits`."""
+  return _load(CountdownDigits, data_dir, split, difficulty, field)
+
+
+def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
+         field: str = "difficulty") -> list[generated.Row]:
+  """The split's problems of some difficulty, prepared first if necessary.
+
+  Args:
+    data_dir: of TFDS; `~` is expanded.
+    split: `train` or `test`.
+    difficulty: the least and the greatest.
+    field: the config field that `difficulty` came from, for the message.
+
+  Returns:
+    Rows `{"prompt", "solution", "difficulty", "index"}`, ordered by difficulty;
+    the index identifies a row among those of its split.
+
+  Raises:
+    strict.ConfigError: the directory cannot be written or holds something else,
+      or no problem has that difficulty.
+  """
+  return _load(Countdown3, data_dir, split, difficulty, field)
+
+
+def _load(builder, data_dir, split, difficulty, field) -> list[generated.Row]:
+  low, high = difficulty
+  least, most = DIFFICULTIES
+  strict.require(max(low, least) <= min(high, most), field, difficulty,
+                 f"no problem matches; difficulties are {least} and {most}")
+  rows = generated.load(builder, data_dir, split)
+  return [{"prompt": row["puzzle"], "solution": row["solution"],
+           "difficulty": row["difficulty"], "index": index}
+          for index, row in enumerate(rows)
+          if low <= row["difficulty"] <= high]
+
+
+def _expressions(
+  numbers: Sequence[int]
+) -> Iterator[tuple[str, Ratio | None]]:
+  """(expression, value) of three numbers, the preferred ones first."""
+  for operators, shapes in (("+-", _SHAPES[:1]), ("+-*/", _SHAPES)):
+    for shape in shapes:
+      for a, b, c in itertools.permutations(numbers):
+        for p, q in itertools.product(operators, repeat=2):
+          right = shape is _RIGHT or (
+            shape is _PLAIN and p in "+-" and q in "*/")
+          x, y, z = (a, 1), (b, 1), (c, 1)
+          yield shape.format(a=a, b=b, c=c, p=p, q=q), (
+            _apply(p, x, _apply(q, y, z)) if right
+            else _apply(q, _apply(p, x, y), z))
+
+
+def _apply(symbol: str, x: Ratio | None, y: Ratio | None) -> Ratio | None:
+  """Of (numerator, denominator); None: division by 0. Faster than Fraction."""
+  if x is None or y is None or (symbol == "/" and y[0] == 0):
+    return None
+  (a, b), (c, d) = x, y
+  if symbol == "*":
+    return a * c, b * d
+  if symbol == "/":
+    return a * d, b * c
+  return a * d + (c * b if symbol == "+" else -c * b), b * d
+
+
+def _difficulty(solution: str) -> int:
+  return 1 + any(c in "*/" for c in solution)
+
+
+def _row(order: tuple[int, ...], target: int, width: int = 1) -> generated.Row:
+  solution = solutions(order)[target]
+  return {"puzzle": countdown.prompt_of(order, target, width=width),
+          "solution": solution, "difficulty": _difficulty(solution)}
+
+
+@functools.cache
+def _drawn() -> list[Problem]:
+  """Problems of random triples, as often of difficulty 2 as there are some."""
+  words = np.random.PCG64(_SEED)
+  orders: dict[tuple[int, ...], tuple[int, ...]] = {}
+  while len(orders) < _DRAWN:
+    order = tuple((1 + words.random_raw(3) % 99).tolist())
+    orders.setdefault(tuple(sorted(order)), order)
+  problems = []
+  for order in orders.values():
+    found = solutions(order)
+    wanted = 1 + int(words.random_raw()) % 2
+    targets = [t for t in found
+               if t in TARGETS and _difficulty(found[t]) == wanted]
+    if targets:
+      pick = int(words.random_raw()) % len(targets)
+      problems.append((order, targets[pick]))
+  return problems
+
+
+def _part(problems: Sequence[Problem], split: str) -> list[Problem]:
+  """Every problem is in one of the splits, by a fixed shuffle."""
+  words = np.random.PCG64([_SEED, len(problems)]).random_raw(len(problems))
+  order = np.argsort(words)
+  tests = len(problems) // TESTS
+  chosen = {"test": order[:tests], "train": order[tests:]}[split]
+  return [problems[i] for i in chosen]

@@ -1,0 +1,273 @@
+import ast
+import collections
+import itertools
+import json
+import operator
+import random
+import time
+from fractions import Fraction
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from dlrl import tasks
+from dlrl.models import tokenizer
+from dlrl.runtime import strict
+from dlrl.tasks import countdown
+from dlrl.tasks import countdown_dataset
+from dlrl.tasks import generated
+
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub,
+             ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def by_python(expression):
+  """The value by Python's grammar, in fractions."""
+  def of(node):
+    if isinstance(node, ast.Constant):
+      return Fraction(node.value)
+    return OPERATORS[type(node.op)](of(node.left), of(node.right))
+
+  try:
+    return of(ast.parse(expression, mode="eval").body)
+  except ZeroDivisionError:
+    return None
+
+
+def value(expression):
+  parts = countdown.tokens(expression)
+  return None if parts is None else countdown.value(parts)
+
+
+numbers = st.integers(0, 99).map(str)
+expressions = st.recursive(
+  numbers,
+  lambda inner: st.one_of(
+    st.tuples(inner, st.sampled_from("+-*/"), inner).map("".join),
+    st.tuples(inner, st.sampled_from([" + ", "- "]), inner).map("".join),
+    inner.map("({})".format)), max_leaves=12)
+
+
+@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.given(expressions)
+def test_the_parser_agrees_with_pythons(expression):
+  hypothesis.assume(len(expression) <= 200)
+  assert value(expression) == by_python(expression)
+
+
+@pytest.mark.parametrize("expression", [
+  "2*4-3", "2 * 4 - 3", "(2*4)-3", "((2)*(4))-(3)", " 4*2-3 "])
+def test_what_solves(expression):
+  assert countdown.solved("2,3,4=5", expression)
+
+
+def test_fractions_on_the_way_are_exact():
+  assert countdown.solved("3,3,8,8=24", "8/(3-8/3)")
+  assert not countdown.solved("1,3,3=1", "1/3*3+0")
+
+
+@pytest.mark.parametrize("prompt, completion", [
+  ("2,3,1=9", "2**3+1"),  # passes published graders, which eval it
+  ("7,2,1=4", "7//2+1"),
+  ("1,2,3=4", "1.2+3"),
+  ("1,2,3=2", "-1+3*2-3"),
+  ("3,1,2=2", "-1+3"),  # a sign, and a number left out
+  ("5,3,2=4", "-3+5+2"),  # a sign
+  ("5,3,2=4", "5+-3+2"),
+  ("5,3,2=4", "5-3+2=4"),
+  ("5,3,2=4", "<answer>5-3+2</answer>"),
+  ("5,3,2=4", "5-3+2;"),
+  ("5,3,2=4", "5-03+2"),
+  ("5,3,2=4", "5-3+2\n"),
+  ("5,3,2=4", "5-3+2)"),
+  ("5,3,2=4", "(5-3+2"),
+  ("5,3,2=4", "5-3+2+0"),
+  ("5,3,2=4", "5-3+2+2-2"),
+  ("5,5,4=4", "4"),
+  ("5,3,2=4", "5 3 2"),
+  ("5,3,2=4", "()5-3+2"),
+  ("5,3,2=4", "5(-3+2)"),
+  ("5,3,2=4", "4"),
+  ("5,3,2=4", ""),
+  ("5,3,2=4", "?-3+2"),
+  ("5,3,2=4", "\u0665-\u0663+\u0662"),  # digits of another script
+  ("5,3,2=4", "5-3+²"),
+  ("5,5,0=1", "5/5+0/0"),
+  ("5,3,2=4", "9**9**9**9"),
+  ("5,3,2=4", "((((((((((5-3+2"),
+])
+def test_what_does_not_solve(prompt, completion):
+  try:
+    assert not countdown.solved(prompt, completion)
+  except ValueError:
+    assert "0" in prompt.split("=")[0].split(",")  # no problem at all
+  else:
+    assert countdown.solved_reward([prompt], [completion]) == [0.0]
+
+
+@hypothesis.settings(max_examples=1000, deadline=None)
+@hypothesis.given(st.one_of(
+  st.text(max_size=300),
+  st.text("0123456789+-*/() .", max_size=300),
+  st.text("523+-*/()", max_size=12),
+  st.integers(1, 10**5).map(lambda n: "9" * n),
+  st.integers(1, 10**5).map(lambda n: "(" * n + "5-3+2" + ")" * n)))
+def test_no_text_raises_takes_long_or_is_paid_without_being_an_answer(text):
+  start = time.perf_counter()
+  reward = countdown.solved_reward(["5,3,2=4"], [text])
+  scores = countdown.metrics(["5,3,2=4"], [text])
+  assert time.perf_counter() - start < 0.05
+  assert scores["solved"] == reward
+  assert scores["format"] >= reward
+  if scores["format"] == [1.0]:
+    assert reward == [float(by_python(text.strip()) == 4)]
+    assert sorted(c for c in text if c.isdigit()) == ["2", "3", "5"]
+
+
+def test_of_all_short_texts_those_that_python_agrees_with_solve():
+  prompt, right = "1,2,3=7", set()
+  for text in itertools.product("123+*-", repeat=5):
+    text = "".join(text)
+    if countdown.solved(prompt, text):
+      right.add(text)
+  assert right == {"1+2*3", "1+3*2", "2*3+1", "3*2+1"}
+
+
+def test_format_is_an_expression_of_the_numbers_of_any_value():
+  scores = countdown.metrics(["5,3,2=4"] * 4, ["5+3+2", "5-3", "5/(3-3)", "x"])
+  assert scores == {"solved": [0.0] * 4, "format": [1.0, 0.0, 0.0, 0.0]}
+
+
+@pytest.mark.parametrize("prompt", [
+  "", "5,3,2", "5=5", "5,3,2=", "5,3,2=4 ", "5, 3,2=4", "5,3,2=-4", "0,3,2=4",
+  "05,3,2=4"])
+def test_a_prompt_that_is_no_problem_raises(prompt):
+  with pytest.raises(ValueError, match="no problem"):
+    countdown.solved_reward([prompt], ["5-3+2"])
+
+
+def test_columns_of_unequal_length_raise():
+  with pytest.raises(ValueError, match="shorter"):
+    countdown.solved_reward(["5,3,2=4"], [])
+
+
+def test_prompts_are_read_as_they_were_written():
+  prompt = countdown.prompt_of((30, 100, 93), 7, width=3)
+  assert prompt == "30,100,93=007"
+  assert countdown.problem_of(prompt) == ((30, 100, 93), 7)
+
+
+def test_the_template_has_room_for_every_expression():
+  for prompt, longest in (
+    ("5,3,2=4", "(5-3)+2"), ("12,3,4,5=1", "((12/3)-4)+5")):
+    (room,) = countdown.template(prompt)
+    assert room == len(longest)
+
+
+@pytest.fixture(scope="module")
+def rows(sudoku_dir):
+  return {split: countdown_dataset.load_digits(sudoku_dir, split, (1, 2))
+          for split in ("train", "test")}
+
+
+def test_all_problems_of_digits_are_there_once_and_their_solutions_solve(rows):
+  both = rows["train"] + rows["test"]
+  prompts = {row["prompt"] for row in both}
+  assert len(prompts) == len(both)
+  for row in both:
+    assert countdown.solved(row["prompt"], row["solution"])
+    assert len(row["prompt"]) == 8
+    tokenizer.CharTokenizer().encode(row["prompt"])
+    assert row["difficulty"] == (2 if set("*/") & set(row["solution"]) else 1)
+  # Every target of a triple, by another enumeration, in every order.
+  for triple in [(1, 2, 3), (7, 7, 2), (9, 9, 9)]:
+    targets = set()
+    for a, b, c in itertools.permutations(triple):
+      for p, q in itertools.product("+-*/", repeat=2):
+        for text in (f"({a}{p}{b}){q}{c}", f"{a}{p}({b}{q}{c})"):
+          targets.add(by_python(text))
+    targets = {t for t in targets if t in range(1, 100)}
+    orders = set(itertools.permutations(triple))
+    assert {countdown.prompt_of(order, int(t), width=2)
+            for order in orders for t in targets} == {
+      p for p in prompts
+      if sorted(countdown.problem_of(p)[0]) == sorted(triple)}
+
+
+def test_difficulty_1_is_all_that_plus_and_minus_can_do(rows):
+  for row in random.Random(0).sample(rows["train"], 300):
+    (a, b, c), target = countdown.problem_of(row["prompt"])
+    signs = {abs(a + p * b + q * c) for p in (1, -1) for q in (1, -1)}
+    # All negative is the one pattern without a first number.
+    reachable = {x for x in signs} & {target}
+    assert (row["difficulty"] == 1) == bool(reachable)
+
+
+def test_train_and_test_share_no_problem_in_any_order(rows):
+  def problems(split):
+    return {(tuple(sorted(numbers)), target) for numbers, target in (
+      countdown.problem_of(row["prompt"]) for row in rows[split])}
+
+  assert not problems("train") & problems("test")
+  share = len(problems("test")) / len(problems("train") | problems("test"))
+  assert share == pytest.approx(1 / countdown_dataset.TESTS, abs=1e-3)
+
+
+def test_difficulties_select_and_unknown_ones_are_an_error(rows, sudoku_dir):
+  hard = countdown_dataset.load_digits(sudoku_dir, "test", (2, 5))
+  assert hard == [row for row in rows["test"] if row["difficulty"] == 2]
+  with pytest.raises(strict.ConfigError, match="difficulties are 1 and 2"):
+    countdown_dataset.load_digits(sudoku_dir, "test", (3, 5), field="x")
+
+
+def test_greater_numbers_solve_too():
+  problems = list(itertools.islice(countdown_dataset._drawn(), 300))
+  kinds = collections.Counter()
+  for order, target in problems:
+    solution = countdown_dataset.solutions(order)[target]
+    assert countdown.solved(countdown.prompt_of(order, target), solution)
+    kinds[bool(set("*/") & set(solution))] += 1
+  assert min(kinds.values()) > 75
+
+
+def test_all_of_the_greater_rows_are_pinned():
+  rows = {split: countdown_dataset.Countdown3.rows(None, split)  # type: ignore[arg-type]
+          for split in ("train", "test")}
+  for split, found in rows.items():
+    assert generated.checksum(found) == (
+      countdown_dataset.Countdown3.SHA256[split])
+    assert len({row["puzzle"] for row in found}) == len(found) > 4000
+
+
+def test_both_are_tasks():
+  for name in ("countdown", "countdown_digits"):
+    assert tasks.TASKS[name].difficulties == (1, 2)
+
+
+@pytest.mark.shared_data
+def test_published_gold_solutions_solve(shared):
+  """Dream's are lists of steps; each is an expression of its own."""
+  path = shared / "data" / "countdown" / "dream_cd3_test.jsonl"
+  for line in path.read_text().splitlines():
+    row = json.loads(line)
+    *given, target = map(int, row["input"].split(","))
+    first, second = (step.split("=") for step in row["output"].split(","))
+    merged = second[0].replace(first[1], f"({first[0]})", 1)
+    solved = countdown.solved(countdown.prompt_of(given, target), merged)
+    # The intermediate value can equal a number given: then either place.
+    other = f"({first[0]})".join(second[0].rsplit(first[1], 1))
+    assert solved or countdown.solved(
+      countdown.prompt_of(given, target), other)
+
+
+@pytest.mark.shared_data
+def test_all_published_problems_can_be_solved(shared):
+  path = shared / "data" / "countdown" / "d1_countdown_cd3_test.jsonl"
+  plain = []
+  for line in path.read_text().splitlines():
+    row = json.loads(line)
+    given = tuple(map(int, row["input"].split(",")))
+    solution = countdown_dataset.solutions(given)[int(row["output"])]
+    plain.append(not set("*/") & set(solution))
+  assert (len(plain), sum(plain)) == (256, 229)
