@@ -71,13 +71,20 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """Block-wise low-confidence decoding of a canvas of masks."""
+  """Block-wise decoding of a canvas of masks."""
 
   gen_length: int = 16  # tokens on the canvas
   block_length: int = 16  # tokens; blocks are decoded left to right
   steps: int = 8  # denoising steps over the whole canvas
   temperature: float = 0.0  # of the Gumbel noise; 0 is greedy
   fill_after: float = 1.0  # share of a row's tokens; then the rest in one step
+  remasking: str = "low_confidence"  # of dlrl.sampling.remasking.RULES
+  threshold: float = 0.0  # commit all above this probability; 0: by steps
+  factor: float = 0.0  # commit by Fast-dLLM's factor; 0: by steps
+  top_p: float = 1.0  # share of the probability that is sampled from
+  cfg_scale: float = 0.0  # classifier-free guidance; 0: none
+  eos: str = "free"  # free | suppress | last: commit it last | stop: end there
+  cache: str = "none"  # none | prefix | dual: keys and values kept in a block
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dlrl.diffusion import pruning
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
+from dlrl.sampling import check
 
 DTYPES = ("float32", "bfloat16")
 
@@ -41,7 +42,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _choices(cfg)
   _numbers(cfg)
   for name in ("rollout.sampler", "eval.sampler"):
-    _sampler(cfg, name)
+    check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
   _batches(cfg)
   _prior(cfg)
   _method(cfg.learn)
@@ -103,26 +104,6 @@ def _numbers(cfg: config.Config) -> None:
       f"must be an ascending pair in {least}..{most}")
 
 
-def _sampler(cfg: config.Config, name: str) -> None:
-  s = operator.attrgetter(name)(cfg)
-  for field in ("gen_length", "block_length", "steps"):
-    value = getattr(s, field)
-    strict.require(value >= 1, f"{name}.{field}", value, "must be at least 1")
-  strict.require(s.temperature >= 0, f"{name}.temperature", s.temperature,
-                 "must not be negative; 0 is greedy")
-  strict.require(
-    0 <= s.fill_after <= 1, f"{name}.fill_after", s.fill_after,
-    "must be in 0..1; 1 fills nothing before its step")
-  strict.require(
-    s.gen_length % s.block_length == 0, f"{name}.block_length",
-    s.block_length, f"must divide {name}.gen_length = {s.gen_length}")
-  blocks = s.gen_length // s.block_length
-  strict.require(
-    s.steps % blocks == 0 and s.steps <= s.gen_length, f"{name}.steps",
-    s.steps, f"must be a multiple of the {blocks} blocks, and at most "
-    f"{name}.gen_length = {s.gen_length}: each step commits a token")
-
-
 def _batches(cfg: config.Config) -> None:
   r, u = cfg.rollout, cfg.learn
   strict.require(
@@ -156,6 +137,11 @@ def _prior(cfg: config.Config) -> None:
 def _trace(cfg: config.Config) -> None:
   learn = cfg.learn
   if learn.forward_process in masks.OF_TRACE:
+    for field in ("threshold", "factor"):
+      value = getattr(cfg.rollout.sampler, field)
+      strict.require(
+        not value, f"rollout.sampler.{field}", value,
+        f"must be 0: {learn.forward_process!r} counts on the number of steps")
     shrink = learn.process_args.get("shrink", 1)
     strict.require(
       isinstance(shrink, int) and shrink >= 1, "learn.process_args.shrink",

@@ -31,8 +31,8 @@ def make(setup: setup_lib.Setup) -> Callable[[Any], dict[str, float]]:
   @jax.jit
   def decode(params, prompt, prompt_length):
     return denoise.decode(
-      setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler
-    ).completion
+      setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
+      eos_id=setup.tokenizer.eos_id).completion
 
   def evaluate(params) -> dict[str, float]:
     pending = []

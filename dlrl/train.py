@@ -76,7 +76,8 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       index[rows], template)
     decoded = denoise.decode(
       setup.model, state.params, prompt, prompt_length, sample_keys,
-      sampler=cfg.rollout.sampler, canvas=canvas)
+      sampler=cfg.rollout.sampler, canvas=canvas,
+      eos_id=setup.tokenizer.eos_id)
     return Rollout(
       prompt, prompt_length, index, decoded.completion,
       canvas == setup.model.mask_id, decoded.trace, decoded.forwards,

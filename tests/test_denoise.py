@@ -232,7 +232,7 @@ def test_the_most_confident_masked_positions_are_committed():
   masked = jnp.array(
     [[False, True, True, True], [True] * 4, [False, False, False, True]])
   np.testing.assert_array_equal(
-    remasking.low_confidence(
+    remasking.highest(
       confidence, masked, jnp.array([2, 2, 3])),
     [[False, False, True, True], [True, True, False, False],
      [False, False, False, True]])

@@ -26,6 +26,7 @@ from dlrl.models import attention
 from dlrl.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
+Cache = tuple[jax.Array, jax.Array]  # keys, values: [layers, b, t, g, k]
 
 # What a layer keeps for its backward pass.
 REMAT = {
@@ -79,16 +80,19 @@ class Attention(nnx.Module):
       self.q_norm = _norm(cfg, cfg.head_dim, rngs)
       self.k_norm = _norm(cfg, cfg.head_dim, rngs)
 
-  def __call__(self, x, positions, lengths):
-    """[b, t, d] to [b, t, d]."""
+  def __call__(self, x, positions, lengths, cache=None, start=0):
+    """[b, t, d] to [b, t, d], and the (keys, values) of all columns."""
     q, k, v = (f(x).reshape(*x.shape[:2], -1, self.head_dim)
                for f in (self.q, self.k, self.v))
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
     q = attention.rope(q, positions, self.rope_theta)
     k = attention.rope(k, positions, self.rope_theta)
+    if cache is not None:  # these columns are anew, the others as they were
+      k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1)
+              for old, new in zip(cache, (k, v), strict=True))
     y = attention.bidirectional(q, k, v, lengths)
-    return self.out(y.reshape(*x.shape[:2], -1))
+    return self.out(y.reshape(*x.shape[:2], -1)), (k, v)
 
 
 class MLP(nnx.Module):
@@ -113,10 +117,11 @@ class Layer(nnx.Module):
     self.mlp_norm = _norm(cfg, cfg.width, rngs)
     self.mlp = MLP(cfg, rngs=rngs)
 
-  def __call__(self, x, positions, lengths):
-    """[b, t, d] to [b, t, d]."""
-    x = x + self.attention(self.attention_norm(x), positions, lengths)
-    return x + self.mlp(self.mlp_norm(x))
+  def __call__(self, x, *where):
+    """[b, t, d] to [b, t, d], and keys and values; see `Attention`."""
+    y, keys_values = self.attention(self.attention_norm(x), *where)
+    x = x + y
+    return x + self.mlp(self.mlp_norm(x)), keys_values
 
 
 class Transformer(nnx.Module):
@@ -135,13 +140,20 @@ class Transformer(nnx.Module):
       self.unembed = _linear(cfg, cfg.width, cfg.vocab_size, rngs)
     self.remat = cfg.remat
 
-  def __call__(self, ids, positions, lengths):
-    """Final hidden states [b, t, d]; arguments as of `Model.hidden`."""
+  def __call__(self, ids, positions, lengths, cache=None, start=0, *,
+               keep=False):
+    """Final hidden states [b, t, d], and if `keep` is set, a cache.
+
+    Other arguments as of `Model.hidden` and `Model.hidden_of_part`.
+    """
     definition, stacked = nnx.split(self.layers)
 
-    def layer(x, weights):
+    def layer(x, one):
+      weights, cache = one
       x = mesh_lib.shard_batch(x)
-      return nnx.merge(definition, weights)(x, positions, lengths), None
+      x, keys_values = nnx.merge(definition, weights)(
+        x, positions, lengths, cache, start)
+      return x, keys_values if keep else None
 
     policy = REMAT[self.remat]
     if policy is not None:
@@ -150,8 +162,8 @@ class Transformer(nnx.Module):
     # that is split by width would leave [b, t, d] split by width, too.
     table = mesh_lib.constrain(self.embed.embedding[...], "tensor", None)
     x = mesh_lib.shard_batch(table[ids].astype(self.embed.dtype))
-    x, _ = jax.lax.scan(layer, x, stacked)
-    return self.norm(x)
+    x, cache = jax.lax.scan(layer, x, (stacked, cache))
+    return self.norm(x), cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +197,7 @@ class Model:
       positions: [b, t] int, for RoPE and the shift.
       lengths: [b] int; columns from there on are padding and nobody sees them.
     """
-    hidden = nnx.merge(self.definition, params)(ids, positions, lengths)
+    hidden, _ = nnx.merge(self.definition, params)(ids, positions, lengths)
     if not self.cfg.shifted:
       return hidden
     column = jnp.arange(ids.shape[1])[None]
@@ -194,6 +206,37 @@ class Model:
     before = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
     before = jnp.where(positions == 0, column, before)
     return jnp.take_along_axis(hidden, before[..., None], 1)
+
+  def hidden_and_cache(
+    self, params: Params, ids, positions, lengths
+  ) -> tuple[jax.Array, Cache]:
+    """`hidden`, and what `hidden_of_part` takes for columns left as they are.
+
+    Raises:
+      ValueError: outputs are shifted; a part would lack the token before it.
+    """
+    if self.cfg.shifted:
+      raise ValueError("a model with shifted outputs decodes without a cache")
+    return nnx.merge(self.definition, params)(
+      ids, positions, lengths, keep=True)
+
+  def hidden_of_part(
+    self, params: Params, ids, positions, lengths, cache: Cache, start
+  ) -> jax.Array:
+    """Final hidden states of w columns [b, w, d], the first of them `start`.
+
+    They see the other columns as they were when the cache was made.
+
+    Args:
+      params: from `init`.
+      ids: [b, w] int, of these columns.
+      positions: [b, w] int, of these columns.
+      lengths: [b] int, of whole rows.
+      cache: of whole rows.
+      start: scalar int.
+    """
+    return nnx.merge(self.definition, params)(
+      ids, positions, lengths, cache, start)[0]
 
   def unembed(self, params: Params) -> jax.Array:
     """The head's matrix [d, v]; logits are `hidden @ unembed`."""

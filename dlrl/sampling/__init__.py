@@ -1,1 +1,5 @@
 """Decoding completions from a masked-diffusion model."""
+
+from dlrl.sampling.generate import generate
+
+__all__ = ["generate"]

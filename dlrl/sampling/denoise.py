@@ -1,10 +1,12 @@
 """Semi-autoregressive decoding: blocks left to right, any order inside.
 
-Every step predicts all masked tokens of the block, commits the most confident
-ones for good and leaves the rest masked. One jitted program serves rollout and
-evaluation. Source: LLaDA (arXiv 2502.09992) and its published `generate`.
+Every step predicts all masked tokens of the block, commits some of them for
+good and leaves the rest masked. One jitted program serves rollout, evaluation
+and chat. Sources: LLaDA (arXiv 2502.09992) and its published `generate`; the
+caches and parallel decoding are Fast-dLLM's (arXiv 2505.22618).
 """
 
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -12,8 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
-from dlrl.diffusion import rows
+from dlrl.sampling import predict as predict_lib
 from dlrl.sampling import remasking
+from dlrl.sampling.forward import Forward
+
+CACHES = ("none", "prefix", "dual")
 
 
 class Decoded(NamedTuple):
@@ -23,12 +28,26 @@ class Decoded(NamedTuple):
     completion: [b, t] int32, without mask tokens.
     trace: [b, t] int32, the denoising step that committed each token, counted
       from 0 in every row; -1 where the canvas had a token already.
-    forwards: scalar int32, forward passes of the batch.
+    forwards: scalar int32, forward passes of the batch, of whole rows or of the
+      part that a cache leaves.
+    confidence: [b, t] fp32, the probability of each token when it was
+      committed; 1 where the canvas had it.
   """
 
   completion: jax.Array
   trace: jax.Array
   forwards: jax.Array
+  confidence: jax.Array
+
+
+class _State(NamedTuple):
+  """Of the loop: `Decoded` and, [b], the steps that rows have taken."""
+
+  canvas: jax.Array
+  trace: jax.Array
+  forwards: jax.Array
+  confidence: jax.Array
+  taken: jax.Array
 
 
 def decode(
@@ -40,109 +59,156 @@ def decode(
   *,
   sampler: config.Sampler,
   canvas: jax.Array | None = None,
+  eos_id: int | None = None,
 ) -> Decoded:
   """Fills the masks of a canvas.
 
   Args:
-    model: has `hidden`, `unembed` and `mask_id`.
+    model: has `hidden`, `unembed` and `mask_id`; with a cache, see `Forward`.
     params: of the model.
     prompt: [b, p] int32, padded on the right.
     prompt_length: [b] int32.
     keys: [b] one key per row, so that a row's completion depends neither on its
       neighbours nor on the number of hosts; unused at temperature 0.
-    sampler: `block_length` divides `gen_length`; the number of blocks divides
-      `steps`. Once `fill_after` of a row's masks are filled, one more forward
-      pass fills the others, in all blocks (STP's temporal pruning).
+    sampler: as checked by `config_check.sampler`. Once `fill_after` of a row's
+      masks are filled, one more forward pass fills the others, in all blocks
+      (STP's temporal pruning).
     canvas: [b, gen_length] int32; what is not a mask stays as it is and counts
       as committed, so that fewer masks take fewer steps. None: all masks.
+    eos_id: needed unless `sampler.eos` is "free".
   """
-  block_length = sampler.block_length
-  blocks = sampler.gen_length // block_length
-  each, first = divmod(block_length, sampler.steps // blocks)
-  unembed = model.unembed(params)
+  width = sampler.block_length
+  blocks = sampler.gen_length // width
+  forward = Forward(model, params, prompt, prompt_length, sampler.cfg_scale)
   if canvas is None:
     canvas = jnp.full(
       (prompt.shape[0], sampler.gen_length), model.mask_id, jnp.int32)
   free = jnp.sum(canvas == model.mask_id, -1)
   enough = jnp.ceil(sampler.fill_after * free - 1e-3)  # 1e-3: rounding
 
-  def hidden_of(canvas):
-    row = rows.assemble(canvas, prompt, prompt_length)
-    return model.hidden(params, *row)
+  def open_of(state):
+    """[b, t], masks of rows that go on step by step."""
+    masks = state.canvas == model.mask_id
+    left = jnp.sum(masks, -1)
+    return masks & ((left > 0) & (free - left < enough))[:, None]
 
-  def predict(hidden, start, index):
-    hidden = jax.lax.dynamic_slice_in_dim(hidden, start, block_length, 1)
-    return _predict(
-      hidden, unembed, model.mask_id, keys, index, sampler.temperature)
+  def start_of(state):
+    return jnp.argmax(jnp.any(open_of(state), 0)) // width * width
 
-  def block_of(array, start):
-    return jax.lax.dynamic_slice_in_dim(array, start, block_length, 1)
+  def commit(state, hidden, start):
+    """One step of the block at `start`, given its hidden states."""
+    masked = _columns(open_of(state), start, width)
+    found = predict_lib.predict(
+      forward.logits(hidden), keys, state.taken, sampler, eos_id)
+    chosen = _chosen(found, masked, sampler)
+    state = _put(state, found, chosen, start)
+    if sampler.eos == "stop":
+      state = _stop(state, model.mask_id, eos_id)
+    return state
 
-  def unfinished(canvas):
-    """[b], rows that go on step by step."""
-    masked = jnp.sum(canvas == model.mask_id, -1)
-    return (masked > 0) & (free - masked < enough)
+  def block(state, start, columns):
+    """All steps of a block; after the first, only `columns` are computed."""
+    hidden, cache = forward.whole_and_cache(state.canvas)
+    state = commit(state, _columns(hidden, start, width), start)
 
-  def step(carry):
-    canvas, trace, taken, forwards = carry
-    open_ = (canvas == model.mask_id) & unfinished(canvas)[:, None]
-    start = jnp.argmax(jnp.any(open_, 0)) // block_length * block_length
-    token, confidence = predict(hidden_of(canvas), start, taken)
-    masked = block_of(open_, start)
-    # As many as if the block's other tokens had been committed by steps.
-    committed = jnp.sum(~masked, -1)
-    commit = remasking.low_confidence(
-      confidence, masked, each + (committed < first * (each + 1)))
-    new = jnp.where(commit, token, block_of(canvas, start))
-    when = jnp.where(commit, taken[:, None], block_of(trace, start))
-    put = jax.lax.dynamic_update_slice_in_dim
-    return (put(canvas, new, start, 1), put(trace, when, start, 1),
-            taken + jnp.any(masked, -1), forwards + 1)
+    def step(state):
+      hidden = forward.part(state.canvas, start, columns, cache)
+      return commit(state, hidden[:, :width], start)
+
+    return jax.lax.while_loop(
+      lambda state: jnp.any(_columns(open_of(state), start, width)),
+      step, state)
+
+  def step(state):
+    start = start_of(state)
+    if sampler.cache == "dual":
+      return block(state, start, width)
+    hidden = forward.whole(state.canvas)
+    return commit(state, _columns(hidden, start, width), start)
 
   none = jnp.zeros_like(free)
-  canvas, trace, taken, forwards = jax.lax.while_loop(
-    lambda carry: jnp.any(unfinished(carry[0])), step,
-    (canvas, jnp.full_like(canvas, -1), none, jnp.int32(0)))
-  if sampler.fill_after == 1:
-    return Decoded(canvas, trace, forwards)
-
-  hidden = hidden_of(canvas)
-  # Blocks have noise of their own: step numbers that no step has used.
-  token = jax.lax.map(
-    lambda i: predict(hidden, i * block_length, taken + i)[0],
-    jnp.arange(blocks))
-  token = token.swapaxes(0, 1).reshape(canvas.shape)
-  masked = canvas == model.mask_id
-  return Decoded(
-    jnp.where(masked, token, canvas),
-    jnp.where(masked, taken[:, None], trace), forwards + 1)
-
-
-def _predict(hidden, unembed, mask_id, keys, index, temperature):
-  """Tokens [b, t] int32 and their probabilities at temperature 1, fp32."""
-  logits = jnp.einsum(
-    "btd,dv->btv", hidden, unembed, preferred_element_type=jnp.float32)
-  # A committed mask token would be denoised again, for ever.
-  logits = logits.at[:, :, mask_id].set(-jnp.inf)
-  token = jnp.argmax(
-    perturb(logits, keys, index, temperature=temperature), -1)
-  picked = jnp.arange(logits.shape[-1])[None, None] == token[..., None]
-  confidence = jnp.sum(
-    jnp.where(picked, jax.nn.softmax(logits, axis=-1), 0.0), -1)
-  return token.astype(jnp.int32), confidence
+  state = _State(
+    canvas, jnp.full_like(canvas, -1), jnp.int32(0),
+    (canvas != model.mask_id).astype(jnp.float32), none)
+  if sampler.cache == "prefix":
+    # What is computed narrows from block to block: a program of its own each.
+    for start in range(0, sampler.gen_length, width):
+      state = jax.lax.cond(
+        jnp.any(_columns(open_of(state), start, width)),
+        functools.partial(
+          block, start=start, columns=sampler.gen_length - start),
+        lambda state: state, state)
+  else:
+    state = jax.lax.while_loop(
+      lambda state: jnp.any(open_of(state)), step, state)
+  if sampler.fill_after < 1:
+    state = _fill(state, forward, keys, sampler, eos_id, blocks)
+  return Decoded(*state[:4])
 
 
-def perturb(logits, keys, index, *, temperature: float) -> jax.Array:
-  """Logits [b, t, v] whose argmax samples softmax(logits / temperature).
+def _chosen(found, masked, sampler: config.Sampler) -> jax.Array:
+  """[b, w] bool, the predictions to be committed now."""
+  if sampler.threshold:
+    return remasking.confident(found.score, masked, sampler.threshold)
+  if sampler.factor:
+    return remasking.by_factor(found.score, masked, sampler.factor)
+  width = sampler.block_length
+  blocks = sampler.gen_length // width
+  each, first = divmod(width, sampler.steps // blocks)
+  # As many as if the block's other tokens had been committed by steps.
+  committed = jnp.sum(~masked, -1)
+  count = each + (committed < first * (each + 1))
+  return remasking.highest(found.score, masked, count)
 
-  The noise is fp32 Gumbel; in bf16 it would be too coarse to sample the tail.
-  `index` [b] is the step of each row.
-  """
-  if temperature == 0:
-    return logits
 
-  def row(key, index, logits):
-    noise = jax.random.gumbel(jax.random.fold_in(key, index), logits.shape)
-    return logits / temperature + noise
+def _put(state: _State, found, chosen, start) -> _State:
+  """The state with the chosen predictions of the block at `start`."""
+  values = {"canvas": found.token, "trace": state.taken[:, None],
+            "confidence": found.confidence}
 
-  return jax.vmap(row)(keys, index, logits)
+  def put(name, value):
+    array = getattr(state, name)
+    new = jnp.where(chosen, value, _columns(array, start, chosen.shape[1]))
+    return jax.lax.dynamic_update_slice_in_dim(array, new, start, 1)
+
+  return state._replace(
+    **{name: put(name, value) for name, value in values.items()},
+    taken=state.taken + jnp.any(chosen, -1), forwards=state.forwards + 1)
+
+
+def _stop(state: _State, mask_id: int, eos_id: Any) -> _State:
+  """Rows whose text has ended get the end for all that is masked."""
+  masks = state.canvas == mask_id
+  ended = (state.canvas == eos_id) & (jnp.cumsum(masks, -1) == 0)
+  rest = masks & jnp.any(ended, -1, keepdims=True)
+  return state._replace(
+    canvas=jnp.where(rest, eos_id, state.canvas),
+    trace=jnp.where(rest, state.taken[:, None] - 1, state.trace),
+    confidence=jnp.where(rest, 1.0, state.confidence))
+
+
+def _fill(state: _State, forward, keys, sampler, eos_id, blocks) -> _State:
+  """The state with all masks filled from one more forward pass."""
+  hidden = forward.whole(state.canvas)
+  width = sampler.block_length
+
+  def of_block(i):
+    # Blocks have noise of their own: step numbers that no step has used.
+    found = predict_lib.predict(
+      forward.logits(_columns(hidden, i * width, width)), keys,
+      state.taken + i, sampler, eos_id)
+    return found.token, found.confidence
+
+  token, confidence = jax.tree.map(
+    lambda x: x.swapaxes(0, 1).reshape(state.canvas.shape),
+    jax.lax.map(of_block, jnp.arange(blocks)))
+  masked = state.canvas == forward.model.mask_id
+  return state._replace(
+    canvas=jnp.where(masked, token, state.canvas),
+    trace=jnp.where(masked, state.taken[:, None], state.trace),
+    confidence=jnp.where(masked, confidence, state.confidence),
+    forwards=state.forwards + 1)
+
+
+def _columns(array: jax.Array, start, width: int) -> jax.Array:
+  return jax.lax.dynamic_slice_in_dim(array, start, width, 1)

@@ -1,0 +1,72 @@
+"""What a decoder asks of the model: hidden states of a canvas, and logits.
+
+With classifier-free guidance every row is computed twice, the second time with
+a prompt of masks, and the logits are extrapolated away from the second's.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlrl.diffusion import rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+  """The model at its parameters and prompts; b rows in, b or 2b computed.
+
+  Attributes:
+    model: has `hidden`, `unembed`, `mask_id`; with a cache also
+      `hidden_and_cache`, `hidden_of_part`.
+    params: of the model.
+    prompt: [b, p] int32, padded on the right.
+    prompt_length: [b] int32.
+    cfg_scale: of the guidance; 0 is none. LLaDA's: the logits are unguided +
+      (cfg_scale + 1) (guided - unguided).
+  """
+
+  model: Any
+  params: Any
+  prompt: jax.Array
+  prompt_length: jax.Array
+  cfg_scale: float
+
+  def _rows(self, canvas: jax.Array) -> rows.Rows:
+    prompt, length = self.prompt, self.prompt_length
+    if self.cfg_scale:
+      canvas, length = (jnp.concatenate([x, x]) for x in (canvas, length))
+      prompt = jnp.concatenate(
+        [prompt, jnp.full_like(prompt, self.model.mask_id)])
+    return rows.assemble(canvas, prompt, length)
+
+  def whole(self, canvas: jax.Array) -> jax.Array:
+    """Hidden states [b or 2b, t, d] of a canvas [b, t]."""
+    hidden = self.model.hidden(self.params, *self._rows(canvas))
+    return hidden[:, : canvas.shape[1]]
+
+  def whole_and_cache(self, canvas: jax.Array) -> tuple[jax.Array, Any]:
+    """`whole`, and the keys and values of canvas and prompt."""
+    hidden, cache = self.model.hidden_and_cache(
+      self.params, *self._rows(canvas))
+    return hidden[:, : canvas.shape[1]], cache
+
+  def part(self, canvas: jax.Array, start, width: int, cache) -> jax.Array:
+    """Hidden states [b or 2b, width, d] of the columns from `start` on."""
+    row = self._rows(canvas)
+    ids, positions = (jax.lax.dynamic_slice_in_dim(x, start, width, 1)
+                      for x in (row.ids, row.positions))
+    return self.model.hidden_of_part(
+      self.params, ids, positions, row.lengths, cache, start)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Logits [b, w, v] fp32 of hidden states of w columns; not for the mask."""
+    logits = jnp.einsum(
+      "btd,dv->btv", hidden, self.model.unembed(self.params),
+      preferred_element_type=jnp.float32)
+    if self.cfg_scale:
+      guided, unguided = jnp.split(logits, 2)
+      logits = unguided + (self.cfg_scale + 1) * (guided - unguided)
+    # A committed mask token would be denoised again, for ever.
+    return logits.at[:, :, self.model.mask_id].set(-jnp.inf)
