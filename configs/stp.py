@@ -8,6 +8,7 @@ those of this reconstruction, see `docs/stp.md` for what they are worth.
 
 Presets, after a colon:
   (none)  the run above.
+  countdown  that of `configs/bgpo.py:countdown`; the template is an eos tail.
   smoke   every phase in well under a minute; learns nothing.
 """
 
@@ -18,8 +19,9 @@ from configs import bgpo
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
-  if preset not in ("", "smoke"):
-    raise ValueError(f"unknown preset {preset!r}; there is 'smoke'")
+  if preset not in ("", "countdown", "smoke"):
+    raise ValueError(
+      f"unknown preset {preset!r}; there are 'countdown', 'smoke'")
   cfg = bgpo.get_config(preset)
 
   # Spatial: the clues are part of every answer, and their places are known;
@@ -42,6 +44,8 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   # A step takes about 60% of the base's time: 520 take less than its 400.
   cfg.steps = 520
 
+  if preset == "countdown":
+    cfg.steps, cfg.rollout.prior.anneal_steps = 312, 240
   if preset == "smoke":
     cfg.steps, cfg.learn.n_mc = 4, 4
   return cfg

@@ -135,7 +135,7 @@ class Learn:
   loss: str = "bgpo"  # a key of dlrl.losses.OBJECTIVES
   loss_args: Knobs = NO_KNOBS  # of the loss, where not its defaults
   advantage: str = "normalized"  # a key of dlrl.losses.ADVANTAGES
-  forward_process: str = "stratified"  # of dlrl.diffusion.masks.PROCESSES
+  forward_process: str = "balanced"  # of dlrl.diffusion.masks.PROCESSES
   process_args: Knobs = NO_KNOBS  # of the process, where not its defaults
   prompt_noise: float = 0.0  # share of prompt tokens hidden from each draw
   n_mc: int = 16  # Monte-Carlo samples per completion

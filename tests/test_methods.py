@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from benchmarks import gradient_error
 from benchmarks import method_cost
 from dlrl import losses
 from dlrl.diffusion import masks
@@ -42,6 +43,16 @@ def test_a_row_is_right(name):
 
 def test_costs_are_on_the_page_as_they_were_measured():
   assert f"\n\n{method_cost.table(COSTS)}\n\n" in PAGE.read_text()
+
+
+def test_errors_of_gradients_are_on_the_page_as_they_were_measured():
+  path = ROOT / "benchmarks" / "results" / "gradient_error.json"
+  for name, by_n in json.loads(path.read_text())["estimators"].items():
+    cells = [f"{by_n[n]['error']:.2f}" if n in by_n else ""
+             for n in ("1", "2", "4", "8", "16", "32")]
+    process = gradient_error.ESTIMATORS[name][0]
+    assert f"\n| {name} | `{process}` | {' | '.join(cells)} | " in (
+      PAGE.read_text())
 
 
 def test_every_loss_has_its_cost_and_passes():

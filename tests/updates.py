@@ -16,7 +16,8 @@ B, T, P, N_MC, MASK = 8, 5, 6, 3, 2  # P is more than any prompt needs
 # A third off the time to compile; what XLA plans, buffers too, is the same.
 FAST = {"xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True}
-LEARN = config.Learn(n_mc=N_MC, micro_batch=2, logps_chunk=2)
+LEARN = config.Learn(
+  n_mc=N_MC, micro_batch=2, logps_chunk=2, forward_process="stratified")
 
 
 def recorder():
