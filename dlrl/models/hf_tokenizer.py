@@ -1,0 +1,204 @@
+"""Tokenizers and chat templates of published checkpoints, without their code.
+
+The table of tokens is read by Hugging Face's `tokenizers`, the template by
+`jinja2` in its sandbox: both come from a download and are data here.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import jinja2.sandbox
+import tokenizers
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import normalizers
+from tokenizers import pre_tokenizers
+
+from dlrl.runtime import strict
+
+Message = Mapping[str, str]  # role: system, user or assistant; content
+
+# How Qwen's tables, which Dream has too, split a text before the merges.
+_QWEN_SPLIT = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_PROBE = "\u2603 probe \u2603"  # no template contains it
+
+
+@dataclasses.dataclass(frozen=True)
+class HfTokenizer:
+  """Text to ids and back, as published.
+
+  Attributes:
+    table: of all tokens.
+    template: chat messages to text; None: the model has no chat format.
+    pad_id: fills prompts; nobody sees it.
+    eos_id: fills completions.
+    mask_id: of what is to be predicted; no text has it.
+    ends: ids that end an answer: eos, and the end of a turn in a chat.
+  """
+
+  table: tokenizers.Tokenizer
+  template: jinja2.Template | None
+  pad_id: int
+  eos_id: int
+  mask_id: int
+  ends: frozenset[int]
+
+  @property
+  def vocab_size(self) -> int:
+    """Ids in use; the model's vocabulary is often larger."""
+    return 1 + max(self.table.get_vocab(with_added_tokens=True).values())
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of `text`; names of special tokens in it are such tokens."""
+    return self.table.encode(text, add_special_tokens=False).ids
+
+  def chat(self, messages: Sequence[Message]) -> list[int]:
+    """The ids of a conversation, up to where the assistant's answer starts.
+
+    Raises:
+      ValueError: there is no template, or it refuses these messages.
+    """
+    return self.encode(self._render(messages, add_generation_prompt=True))
+
+  def prompt(self, text: str) -> list[int]:
+    """The ids of a user's message; of the text alone without a template."""
+    if self.template is None:
+      return self.encode(text)
+    return self.chat([{"role": "user", "content": text}])
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text up to the first end; special tokens stay visible in it."""
+    kept = []
+    for token in map(int, ids):
+      if token in self.ends:
+        break
+      kept.append(token)
+    return self.table.decode(kept, skip_special_tokens=False)
+
+  def _render(self, messages: Sequence[Message], **options: Any) -> str:
+    if self.template is None:
+      raise ValueError("this model has no chat template")
+    try:
+      return self.template.render(messages=messages, **options)
+    except (jinja2.TemplateError, TypeError, KeyError) as e:
+      raise ValueError(f"the chat template refuses {messages!r}: {e}") from e
+
+
+def load(directory: str | pathlib.Path) -> HfTokenizer:
+  """The tokenizer in a directory as published.
+
+  Args:
+    directory: with config.json, tokenizer_config.json, and tokenizer.json or
+      vocab.json and merges.txt.
+
+  Raises:
+    strict.ConfigError: a file is missing or damaged, or the special tokens are
+      not what config.json says.
+  """
+  root = pathlib.Path(directory).expanduser()
+
+  def bad(reason: str) -> strict.ConfigError:
+    return strict.ConfigError("pretrained", str(directory), reason)
+
+  try:
+    options = json.loads((root / "tokenizer_config.json").read_text())
+    model = json.loads((root / "config.json").read_text())
+    table = _table(root, options)
+  except (OSError, ValueError) as e:
+    raise bad(f"has no tokenizer that can be read: {e}") from e
+  except Exception as e:  # tokenizers raises plain ones, from Rust
+    raise bad(f"its tokenizer is damaged: {e}") from e
+
+  def id_of(name: str) -> int | None:
+    value = options.get(name)
+    text = value["content"] if isinstance(value, dict) else value
+    return None if text is None else table.token_to_id(text)
+
+  mask_id = model.get("mask_token_id")
+  if mask_id is None or table.id_to_token(mask_id) is None:
+    raise bad(f"mask_token_id is {mask_id!r} in its config.json: no token has "
+              "that id")
+  if options.get("mask_token") is not None and id_of("mask_token") != mask_id:
+    raise bad(f"mask_token is id {id_of('mask_token')} in its "
+              f"tokenizer_config.json and {mask_id} in its config.json")
+  eos_id = id_of("eos_token")
+  if eos_id is None:
+    raise bad("its tokenizer_config.json has no eos_token of the table")
+  pad_id = id_of("pad_token")
+  tokenizer = HfTokenizer(
+    table, _template(root, options), eos_id if pad_id is None else pad_id,
+    eos_id, mask_id, frozenset({eos_id}))
+  ends = {eos_id, *_end_of_turn(tokenizer)} - {mask_id}
+  return dataclasses.replace(tokenizer, ends=frozenset(ends))
+
+
+def _table(root: pathlib.Path, options: Mapping[str, Any]
+           ) -> tokenizers.Tokenizer:
+  if (root / "tokenizer.json").exists():
+    table = tokenizers.Tokenizer.from_file(str(root / "tokenizer.json"))
+  else:
+    table = tokenizers.Tokenizer(models.BPE.from_file(
+      str(root / "vocab.json"), str(root / "merges.txt")))
+    table.normalizer = normalizers.NFC()
+    table.pre_tokenizer = pre_tokenizers.Sequence([
+      pre_tokenizers.Split(
+        tokenizers.Regex(_QWEN_SPLIT), behavior="isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    table.decoder = decoders.ByteLevel()
+  table.no_truncation()
+  table.no_padding()
+  added = options.get("added_tokens_decoder", {})
+  for number, token in sorted(added.items(), key=lambda item: int(item[0])):
+    text, special = token["content"], token["special"]
+    add = table.add_special_tokens if special else table.add_tokens
+    add([tokenizers.AddedToken(
+      text, special=special, normalized=token.get("normalized", not special),
+      lstrip=token["lstrip"], rstrip=token["rstrip"])])
+    if table.token_to_id(text) != int(number):
+      raise ValueError(f"{text!r} is id {table.token_to_id(text)}, its "
+                       f"tokenizer_config.json says {number}")
+  return table
+
+
+def _template(root: pathlib.Path, options: Mapping[str, Any]
+              ) -> jinja2.Template | None:
+  text = options.get("chat_template")
+  if (root / "chat_template.jinja").exists():
+    text = (root / "chat_template.jinja").read_text()
+  if text is None:
+    return None
+
+  def refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+  # As transformers sets it up; in the sandbox, because it is a download.
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True,
+    extensions=["jinja2.ext.loopcontrols"])
+  environment.globals["raise_exception"] = refuse
+  tokens = {name: value["content"] if isinstance(value, dict) else value
+            for name, value in options.items()
+            if name.endswith("_token") and value is not None}
+  return environment.from_string(text, globals=tokens)
+
+
+def _end_of_turn(tokenizer: HfTokenizer) -> list[int]:
+  """The special token that the template puts after an assistant's message."""
+  if tokenizer.template is None:
+    return []
+  text = tokenizer._render([
+    {"role": "user", "content": "question"},
+    {"role": "assistant", "content": _PROBE}], add_generation_prompt=False)
+  after = tokenizer.table.encode(
+    text.split(_PROBE)[-1], add_special_tokens=False)
+  special = tokenizer.table.get_added_tokens_decoder()
+  return [token for token in after.ids[:1]
+          if token in special and special[token].special]
