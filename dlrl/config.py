@@ -26,7 +26,10 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A bidirectional transformer; the defaults are LLaDA's kind."""
+  """A bidirectional transformer; the defaults are LLaDA's kind.
+
+  With `pretrained`, its config.json says all but the dtypes and `remat`.
+  """
 
   vocab_size: int = 40  # rows of the embedding
   width: int = 64
@@ -169,6 +172,7 @@ class Config:
   checkpoint_every: int = 20  # RL steps
   checkpoint_keep: int = 2  # newest checkpoints kept
   max_nonfinite: int = 5  # skipped updates in a row before the run aborts
+  pretrained: str = ""  # directory of a published checkpoint; "": random
   init_from: str = ""  # workdir of a finished job to start RL from; "": sft
   log_every: int = 1  # RL steps per progress line
   sample_every: int = 20  # steps per logged sample completion

@@ -7,6 +7,7 @@ then does not depend on the number of hosts. The state of an iterator, from
 
 import functools
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -34,8 +35,22 @@ class Tokenizer(Protocol):
   def eos_id(self) -> int:
     """Fills completions, on the right."""
 
+  @property
+  def mask_id(self) -> int:
+    """Of what is to be predicted."""
+
+  @property
+  def vocab_size(self) -> int:
+    """One more than the greatest id."""
+
   def encode(self, text: str) -> list[int]:
-    """The ids of `text`, without special tokens."""
+    """The ids of `text`, and no others."""
+
+  def prompt(self, text: str) -> list[int]:
+    """The ids of a prompt, in the model's chat format if it has one."""
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of a completion, up to its end."""
 
 
 def rl_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
@@ -74,8 +89,9 @@ def sft_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
       `gen_length` tokens.
   """
   def row(values: Row) -> Row:
-    completion = _fit(values["solution"], tokenizer, gen_length,
-                      tokenizer.eos_id, "solution", "sft.gen_length")[0]
+    text = values["solution"]
+    completion = _fit(tokenizer.encode(text), gen_length, tokenizer.eos_id,
+                      f"solution {text!r}", "sft.gen_length")[0]
     prompt = _prompt(values, tokenizer=tokenizer, length=prompt_length)
     return {**prompt, "completion": completion}
 
@@ -113,17 +129,17 @@ def _batches(source: Source, row: Callable[[Row], Row], batch_size: int,
 
 
 def _prompt(values: Row, *, tokenizer: Tokenizer, length: int) -> Row:
-  ids, size = _fit(values["prompt"], tokenizer, length, tokenizer.pad_id,
-                   "prompt", "task.prompt_length")
+  text = values["prompt"]
+  ids, size = _fit(tokenizer.prompt(text), length, tokenizer.pad_id,
+                   f"prompt {text!r}", "task.prompt_length")
   columns = {name: np.asarray(value) if isinstance(value, str)
              else np.int32(value) for name, value in values.items()}
   return {**columns, "prompt_ids": ids, "prompt_length": np.int32(size)}
 
 
-def _fit(text: str, tokenizer: Tokenizer, length: int, fill: int, what: str,
-         field: str) -> tuple[np.ndarray, int]:
-  """The ids of `text`, filled up to [length], and how many there were."""
-  ids = tokenizer.encode(text)
+def _fit(ids: list[int], length: int, fill: int, what: str, field: str
+         ) -> tuple[np.ndarray, int]:
+  """`ids`, filled up to [length], and how many there were."""
   strict.require(len(ids) <= length, field, length,
-                 f"the {what} {text!r} has {len(ids)} tokens; raise the limit")
+                 f"the {what} has {len(ids)} tokens; raise the limit")
   return np.array(ids + [fill] * (length - len(ids)), np.int32), len(ids)

@@ -1,6 +1,7 @@
 """What both loops need: devices, task, tokenizer, model, sharded state."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,16 @@ import optax
 from dlrl import config
 from dlrl import tasks
 from dlrl import update
+from dlrl.data import Tokenizer
 from dlrl.diffusion import pruning
+from dlrl.models import families
+from dlrl.models import hf_checkpoints
+from dlrl.models import hf_tokenizer
 from dlrl.models import tokenizer as tokenizer_lib
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import strict
+from dlrl.sampling import check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Setup:
   cfg: config.Config
   mesh: jax.sharding.Mesh
   task: tasks.Task
-  tokenizer: tokenizer_lib.CharTokenizer
+  tokenizer: Tokenizer
   model: transformer.Model
   param_shardings: Any
 
@@ -60,7 +66,14 @@ class Setup:
     return _with_shardings(shapes, self.param_shardings)
 
   def init_params(self) -> transformer.Params:
-    """Random parameters, made where they will live."""
+    """The pretrained parameters, or random ones, made where they will live.
+
+    Raises:
+      ValueError: files of `pretrained` do not fit its config.json.
+    """
+    if self.cfg.pretrained:
+      return hf_checkpoints.load_params(
+        self.cfg.pretrained, self.abstract_params())
     init = jax.jit(self.model.init, out_shardings=self.param_shardings)
     return init(jax.random.fold_in(self.root_key, 0))
 
@@ -105,7 +118,15 @@ def make(cfg: config.Config) -> Setup:
     strict.ConfigError: they do not fit each other or the devices.
   """
   mesh = mesh_lib.make(cfg.mesh)
-  tokenizer = tokenizer_lib.CharTokenizer()
+  tokenizer: Tokenizer = tokenizer_lib.CharTokenizer()
+  if cfg.pretrained:
+    tokenizer = hf_tokenizer.load(cfg.pretrained)
+    published, _ = families.read_config(cfg.pretrained)
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(
+      published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
+      compute_dtype=cfg.model.compute_dtype))
+    for name in ("rollout.sampler", "eval.sampler"):
+      check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
   strict.require(
     cfg.model.vocab_size >= tokenizer.vocab_size, "model.vocab_size",
     cfg.model.vocab_size, f"the tokenizer has {tokenizer.vocab_size} ids")

@@ -116,7 +116,8 @@ def first_params(setup: setup_lib.Setup, workdir: pathlib.Path):
       return checkpoint.load_params(source, setup.abstract_params()), {}
     except (FileNotFoundError, ValueError) as e:
       raise strict.ConfigError("init_from", cfg.init_from, str(e)) from e
-  name = strict.fingerprint(cfg.seed, cfg.task, cfg.model, cfg.sft)
+  name = strict.fingerprint(
+    cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained)
   directory = workdir / "warm_start" / name
   directory.mkdir(parents=True, exist_ok=True)
   return sft.train(setup, directory)

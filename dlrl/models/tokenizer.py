@@ -29,6 +29,10 @@ class CharTokenizer:
         raise ValueError(f"no id for {char!r}; known: {self.alphabet!r}")
     return [self.alphabet.index(char) + 3 for char in text]
 
+  def prompt(self, text: str) -> list[int]:
+    """As `encode`: there is no chat format."""
+    return self.encode(text)
+
   def decode(self, ids: Iterable[int]) -> str:
     """The text up to the first eos, without padding.
 
