@@ -23,6 +23,14 @@ def sudoku_dir(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def published(tmp_path_factory) -> pathlib.Path:
+  """Directory of a tiny checkpoint: characters as tokens, random weights."""
+  # Here, because the configuration of JAX above comes first.
+  import published_model
+  return published_model.write(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
   """Reference data beside the repository, which most checkouts lack."""
   path = pathlib.Path(__file__).parents[2] / "shared"

@@ -6,59 +6,14 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import published_model
 import pytest
 import test_train
-import tokenizers
-from tokenizers import decoders
-from tokenizers import models as token_models
-from tokenizers import pre_tokenizers
 
 from dlrl import export
 from dlrl import models
 from dlrl import setup as setup_lib
-from dlrl.models import families
-from dlrl.models import hf_checkpoints
-from dlrl.models import tokenizer as tokenizer_lib
-from dlrl.models import transformer
 from dlrl.runtime import strict
-
-QWEN = {
-  "model_type": "a2d-qwen3", "hidden_act": "silu", "hidden_size": 16,
-  "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8,
-  "num_hidden_layers": 1, "num_key_value_heads": 1, "rms_norm_eps": 1e-6,
-  "rope_theta": 100.0, "tie_word_embeddings": True, "vocab_size": 48,
-  "mask_token_id": 41, "auto_map": {"AutoModel": "modeling.Model"}}
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-  """A directory as one downloads it: characters as tokens, random weights."""
-  root = tmp_path_factory.mktemp("published")
-  bare = root / "bare"
-  bare.mkdir()
-  (bare / "config.json").write_text(json.dumps(QWEN))
-  (bare / "modeling.py").write_text("raise RuntimeError('remote code')\n")
-  table = tokenizers.Tokenizer(token_models.WordLevel(
-    {c: i for i, c in enumerate(tokenizer_lib.CharTokenizer().alphabet)},
-    unk_token=" "))
-  table.pre_tokenizer = pre_tokenizers.Split(
-    tokenizers.Regex("."), behavior="isolated")
-  table.decoder = decoders.Fuse()
-  table.save(str(bare / "tokenizer.json"))
-  (bare / "tokenizer_config.json").write_text(json.dumps({
-    "eos_token": "<eos>", "chat_template":
-      "{% for m in messages %}{{ m.content }}|{% endfor %}",
-    "added_tokens_decoder": {
-      str(i): {"content": text, "special": True, "lstrip": False,
-               "rstrip": False}
-      for i, text in ((37, "<eos>"), (38, "<a>"), (39, "<b>"), (40, "<c>"),
-                      (41, "<mask>"))}}))
-  cfg, hf = families.read_config(bare)
-  model = transformer.build(cfg, hf["mask_token_id"])
-  params = jax.jit(model.init)(jax.random.key(7))
-  out = root / "model"
-  hf_checkpoints.save(params, bare, out)
-  return out
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +58,7 @@ def test_an_export_has_the_runs_parameters_and_the_other_files(
   for name in ("modeling.py", "tokenizer.json", "tokenizer_config.json"):
     assert (out / name).read_bytes() == (published / name).read_bytes()
   hf = json.loads((out / "config.json").read_text())
-  assert hf == QWEN | {"torch_dtype": "float32"}
+  assert hf == published_model.QWEN | {"torch_dtype": "float32"}
   assert model.cfg == dataclasses.replace(
     setup_lib.make(cfg).cfg.model, remat=model.cfg.remat)
 

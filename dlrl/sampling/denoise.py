@@ -60,6 +60,7 @@ def decode(
   sampler: config.Sampler,
   canvas: jax.Array | None = None,
   eos_id: int | None = None,
+  limit: int | jax.Array | None = None,
 ) -> Decoded:
   """Fills the masks of a canvas.
 
@@ -76,6 +77,8 @@ def decode(
     canvas: [b, gen_length] int32; what is not a mask stays as it is and counts
       as committed, so that fewer masks take fewer steps. None: all masks.
     eos_id: needed unless `sampler.eos` is "free".
+    limit: forward passes after which the rest stays masked, to go on from the
+      canvas with other keys; None: until nothing is masked.
   """
   width = sampler.block_length
   blocks = sampler.gen_length // width
@@ -91,6 +94,10 @@ def decode(
     masks = state.canvas == model.mask_id
     left = jnp.sum(masks, -1)
     return masks & ((left > 0) & (free - left < enough))[:, None]
+
+  def goes_on(state, masks):
+    some = jnp.any(masks)
+    return some if limit is None else some & (state.forwards < limit)
 
   def start_of(state):
     return jnp.argmax(jnp.any(open_of(state), 0)) // width * width
@@ -116,7 +123,7 @@ def decode(
       return commit(state, hidden[:, :width], start)
 
     return jax.lax.while_loop(
-      lambda state: jnp.any(_columns(open_of(state), start, width)),
+      lambda state: goes_on(state, _columns(open_of(state), start, width)),
       step, state)
 
   def step(state):
@@ -134,14 +141,14 @@ def decode(
     # What is computed narrows from block to block: a program of its own each.
     for start in range(0, sampler.gen_length, width):
       state = jax.lax.cond(
-        jnp.any(_columns(open_of(state), start, width)),
+        goes_on(state, _columns(open_of(state), start, width)),
         functools.partial(
           block, start=start, columns=sampler.gen_length - start),
         lambda state: state, state)
   else:
     state = jax.lax.while_loop(
-      lambda state: jnp.any(open_of(state)), step, state)
-  if sampler.fill_after < 1:
+      lambda state: goes_on(state, open_of(state)), step, state)
+  if sampler.fill_after < 1 and limit is None:
     state = _fill(state, forward, keys, sampler, eos_id, blocks)
   return Decoded(*state[:4])
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dlrl import config
@@ -13,8 +12,7 @@ from dlrl.models import transformer
 from dlrl.runtime import strict
 from dlrl.sampling import check
 from dlrl.sampling import denoise
-
-_ROUND = 32  # prompts are padded to a multiple: fewer programs to compile
+from dlrl.sampling import prompts as prompts_lib
 
 
 def generate(
@@ -75,21 +73,11 @@ def generate(
     f"is needed for eos = {eos!r}")
   strict.require(
     len(prompts) > 0, "generate.prompts", prompts, "there is none")
-  ids, lengths = pad(prompts)
+  ids, lengths = prompts_lib.pad(prompts)
   keys = jax.random.split(jax.random.key(seed), len(prompts))
   return np.asarray(_decode(
     model, params, ids, lengths, keys, sampler=sampler, eos_id=eos_id
   ).completion)
-
-
-def pad(prompts: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
-  """Ids [b, p] int32 with zeros on the right, and lengths [b] int32."""
-  lengths = [len(prompt) for prompt in prompts]
-  width = max(1, -(-max(lengths) // _ROUND)) * _ROUND
-  ids = np.zeros((len(prompts), width), np.int32)
-  for row, prompt in zip(ids, prompts, strict=True):
-    row[:len(prompt)] = prompt
-  return jnp.asarray(ids), jnp.asarray(lengths, jnp.int32)
 
 
 _decode = functools.partial(

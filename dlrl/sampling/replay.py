@@ -1,0 +1,115 @@
+"""A web page that replays how a completion came about.
+
+One file without anything from elsewhere: which token appeared at which step and
+how sure the model was of it. Tokens are data of the page, never markup.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Token(NamedTuple):
+  """A committed token: its text, denoising step from 0, probability."""
+
+  text: str
+  step: int
+  confidence: float
+
+
+def page(prompt: str, tokens: Sequence[Token], title: str) -> str:
+  """The page's HTML.
+
+  Args:
+    prompt: what was asked.
+    tokens: of the completion, from left to right.
+    title: of the page.
+  """
+  data = json.dumps({
+    "title": title, "prompt": prompt,
+    "tokens": [[t.text, t.step, round(t.confidence, 4)] for t in tokens]})
+  # No text can end the script or start another one.
+  for char in "<>&\u2028\u2029":
+    data = data.replace(char, f"\\u{ord(char):04x}")
+  return _PAGE.replace("DATA", data)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';
+  script-src 'unsafe-inline'; style-src 'unsafe-inline'">
+<title>Denoising, step by step</title>
+<style>
+body { font: 16px/1.6 system-ui, sans-serif; max-width: 46rem;
+  margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.1rem; }
+#prompt { white-space: pre-wrap; color: #555; border-left: 3px solid #ccc;
+  padding-left: .8rem; }
+#text { white-space: pre-wrap; font-family: ui-monospace, monospace;
+  margin: 1rem 0; min-height: 8rem; }
+#text span { border-radius: 3px; }
+.masked { color: #bbb; }
+.new { outline: 2px solid #2b6cb0; }
+#bar { display: flex; gap: .8rem; align-items: center; }
+#bar input { flex: 1; }
+#key { background: linear-gradient(90deg, hsl(0 80% 85%), hsl(120 60% 85%));
+  border-radius: 3px; padding: 0 .6rem; font-size: .8rem; }
+</style>
+<h1></h1>
+<div id="prompt"></div>
+<div id="text"></div>
+<div id="bar"><button>play</button><input type="range" min="0">
+<span id="step"></span></div>
+<p><span id="key">unsure &rarr; sure</span></p>
+<script type="application/json" id="data">DATA</script>
+<script>
+const data = JSON.parse(document.getElementById("data").textContent);
+const text = document.getElementById("text");
+const slider = document.querySelector("input");
+const button = document.querySelector("button");
+document.querySelector("h1").textContent = data.title;
+document.getElementById("prompt").textContent = data.prompt;
+const spans = data.tokens.map(([word, step, confidence]) => {
+  const span = document.createElement("span");
+  span.title = `step ${step + 1}, probability ${confidence}`;
+  text.append(span);
+  return span;
+});
+const last = 1 + Math.max(-1, ...data.tokens.map(token => token[1]));
+slider.max = last;
+function show() {
+  const now = Number(slider.value);
+  data.tokens.forEach(([word, step, confidence], i) => {
+    const there = step < now;
+    spans[i].textContent = there ? word : "\\u2591";
+    spans[i].className =
+      there ? (step === now - 1 ? "new" : "") : "masked";
+    spans[i].style.background =
+      there ? `hsl(${120 * confidence} 70% 88%)` : "";
+  });
+  document.getElementById("step").textContent = `step ${now} of ${last}`;
+}
+let timer = null;
+function stop() {
+  clearInterval(timer);
+  timer = null;
+  button.textContent = "play";
+}
+button.onclick = () => {
+  if (timer) return stop();
+  if (Number(slider.value) >= last) slider.value = 0;
+  button.textContent = "stop";
+  timer = setInterval(() => {
+    slider.value = Number(slider.value) + 1;
+    show();
+    if (Number(slider.value) >= last) stop();
+  }, 120);
+};
+slider.oninput = () => { stop(); show(); };
+slider.value = last;
+show();
+</script>
+</html>
+"""
