@@ -1,10 +1,10 @@
 """LLaDA-8B's shape and what the methods' papers share at that size.
 
 Presets of the methods' configs: `llada_8b_TASK` for the tasks in `LENGTHS`.
-Weights come with `--config.init_from`; without, RL would start from random
-ones. The papers of d1's lineage train LoRA adapters on a 4-bit model; here all
-parameters are trained, with their learning rates. Prompts and rewards are those
-of `dlrl/tasks`.
+Weights come with `--config.pretrained` or `--config.init_from`; without, RL
+would start from random ones. The papers of d1's lineage train LoRA adapters on
+a 4-bit model; here all parameters are trained, with their learning rates.
+Prompts and rewards are those of `dlrl/tasks`.
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ from dlrl import config
 
 PREFIX = "llada_8b_"
 # Tokens of a completion, BGPO's Table of hyper-parameters (arXiv 2510.11683).
-LENGTHS = {"sudoku": 256}
+LENGTHS = {"countdown": 256, "sudoku": 256}
 
 
 def base(preset: str) -> ml_collections.ConfigDict:
@@ -41,6 +41,9 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.model.compute_dtype = "bfloat16"
   cfg.mesh.data, cfg.mesh.fsdp = 1, -1
   cfg.sft.steps = 0
+  if task == "countdown":
+    for part in (cfg.sft, cfg.rollout, cfg.eval):
+      part.difficulty = (1, 2)
 
   length = LENGTHS[task]
   cfg.rollout.prompts, cfg.rollout.group_size = 16, 8
@@ -52,7 +55,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.eval.sampler.steps = length
   cfg.sft.gen_length = length
 
-  cfg.steps = 400
+  cfg.steps = {"countdown": 560, "sudoku": 400}[task]
   cfg.learn.n_mc = 32 if task == "sudoku" else 16
   cfg.learn.score_norm = "token"  # as DARE; the paper's sums in `bgpo`
   cfg.learn.micro_batch = 64  # a row per chip of a v5e-64

@@ -46,3 +46,13 @@ def test_an_update_of_eight_billion_parameters_has_its_shapes(method):
     update.make(model, cfg.learn, tx), state, batch)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == (
     jax.tree.map(lambda x: (x.shape, x.dtype), state))
+
+
+@pytest.mark.parametrize("task", sorted(llada_8b.LENGTHS))
+@pytest.mark.parametrize("method", [
+  "bgpo", "diffu_grpo", "spg", "stable_drl", "vrpo_offline", "cj_grpo"])
+def test_every_task_has_its_settings(method, task):
+  module = importlib.import_module(f"configs.{method}")
+  cfg = config_check.from_dict(module.get_config(llada_8b.PREFIX + task))
+  assert cfg.task.name == task
+  assert cfg.rollout.sampler.gen_length == llada_8b.LENGTHS[task]
