@@ -1,6 +1,8 @@
 """Published checkpoints, in and out."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -313,3 +315,47 @@ def test_a_config_with_a_missing_field_or_none_at_all_is_refused(tmp_path):
     {k: v for k, v in QWEN.items() if k != "hidden_size"}))
   with pytest.raises(strict.ConfigError, match="no field 'hidden_size'"):
     models.load(tmp_path)
+
+
+LARGE = QWEN | {
+  "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 16,
+  "num_key_value_heads": 16, "head_dim": 128, "num_hidden_layers": 22,
+  "model_type": "a2d-qwen2", "torch_dtype": "bfloat16"}
+READ = """
+import resource, sys
+import jax
+from dlrl import models
+model, params = models.load(sys.argv[1], dtype="bfloat16")
+jax.block_until_ready(params)
+held = sum(x.nbytes for x in jax.tree.leaves(params))
+layer = sum(x.nbytes // x.shape[0] for x in jax.tree.leaves(params["layers"]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(held, layer, peak)
+"""
+
+
+@pytest.mark.slow
+def test_three_gigabytes_pass_through_little_host_memory(tmp_path):
+  """On a CPU the arrays are host memory too, and are subtracted."""
+  (tmp_path / "config.json").write_text(json.dumps(LARGE))
+  cfg, _ = families.read_config(tmp_path, dtype="bfloat16")
+  model = transformer.build(cfg, LARGE["mask_token_id"])
+  shapes = hf_checkpoints._shapes(networks.shapes_of(model))
+  tensors, end = {}, 0
+  for name, shape in families.published(
+      families.FAMILIES["a2d-qwen2"], shapes).items():
+    begin, end = end, end + 2 * int(np.prod(shape))
+    tensors[name] = {
+      "dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+  assert end > 2.9e9
+  header = json.dumps(tensors).encode()
+  with open(tmp_path / "model.safetensors", "wb") as file:
+    file.write(len(header).to_bytes(8, "little") + header)
+    file.truncate(8 + len(header) + end)  # zeros that take no disk
+  done = subprocess.run(
+    [sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True,
+    check=False, timeout=300)
+  assert done.returncode == 0, done.stderr
+  held, layer, peak = map(int, done.stdout.split())
+  assert held == end
+  assert peak - held < layer + 2**30
