@@ -19,7 +19,9 @@ from dlrl.models import hf_checkpoints
 from dlrl.models import hf_tokenizer
 from dlrl.models import tokenizer as tokenizer_lib
 from dlrl.models import transformer
+from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.sampling import check
 
@@ -83,10 +85,15 @@ class Setup:
   ) -> tuple[Callable[[Any], update.State], update.State]:
     """`(params -> first state, the state's shapes with shardings)`.
 
+    Says what the state will take of the devices' memory.
+
     Args:
       tx: the optimizer.
       keep_ref: the first parameters stay in the state, as the reference's.
       memory_slots: prompts of which the state remembers a completion.
+
+    Raises:
+      strict.ConfigError: the devices have less.
     """
     length = self.cfg.rollout.sampler.gen_length
 
@@ -108,6 +115,13 @@ class Setup:
       opt_state=opt_shardings,
       ref_params=shapes.ref_params and self.param_shardings)
     abstract = _with_shardings(shapes, shardings)
+    progress.say(memory.estimate({
+      "parameters": abstract.params, "optimizer": abstract.opt_state,
+      "reference": abstract.ref_params,
+      "gradients": jax.tree.map(  # summed over the draws in fp32
+        lambda s: jax.ShapeDtypeStruct(
+          s.shape, "float32", sharding=s.sharding), abstract.params),
+    }, self.mesh.shape["fsdp"]))
     return jax.jit(first, out_shardings=shardings), abstract
 
 

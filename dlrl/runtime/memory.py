@@ -1,0 +1,51 @@
+"""What a state will take of each device, said before it is allocated."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from dlrl.runtime import strict
+
+
+def per_device(tree: Any) -> int:
+  """Bytes on the fullest device of arrays, or of shapes with shardings."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    total += math.prod(shape) * leaf.dtype.itemsize
+  return total
+
+
+def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
+  """One line: what each part takes of a device.
+
+  Args:
+    parts: name to a tree of shapes with shardings.
+    fsdp: `mesh.fsdp` of the run, for the message.
+
+  Raises:
+    strict.ConfigError: all of it is more than a device has; activations and
+      rollouts, which come on top, are not even counted.
+  """
+  sizes = {name: per_device(tree) for name, tree in parts.items()}
+  total = sum(sizes.values())
+  limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+  strict.require(
+    limit is None or total < limit, "mesh.fsdp", fsdp,
+    f"must be greater: {_listed(sizes)} are {_size(total)} per device, which "
+    f"has {_size(limit or 0)}")
+  room = "" if limit is None else f" of {_size(limit)}"
+  return (f"memory per device: {_listed(sizes)}; together {_size(total)}"
+          f"{room}, and activations")
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+  return ", ".join(
+    f"{name} {_size(size)}" for name, size in sizes.items() if size)
+
+
+def _size(size: int) -> str:
+  return (f"{size / 2**30:.1f} GiB" if size >= 2**30
+          else f"{size / 2**20:.1f} MiB")
