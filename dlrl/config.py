@@ -21,7 +21,13 @@ class Task:
 
   name: str = "sudoku"  # a key of dlrl.tasks.TASKS
   data_dir: str = "~/tensorflow_datasets"  # prepared data; made when absent
-  prompt_length: int = 32  # tokens; longer prompts are an error
+  prompt_length: int = 32  # tokens
+  long_prompts: str = "error"  # or truncate: cut at their beginning, counted
+
+  @property
+  def truncates(self) -> bool:
+    """Whether prompts that are too long are cut."""
+    return self.long_prompts == "truncate"
 
 
 @dataclasses.dataclass(frozen=True)

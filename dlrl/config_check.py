@@ -59,6 +59,7 @@ def _choices(cfg: config.Config) -> None:
 
   one_of("job", ("rl", "sft"))
   one_of("task.name", tasks.TASKS)
+  one_of("task.long_prompts", ("error", "truncate"))
   one_of("rollout.reward", tasks.TASKS[cfg.task.name].rewards)
   one_of("model.remat", transformer.REMAT)
   one_of("model.compute_dtype", DTYPES)

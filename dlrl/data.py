@@ -54,7 +54,8 @@ class Tokenizer(Protocol):
 
 
 def rl_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
-               prompt_length: int, seed: int) -> grain.DatasetIterator:
+               prompt_length: int, seed: int, truncate: bool = False
+               ) -> grain.DatasetIterator:
   """An endless iterator of prompts, shuffled anew in every epoch.
 
   Args:
@@ -63,6 +64,8 @@ def rl_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
     batch_size: b, prompts over all hosts.
     prompt_length: p, tokens.
     seed: of the shuffles, in [0, 2**32).
+    truncate: longer prompts lose their beginning, and the batch has `truncated`
+      int32 [b], 1 where one did; otherwise they are an error.
 
   Returns:
     Batches of prompt_ids int32 [b, p], padded on the right; prompt_length int32
@@ -73,13 +76,14 @@ def rl_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
     strict.ConfigError: the source is empty; or, when the batch is drawn, a
       prompt has more than p tokens.
   """
-  row = functools.partial(_prompt, tokenizer=tokenizer, length=prompt_length)
+  row = functools.partial(
+    _prompt, tokenizer=tokenizer, length=prompt_length, truncate=truncate)
   return _batches(source, row, batch_size, seed)
 
 
 def sft_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
-                prompt_length: int, gen_length: int, seed: int
-                ) -> grain.DatasetIterator:
+                prompt_length: int, gen_length: int, seed: int,
+                truncate: bool = False) -> grain.DatasetIterator:
   """`rl_batches` with `completion` int32 [b, gen_length], from `solution`.
 
   The rest of the canvas is eos, to be learned: generation fills it so, too.
@@ -92,14 +96,15 @@ def sft_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
     text = values["solution"]
     completion = _fit(tokenizer.encode(text), gen_length, tokenizer.eos_id,
                       f"solution {text!r}", "sft.gen_length")[0]
-    prompt = _prompt(values, tokenizer=tokenizer, length=prompt_length)
+    prompt = _prompt(values, tokenizer, prompt_length, truncate)
     return {**prompt, "completion": completion}
 
   return _batches(source, row, batch_size, seed)
 
 
 def eval_rows(source: Source, tokenizer: Tokenizer, items: int,
-              prompt_length: int) -> dict[str, np.ndarray]:
+              prompt_length: int, truncate: bool = False
+              ) -> dict[str, np.ndarray]:
   """One batch, as of `rl_batches`, of `items` rows that never change.
 
   They are the first of a fixed permutation, so more items include the fewer.
@@ -111,7 +116,7 @@ def eval_rows(source: Source, tokenizer: Tokenizer, items: int,
                  f"there are {len(source)} rows to choose from")
   # Raw words: numpy may change permutation(), but not the stream.
   order = np.argsort(np.random.PCG64(_EVAL_SEED).random_raw(len(source)))
-  rows = [_prompt(source[int(i)], tokenizer=tokenizer, length=prompt_length)
+  rows = [_prompt(source[int(i)], tokenizer, prompt_length, truncate)
           for i in order[:items]]
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -128,12 +133,18 @@ def _batches(source: Source, row: Callable[[Row], Row], batch_size: int,
   return iter(batches.to_iter_dataset(options))
 
 
-def _prompt(values: Row, *, tokenizer: Tokenizer, length: int) -> Row:
+def _prompt(
+  values: Row, tokenizer: Tokenizer, length: int, truncate: bool) -> Row:
   text = values["prompt"]
-  ids, size = _fit(tokenizer.prompt(text), length, tokenizer.pad_id,
-                   f"prompt {text!r}", "task.prompt_length")
+  whole = tokenizer.prompt(text)
+  # The end stays: the question, and where a chat's answer starts.
+  kept = whole[-length:] if truncate else whole
+  ids, size = _fit(kept, length, tokenizer.pad_id, f"prompt {text!r}",
+                   "task.prompt_length")
   columns = {name: np.asarray(value) if isinstance(value, str)
              else np.int32(value) for name, value in values.items()}
+  if truncate:
+    columns["truncated"] = np.int32(len(whole) > length)
   return {**columns, "prompt_ids": ids, "prompt_length": np.int32(size)}
 
 
@@ -141,5 +152,7 @@ def _fit(ids: list[int], length: int, fill: int, what: str, field: str
          ) -> tuple[np.ndarray, int]:
   """`ids`, filled up to [length], and how many there were."""
   strict.require(len(ids) <= length, field, length,
-                 f"the {what} has {len(ids)} tokens; raise the limit")
+                 f"the {what} has {len(ids)} tokens; raise the limit"
+                 + (", or set task.long_prompts to 'truncate'"
+                    if field == "task.prompt_length" else ""))
   return np.array(ids + [fill] * (length - len(ids)), np.int32), len(ids)

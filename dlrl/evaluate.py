@@ -8,6 +8,7 @@ import numpy as np
 
 from dlrl import data
 from dlrl import setup as setup_lib
+from dlrl.runtime import progress
 from dlrl.runtime import stats
 from dlrl.sampling import denoise
 
@@ -25,7 +26,10 @@ def make(setup: setup_lib.Setup) -> Callable[[Any], dict[str, float]]:
   source = setup.task.load(
     setup.cfg.task.data_dir, "test", cfg.difficulty, field="eval.difficulty")
   rows = data.eval_rows(
-    source, setup.tokenizer, cfg.size, setup.cfg.task.prompt_length)
+    source, setup.tokenizer, cfg.size, setup.cfg.task.prompt_length,
+    setup.cfg.task.truncates)
+  if any(cut := rows.get("truncated", np.zeros(1))):
+    progress.say(f"{sum(cut)} of {cfg.size} held-out prompts are cut")
   keys = jax.random.split(jax.random.key(0), cfg.batch_size)
 
   @jax.jit

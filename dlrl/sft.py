@@ -144,7 +144,7 @@ def _batches(setup: setup_lib.Setup):
   return data.sft_batches(
     source, setup.tokenizer, batch_size=cfg.batch_size,
     prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,
-    seed=setup.cfg.seed)
+    seed=setup.cfg.seed, truncate=setup.cfg.task.truncates)
 
 
 def _arrays(batch: dict[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def score(setup: setup_lib.Setup, batch: dict[str, Any], ids: np.ndarray):
   scores = setup.task.metrics(prompts, texts, **columns)
   groups = reward.reshape(-1, g)
   row = {f"rollout/{k}": float(np.mean(v)) for k, v in scores.items()}
+  if "truncated" in batch:
+    row["rollout/truncated_prompts"] = float(np.sum(batch["truncated"]))
   row |= {
     "reward/mean": float(reward.mean()),
     "reward/std": float(reward.std()),
@@ -159,7 +161,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     field="rollout.difficulty")
   batches = data.rl_batches(
     source, setup.tokenizer, batch_size=cfg.rollout.prompts,
-    prompt_length=cfg.task.prompt_length, seed=cfg.seed)
+    prompt_length=cfg.task.prompt_length, seed=cfg.seed,
+    truncate=cfg.task.truncates)
   evaluator = evaluate.make(setup)
 
   with (

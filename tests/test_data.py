@@ -130,6 +130,21 @@ def test_a_long_prompt_is_named_with_its_limit():
       assert part in str(error.value)
 
 
+def test_long_prompts_may_lose_their_beginning_and_are_counted():
+  rows = [{"prompt": "1+2+3", "solution": "6", "index": 0},
+          {"prompt": "4=4", "solution": "4", "index": 1}]
+  whole = data.eval_rows(rows, TOKENIZER, 2, 4, truncate=True)
+  batch = next(data.rl_batches(
+    rows, TOKENIZER, batch_size=2, prompt_length=4, seed=0, truncate=True))
+  for found in (whole, batch):
+    by_index = dict(zip(found["index"].tolist(), zip(
+      found["truncated"].tolist(), found["prompt_length"].tolist(),
+      found["prompt_ids"].tolist(), strict=True), strict=True))
+    assert by_index[0] == (1, 4, TOKENIZER.encode("+2+3"))
+    assert by_index[1][:2] == (0, 3)
+  assert "truncated" not in data.eval_rows(rows, TOKENIZER, 2, 5)
+
+
 def test_a_long_completion_is_named_with_its_limit():
   rows = [{"prompt": "1", "solution": "1234", "index": 0}]
   with pytest.raises(strict.ConfigError) as error:

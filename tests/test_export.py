@@ -88,3 +88,9 @@ def test_a_prompt_that_is_too_long_with_its_template_is_an_error(
   with pytest.raises(strict.ConfigError, match="33 tokens") as error:
     test_train.run_here(cfg, tmp_path / "run")
   assert error.value.field == "task.prompt_length"
+  cfg = dataclasses.replace(cfg, steps=1, task=dataclasses.replace(
+    cfg.task, long_prompts="truncate"))
+  _, rows = test_train.run_here(cfg, tmp_path / "again")
+  cut = [row["rollout/truncated_prompts"] for row in rows
+         if "rollout/truncated_prompts" in row]
+  assert cut == [cfg.rollout.prompts]
