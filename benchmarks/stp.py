@@ -5,8 +5,9 @@
 
 Both configs share task, model and warm start, which is made once and kept under
 --runs. Their RL steps are timed in turns, so that whatever else the machine
-does slows both; variances are of the same completions. Curves are read from
-what `benchmarks.learning_curves` wrote; a step of them counts as the measured
+does slows both, at places all over the run, whose pruning is annealed.
+Variances are of the same completions. Curves are read from what
+`benchmarks.learning_curves` wrote; a step of them counts as the measured
 seconds. Writes `stp_NAME.json` and `stp_NAME.png`.
 """
 
@@ -47,7 +48,8 @@ _PRUNED_CURVES = flags.DEFINE_string("pruned_curves", "learning_stp", "results")
 _NAME = flags.DEFINE_string("name", "sudoku", "of the result files")
 _OUT = flags.DEFINE_string("out", "benchmarks/results", "directory")
 _RUNS = flags.DEFINE_string("runs", "runs/stp", "the fine-tuning's")
-_STEPS = flags.DEFINE_integer("steps", 60, "RL steps to time", lower_bound=5)
+_STEPS = flags.DEFINE_integer(
+  "steps", 60, "RL steps to time, spread over the run", lower_bound=5)
 _ROWS = flags.DEFINE_integer("rows", 64, "completions of the variance")
 _REPEATS = flags.DEFINE_integer("repeats", 256, "estimates of each ELBO")
 
@@ -95,25 +97,30 @@ class Run:
     began = time.monotonic()
     self.state, _ = jax.block_until_ready(
       learn_fn(self.state, rollout, setup.put_batch(reward)))
-    return {"rollout": rolled - start, "update": time.monotonic() - began,
+    done = time.monotonic()
+    # On to where the next one stands in the whole run: pruning is annealed.
+    skipped = setup.cfg.steps // _STEPS.value - 1
+    self.state = dataclasses.replace(
+      self.state, step=self.state.step + skipped)
+    return {"rollout": rolled - start, "update": done - began,
             "forwards": float(rollout.forwards)}
 
 
 def seconds(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
-  """Medians per step, the two configs in turns."""
+  """Means per step over the whole schedule, the two configs in turns."""
   runs = {name: Run(setup, params) for name, setup in setups.items()}
   rows: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+  for run in runs.values():
+    run.step()  # which compiles
   line = progress.Progress(_STEPS.value, "timing")
-  for i in range(_STEPS.value + 2):
+  for i in range(_STEPS.value):
     for name, run in runs.items():
-      row = run.step()
-      if i >= 2:  # after what is compiled
-        rows[name].append(row)
+      rows[name].append(run.step())
     line.tick()
     if i % 10 == 0:
       progress.say(line.line(i))
   return {
-    name: {key: {"median": statistics.median(r[key] for r in found),
+    name: {key: {"mean": statistics.mean(r[key] for r in found),
                  "quartiles": np.percentile(
                    [r[key] for r in found], [25, 75]).tolist()}
            for key in found[0]} for name, found in rows.items()}
@@ -245,7 +252,7 @@ def main(argv: list[str]) -> None:
     params, _ = sft.train(setups["base"], directory)
     spread = variances(setups, params)
     times = seconds(setups, params)
-  per_step = {name: row["rollout"]["median"] + row["update"]["median"]
+  per_step = {name: row["rollout"]["mean"] + row["update"]["mean"]
               for name, row in times.items()}
   result = {
     "command": f"python -m benchmarks.stp --base={_BASE.value} "
@@ -253,8 +260,8 @@ def main(argv: list[str]) -> None:
                f"--pruned_curves={_PRUNED_CURVES.value} --name={_NAME.value} "
                f"--steps={_STEPS.value}",
     "seconds": times,
-    "rollout_speedup": times["base"]["rollout"]["median"]
-    / times["pruned"]["rollout"]["median"],
+    "rollout_speedup": times["base"]["rollout"]["mean"]
+    / times["pruned"]["rollout"]["mean"],
     "elbo_variance": spread, "learning": learning(out, per_step)}
   (out / f"stp_{_NAME.value}.json").write_text(
     json.dumps(result, indent=1) + "\n")
