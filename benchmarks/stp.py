@@ -213,8 +213,19 @@ def learning(out: pathlib.Path, per_step: dict[str, float]) -> dict[str, Any]:
         ours * per_step["pruned"] / (theirs * per_step["base"]))})
   gain = np.array([row["pruned"] - row["base"] for row in rows])
   half = stats.t.ppf(0.975, len(gain) - 1) * stats.sem(gain)
+  # Of the mean curves: the base's accuracy at its end, and when it is there.
+  theirs, ours = (np.mean([run["curve"] for run in runs.values()], 0)
+                  for runs in (base, pruned))
+  end = theirs[-1, 1]
+  first: dict[str, Any] = {
+    name: next((s for s, solved in curve if solved >= end), None)
+    for name, curve in (("base", theirs), ("pruned", ours))}
   return {"seeds": rows, "mean_gain": gain.mean(),
-          "interval": [gain.mean() - half, gain.mean() + half]}
+          "interval": [gain.mean() - half, gain.mean() + half],
+          "mean_curves": {"base_end": end, "steps": first, "time_ratio": (
+            None if first["pruned"] is None else
+            first["pruned"] * per_step["pruned"]
+            / (first["base"] * per_step["base"]))}}
 
 
 def plot(out: pathlib.Path, per_step: dict[str, float], path) -> None:
