@@ -30,13 +30,6 @@ from dlrl import update
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/bgpo.py")
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "directory")
-_RUNS = flags.DEFINE_string("runs", "runs/gradient_error", "the fine-tuning's")
-_ROWS = flags.DEFINE_integer("rows", 8, "completions, each of a puzzle")
-_REPEATS = flags.DEFINE_integer("repeats", 64, "gradients per n", lower_bound=2)
-_GOLDEN = flags.DEFINE_integer("golden", 2048, "draws of the reference")
-
 NS = (1, 2, 4, 8, 16, 32)
 # Name on the plot: (forward process, share of the prompt hidden).
 ESTIMATORS = {
@@ -60,17 +53,17 @@ def completions(setup: setup_lib.Setup, params) -> update.Batch:
     field="rollout.difficulty")
   # Two of a puzzle could be the same, and their gradients cancel.
   rows = data.eval_rows(
-    source, setup.tokenizer, _ROWS.value, cfg.task.prompt_length)
+    source, setup.tokenizer, flags.FLAGS.rows, cfg.task.prompt_length)
   prompt, length = (
     jnp.asarray(rows[k]) for k in ("prompt_ids", "prompt_length"))
-  keys = jax.random.split(jax.random.key(1), _ROWS.value)
+  keys = jax.random.split(jax.random.key(1), flags.FLAGS.rows)
   completion = denoise.decode(
     setup.model, params, prompt, length, keys,
     sampler=cfg.rollout.sampler).completion
   return update.Batch(
     prompt=prompt, prompt_length=length, completion=completion,
     maskable=jnp.ones(completion.shape, bool),
-    advantage=jnp.where(jnp.arange(_ROWS.value) % 2 == 0, 1.0, -1.0),
+    advantage=jnp.where(jnp.arange(flags.FLAGS.rows) % 2 == 0, 1.0, -1.0),
     keys=keys)
 
 
@@ -78,11 +71,11 @@ def gradient_of(setup: setup_lib.Setup, process: str, noise: float, n: int):
   """`(params, batch, seed) -> gradient` as one vector, jitted."""
   learn = dataclasses.replace(
     setup.cfg.learn, n_mc=n, forward_process=process, prompt_noise=noise,
-    micro_batch=_ROWS.value)
+    micro_batch=flags.FLAGS.rows)
 
   @jax.jit
   def gradient(params, batch, seed):
-    keys = jax.random.split(jax.random.key(seed), _ROWS.value)
+    keys = jax.random.split(jax.random.key(seed), flags.FLAGS.rows)
     _, grads = update.batch_grads(
       setup.model, learn, params, dataclasses.replace(batch, keys=keys),
       update.Others(None, None))
@@ -107,7 +100,7 @@ def errors(samples: np.ndarray, golden: np.ndarray) -> dict[str, float]:
 def measure(setup: setup_lib.Setup, params) -> dict[str, dict[str, dict]]:
   """{estimator: {n: errors}}."""
   batch = completions(setup, params)
-  golden = np.asarray(gradient_of(setup, "stratified", 0.0, _GOLDEN.value)(
+  golden = np.asarray(gradient_of(setup, "stratified", 0.0, flags.FLAGS.golden)(
     params, batch, 10**6), np.float64)
   result: dict[str, dict[str, dict]] = {}
   total = len(ESTIMATORS) * sum(NS)
@@ -118,8 +111,9 @@ def measure(setup: setup_lib.Setup, params) -> dict[str, dict[str, dict]]:
       if process == "complementary" and n % 2:
         continue
       gradient = gradient_of(setup, process, noise, n)
-      samples = np.stack([gradient(params, batch, 1000 * n + seed)
-                          for seed in range(_REPEATS.value)]).astype(np.float64)
+      samples = np.stack([
+        gradient(params, batch, 1000 * n + seed)
+        for seed in range(flags.FLAGS.repeats)]).astype(np.float64)
       if noise:  # its scale is arbitrary: that of the least error is taken
         samples *= golden @ samples.mean(0) / np.mean(np.sum(samples**2, 1))
       result[name][str(n)] = errors(samples, golden)
@@ -152,20 +146,20 @@ def main(argv: list[str]) -> None:
   """Fine-tunes unless that is done, measures, writes both files."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  cfg = config_check.from_dict(_CONFIG.value)
+  cfg = config_check.from_dict(flags.FLAGS.config)
   cfg = dataclasses.replace(
     cfg, mesh=dataclasses.replace(cfg.mesh, cpu_devices=0))
   setup = setup_lib.make(cfg)
-  directory = pathlib.Path(_RUNS.value)
+  directory = pathlib.Path(flags.FLAGS.runs)
   directory.mkdir(parents=True, exist_ok=True)
   with jax.set_mesh(setup.mesh):
     params, _ = sft.train(setup, directory)
     result = measure(setup, params)
-  out = pathlib.Path(_OUT.value)
+  out = pathlib.Path(flags.FLAGS.out)
   out.mkdir(parents=True, exist_ok=True)
   (out / "gradient_error.json").write_text(json.dumps({
-    "command": f"python -m benchmarks.gradient_error --rows={_ROWS.value} "
-               f"--repeats={_REPEATS.value} --golden={_GOLDEN.value}",
+    "command": f"python -m benchmarks.gradient_error --rows={flags.FLAGS.rows} "
+               f"--repeats={flags.FLAGS.repeats} --golden={flags.FLAGS.golden}",
     "estimators": result}, indent=1) + "\n")
   plot(result, out / "gradient_error.png")
   for name, rows in result.items():
@@ -174,4 +168,11 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  # Here, so that tests can import this module next to others.
+  config_flags.DEFINE_config_file("config", "configs/bgpo.py")
+  flags.DEFINE_string("out", "benchmarks/results", "directory")
+  flags.DEFINE_string("runs", "runs/gradient_error", "the fine-tuning's")
+  flags.DEFINE_integer("rows", 8, "completions, each of a puzzle")
+  flags.DEFINE_integer("repeats", 64, "gradients per n", lower_bound=2)
+  flags.DEFINE_integer("golden", 2048, "draws of the reference")
   app.run(main)

@@ -30,20 +30,6 @@ from dlrl.sampling import denoise
 from dlrl.sampling import prompts
 from dlrl.sampling import replay
 
-_MODEL = flags.DEFINE_string("model", None, "directory", required=True)
-_PROMPT = flags.DEFINE_string(
-  "prompt", None, "one question; without it, questions are read line by line")
-_HTML = flags.DEFINE_string("html", None, "page that replays the last answer")
-_LENGTH = flags.DEFINE_integer("gen_length", 128, "tokens of an answer")
-_STEPS = flags.DEFINE_integer("steps", None, "denoising steps; one per token")
-_BLOCK = flags.DEFINE_integer("block_length", 32, "tokens")
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy")
-_THRESHOLD = flags.DEFINE_float(
-  "threshold", 0.0, "commit all tokens of this probability; 0: by steps")
-_DTYPE = flags.DEFINE_enum(
-  "dtype", "bfloat16", ["bfloat16", "float32"], "of the parameters")
-_SEED = flags.DEFINE_integer("seed", 0, "of the sampling")
-
 _MASKED = "\u2591"
 _step = functools.partial(
   jax.jit, static_argnames=("model", "sampler", "eos_id"))(denoise.decode)
@@ -125,27 +111,28 @@ def run() -> None:
     strict.ConfigError: the model or the settings cannot work.
     ValueError: tensors are missing; the template refuses a message.
   """
-  tokenizer = hf_tokenizer.load(_MODEL.value)
-  model, params = models.load(_MODEL.value, dtype=_DTYPE.value)
+  options = flags.FLAGS
+  tokenizer = hf_tokenizer.load(options.model)
+  model, params = models.load(options.model, dtype=options.dtype)
   sampler = config.Sampler(
-    gen_length=_LENGTH.value, block_length=_BLOCK.value,
-    steps=_STEPS.value or _LENGTH.value, temperature=_TEMPERATURE.value,
-    threshold=_THRESHOLD.value, eos="stop")
+    gen_length=options.gen_length, block_length=options.block_length,
+    steps=options.steps or options.gen_length, temperature=options.temperature,
+    threshold=options.threshold, eos="stop")
   check.sampler(sampler, "chat", model.cfg)
   messages: list[dict[str, str]] = []
-  for question in [_PROMPT.value] if _PROMPT.value else _questions():
+  for question in [options.prompt] if options.prompt else _questions():
     messages.append({"role": "user", "content": question})
     prompt = (tokenizer.chat(messages) if tokenizer.template
               else tokenizer.encode(question))
     screen, last = Screen(), None
     for last in answers(
-        model, params, prompt, sampler, tokenizer.eos_id, _SEED.value):
+        model, params, prompt, sampler, tokenizer.eos_id, options.seed):
       screen.draw(picture(tokenizer, last[0]))
     assert last is not None  # a canvas has a token
     text = tokenizer.decode(last[0])
     screen.draw(printable(text), last=True)
     messages.append({"role": "assistant", "content": text})
-    if _HTML.value:
+    if options.html:
       _write_page(tokenizer, question, *last)
 
 
@@ -155,8 +142,8 @@ def _write_page(tokenizer, question, ids, steps, confidence) -> None:
     replay.Token(tokenizer.table.decode([int(i)], skip_special_tokens=False),
                  int(step), float(sure))
     for i, step, sure in zip(ids, steps, confidence, strict=True)]
-  path = pathlib.Path(str(_HTML.value)).expanduser()
-  path.write_text(replay.page(question, tokens, str(_MODEL.value)))
+  path = pathlib.Path(str(flags.FLAGS.html)).expanduser()
+  path.write_text(replay.page(question, tokens, str(flags.FLAGS.model)))
   progress.say(f"wrote {path}")
 
 
@@ -184,4 +171,18 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  # Here, because other programs have flags of these names, too.
+  flags.DEFINE_string("model", None, "directory", required=True)
+  flags.DEFINE_string(
+    "prompt", None, "one question; without it, questions are read line by line")
+  flags.DEFINE_string("html", None, "page that replays the last answer")
+  flags.DEFINE_integer("gen_length", 128, "tokens of an answer")
+  flags.DEFINE_integer("steps", None, "denoising steps; one per token")
+  flags.DEFINE_integer("block_length", 32, "tokens")
+  flags.DEFINE_float("temperature", 0.0, "0 is greedy")
+  flags.DEFINE_float(
+    "threshold", 0.0, "commit all tokens of this probability; 0: by steps")
+  flags.DEFINE_enum(
+    "dtype", "bfloat16", ["bfloat16", "float32"], "of the parameters")
+  flags.DEFINE_integer("seed", 0, "of the sampling")
   app.run(main)

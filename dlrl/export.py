@@ -22,11 +22,6 @@ from dlrl.runtime import checkpoint
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "of a run", required=True)
-_OUT = flags.DEFINE_string("out", None, "must not exist", required=True)
-_SOURCE = flags.DEFINE_string(
-  "source", "", "the published checkpoint, if it is not where the run had it")
-
 
 def export(workdir: str, out: str, source: str = "") -> None:
   """Writes the newest parameters of a run into `out`.
@@ -71,12 +66,18 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   try:
-    export(_WORKDIR.value, _OUT.value, _SOURCE.value)
+    export(flags.FLAGS.workdir, flags.FLAGS.out, flags.FLAGS.source)
   except (strict.ConfigError, ValueError) as e:
     print(f"dlrl: {e}", file=sys.stderr, flush=True)
     sys.exit(2)
-  progress.say(f"wrote {_OUT.value}")
+  progress.say(f"wrote {flags.FLAGS.out}")
 
 
 if __name__ == "__main__":
+  # Here, because other programs have flags of these names, too.
+  flags.DEFINE_string("workdir", None, "of a run", required=True)
+  flags.DEFINE_string("out", None, "must not exist", required=True)
+  flags.DEFINE_string(
+    "source", "",
+    "the published checkpoint, if it is not where the run had it")
   app.run(main)
