@@ -84,11 +84,7 @@ class Run:
     """Seconds of rollout and update, and forward passes of the rollout."""
     setup, (rollout_fn, learn_fn) = self.setup, self.programs
     batch = next(self.batches)
-    inputs = setup.put_whole((
-      batch["prompt_ids"], batch["prompt_length"], batch["index"],
-      prior.templates(
-        setup.task, setup.tokenizer, batch["prompt"].tolist(),
-        setup.cfg.rollout.sampler.gen_length, setup.model.mask_id)))
+    inputs = train.inputs(setup, batch)
     start = time.monotonic()
     rollout = jax.block_until_ready(rollout_fn(self.state, *inputs))
     rolled = time.monotonic()

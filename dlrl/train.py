@@ -123,6 +123,15 @@ def first_params(setup: setup_lib.Setup, workdir: pathlib.Path):
   return sft.train(setup, directory)
 
 
+def inputs(setup: setup_lib.Setup, batch: dict[str, Any]) -> tuple[Any, ...]:
+  """Of the rollout's program: prompts, their indices and templates."""
+  return setup.put_whole((
+    batch["prompt_ids"], batch["prompt_length"], batch["index"],
+    prior.templates(
+      setup.task, setup.tokenizer, batch["prompt"].tolist(),
+      setup.cfg.rollout.sampler.gen_length, setup.model.mask_id)))
+
+
 def score(setup: setup_lib.Setup, batch: dict[str, Any], ids: np.ndarray):
   """Rewards fp32 [b] of the completions `ids` [b, t], metrics and texts."""
   g = setup.cfg.rollout.group_size
@@ -145,6 +154,17 @@ def score(setup: setup_lib.Setup, batch: dict[str, Any], ids: np.ndarray):
   return reward, row, list(zip(prompts, texts, strict=True))
 
 
+def _batches(setup: setup_lib.Setup):
+  cfg = setup.cfg
+  source = setup.task.load(
+    cfg.task.data_dir, "train", cfg.rollout.difficulty,
+    field="rollout.difficulty")
+  return data.rl_batches(
+    source, setup.tokenizer, batch_size=cfg.rollout.prompts,
+    prompt_length=cfg.task.prompt_length, seed=cfg.seed,
+    truncate=cfg.task.truncates)
+
+
 def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   """Runs or continues the job; returns the seconds per phase."""
   cfg = setup.cfg
@@ -156,14 +176,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   make_state, abstract = setup.state_maker(
     tx, keep_ref=objective.needs_ref, memory_slots=slots)
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
-  source = setup.task.load(
-    cfg.task.data_dir, "train", cfg.rollout.difficulty,
-    field="rollout.difficulty")
-  batches = data.rl_batches(
-    source, setup.tokenizer, batch_size=cfg.rollout.prompts,
-    prompt_length=cfg.task.prompt_length, seed=cfg.seed,
-    truncate=cfg.task.truncates)
-  evaluator = evaluate.make(setup)
+  batches, evaluator = _batches(setup), evaluate.make(setup)
 
   with (
     checkpoint.Checkpoints(
@@ -187,11 +200,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     for now in range(start + 1, cfg.steps + 1):
       batch = next(batches)
       began = time.monotonic()
-      rollout = rollout_fn(state, *setup.put_whole((
-        batch["prompt_ids"], batch["prompt_length"], batch["index"],
-        prior.templates(
-          setup.task, setup.tokenizer, batch["prompt"].tolist(),
-          cfg.rollout.sampler.gen_length, setup.model.mask_id))))
+      rollout = rollout_fn(state, *inputs(setup, batch))
       began = journal.finish() or began
       ids, free, forwards = jax.device_get(
         (rollout.completion, rollout.free, rollout.forwards))

@@ -6,6 +6,7 @@ and chat. Sources: LLaDA (arXiv 2502.09992) and its published `generate`; the
 caches and parallel decoding are Fast-dLLM's (arXiv 2505.22618).
 """
 
+import dataclasses
 import functools
 from typing import Any
 from typing import NamedTuple
@@ -81,76 +82,120 @@ def decode(
       canvas with other keys; None: until nothing is masked.
   """
   width = sampler.block_length
-  blocks = sampler.gen_length // width
-  forward = Forward(model, params, prompt, prompt_length, sampler.cfg_scale)
   if canvas is None:
     canvas = jnp.full(
       (prompt.shape[0], sampler.gen_length), model.mask_id, jnp.int32)
   free = jnp.sum(canvas == model.mask_id, -1)
-  enough = jnp.ceil(sampler.fill_after * free - 1e-3)  # 1e-3: rounding
-
-  def open_of(state):
-    """[b, t], masks of rows that go on step by step."""
-    masks = state.canvas == model.mask_id
-    left = jnp.sum(masks, -1)
-    return masks & ((left > 0) & (free - left < enough))[:, None]
-
-  def goes_on(state, masks):
-    some = jnp.any(masks)
-    return some if limit is None else some & (state.forwards < limit)
-
-  def start_of(state):
-    return jnp.argmax(jnp.any(open_of(state), 0)) // width * width
-
-  def commit(state, hidden, start):
-    """One step of the block at `start`, given its hidden states."""
-    masked = _columns(open_of(state), start, width)
-    found = predict_lib.predict(
-      forward.logits(hidden), keys, state.taken, sampler, eos_id)
-    chosen = _chosen(found, masked, sampler)
-    state = _put(state, found, chosen, start)
-    if sampler.eos == "stop":
-      state = _stop(state, model.mask_id, eos_id)
-    return state
-
-  def block(state, start, columns):
-    """All steps of a block; after the first, only `columns` are computed."""
-    hidden, cache = forward.whole_and_cache(state.canvas)
-    state = commit(state, _columns(hidden, start, width), start)
-
-    def step(state):
-      hidden = forward.part(state.canvas, start, columns, cache)
-      return commit(state, hidden[:, :width], start)
-
-    return jax.lax.while_loop(
-      lambda state: goes_on(state, _columns(open_of(state), start, width)),
-      step, state)
-
-  def step(state):
-    start = start_of(state)
-    if sampler.cache == "dual":
-      return block(state, start, width)
-    hidden = forward.whole(state.canvas)
-    return commit(state, _columns(hidden, start, width), start)
-
-  none = jnp.zeros_like(free)
   state = _State(
     canvas, jnp.full_like(canvas, -1), jnp.int32(0),
-    (canvas != model.mask_id).astype(jnp.float32), none)
+    (canvas != model.mask_id).astype(jnp.float32), jnp.zeros_like(free))
+  loop = _Loop(
+    Forward(model, params, prompt, prompt_length, sampler.cfg_scale), sampler,
+    keys, eos_id, limit, free)
   if sampler.cache == "prefix":
     # What is computed narrows from block to block: a program of its own each.
     for start in range(0, sampler.gen_length, width):
       state = jax.lax.cond(
-        goes_on(state, _columns(open_of(state), start, width)),
+        loop.goes_on(state, start),
         functools.partial(
-          block, start=start, columns=sampler.gen_length - start),
+          loop.block, start=start, columns=sampler.gen_length - start),
         lambda state: state, state)
   else:
-    state = jax.lax.while_loop(
-      lambda state: goes_on(state, open_of(state)), step, state)
+    state = jax.lax.while_loop(loop.goes_on, loop.step, state)
   if sampler.fill_after < 1 and limit is None:
-    state = _fill(state, forward, keys, sampler, eos_id, blocks)
+    state = loop.fill(state)
   return Decoded(*state[:4])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+  """What `decode` repeats; fields as its arguments.
+
+  Attributes:
+    free: [b] int32, masks of each row at the start.
+  """
+
+  forward: Forward
+  sampler: config.Sampler
+  keys: jax.Array
+  eos_id: Any
+  limit: int | jax.Array | None
+  free: jax.Array
+
+  @property
+  def mask_id(self) -> int:
+    return self.forward.model.mask_id
+
+  def open_of(self, state: _State) -> jax.Array:
+    """[b, t], masks of rows that go on step by step."""
+    masks = state.canvas == self.mask_id
+    left = jnp.sum(masks, -1)
+    # 1e-3: rounding
+    enough = jnp.ceil(self.sampler.fill_after * self.free - 1e-3)
+    return masks & ((left > 0) & (self.free - left < enough))[:, None]
+
+  def goes_on(self, state: _State, start=None) -> jax.Array:
+    """Whether there is something to do: in the block at `start`, or at all."""
+    masks = self.open_of(state)
+    if start is not None:
+      masks = _columns(masks, start, self.sampler.block_length)
+    some = jnp.any(masks)
+    return some if self.limit is None else some & (state.forwards < self.limit)
+
+  def step(self, state: _State) -> _State:
+    """One step of the first block with masks; with a cache, all its steps."""
+    width = self.sampler.block_length
+    start = jnp.argmax(jnp.any(self.open_of(state), 0)) // width * width
+    if self.sampler.cache == "dual":
+      return self.block(state, start, width)
+    hidden = self.forward.whole(state.canvas)
+    return self.commit(state, _columns(hidden, start, width), start)
+
+  def block(self, state: _State, start, columns: int) -> _State:
+    """All steps of a block; after the first, only `columns` are computed."""
+    width = self.sampler.block_length
+    hidden, cache = self.forward.whole_and_cache(state.canvas)
+    state = self.commit(state, _columns(hidden, start, width), start)
+
+    def step(state):
+      hidden = self.forward.part(state.canvas, start, columns, cache)
+      return self.commit(state, hidden[:, :width], start)
+
+    return jax.lax.while_loop(
+      lambda state: self.goes_on(state, start), step, state)
+
+  def commit(self, state: _State, hidden: jax.Array, start) -> _State:
+    """The state after a step of the block at `start`, of hidden states."""
+    masked = _columns(self.open_of(state), start, self.sampler.block_length)
+    found = predict_lib.predict(
+      self.forward.logits(hidden), self.keys, state.taken, self.sampler,
+      self.eos_id)
+    state = _put(state, found, _chosen(found, masked, self.sampler), start)
+    if self.sampler.eos == "stop":
+      state = _stop(state, self.mask_id, self.eos_id)
+    return state
+
+  def fill(self, state: _State) -> _State:
+    """The state with all masks filled from one more forward pass."""
+    hidden = self.forward.whole(state.canvas)
+    width = self.sampler.block_length
+
+    def of_block(i):
+      # Blocks have noise of their own: step numbers that no step has used.
+      found = predict_lib.predict(
+        self.forward.logits(_columns(hidden, i * width, width)), self.keys,
+        state.taken + i, self.sampler, self.eos_id)
+      return found.token, found.confidence
+
+    token, confidence = jax.tree.map(
+      lambda x: x.swapaxes(0, 1).reshape(state.canvas.shape),
+      jax.lax.map(of_block, jnp.arange(self.sampler.gen_length // width)))
+    masked = state.canvas == self.mask_id
+    return state._replace(
+      canvas=jnp.where(masked, token, state.canvas),
+      trace=jnp.where(masked, state.taken[:, None], state.trace),
+      confidence=jnp.where(masked, confidence, state.confidence),
+      forwards=state.forwards + 1)
 
 
 def _chosen(found, masked, sampler: config.Sampler) -> jax.Array:
@@ -192,29 +237,6 @@ def _stop(state: _State, mask_id: int, eos_id: Any) -> _State:
     canvas=jnp.where(rest, eos_id, state.canvas),
     trace=jnp.where(rest, state.taken[:, None] - 1, state.trace),
     confidence=jnp.where(rest, 1.0, state.confidence))
-
-
-def _fill(state: _State, forward, keys, sampler, eos_id, blocks) -> _State:
-  """The state with all masks filled from one more forward pass."""
-  hidden = forward.whole(state.canvas)
-  width = sampler.block_length
-
-  def of_block(i):
-    # Blocks have noise of their own: step numbers that no step has used.
-    found = predict_lib.predict(
-      forward.logits(_columns(hidden, i * width, width)), keys,
-      state.taken + i, sampler, eos_id)
-    return found.token, found.confidence
-
-  token, confidence = jax.tree.map(
-    lambda x: x.swapaxes(0, 1).reshape(state.canvas.shape),
-    jax.lax.map(of_block, jnp.arange(blocks)))
-  masked = state.canvas == forward.model.mask_id
-  return state._replace(
-    canvas=jnp.where(masked, token, state.canvas),
-    trace=jnp.where(masked, state.taken[:, None], state.trace),
-    confidence=jnp.where(masked, confidence, state.confidence),
-    forwards=state.forwards + 1)
 
 
 def _columns(array: jax.Array, start, width: int) -> jax.Array:
