@@ -89,6 +89,7 @@ class Sampler:
   fill_after: float = 1.0  # share of a row's tokens; then the rest in one step
   remasking: str = "low_confidence"  # of dlrl.sampling.remasking.RULES
   threshold: float = 0.0  # commit all above this probability; 0: by steps
+  fallback: str = "confident"  # if none is above: that one, or the leftmost
   factor: float = 0.0  # commit by Fast-dLLM's factor; 0: by steps
   top_p: float = 1.0  # share of the probability that is sampled from
   cfg_scale: float = 0.0  # classifier-free guidance; 0: none

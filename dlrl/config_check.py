@@ -136,22 +136,34 @@ def _prior(cfg: config.Config) -> None:
 
 
 def _trace(cfg: config.Config) -> None:
-  learn = cfg.learn
-  if learn.forward_process in masks.OF_TRACE:
+  learn, sampler = cfg.learn, cfg.rollout.sampler
+  name = learn.forward_process
+  if name == "forks":
+    strict.require(
+      sampler.threshold > 0, "rollout.sampler.threshold", sampler.threshold,
+      "must be positive with 'forks': it says where they are")
+    strict.require(
+      sampler.fill_after == 1, "rollout.sampler.fill_after",
+      sampler.fill_after, "must be 1 with 'forks': one at most in a step")
+    strict.require(
+      learn.n_mc == sampler.gen_length, "learn.n_mc", learn.n_mc,
+      f"must be rollout.sampler.gen_length = {sampler.gen_length}, the most "
+      "forks there can be")
+  elif name in masks.OF_TRACE:
     for field in ("threshold", "factor"):
-      value = getattr(cfg.rollout.sampler, field)
+      value = getattr(sampler, field)
       strict.require(
         not value, f"rollout.sampler.{field}", value,
-        f"must be 0: {learn.forward_process!r} counts on the number of steps")
+        f"must be 0: {name!r} counts on the number of steps")
     shrink = learn.process_args.get("shrink", 1)
     strict.require(
       isinstance(shrink, int) and shrink >= 1, "learn.process_args.shrink",
       shrink, "must be at least 1: denoising steps per slice")
-    slices = -(-cfg.rollout.sampler.steps // shrink)
+    slices = -(-sampler.steps // shrink)
     strict.require(
       learn.n_mc == slices, "learn.n_mc", learn.n_mc,
       f"must be {slices}, the slices of rollout.sampler.steps = "
-      f"{cfg.rollout.sampler.steps} denoising steps, {shrink} in each")
+      f"{sampler.steps} denoising steps, {shrink} in each")
 
 
 def _groups(cfg: config.Config) -> None:

@@ -23,6 +23,7 @@ from dlrl import prior
 from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import update
+from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
 from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
@@ -78,10 +79,13 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       setup.model, state.params, prompt, prompt_length, sample_keys,
       sampler=cfg.rollout.sampler, canvas=canvas,
       eos_id=setup.tokenizer.eos_id)
+    trace = decoded.trace
+    if cfg.learn.forward_process == "forks":
+      trace = masks.fork_steps(
+        trace, decoded.confidence < cfg.rollout.sampler.threshold)
     return Rollout(
       prompt, prompt_length, index, decoded.completion,
-      canvas == setup.model.mask_id, decoded.trace, decoded.forwards,
-      draw_keys)
+      canvas == setup.model.mask_id, trace, decoded.forwards, draw_keys)
 
   def learn(state: update.State, rollout: Rollout, reward: jax.Array):
     advantage = losses.damp_negative(

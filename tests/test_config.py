@@ -10,6 +10,7 @@ from configs import diffu_grpo
 from configs import ebpo
 from configs import elbo_reinforce
 from configs import espo
+from configs import fork_grpo
 from configs import gdsd
 from configs import just_grpo
 from configs import llada_8b
@@ -27,11 +28,12 @@ from dlrl import config
 from dlrl import config_check
 from dlrl.runtime import strict
 
-METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo, gdsd,
-           just_grpo, spg, stable_drl, trace_rl, unigrpo, vrpo_offline,
-           vrpo_online, wd1]
+METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo,
+           fork_grpo, gdsd, just_grpo, spg, stable_drl, trace_rl, unigrpo,
+           vrpo_offline, vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
-           (sft, "smoke"), (stp, ""), (stp, "smoke"),
+           (sft, "smoke"), (stp, ""), (stp, "countdown"),
+           (stp, "smoke"), (bgpo, "countdown"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
 LARGE = [llada_8b.PREFIX + task for task in llada_8b.LENGTHS]
 

@@ -13,6 +13,7 @@ import test_train
 from dlrl import export
 from dlrl import models
 from dlrl import setup as setup_lib
+from dlrl import train
 from dlrl.runtime import strict
 
 
@@ -88,9 +89,10 @@ def test_a_prompt_that_is_too_long_with_its_template_is_an_error(
   with pytest.raises(strict.ConfigError, match="33 tokens") as error:
     test_train.run_here(cfg, tmp_path / "run")
   assert error.value.field == "task.prompt_length"
-  cfg = dataclasses.replace(cfg, steps=1, task=dataclasses.replace(
-    cfg.task, long_prompts="truncate"))
-  _, rows = test_train.run_here(cfg, tmp_path / "again")
-  cut = [row["rollout/truncated_prompts"] for row in rows
-         if "rollout/truncated_prompts" in row]
-  assert cut == [cfg.rollout.prompts]
+  setup = setup_lib.make(dataclasses.replace(
+    cfg, task=dataclasses.replace(cfg.task, long_prompts="truncate")))
+  batch = next(train._batches(setup))
+  ids = np.full((cfg.rollout.prompts * cfg.rollout.group_size, 16), 3)
+  _, row, _ = train.score(setup, batch, ids)
+  assert row["rollout/truncated_prompts"] == cfg.rollout.prompts
+  assert (batch["prompt_ids"][:, -1] == setup.tokenizer.encode("|")[0]).all()

@@ -11,6 +11,8 @@ import pytest
 
 from dlrl import config
 from dlrl import models
+from dlrl.diffusion import masks
+from dlrl.diffusion import rows
 from dlrl.models import transformer
 from dlrl.runtime import strict
 from dlrl.sampling import denoise
@@ -355,3 +357,42 @@ def test_prompts_of_like_lengths_share_a_program():
   before = programs()
   generate(model, params, [[7, 8, 9], [5]], **SMALL, seed=3)
   assert programs() == before
+
+
+def test_without_a_sure_token_the_leftmost_is_committed():
+  confidence = jnp.asarray([[0.3, 0.2, 0.6, 0.4], [0.3, 0.95, 0.92, 0.1]])
+  masked = jnp.asarray([[False, True, True, True], [True, True, True, False]])
+  np.testing.assert_array_equal(
+    remasking.FALLBACKS["leftmost"](confidence, masked, 0.9),
+    [[False, True, False, False], [False, True, True, False]])
+
+
+def test_forks_score_each_unsure_token_as_the_sampler_saw_it():
+  model, params = tiny()
+  ids = np.zeros((3, 5), np.int32)
+  for row, prompt in zip(ids, PROMPTS, strict=True):
+    row[:len(prompt)] = prompt
+  ids, lengths = jnp.asarray(ids), jnp.asarray([len(p) for p in PROMPTS])
+  threshold, t = 0.4, SMALL["gen_length"]
+  out = decoded(threshold=threshold, fallback="leftmost", temperature=1.0)
+  unsure = out.confidence < threshold
+  steps = masks.fork_steps(out.trace, unsure)
+  maskable = jnp.ones((3, t), bool)
+
+  @jax.jit
+  def scored(j):
+    draw = masks.forks(steps, maskable, j, t)
+    noisy = jnp.where(draw.mask, MASK, out.completion)
+    row = rows.assemble(noisy, ids, lengths)
+    logits = model.hidden(params, *row)[:, :t] @ model.unembed(params)
+    logps = jax.nn.log_softmax(logits.at[:, :, MASK].set(-jnp.inf))
+    logps = jnp.take_along_axis(logps, out.completion[..., None], -1)[..., 0]
+    return draw.weight, logps
+
+  weight, logps = jax.lax.map(scored, jnp.arange(t))
+  np.testing.assert_array_equal(weight.sum(0), t * unsure)
+  found = np.exp(np.where(weight > 0, logps, 0).sum(0))[np.asarray(unsure)]
+  want = np.asarray(out.confidence)[np.asarray(unsure)]
+  assert want.size > 6
+  np.testing.assert_allclose(found, want, rtol=1e-3)
+  assert int(unsure.sum(1).min()) < t  # some were sure

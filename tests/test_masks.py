@@ -168,6 +168,23 @@ def test_slices_of_a_trace_see_what_the_sampler_saw():
   assert counted == [[0, 2, 3], [1, 4]]
 
 
+def test_forks_are_one_token_each_given_what_was_there_before():
+  # Steps 1 and 3 committed one unsure token each, the others sure ones.
+  steps = jnp.array([[-1, 0, 1, 2, 2, 3, 4]])
+  unsure = jnp.array([[False, False, True, False, False, True, False]])
+  found = masks.fork_steps(steps, unsure)
+  np.testing.assert_array_equal(found, [[-1, -1, 0, 1, 1, 2, 3]])
+  live = jnp.ones((1, 7), bool).at[0, 6].set(False)
+  masked, counted = [], []
+  for j in range(3):
+    mask, weight = masks.forks(found, live, j, 3)
+    masked.append(np.flatnonzero(mask[0]).tolist())
+    counted.append(np.flatnonzero(weight[0]).tolist())
+    np.testing.assert_array_equal(weight[weight > 0], 3)
+  assert masked == [[2, 3, 4, 5], [5], []]
+  assert counted == [[2], [5], []]
+
+
 def test_prompt_noise_has_its_rate_and_its_own_randomness():
   keys = jax.random.split(jax.random.key(0), B)
   live = jnp.tile(jnp.arange(5) < 4, (B, 1))

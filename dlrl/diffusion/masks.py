@@ -169,6 +169,39 @@ def trace(steps, maskable, j, n, *, shrink: int = 1) -> Draw:
   return Draw(mask, jnp.where(mask & (at == j), float(n), 0.0))
 
 
+def forks(steps, maskable, j, n) -> Draw:
+  """Fork j of the decode trace: one token, given what was there before it.
+
+  A token that was committed without being sure of is a fork; all others count
+  as determined by the forks before them. Weight n. Rows with fewer forks have
+  empty draws. Source: ForkGRPO, Fork-dLLM.
+
+  Args:
+    steps: [b, t] int32, from `fork_steps`.
+    maskable: [b, t] bool.
+    j: the fork, from left to right in time.
+    n: number of draws, at least the greatest number of forks.
+  """
+  mask = maskable & (steps >= 2 * j)
+  return Draw(mask, jnp.where(mask & (steps == 2 * j), float(n), 0.0))
+
+
+def fork_steps(steps, unsure) -> jax.Array:
+  """Places between forks, [b, t] int32: 2 j for fork j, 2 j + 1 after it.
+
+  -1 before the first fork, also where the canvas had a token already.
+
+  Args:
+    steps: [b, t] int32, the denoising step that committed each token.
+    unsure: [b, t] bool, the forks; at most one a step.
+  """
+  def row(steps, unsure):
+    before = unsure[None] & (steps[None] <= steps[:, None])
+    return 2 * jnp.sum(before, -1) - 1 - unsure
+
+  return jax.vmap(row)(steps, unsure).astype(jnp.int32)
+
+
 def prompt_noise(keys, live, j, n, rate: float) -> jax.Array:
   """Which prompt tokens draw j hides, each with probability `rate`.
 
@@ -200,4 +233,4 @@ PROCESSES: dict[str, Callable[..., Draw]] = {
 }
 
 # These take [b, t] steps of the decode trace where the others take keys.
-OF_TRACE: dict[str, Callable[..., Draw]] = {"trace": trace}
+OF_TRACE: dict[str, Callable[..., Draw]] = {"trace": trace, "forks": forks}

@@ -24,7 +24,8 @@ def sampler(s: config.Sampler, name: str, model: config.Model) -> None:
     value = getattr(s, field)
     strict.require(0 <= value <= 1, f"{name}.{field}", value, "must be in 0..1")
   strict.require(s.top_p > 0, f"{name}.top_p", s.top_p, "1 samples from all")
-  for field, table in (("remasking", remasking.RULES), ("eos", predict.EOS),
+  for field, table in (("remasking", remasking.RULES),
+                       ("fallback", remasking.FALLBACKS), ("eos", predict.EOS),
                        ("cache", denoise.CACHES)):
     value = getattr(s, field)
     strict.require(value in table, f"{name}.{field}", value,

@@ -201,7 +201,8 @@ class _Loop:
 def _chosen(found, masked, sampler: config.Sampler) -> jax.Array:
   """[b, w] bool, the predictions to be committed now."""
   if sampler.threshold:
-    return remasking.confident(found.score, masked, sampler.threshold)
+    return remasking.FALLBACKS[sampler.fallback](
+      found.score, masked, sampler.threshold)
   if sampler.factor:
     return remasking.by_factor(found.score, masked, sampler.factor)
   width = sampler.block_length

@@ -90,6 +90,23 @@ def confident(
   return masked & (first | (confidence >= threshold))
 
 
+def confident_or_leftmost(
+  confidence: jax.Array, masked: jax.Array, threshold: float
+) -> jax.Array:
+  """Those of at least `threshold`, or the leftmost if there is none.
+
+  Where no prediction is sure the text is continued: ForkGRPO's forks.
+  Arguments as of `confident`.
+  """
+  sure = masked & (confidence >= threshold)
+  leftmost = masked & (jnp.cumsum(masked, 1) == 1)
+  return jnp.where(jnp.any(sure, 1, keepdims=True), sure, leftmost)
+
+
+# What is committed at a threshold; config's `sampler.fallback`.
+FALLBACKS = {"confident": confident, "leftmost": confident_or_leftmost}
+
+
 def by_factor(
   confidence: jax.Array, masked: jax.Array, factor: float
 ) -> jax.Array:

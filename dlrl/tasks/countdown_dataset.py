@@ -13,6 +13,7 @@ import itertools
 import types
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,12 +26,12 @@ DIFFICULTIES = (1, 2)
 TARGETS = range(1, 100)
 TESTS = 5  # one of so many problems
 _SEED = 2323
-_DRAWN = 30000  # triples of greater numbers, each with a target
+_DRAWN = 15000  # triples of greater numbers, each with a target
 
 _PLAIN, _LEFT, _RIGHT = _SHAPES = (
   "{a}{p}{b}{q}{c}", "({a}{p}{b}){q}{c}", "{a}{p}({b}{q}{c})")
 Ratio = tuple[int, int]
-Problem = tuple[tuple[int, ...], int]
+T = TypeVar("T")
 
 
 class CountdownDigits(generated.Puzzles):
@@ -63,17 +64,15 @@ class Countdown3(generated.Puzzles):
   VERSION = tfds.core.Version("1.0.0")
   DESCRIPTION = "Countdown with three numbers from 1 to 99."
   SHA256 = types.MappingProxyType({
-    "train": "5578b11ed496be0713632deb2f8279ba"
-             "220524df690102580d52290919da23e4",
-    "test": "7b0d8cdf8f657bfcf744fd1a0badfa35"
-            "41770aa0381c2026a6dd378c042136d7",
+    "train": "b02dba48bc575fc7735cffef7b87f123"
+             "3dc451b963a6c15334d8aca2128f3571",
+    "test": "af5db508e768f5506686e084742317d3"
+            "04605e3365fe8cf91ef1f02fbde779c6",
   })
 
   def rows(self, split: str) -> list[generated.Row]:
     """A triple has one problem, its numbers in the order drawn."""
-    return sorted(
-      (_row(*problem) for problem in _part(_drawn(), split)),
-      key=generated.rank)
+    return sorted(_part(_drawn(), split), key=generated.rank)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -168,14 +167,14 @@ def _row(order: tuple[int, ...], target: int, width: int = 1) -> generated.Row:
 
 
 @functools.cache
-def _drawn() -> list[Problem]:
+def _drawn() -> list[generated.Row]:
   """Problems of random triples, as often of difficulty 2 as there are some."""
   words = np.random.PCG64(_SEED)
   orders: dict[tuple[int, ...], tuple[int, ...]] = {}
   while len(orders) < _DRAWN:
     order = tuple((1 + words.random_raw(3) % 99).tolist())
     orders.setdefault(tuple(sorted(order)), order)
-  problems = []
+  rows = []
   for order in orders.values():
     found = solutions(order)
     wanted = 1 + int(words.random_raw()) % 2
@@ -183,11 +182,11 @@ def _drawn() -> list[Problem]:
                if t in TARGETS and _difficulty(found[t]) == wanted]
     if targets:
       pick = int(words.random_raw()) % len(targets)
-      problems.append((order, targets[pick]))
-  return problems
+      rows.append(_row(order, targets[pick]))
+  return rows
 
 
-def _part(problems: Sequence[Problem], split: str) -> list[Problem]:
+def _part(problems: Sequence[T], split: str) -> list[T]:
   """Every problem is in one of the splits, by a fixed shuffle."""
   words = np.random.PCG64([_SEED, len(problems)]).random_raw(len(problems))
   order = np.argsort(words)
