@@ -4,8 +4,8 @@
 
 A model of 155,000 parameters, fine-tuned on puzzles with 3 to 6 blanks, learns
 to solve those with 9 to 12 from rewards alone. On 2 CPU cores in 4 to 7
-minutes, from 29 to 75% of 512 held-out puzzles to 87 to 96%, in five seeds; run
-three times as long it does not fall back (`benchmarks/results/learning_*`).
+minutes, from 28 to 81% of 512 held-out puzzles to 88 to 97%, in five seeds
+(`benchmarks/results/learning_bgpo.json`).
 
 Presets, after a colon:
   (none)  the run above.
