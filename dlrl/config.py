@@ -61,14 +61,17 @@ class LoRA:
 
   rank: int = 0  # 0: no adapters, all parameters are trained
   alpha: float = 16.0  # what they add is scaled by alpha / rank
-  targets: str = "layers/(attention/(q|k|v|out)|mlp/(gate|up|down))"  # pattern
+  targets: str = "layers/(attention|mlp)/.*"  # of dlrl.models.lora.MATRICES
   dtype: str = "float32"  # of the adapters
-  base: str = "none"  # matrices beneath: none, as model.param_dtype | int8 | nf4
+  quantize: str = "none"  # the matrices beneath: none | int8 | nf4
 
   @property
   def scale(self) -> float:
     """The factor of what adapters add; PEFT's `scaling`."""
     return self.alpha / self.rank
+
+
+NO_LORA = LoRA()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +204,7 @@ class Config:
   sample_every: int = 20  # steps per logged sample completion
   task: Task = Task()
   model: Model = Model()
-  lora: LoRA = LoRA()
+  lora: LoRA = NO_LORA
   mesh: Mesh = Mesh()
   sft: SFT = SFT()
   rollout: Rollout = Rollout()

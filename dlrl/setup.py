@@ -1,7 +1,10 @@
 """What both loops need: devices, task, tokenizer, model, sharded state."""
 
 import dataclasses
+import functools
+import json
 import operator
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +20,11 @@ from dlrl.diffusion import pruning
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import hf_tokenizer
+from dlrl.models import lora
+from dlrl.models import quantized
 from dlrl.models import tokenizer as tokenizer_lib
 from dlrl.models import transformer
+from dlrl.runtime import checkpoint
 from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
@@ -67,29 +73,44 @@ class Setup:
     shapes = jax.eval_shape(self.model.init, self.root_key)
     return _with_shardings(shapes, self.param_shardings)
 
-  def init_params(self) -> transformer.Params:
-    """The pretrained parameters, or random ones, made where they will live.
+  def abstract_base(self) -> Any:
+    """Shapes of what is frozen, with shardings; None: all are trained."""
+    how = self.cfg.lora
+    if not how.rank:
+      return None
+    return quantized.shapes(self.abstract_params(), how.quantize, lora.MATRICES)
 
-    Raises:
-      ValueError: files of `pretrained` do not fit its config.json.
-    """
-    if self.cfg.pretrained:
-      return hf_checkpoints.load_params(
-        self.cfg.pretrained, self.abstract_params())
-    init = jax.jit(self.model.init, out_shardings=self.param_shardings)
-    return init(jax.random.fold_in(self.root_key, 0))
+  def abstract_trained(self) -> Any:
+    """Shapes of what is trained, with shardings: adapters, or all."""
+    params = self.abstract_params()
+    how = self.cfg.lora
+    return lora.shapes(params, how) if how.rank else params
+
+  def init_params(self) -> transformer.Params:
+    """`initial_params`, made where they will live."""
+    return initial_params(self.cfg, self.model, self.abstract_params())
+
+  def init_trained(self) -> Any:
+    """What is trained, before it is: fresh adapters, or all parameters."""
+    if not self.cfg.lora.rank:
+      return self.init_params()
+    like = self.abstract_trained()
+    init = jax.jit(
+      functools.partial(lora.init, like=like), out_shardings=shardings_of(like))
+    # A number that no step and no other use of the root key has.
+    return init(jax.random.fold_in(self.root_key, 2**32 - 1))
 
   def state_maker(
     self, tx: optax.GradientTransformation, *, keep_ref: bool = False,
     memory_slots: int = 0,
-  ) -> tuple[Callable[[Any], update.State], update.State]:
-    """`(params -> first state, the state's shapes with shardings)`.
+  ) -> tuple[Callable[..., update.State], update.State]:
+    """`((trained, base) -> first state, its shapes with shardings)`.
 
     Says what the state will take of the devices' memory.
 
     Args:
       tx: the optimizer.
-      keep_ref: the first parameters stay in the state, as the reference's.
+      keep_ref: the first `trained` stays in the state, as the reference's.
       memory_slots: prompts of which the state remembers a completion.
 
     Raises:
@@ -104,25 +125,34 @@ class Setup:
         ref_params=params if keep_ref else None,
         memory=pruning.empty(memory_slots, length) if memory_slots else None)
 
-    shapes = jax.eval_shape(first, self.abstract_params())
+    trained = self.abstract_trained()
+    shapes = jax.eval_shape(first, trained)
     whole = mesh_lib.replicated(self.mesh)
     # Moments lie where their parameter lies.
+    placed = shardings_of(trained)
     opt_shardings = optax.tree.map_params(
-      tx, lambda _, sharding: sharding, shapes.opt_state,
-      self.param_shardings, transform_non_params=lambda _: whole)
+      tx, lambda _, sharding: sharding, shapes.opt_state, placed,
+      transform_non_params=lambda _: whole)
     shardings = dataclasses.replace(
-      jax.tree.map(lambda _: whole, shapes), params=self.param_shardings,
-      opt_state=opt_shardings,
-      ref_params=shapes.ref_params and self.param_shardings)
+      jax.tree.map(lambda _: whole, shapes), params=placed,
+      opt_state=opt_shardings, ref_params=shapes.ref_params and placed)
     abstract = _with_shardings(shapes, shardings)
+    abstract = dataclasses.replace(abstract, base=self.abstract_base())
     progress.say(memory.estimate({
+      "base": abstract.base,
       "parameters": abstract.params, "optimizer": abstract.opt_state,
       "reference": abstract.ref_params,
       "gradients": jax.tree.map(  # summed over the draws in fp32
         lambda s: jax.ShapeDtypeStruct(
           s.shape, "float32", sharding=s.sharding), abstract.params),
     }, self.mesh.shape["fsdp"]))
-    return jax.jit(first, out_shardings=shardings), abstract
+    make_first = jax.jit(first, out_shardings=shardings)
+
+    def make_state(trained, base=None):
+      # Outside of the program, or it would be copied.
+      return dataclasses.replace(make_first(trained), base=base)
+
+    return make_state, abstract
 
 
 def make(cfg: config.Config) -> Setup:
@@ -153,11 +183,49 @@ def make(cfg: config.Config) -> Setup:
     strict.require(
       rows % parts == 0, field, rows,
       f"must be a multiple of mesh.data * mesh.fsdp = {parts}")
-  model = transformer.build(cfg.model, tokenizer.mask_id)
+  model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
   task = tasks.TASKS[cfg.task.name]
   return Setup(cfg, mesh, task, tokenizer, model, shardings)
+
+
+def initial_params(
+  cfg: config.Config, model: transformer.Model, abstract: Any
+) -> transformer.Params:
+  """The parameters that a run starts from, or keeps frozen.
+
+  Those of `init_from`, or of `pretrained`, or random ones.
+
+  Args:
+    cfg: of the run.
+    model: of the run.
+    abstract: of all parameters, as wanted.
+
+  Raises:
+    strict.ConfigError: there is no checkpoint in `init_from` that would do.
+    ValueError: files of `pretrained` do not fit its config.json.
+  """
+  if cfg.init_from:
+    return _params_of_run(cfg.init_from, abstract)
+  if cfg.pretrained:
+    return hf_checkpoints.load_params(cfg.pretrained, abstract)
+  init = jax.jit(model.init, out_shardings=shardings_of(abstract))
+  return init(jax.random.fold_in(jax.random.key(cfg.seed), 0))
+
+
+def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
+  root = pathlib.Path(workdir).expanduser()
+  try:
+    params = checkpoint.load_params(root / "checkpoints", abstract)
+  except (FileNotFoundError, ValueError) as e:
+    run = root / "config.json"
+    adapted = run.exists() and (
+      json.loads(run.read_text()).get("lora", {}).get("rank"))
+    raise strict.ConfigError("init_from", workdir, (
+      "its checkpoint holds adapters alone; merge them by dlrl.export and set "
+      "config.pretrained" if adapted else str(e))) from e
+  return params
 
 
 def shardings_of(abstract: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dlrl import data
 from dlrl import evaluate
+from dlrl import frozen
 from dlrl import journal as journal_lib
 from dlrl import losses
 from dlrl import prior
@@ -76,7 +77,7 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
       index[rows], template)
     decoded = denoise.decode(
-      setup.model, state.params, prompt, prompt_length, sample_keys,
+      setup.model, state.policy, prompt, prompt_length, sample_keys,
       sampler=cfg.rollout.sampler, canvas=canvas,
       eos_id=setup.tokenizer.eos_id)
     trace = decoded.trace
@@ -111,20 +112,18 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
     out_shardings=(setup_lib.shardings_of(abstract), None))
 
 
-def first_params(setup: setup_lib.Setup, workdir: pathlib.Path):
-  """`(params, seconds per phase)` that RL starts from."""
+def first_trained(
+  setup: setup_lib.Setup, workdir: pathlib.Path, base: frozen.Base
+):
+  """`(what RL trains, seconds per phase)` at its start."""
   cfg = setup.cfg
   if cfg.init_from:
-    source = pathlib.Path(cfg.init_from).expanduser() / "checkpoints"
-    try:
-      return checkpoint.load_params(source, setup.abstract_params()), {}
-    except (FileNotFoundError, ValueError) as e:
-      raise strict.ConfigError("init_from", cfg.init_from, str(e)) from e
+    return setup.init_trained(), {}
   name = strict.fingerprint(
-    cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained)
+    cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained, cfg.lora)
   directory = workdir / "warm_start" / name
   directory.mkdir(parents=True, exist_ok=True)
-  return sft.train(setup, directory)
+  return sft.train(setup, directory, base)
 
 
 def inputs(setup: setup_lib.Setup, batch: dict[str, Any]) -> tuple[Any, ...]:
@@ -177,8 +176,11 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout)
   objective = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
   slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
+  # Fresh adapters change nothing: their base is the reference then.
+  fresh = cfg.lora.rank > 0 and (bool(cfg.init_from) or not cfg.sft.steps)
   make_state, abstract = setup.state_maker(
-    tx, keep_ref=objective.needs_ref, memory_slots=slots)
+    tx, keep_ref=objective.needs_ref and not fresh, memory_slots=slots)
+  base = frozen.load(setup)
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
   batches, evaluator = _batches(setup), evaluate.make(setup)
 
@@ -187,18 +189,20 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     metrics_lib.MetricsWriter(workdir) as writer,
   ):
-    restored = checkpoints.restore_latest(abstract, batches)
+    restored = checkpoints.restore_latest(abstract.saved, batches)
     if restored:
       state, meta, start = restored
+      state = base.under(state, meta["base"])
       clock = clock_lib.Clock(meta["seconds"])
       progress.say(f"continuing after step {start}")
       writer.truncate_after(start)
     else:
-      params, seconds = first_params(setup, workdir)
-      state, start, clock = make_state(params), 0, clock_lib.Clock(seconds)
+      trained, seconds = first_trained(setup, workdir, base)
+      state, start = make_state(trained, base.params), 0
+      clock = clock_lib.Clock(seconds)
       writer.truncate_after(-1)
       with clock.phase("evaluation"):
-        writer.write(0, evaluator(state.params))
+        writer.write(0, evaluator(state.policy))
     journal = journal_lib.Journal(cfg, writer, clock)
 
     for now in range(start + 1, cfg.steps + 1):
@@ -221,10 +225,12 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       if evaluates:
         journal.wait()
         with clock.phase("evaluation"):
-          journal.row |= evaluator(state.params)
+          journal.row |= evaluator(state.policy)
       if now % cfg.checkpoint_every == 0 or now == cfg.steps:
         journal.finish()
         writer.flush()
-        checkpoints.save(now, state, batches, {"seconds": clock.totals})
+        checkpoints.save(
+          now, state.saved, batches,
+          {"seconds": clock.totals, "base": base.id})
     journal.finish()
   return clock.totals

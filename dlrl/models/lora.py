@@ -36,28 +36,27 @@ MATRICES = (
 class Linear(nnx.Linear):
   """A linear map; its matrix may be quantised and have an adapter."""
 
-  # Set by `attach`: (A, B) and alpha / rank.
-  adapter = None
+  # Set by `attach`.
+  a = b = None
   scale = 1.0
 
-  def __call__(self, x):
+  def __call__(self, x):  # type: ignore[override]
     """[..., in] to [..., out] in the compute dtype; never makes W + A B."""
     x = x.astype(self.dtype)
     y = x @ quantized.dense(self.kernel.get_value()).astype(self.dtype)
     if self.bias is not None:
       bias = self.bias.get_value().astype(self.dtype)
       y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
-    if self.adapter is not None:
-      a, b = (part.get_value().astype(self.dtype) for part in self.adapter)
+    if self.a is not None:
+      a, b = (part.get_value().astype(self.dtype) for part in (self.a, self.b))
       y += self.scale * ((x @ a) @ b)
     return y
 
 
-def attach(network: nnx.Module, adapter: Any, scale: float) -> None:
+def attach(network: Any, adapter: Any, scale: float) -> None:
   """Lets the linear maps in `network` that have a part of `adapter` use it."""
   if "a" in adapter:
-    network.adapter = nnx.data((nnx.Param(adapter["a"]),
-                                nnx.Param(adapter["b"])))
+    network.a, network.b = nnx.Param(adapter["a"]), nnx.Param(adapter["b"])
     network.scale = scale
     return
   for name, part in adapter.items():

@@ -88,8 +88,8 @@ def _split_as(kernel, part):
   sharding = kernel.sharding
   if isinstance(sharding, NamedSharding):
     # A scale stands for several inputs; there may be too few to split.
-    mesh, spec = sharding.mesh, sharding.spec
+    mesh = sharding.mesh
     spec = [None if axis is None or size % mesh.shape[axis] else axis
-            for size, axis in zip(part.shape, spec, strict=True)]
+            for size, axis in zip(part.shape, sharding.spec, strict=True)]
     sharding = NamedSharding(mesh, P(*spec))
   return jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding)

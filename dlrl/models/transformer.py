@@ -181,7 +181,7 @@ class Model:
   cfg: config.Model
   definition: Any
   mask_id: int
-  adapters: config.LoRA = config.LoRA()
+  adapters: config.LoRA = config.NO_LORA
 
   def init(self, key: jax.Array) -> Params:
     """Random parameters; jit it with `out_shardings` to make them sharded."""
@@ -274,7 +274,7 @@ class Model:
 
 
 def build(cfg: config.Model, mask_id: int,
-          adapters: config.LoRA = config.LoRA()) -> Model:
+          adapters: config.LoRA = config.NO_LORA) -> Model:
   """The static definition of `cfg`'s network; allocates nothing."""
   module = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
   return Model(cfg, nnx.split(module)[0], mask_id, adapters)
