@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import json
 import operator
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,18 +11,17 @@ import jax.numpy as jnp
 import optax
 
 from dlrl import config
+from dlrl import initial
 from dlrl import tasks
 from dlrl import update
 from dlrl.data import Tokenizer
 from dlrl.diffusion import pruning
 from dlrl.models import families
-from dlrl.models import hf_checkpoints
 from dlrl.models import hf_tokenizer
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import tokenizer as tokenizer_lib
 from dlrl.models import transformer
-from dlrl.runtime import checkpoint
 from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
@@ -87,30 +84,36 @@ class Setup:
     return lora.shapes(params, how) if how.rank else params
 
   def init_params(self) -> transformer.Params:
-    """`initial_params`, made where they will live."""
-    return initial_params(self.cfg, self.model, self.abstract_params())
+    """What the run starts from, made where it will live; see `initial`."""
+    return initial.params(self.cfg, self.model, self.abstract_params())
 
-  def init_trained(self) -> Any:
-    """What is trained, before it is: fresh adapters, or all parameters."""
-    if not self.cfg.lora.rank:
+  def load_base(self) -> initial.Base:
+    """The frozen parameters beneath adapters; see `initial`."""
+    return initial.base(self.cfg, self.model, self.abstract_params())
+
+  def init_policy(self, base: initial.Base) -> Any:
+    """What the model takes at first: fresh adapters on their base, or all."""
+    if base.params is None:
       return self.init_params()
     like = self.abstract_trained()
     init = jax.jit(
       functools.partial(lora.init, like=like), out_shardings=shardings_of(like))
     # A number that no step and no other use of the root key has.
-    return init(jax.random.fold_in(self.root_key, 2**32 - 1))
+    return lora.join(
+      base.params, init(jax.random.fold_in(self.root_key, 2**32 - 1)))
 
   def state_maker(
-    self, tx: optax.GradientTransformation, *, keep_ref: bool = False,
+    self, tx: optax.GradientTransformation, *,
+    reference: Callable[[Any], Any] = lambda trained: None,
     memory_slots: int = 0,
-  ) -> tuple[Callable[..., update.State], update.State]:
-    """`((trained, base) -> first state, its shapes with shardings)`.
+  ) -> tuple[Callable[[Any], update.State], update.State]:
+    """`(policy -> first state, the state's shapes with shardings)`.
 
     Says what the state will take of the devices' memory.
 
     Args:
       tx: the optimizer.
-      keep_ref: the first `trained` stays in the state, as the reference's.
+      reference: from what is trained at first to the state's `ref_params`.
       memory_slots: prompts of which the state remembers a completion.
 
     Raises:
@@ -122,7 +125,7 @@ class Setup:
       return update.State(
         step=jnp.int32(0), params=params, opt_state=tx.init(params),
         key=jax.random.key_data(self.root_key),
-        ref_params=params if keep_ref else None,
+        ref_params=reference(params),
         memory=pruning.empty(memory_slots, length) if memory_slots else None)
 
     trained = self.abstract_trained()
@@ -148,8 +151,9 @@ class Setup:
     }, self.mesh.shape["fsdp"]))
     make_first = jax.jit(first, out_shardings=shardings)
 
-    def make_state(trained, base=None):
-      # Outside of the program, or it would be copied.
+    def make_state(policy):
+      base, trained = lora.split(policy)
+      # Outside of the program, which would copy it.
       return dataclasses.replace(make_first(trained), base=base)
 
     return make_state, abstract
@@ -188,44 +192,6 @@ def make(cfg: config.Config) -> Setup:
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
   task = tasks.TASKS[cfg.task.name]
   return Setup(cfg, mesh, task, tokenizer, model, shardings)
-
-
-def initial_params(
-  cfg: config.Config, model: transformer.Model, abstract: Any
-) -> transformer.Params:
-  """The parameters that a run starts from, or keeps frozen.
-
-  Those of `init_from`, or of `pretrained`, or random ones.
-
-  Args:
-    cfg: of the run.
-    model: of the run.
-    abstract: of all parameters, as wanted.
-
-  Raises:
-    strict.ConfigError: there is no checkpoint in `init_from` that would do.
-    ValueError: files of `pretrained` do not fit its config.json.
-  """
-  if cfg.init_from:
-    return _params_of_run(cfg.init_from, abstract)
-  if cfg.pretrained:
-    return hf_checkpoints.load_params(cfg.pretrained, abstract)
-  init = jax.jit(model.init, out_shardings=shardings_of(abstract))
-  return init(jax.random.fold_in(jax.random.key(cfg.seed), 0))
-
-
-def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
-  root = pathlib.Path(workdir).expanduser()
-  try:
-    params = checkpoint.load_params(root / "checkpoints", abstract)
-  except (FileNotFoundError, ValueError) as e:
-    run = root / "config.json"
-    adapted = run.exists() and (
-      json.loads(run.read_text()).get("lora", {}).get("rank"))
-    raise strict.ConfigError("init_from", workdir, (
-      "its checkpoint holds adapters alone; merge them by dlrl.export and set "
-      "config.pretrained" if adapted else str(e))) from e
-  return params
 
 
 def shardings_of(abstract: Any) -> Any:

@@ -16,7 +16,7 @@ import optax
 from dlrl import config
 from dlrl import data
 from dlrl import evaluate
-from dlrl import frozen
+from dlrl import initial
 from dlrl import setup as setup_lib
 from dlrl import update
 from dlrl.diffusion import elbo
@@ -68,13 +68,14 @@ def main(
   setup: setup_lib.Setup, workdir: pathlib.Path
 ) -> dict[str, float]:
   """The job `sft`; returns the seconds per phase."""
-  return train(setup, workdir, frozen.load(setup), evaluate.make(setup))[1]
+  return train(
+    setup, workdir, setup.load_base(), evaluate.make(setup))[1]
 
 
 def train(
   setup: setup_lib.Setup,
   directory: pathlib.Path,
-  base: frozen.Base = frozen.NONE,
+  base: initial.Base = initial.NONE,
   evaluator: Callable[[Any], dict[str, float]] | None = None,
 ) -> tuple[Any, dict[str, float]]:
   """Fine-tunes a run's first parameters; continues what `directory` holds.
@@ -86,7 +87,8 @@ def train(
     evaluator: applied before the first step and after the last.
 
   Returns:
-    What was trained and seconds per phase, also of earlier processes.
+    What the model takes, and seconds per phase, also of earlier processes.
+    The base given may have been donated: that of the result is to be used.
   """
   cfg = setup.cfg.sft
   tx = optimizer.make(cfg.optimizer, cfg.steps)
@@ -102,13 +104,14 @@ def train(
     restored = checkpoints.restore_latest(abstract.saved, batches)
     if restored:
       state, meta, start = restored
-      state = base.under(state, meta["base"])
+      base.check(meta["base"])
+      state = dataclasses.replace(state, base=base.params)
       clock = clock_lib.Clock(meta["seconds"])
       progress.say(f"fine-tuned for {start} of {cfg.steps} steps")
       writer.truncate_after(start)
     else:
       start, clock = 0, clock_lib.Clock()
-      state = make_state(setup.init_trained(), base.params)
+      state = make_state(setup.init_policy(base))
       writer.truncate_after(-1)
       if evaluator:
         with clock.phase("evaluation"):
@@ -138,7 +141,7 @@ def train(
         checkpoints.save(
           now, state.saved, batches,
           {"seconds": clock.totals, "base": base.id})
-  return state.params, clock.totals
+  return state.policy, clock.totals
 
 
 def _jit(step, abstract: update.State):

@@ -6,6 +6,7 @@ waits for the update it has just started, except where it evaluates or saves.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
@@ -15,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlrl import config
 from dlrl import data
 from dlrl import evaluate
-from dlrl import frozen
+from dlrl import initial
 from dlrl import journal as journal_lib
 from dlrl import losses
 from dlrl import prior
@@ -112,18 +114,27 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
     out_shardings=(setup_lib.shardings_of(abstract), None))
 
 
-def first_trained(
-  setup: setup_lib.Setup, workdir: pathlib.Path, base: frozen.Base
+def first_policy(
+  setup: setup_lib.Setup, workdir: pathlib.Path, base: initial.Base
 ):
-  """`(what RL trains, seconds per phase)` at its start."""
+  """`(what the model takes, seconds per phase)` that RL starts from."""
   cfg = setup.cfg
   if cfg.init_from:
-    return setup.init_trained(), {}
+    return setup.init_policy(base), {}
   name = strict.fingerprint(
     cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained, cfg.lora)
   directory = workdir / "warm_start" / name
   directory.mkdir(parents=True, exist_ok=True)
   return sft.train(setup, directory, base)
+
+
+def first_reference(cfg: config.Config, trained: Any) -> Any:
+  """The state's `ref_params` if RL starts from `trained`."""
+  if not losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args).needs_ref:
+    return None
+  # Fresh adapters add nothing: the reference does without, and is the base.
+  fresh = cfg.lora.rank and (cfg.init_from or not cfg.sft.steps)
+  return {} if fresh else trained
 
 
 def inputs(setup: setup_lib.Setup, batch: dict[str, Any]) -> tuple[Any, ...]:
@@ -174,13 +185,10 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   tx = optimizer.make(
     cfg.learn.optimizer,
     cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout)
-  objective = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
   slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
-  # Fresh adapters change nothing: their base is the reference then.
-  fresh = cfg.lora.rank > 0 and (bool(cfg.init_from) or not cfg.sft.steps)
   make_state, abstract = setup.state_maker(
-    tx, keep_ref=objective.needs_ref and not fresh, memory_slots=slots)
-  base = frozen.load(setup)
+    tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
+  base = setup.load_base()
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
   batches, evaluator = _batches(setup), evaluate.make(setup)
 
@@ -192,14 +200,14 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     restored = checkpoints.restore_latest(abstract.saved, batches)
     if restored:
       state, meta, start = restored
-      state = base.under(state, meta["base"])
+      base.check(meta["base"])
+      state = dataclasses.replace(state, base=base.params)
       clock = clock_lib.Clock(meta["seconds"])
       progress.say(f"continuing after step {start}")
       writer.truncate_after(start)
     else:
-      trained, seconds = first_trained(setup, workdir, base)
-      state, start = make_state(trained, base.params), 0
-      clock = clock_lib.Clock(seconds)
+      policy, seconds = first_policy(setup, workdir, base)
+      state, start, clock = make_state(policy), 0, clock_lib.Clock(seconds)
       writer.truncate_after(-1)
       with clock.phase("evaluation"):
         writer.write(0, evaluator(state.policy))

@@ -32,8 +32,8 @@ class State:
     params: nested dicts, what is trained: an adapter, or everything.
     opt_state: of the optimizer.
     key: the run's root key, as data; constant.
-    ref_params: of the reference policy, constant, in the place of `params`;
-      None without a KL to it, or if it is the base itself.
+    ref_params: of the reference policy, constant, in the place of `params`: {},
+      no adapter, if it is the base; None without a KL to it.
     memory: completions that later rollouts may start from; None: none do.
     base: frozen parameters beneath an adapter; None: all are trained.
   """
@@ -50,11 +50,6 @@ class State:
   def policy(self) -> Any:
     """What the model takes as the policy's parameters."""
     return lora.join(self.base, self.params)
-
-  @property
-  def reference(self) -> Any:
-    """What the model takes as the reference's; None: there is none."""
-    return lora.join(self.base, self.ref_params)
 
   @property
   def saved(self) -> "State":
@@ -213,7 +208,6 @@ def make(
   model, cfg: config.Learn, tx: optax.GradientTransformation
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
   """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
-  needs_ref = losses.OBJECTIVES[cfg.loss](**cfg.loss_args).needs_ref
 
   def one(state: State, rows):
     metrics, grads = batch_grads(model, cfg, state.policy, *rows)
@@ -237,7 +231,8 @@ def make(
       return Others(
         # The policy that made the rollout, before any of its updates.
         old=logps_by(params=state.policy) if updates > 1 else None,
-        ref=logps_by(params=state.reference) if needs_ref else None)
+        ref=None if state.ref_params is None else logps_by(
+          params=lora.join(state.base, state.ref_params)))
 
     others = jax.tree.map(  # [epochs, n_mc, b, t] to [updates, n_mc, rows, t]
       lambda x: x.reshape(*x.shape[:2], -1, rows, x.shape[-1]).swapaxes(

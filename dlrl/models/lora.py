@@ -118,10 +118,8 @@ def init(key: jax.Array, like: Any) -> Any:
 
 
 def join(base: Any, trained: Any) -> Any:
-  """What a model takes: `trained` on `base`, or the one that is not None."""
-  if base is None or trained is None:
-    return trained if base is None else base
-  return {"base": base, "adapter": trained}
+  """What a model takes: an adapter on its base; base None: all parameters."""
+  return trained if base is None else {"base": base, "adapter": trained}
 
 
 def split(params: Any) -> tuple[Any, Any]:

@@ -38,42 +38,48 @@ def dense(matrix: Any) -> Any:
 
 
 def shapes(params: Any, method: str, paths: tuple[str, ...]) -> Any:
-  """What `quantize` returns, as shapes that are split as the matrices are.
+  """What `quantize` makes of parameters, split as the matrices are.
 
   Args:
-    params: nested dicts of `ShapeDtypeStruct`s, with named shardings.
+    params: nested dicts of `ShapeDtypeStruct`s.
     method: a key of `METHODS`, or "none".
     paths: of the linear maps whose kernels are quantised.
-  """
-  flat = dict(traverse_util.flatten_dict(params, sep="/"))
-  if method == "none":
-    return params
-  for path in paths:
-    kernel = flat[path + "/kernel"]
-    flat[path + "/kernel"] = jax.tree.map(
-      functools.partial(_split_as, kernel),
-      jax.eval_shape(functools.partial(_quantize, method), kernel))
-  return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def quantize(params: Any, like: Any, method: str) -> Any:
-  """Parameters with their matrices quantised, one matrix at a time.
-
-  Args:
-    params: nested dicts of arrays; a matrix is let go once it is quantised.
-    like: from `shapes`.
-    method: a key of `METHODS`, or "none".
   """
   if method == "none":
     return params
   flat = traverse_util.flatten_dict(params, sep="/")
-  del params
-  for path, wanted in traverse_util.flatten_dict(like, sep="/").items():
-    if is_quantized(wanted):
-      flat[path] = jax.block_until_ready(jax.jit(
-        functools.partial(_quantize, method),
-        out_shardings=jax.tree.map(lambda s: s.sharding, wanted))(flat[path]))
+  for path in paths:
+    name = path + "/kernel"
+    flat[name] = _shape(flat[name], method)
   return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def quantize(
+  params: Any, abstract: Any, method: str, paths: tuple[str, ...]
+) -> None:
+  """Quantises matrices in place, so that one at a time is there twice.
+
+  Args:
+    params: nested dicts of arrays.
+    abstract: their `ShapeDtypeStruct`s; other arguments as of `shapes`.
+  """
+  if method == "none":
+    return
+  for path in paths:
+    layer, like = params, abstract
+    for name in path.split("/"):
+      layer, like = layer[name], like[name]
+    placed = jax.tree.map(
+      lambda s: s.sharding, _shape(like["kernel"], method))
+    layer["kernel"] = jax.block_until_ready(jax.jit(
+      functools.partial(_quantize, method), out_shardings=placed)(
+        layer["kernel"]))
+
+
+def _shape(kernel, method: str) -> Any:
+  return jax.tree.map(
+    functools.partial(_split_as, kernel),
+    jax.eval_shape(functools.partial(_quantize, method), kernel))
 
 
 def _quantize(method: str, kernel: jax.Array) -> Any:
