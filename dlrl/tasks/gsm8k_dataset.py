@@ -55,18 +55,18 @@ class Gsm8k(published.Published):
 load = functools.partial(published.load, Gsm8k)
 
 
-def solution(answer: str) -> str:
-  r"""The rationale without the calculator's notes, then the boxed number.
+def parts(answer: str) -> tuple[str, str]:
+  r"""The rationale, without the calculator's notes, and the number.
 
   Args:
     answer: as published, `Half is 4/2=<<4/2=2>>2.\n#### 2`.
   """
   rationale, _, number = answer.rpartition("####")
-  steps = _CALCULATION.sub("", rationale).strip()
-  return f"{steps}\nThe answer is \\boxed{{{number.strip()}}}."
+  return _CALCULATION.sub("", rationale).strip(), number.strip()
 
 
 def _row(index: int, item: Mapping[str, str]) -> prepared.Row:
+  steps, number = parts(item["answer"])
   return {"question": item["question"], "answer": item["answer"],
-          "solution": solution(item["answer"]), "difficulty": 1,
-          "index": index}
+          "solution": f"{steps}\nThe answer is \\boxed{{{number}}}.",
+          "difficulty": 1, "index": index}

@@ -55,7 +55,8 @@ class Math(published.Published):
   DIFFICULTIES = (0, 5)
   FILES: Mapping[str, published.File] = {"train": _TRAIN, "test": _MATH500}
   # The train file was not at hand when this was written; its own checksum is.
-  SHA256: Mapping[str, str] = {"train": "", "validation": "", "test": _TEST_ROWS}
+  SHA256: Mapping[str, str] = {
+    "train": "", "validation": "", "test": _TEST_ROWS}
 
   def parse(self, contents: Mapping[str, bytes]
             ) -> Mapping[str, list[prepared.Row]]:

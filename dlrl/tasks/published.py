@@ -8,17 +8,22 @@ be the public one's.
 import abc
 import dataclasses
 import hashlib
+import http.client
 import json
+import urllib.request
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow_datasets as tfds
+from etils import epath
 
 from dlrl.runtime import strict
 from dlrl.tasks import prepared
 
 _HELD_OUT = 15  # one of so many train rows is for validation
+_PATIENCE_S = 30  # seconds in which nothing arrives
+_LARGEST = 64 << 20  # bytes of a file that are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +57,9 @@ class Published(prepared.Dataset, abc.ABC):
             ) -> Mapping[str, list[prepared.Row]]:
     """Rows by split, from the contents of the `FILES`."""
 
-  def splits(self, downloads: tfds.download.DownloadManager
-             ) -> Mapping[str, Sequence[prepared.Row]]:
+  def splits(self) -> Mapping[str, Sequence[prepared.Row]]:
     """Of the files; raises `strict.ConfigError` if one cannot be had."""
-    return self.parse({key: self._content(file, downloads)
+    return self.parse({key: _content(file, self.placed / file.name)
                        for key, file in self.FILES.items()})
 
   @staticmethod
@@ -64,26 +68,19 @@ class Published(prepared.Dataset, abc.ABC):
     return row["index"]
 
   @staticmethod
-  def line(row: prepared.Row) -> str:
-    """The whole row."""
-    return json.dumps(row, sort_keys=True) + "\n"
+  def checksum(rows: Iterable[prepared.Row]) -> str:
+    """SHA-256 of the rows in the given order, in hex."""
+    digest = hashlib.sha256()
+    for row in rows:
+      digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
-  def _content(
-    self, file: File, downloads: tfds.download.DownloadManager) -> bytes:
-    placed = self.placed / file.name
-    try:
-      path = placed if placed.exists() else downloads.download(file.url)
-      content = path.read_bytes()
-    except Exception as error:  # requests, TFDS and file systems raise all kinds
-      raise strict.ConfigError(
-        "task.data_dir", str(placed), f"{file.url} could not be downloaded "
-        f"({error}); put the file here") from error
-    found = hashlib.sha256(content).hexdigest()
-    strict.require(
-      found in file.sha256, "task.data_dir", str(path),
-      f"is not the file at {file.url}: its SHA-256 is {found}, not "
-      f"{' or '.join(file.sha256)}")
-    return content
+
+def whole_checksum(builder: type[Published]) -> str:
+  """One SHA-256 of those of its files and of the rows of all splits, in hex."""
+  parts = [builder.SHA256, {key: file.sha256
+                            for key, file in builder.FILES.items()}]
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def load(builder: type[Published], data_dir: str, split: str,
@@ -132,3 +129,25 @@ def cut(rows: Sequence[prepared.Row], column: str
     held_out = int.from_bytes(digest[:8], "big") % _HELD_OUT == 0
     parts["validation" if held_out else "train"].append(row)
   return parts
+
+
+def _content(file: File, placed: epath.Path) -> bytes:
+  try:
+    content = placed.read_bytes() if placed.exists() else _download(file.url)
+  except (OSError, http.client.HTTPException) as error:
+    raise strict.ConfigError(
+      "task.data_dir", str(placed), f"{file.url} could not be downloaded "
+      f"({error}); put the file here") from error
+  found = hashlib.sha256(content).hexdigest()
+  strict.require(
+    found in file.sha256, "task.data_dir",
+    str(placed) if placed.exists() else file.url,
+    f"is not the known file: its SHA-256 is {found}, not "
+    f"{' or '.join(file.sha256)}")
+  return content
+
+
+# TFDS's own would try for minutes where there is no network.
+def _download(url: str) -> bytes:
+  with urllib.request.urlopen(url, timeout=_PATIENCE_S) as response:
+    return response.read(_LARGEST)
