@@ -12,6 +12,8 @@ import ml_collections
 from dlrl.runtime.strict import Knobs
 
 Range = tuple[int, int]
+Names = tuple[str, ...]
+Weights = tuple[float, ...]
 NO_KNOBS = Knobs()
 
 
@@ -19,7 +21,10 @@ NO_KNOBS = Knobs()
 class Task:
   """What is learned."""
 
-  name: str = "sudoku"  # a key of dlrl.tasks.TASKS
+  name: str = "sudoku"  # a key of dlrl.tasks.TASKS, or several: "a+b"
+  weights: Weights = ()  # of several tasks, their shares of a batch; (): equal
+  prompt: str = "bare"  # how it is asked: a key of the task's prompts
+  few_shot: int = 0  # worked examples before each question, from train
   data_dir: str = "~/tensorflow_datasets"  # prepared data; made when absent
   prompt_length: int = 32  # tokens
   long_prompts: str = "error"  # or truncate: cut at their beginning, counted
@@ -131,7 +136,8 @@ class Rollout:
   """Which completions are drawn from the current policy."""
 
   prompts: int = 16  # per step, whatever the number of hosts
-  reward: str = "solved"  # a key of the task's rewards
+  rewards: Names = ("solved",)  # of the task's, or "package.module:function"
+  reward_weights: Weights = (1.0,)  # what is learned is the weighted sum
   group_size: int = 8  # completions per prompt
   difficulty: Range = (8, 12)  # inclusive; the unit is the task's
   sampler: Sampler = Sampler(temperature=1.0)
@@ -160,9 +166,13 @@ class Learn:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-  """Held-out accuracy, greedy unless the temperature says otherwise."""
+  """Held-out accuracy, greedy unless the temperature says otherwise.
 
-  size: int = 512  # held-out items, the first of a fixed order
+  Test items are evaluated before the first step and after the last alone.
+  """
+
+  split: str = "validation"  # of the evaluations on the way; or test
+  size: int = 512  # items of each split, the first of a fixed order
   every: int = 25  # RL steps
   batch_size: int = 512  # prompts per call of the sampler
   difficulty: Range = (8, 12)  # inclusive; the unit is the task's

@@ -18,33 +18,33 @@ from dlrl.runtime import strict
 
 
 def templates(
-  task: tasks.Task, tokenizer: Tokenizer, prompts: Sequence[str], length: int,
-  free_id: int,
+  task: tasks.Task, tokenizer: Tokenizer, asked: Sequence[tasks.Row],
+  length: int, free_id: int,
 ) -> np.ndarray:
   """What the task knows of the answers, [g, length] int32.
 
   Args:
     task: knows nothing if it has no template.
     tokenizer: of the texts in a template.
-    prompts: g texts.
+    asked: g rows of the task.
     length: of the canvas; the rest of it is filled with eos.
     free_id: stands where any token may be.
 
   Raises:
     strict.ConfigError: a template is longer than the canvas.
   """
-  canvas = np.full((len(prompts), length), free_id, np.int32)
-  for row, prompt in zip(canvas, prompts, strict=True):
+  canvas = np.full((len(asked), length), free_id, np.int32)
+  for line, row in zip(canvas, asked, strict=True):
     if task.template is None:
       continue
     ids: list[int] = []
-    for part in task.template(prompt):
+    for part in task.template(row):
       ids += [free_id] * part if isinstance(part, int) else (
         tokenizer.encode(part))
     strict.require(
       len(ids) <= length, "rollout.sampler.gen_length", length,
-      f"the template of {prompt!r} has {len(ids)} tokens; raise the length")
-    row[:] = ids + [tokenizer.eos_id] * (length - len(ids))
+      f"the template of {row!r} has {len(ids)} tokens; raise the length")
+    line[:] = ids + [tokenizer.eos_id] * (length - len(ids))
   return canvas
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import operator
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.sampling import check
+from dlrl.tasks import rewards as rewards_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Setup:
   Attributes:
     cfg: of the run.
     mesh: of all devices.
-    task: with its rows, rewards and metrics.
+    task: with its rows and metrics.
+    prompt: how rows are asked.
+    rewards: of rollouts, by the names they are logged under.
     tokenizer: text to ids and back.
     model: pure functions of the parameters.
     param_shardings: a tree like the parameters.
@@ -42,6 +46,8 @@ class Setup:
   cfg: config.Config
   mesh: jax.sharding.Mesh
   task: tasks.Task
+  prompt: tasks.Prompt
+  rewards: Mapping[str, tasks.Reward]
   tokenizer: Tokenizer
   model: transformer.Model
   param_shardings: Any
@@ -156,8 +162,10 @@ def make(cfg: config.Config) -> Setup:
   model = transformer.build(cfg.model, tokenizer.mask_id)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
-  task = tasks.TASKS[cfg.task.name]
-  return Setup(cfg, mesh, task, tokenizer, model, shardings)
+  task = tasks.find(cfg.task)
+  return Setup(
+    cfg, mesh, task, tasks.prompt(cfg.task),
+    rewards_lib.find(task, cfg.rollout.rewards), tokenizer, model, shardings)
 
 
 def shardings_of(abstract: Any) -> Any:

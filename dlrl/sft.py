@@ -1,6 +1,6 @@
 """Masked-diffusion fine-tuning: RL's warm start, or a job of its own.
 
-The loss is the negative ELBO of the solutions, per token: LLaDA's training
+The loss is the negative ELBO of the answers, per token: LLaDA's training
 objective (arXiv 2502.09992, Eq. 5) with an exact number of masked tokens.
 """
 
@@ -64,7 +64,9 @@ def main(
   setup: setup_lib.Setup, workdir: pathlib.Path
 ) -> dict[str, float]:
   """The job `sft`; returns the seconds per phase."""
-  return train(setup, workdir, evaluate.make(setup))[1]
+  evaluator = evaluate.make(setup)
+  return train(
+    setup, workdir, lambda params: evaluator(params, ends=True))[1]
 
 
 def train(
@@ -142,7 +144,7 @@ def _batches(setup: setup_lib.Setup):
   source = setup.task.load(
     setup.cfg.task.data_dir, "train", cfg.difficulty, field="sft.difficulty")
   return data.sft_batches(
-    source, setup.tokenizer, batch_size=cfg.batch_size,
+    source, setup.tokenizer, setup.prompt, batch_size=cfg.batch_size,
     prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,
     seed=setup.cfg.seed, truncate=setup.cfg.task.truncates)
 

@@ -25,6 +25,33 @@ def checksum(rows: Iterable[Row]) -> str:
   return digest.hexdigest()
 
 
+def whole_checksum(builder: type[Puzzles]) -> str:
+  """One SHA-256 of those of all splits, in hex."""
+  lines = "".join(f"{split} {digest}\n"
+                  for split, digest in sorted(builder.SHA256.items()))
+  return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def select(rows: Sequence[Row], difficulty: tuple[int, int],
+           known: tuple[int, int], field: str) -> Sequence[Row]:
+  """The rows whose difficulty is in the range.
+
+  Args:
+    rows: of a split, in the order of `rank`.
+    difficulty: the least and the greatest wanted.
+    known: the least and the greatest there are.
+    field: the config field that `difficulty` came from, for the message.
+
+  Raises:
+    strict.ConfigError: no row has such a difficulty.
+  """
+  low, high = difficulty
+  found = [row for row in rows if low <= row["difficulty"] <= high]
+  strict.require(bool(found), field, difficulty, "no row matches; difficulties "
+                 f"go from {known[0]} to {known[1]}")
+  return found
+
+
 def rank(row: Row) -> tuple[int, str]:
   """What rows are ordered by; TFDS shuffles in a way of its own."""
   return row["difficulty"], row["puzzle"]
