@@ -10,7 +10,6 @@ All rows are checked first; later each is read from its file when it is needed.
 """
 
 import dataclasses
-import functools
 import glob
 import hashlib
 import math
@@ -104,8 +103,6 @@ def task(source: Files, rewards: Mapping[str, task_lib.Reward]
          ) -> task_lib.Task:
   """The files as a task that asks what is in their column `prompt`.
 
-  Its metrics are the rewards, and `solved`, 1 where all of them are at least 1.
-
   Args:
     source: of the rows.
     rewards: users' own, by the names they are logged under.
@@ -117,10 +114,24 @@ def task(source: Files, rewards: Mapping[str, task_lib.Reward]
     load=source,
     prompts={"bare": task_lib.Prompt(lambda row: row["prompt"], _solution)},
     rewards=rewards,
-    metrics=functools.partial(_metrics, rewards),
+    metrics=metrics(rewards),
     difficulties=DIFFICULTIES,
     version="1.0.0",
     checksum=checksum(source))
+
+
+def metrics(rewards: Mapping[str, task_lib.Reward]) -> task_lib.Metrics:
+  """The rewards, NaN where not known, and `solved`: all of them at least 1."""
+  def measure(prompts: Sequence[task_lib.Text], completions: Sequence[str],
+              **columns: Any) -> dict[str, list[float]]:
+    values = {name: [math.nan if value is None else float(value) for value
+                     in reward(prompts, completions, **columns)]
+              for name, reward in rewards.items()}
+    solved = [float(all(value >= 1 for value in row))
+              for row in zip(*values.values(), strict=True)]
+    return {**values, "solved": solved}
+
+  return measure
 
 
 def checksum(source: Files) -> str:
@@ -174,17 +185,6 @@ def load(patterns: str, *, bad_rows: str, field: str) -> Rows:
                  f"has a column {taken}, a name that is taken; rename it")
   return Rows(tuple(opened), np.array(places, np.int64), tuple(columns),
               skipped, problem)
-
-
-def _metrics(rewards: Mapping[str, task_lib.Reward],
-             prompts: Sequence[task_lib.Text], completions: Sequence[str],
-             **columns: Any) -> dict[str, list[float]]:
-  values = {name: [math.nan if value is None else float(value) for value
-                   in reward(prompts, completions, **columns)]
-            for name, reward in rewards.items()}
-  solved = [float(all(value >= 1 for value in row))
-            for row in zip(*values.values(), strict=True)]
-  return {**values, "solved": solved}
 
 
 def _solution(row: task_lib.Row) -> str:

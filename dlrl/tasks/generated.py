@@ -12,8 +12,11 @@ from collections.abc import Sequence
 
 from dlrl.tasks import prepared
 
+# What a module of such rows needs of `prepared`.
 Row = prepared.Row
 load = prepared.load
+select = prepared.select
+whole_checksum = prepared.whole_checksum
 
 
 def checksum(rows: Iterable[Row]) -> str:
@@ -23,33 +26,6 @@ def checksum(rows: Iterable[Row]) -> str:
     line = "{difficulty} {puzzle} {solution}\n".format_map(row)
     digest.update(line.encode())
   return digest.hexdigest()
-
-
-def whole_checksum(builder: type[Puzzles]) -> str:
-  """One SHA-256 of those of all splits, in hex."""
-  lines = "".join(f"{split} {digest}\n"
-                  for split, digest in sorted(builder.SHA256.items()))
-  return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def select(rows: Sequence[Row], difficulty: tuple[int, int],
-           known: tuple[int, int], field: str) -> Sequence[Row]:
-  """The rows whose difficulty is in the range.
-
-  Args:
-    rows: of a split, in the order of `rank`.
-    difficulty: the least and the greatest wanted.
-    known: the least and the greatest there are.
-    field: the config field that `difficulty` came from, for the message.
-
-  Raises:
-    strict.ConfigError: no row has such a difficulty.
-  """
-  low, high = difficulty
-  found = [row for row in rows if low <= row["difficulty"] <= high]
-  strict.require(bool(found), field, difficulty, "no row matches; difficulties "
-                 f"go from {known[0]} to {known[1]}")
-  return found
 
 
 def rank(row: Row) -> tuple[int, str]:

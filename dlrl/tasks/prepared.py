@@ -6,6 +6,7 @@ everywhere.
 
 import abc
 import contextlib
+import hashlib
 import io
 import os
 import uuid
@@ -107,6 +108,33 @@ def load(builder: type[Dataset], data_dir: str, split: str) -> list[Row]:
   """
   with _quiet():
     return _read(builder, _prepare(builder, data_dir), split)
+
+
+def whole_checksum(builder: type[Dataset]) -> str:
+  """One SHA-256 of those of all splits, in hex."""
+  lines = "".join(f"{split} {digest}\n"
+                  for split, digest in sorted(builder.SHA256.items()))
+  return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def select(rows: Sequence[Row], difficulty: tuple[int, int],
+           known: tuple[int, int], field: str) -> list[Row]:
+  """The rows whose difficulty is in the range.
+
+  Args:
+    rows: of a split.
+    difficulty: the least and the greatest wanted.
+    known: the least and the greatest there are.
+    field: the config field that `difficulty` came from, for the message.
+
+  Raises:
+    strict.ConfigError: no row has such a difficulty.
+  """
+  low, high = difficulty
+  found = [row for row in rows if low <= row["difficulty"] <= high]
+  strict.require(bool(found), field, difficulty, "no row matches; difficulties "
+                 f"go from {known[0]} to {known[1]}")
+  return found
 
 
 def _prepare(builder: type[Dataset], data_dir: str) -> epath.Path:

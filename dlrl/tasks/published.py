@@ -104,12 +104,8 @@ def load(builder: type[Published], data_dir: str, split: str,
   """
   strict.require(split in builder.SHA256, "task.name", builder.name,
                  f"has no {split} rows, only {', '.join(builder.SHA256)}")
-  rows = [row for row in prepared.load(builder, data_dir, split)
-          if difficulty[0] <= row["difficulty"] <= difficulty[1]]
-  least, most = builder.DIFFICULTIES
-  strict.require(bool(rows), field, difficulty,
-                 f"no row matches; difficulties go from {least} to {most}")
-  return rows
+  rows = prepared.load(builder, data_dir, split)
+  return prepared.select(rows, difficulty, builder.DIFFICULTIES, field)
 
 
 def json_lines(content: bytes) -> list[Any]:
