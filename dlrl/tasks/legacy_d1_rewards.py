@@ -123,9 +123,9 @@ def _tags(text: str) -> float:
   score = 0.125 * sum(text.count(tag) == 1 for tag in (
     "<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>"))
   if text.count("\n<answer>\n") == 1:
-    score -= 0.001 * len(text.rpartition("\n</answer>\n")[2])
+    score -= 0.001 * len(text.split("\n</answer>\n")[-1])
   if text.count("\n</answer>") == 1:
-    score -= 0.001 * (len(text.rpartition("\n</answer>")[2]) - 1)
+    score -= 0.001 * (len(text.split("\n</answer>")[-1]) - 1)
   return score
 
 
