@@ -30,7 +30,8 @@ from dlrl.tasks import numbers
 
 _LONGEST = 500  # characters of an answer; the longest gold has about 100
 
-_WORDS = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|textrm) *\{([^{}]*)\}")
+_WORDS = re.compile(
+  r"\\(?:text|mathrm|mbox|textbf|mathbf|textrm) *\{([^{}]*)\}")
 _MARKUP = re.compile(r"\\[()\[\]]|\\?\$|\\displaystyle(?![A-Za-z])|\\!\s?")
 # `x=`, `f(x)=`, `\theta =`, `x \in`: what has the value that follows.
 _NAME = re.compile(r"([A-Za-z(\\][A-Za-z(){}\\_,' ]{0,40}?[0-9]?[})]*)\s*"
@@ -95,16 +96,12 @@ def decided(right: str, answer: str) -> bool | None:
     return answered is not None and numbers.equal(number, answered)
   if _WORDS.search(right) and expected.strip("()").isalpha():
     return found.strip("()").casefold() == expected.strip("()").casefold()
-  based = _BASED.fullmatch(expected)
-  if based:
-    same = _BASED.fullmatch(found)
-    return found == based[1] or bool(same) and same.groups() == based.groups()
+  if based := _BASED.fullmatch(expected):
+    return found == based[1] or _groups(_BASED, found) == based.groups()
   if _EQUATION.search(answer) and not _EQUATION.search(right):
     return False
-  lists = _LIST.fullmatch(expected), _LIST.fullmatch(found)
-  if all(lists) and lists[0].groups() != lists[1].groups():
-    return False
-  return None
+  lists = {_groups(_LIST, expected), _groups(_LIST, found)}
+  return False if len(lists - {None}) == 2 else None
 
 
 def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
@@ -124,7 +121,7 @@ def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
   verdicts = {pair: decided(*pair) for pair in pairs}
   open_pairs = [pair for pair, verdict in verdicts.items() if verdict is None]
   if open_pairs:
-    bare = [tuple(_named(text)[1] for text in pair) for pair in open_pairs]
+    bare = [(_named(right)[1], _named(found)[1]) for right, found in open_pairs]
     verdicts.update(zip(open_pairs, _pool().verify(bare), strict=True))
   return [float(bool(verdicts[pair])) for pair in pairs]
 
@@ -159,6 +156,11 @@ def _named(text: str) -> tuple[str, str]:
   text = _MARKUP.sub("", text).strip().removesuffix(".")
   match = _NAME.match(text)
   return ("", text) if match is None else (normal(match[1]), text[match.end():])
+
+
+def _groups(pattern: re.Pattern[str], text: str) -> tuple[str, ...] | None:
+  match = pattern.fullmatch(text)
+  return None if match is None else match.groups()
 
 
 @functools.cache

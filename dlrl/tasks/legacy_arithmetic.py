@@ -8,14 +8,18 @@ Python's own arithmetic within bounds.
 import ast
 import operator
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 _LONGEST = 1_000  # characters
 _POWER_BITS = 10_000  # of a power of integers; a larger one has no value
 
-_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-_BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-           ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-           ast.Pow: operator.pow}
+_UNARY: dict[type, Callable[[Any], Any]] = {
+  ast.UAdd: operator.pos, ast.USub: operator.neg}
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+  ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+  ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+  ast.Pow: operator.pow}
 
 Value = int | float | complex
 
@@ -32,7 +36,8 @@ def value(expression: str) -> Value | None:
       warnings.simplefilter("ignore")
       tree = ast.parse(expression.strip(), mode="eval")
     return _value(tree.body)
-  except (SyntaxError, ValueError, ArithmeticError, MemoryError, RecursionError):
+  except (SyntaxError, ValueError, ArithmeticError, MemoryError,
+          RecursionError):
     return None
 
 

@@ -11,11 +11,12 @@ generation is raw, with its special tokens.
 """
 
 import re
+from collections.abc import Sequence
 
 from dlrl.tasks import legacy_arithmetic
 from dlrl.tasks import legacy_math
 
-_PUZZLE = re.compile(r"Sudoku puzzle: ([0-9]{16})")
+_PUZZLE = re.compile(r"(?<![0-9])[0-4]{16}(?![0-9])")
 _STOP = re.compile(r"<\|eot_id\|>|<\|endoftext\|>|</answer>")
 _END = re.compile(r"<\|eot_id\|>|<\|endoftext\|>")
 _FENCED_DIGITS = re.compile(r"```([\d\s]+)```")
@@ -30,20 +31,29 @@ _VALUE = re.compile(r"=[0-9. ]")
 _ARITHMETIC = re.compile(r"[\d+\-*/().\s]+")
 
 
+def puzzle(question: str) -> str:
+  """The 16 digits of the puzzle that the question asks to solve.
+
+  Raises:
+    ValueError: there are none.
+  """
+  found = _PUZZLE.search(question)
+  if found is None:
+    raise ValueError(
+      f"no puzzle of 16 digits from 0 to 4 in question {question!r}")
+  return found[0]
+
+
 def sudoku(question: str, generation: str, ground_truth: str
            ) -> tuple[int, int]:
   """Cells that were blank and equal the stored solution's, of all blank ones.
 
   Raises:
-    ValueError: there is no puzzle in the question, or no grid to compare with.
+    ValueError: as `puzzle`.
   """
-  found = _PUZZLE.search(question)
-  puzzle = question[:16] if question[:16].isdigit() else found and found[1]
-  if not puzzle or len(puzzle) != 16 or len(ground_truth) != 16:
-    raise ValueError("question and ground_truth must hold 16 digits each, as "
-                     "'Sudoku puzzle: 1030...' and '1234...'")
+  given = puzzle(question)
   grid = "".join(_sudoku_answer(generation).split()).ljust(16, "0")
-  blanks = [cell for cell in range(16) if puzzle[cell] == "0"]
+  blanks = [cell for cell in range(16) if given[cell] == "0"]
   return sum(grid[cell] == ground_truth[cell] for cell in blanks), len(blanks)
 
 
@@ -63,7 +73,7 @@ def countdown(question: str, generation: str, ground_truth: list
   return int(reaches(expression, numbers, target)), 1
 
 
-def reaches(expression: str, numbers: list, target: float) -> bool:
+def reaches(expression: str, numbers: Sequence[int], target: int) -> bool:
   """Whether its digits are the numbers, and Python's value near the target."""
   used = re.findall(r"\d+", expression)
   if len(used) != len(numbers) or any(len(digits) > 300 for digits in used):

@@ -8,7 +8,6 @@ or memory ends with its process, and another is started for the next comparison.
 import concurrent.futures
 import dataclasses
 import json
-import os
 import pathlib
 import queue
 import select
@@ -16,6 +15,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import IO
+from typing import NamedTuple
 
 _WORKER = pathlib.Path(__file__).with_name("math_worker.py")
 _TRIES = 2  # of a comparison whose process was ended by something else
@@ -70,25 +71,31 @@ class Pool:
       self._idle.put(child)
 
 
+class _Process(NamedTuple):
+  popen: subprocess.Popen[bytes]
+  requests: IO[bytes]
+  replies: IO[bytes]
+
+
 class _Child:
   """One process at a time, replaced when it has ended."""
 
   def __init__(self, limits: Limits):
     self._limits = limits
-    self._process: subprocess.Popen[bytes] | None = None
+    self._running: _Process | None = None
     self.unresolved = 0
 
   def compare(self, pair: tuple[str, str]) -> bool:
     """The verdict, or False without one."""
     request = json.dumps(pair).encode() + b"\n"
     for _ in range(_TRIES):
-      if self._process is None:
-        self._process = self._started()
-      reply = self._reply(request)
+      if self._running is None:
+        self._running = self._started()
+      reply = self._reply(self._running, request)
       if reply:
         return reply == b"1"
       # Without one, it is ending or has been asked for too long.
-      if reply is None or self._process.wait() == -signal.SIGPROF:
+      if reply is None or self._running.popen.wait() == -signal.SIGPROF:
         break
       self.end()
     self.end()
@@ -97,34 +104,35 @@ class _Child:
 
   def end(self) -> None:
     """Ends the process, if there is one."""
-    if self._process is not None:
-      self._process.kill()
-      self._process.communicate()
-      self._process = None
+    if self._running is not None:
+      self._running.popen.kill()
+      self._running.popen.communicate()
+      self._running = None
 
-  def _started(self) -> subprocess.Popen[bytes]:
+  def _started(self) -> _Process:
     limits = self._limits
     # -P: beside the script are modules with names of the standard library's.
     command = [sys.executable, "-P", str(_WORKER), str(limits.cpu_seconds),
                str(limits.memory)]
-    process = subprocess.Popen(
+    popen = subprocess.Popen(
       command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
       start_new_session=True)  # an interrupt is the parent's affair
-    if os.read(process.stdout.fileno(), 1) != b"R":
+    assert popen.stdin and popen.stdout
+    process = _Process(popen, popen.stdin, popen.stdout)
+    if process.replies.read(1) != b"R":
       raise RuntimeError(
-        f"{' '.join(command)} does not start, status {process.wait()}: is "
+        f"{' '.join(command)} does not start, status {popen.wait()}: is "
         "math-verify installed, and is there memory?")
     return process
 
-  def _reply(self, request: bytes) -> bytes | None:
+  def _reply(self, process: _Process, request: bytes) -> bytes | None:
     """One byte, none if the process has ended; None: it takes too long."""
-    process = self._process
     try:
-      process.stdin.write(request)
+      process.requests.write(request)
     except BrokenPipeError:
       return b""
     poll = select.poll()
-    poll.register(process.stdout, select.POLLIN)
+    poll.register(process.replies, select.POLLIN)
     if not poll.poll(1000 * self._limits.wall_seconds):
       return None
-    return os.read(process.stdout.fileno(), 1)
+    return process.replies.read(1)
