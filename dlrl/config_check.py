@@ -9,6 +9,7 @@ from dlrl import losses
 from dlrl import tasks
 from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
+from dlrl.models import attention
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
@@ -62,6 +63,7 @@ def _choices(cfg: config.Config) -> None:
   one_of("task.long_prompts", ("error", "truncate"))
   one_of("rollout.reward", tasks.TASKS[cfg.task.name].rewards)
   one_of("model.remat", transformer.REMAT)
+  one_of("model.attention", attention.BACKENDS)
   one_of("model.compute_dtype", DTYPES)
   one_of("model.param_dtype", DTYPES)
   one_of("learn.loss", losses.OBJECTIVES)

@@ -14,6 +14,7 @@ from dlrl import tasks
 from dlrl import update
 from dlrl.data import Tokenizer
 from dlrl.diffusion import pruning
+from dlrl.models import attention
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import hf_tokenizer
@@ -138,7 +139,7 @@ def make(cfg: config.Config) -> Setup:
     published, _ = families.read_config(cfg.pretrained)
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
-      compute_dtype=cfg.model.compute_dtype))
+      compute_dtype=cfg.model.compute_dtype, attention=cfg.model.attention))
     for name in ("rollout.sampler", "eval.sampler"):
       check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
   strict.require(
@@ -153,6 +154,7 @@ def make(cfg: config.Config) -> Setup:
     strict.require(
       rows % parts == 0, field, rows,
       f"must be a multiple of mesh.data * mesh.fsdp = {parts}")
+  attention.check(cfg.model, mesh)
   model = transformer.build(cfg.model, tokenizer.mask_id)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)

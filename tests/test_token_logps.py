@@ -40,7 +40,7 @@ def naive(hidden, unembed, targets, mask):
 @chunks
 def test_values_are_those_of_float64_log_softmax(chunk):
   args = case()
-  got = token_logps.token_logps(*args, chunk=chunk)
+  got = token_logps.token_logps(*args, chunk=chunk).logps
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got, in_float64(*args), rtol=1e-5, atol=1e-5)
 
