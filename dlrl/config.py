@@ -39,7 +39,8 @@ class Task:
 class Model:
   """A bidirectional transformer; the defaults are LLaDA's kind.
 
-  With `pretrained`, its config.json says all but the dtypes and `remat`.
+  With `pretrained`, its config.json says all but the dtypes, `remat` and
+  `attention`.
   """
 
   vocab_size: int = 40  # rows of the embedding
@@ -58,6 +59,7 @@ class Model:
   compute_dtype: str = "float32"  # of activations and matmuls
   param_dtype: str = "float32"
   remat: str = "full"  # a key of dlrl.models.transformer.REMAT
+  attention: str = "auto"  # or, of dlrl.models.attention: xla, cudnn, splash
 
 
 @dataclasses.dataclass(frozen=True)

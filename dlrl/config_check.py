@@ -11,6 +11,7 @@ from dlrl import losses
 from dlrl import tasks
 from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
+from dlrl.models import attention
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
@@ -68,6 +69,7 @@ def _choices(cfg: config.Config) -> None:
   one_of("task.long_prompts", ("error", "truncate"))
   one_of("eval.split", ("validation", "test"))
   one_of("model.remat", transformer.REMAT)
+  one_of("model.attention", attention.BACKENDS)
   one_of("model.compute_dtype", DTYPES)
   one_of("model.param_dtype", DTYPES)
   one_of("lora.dtype", DTYPES)

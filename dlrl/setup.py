@@ -17,6 +17,7 @@ from dlrl import tasks
 from dlrl import update
 from dlrl.data import Tokenizer
 from dlrl.diffusion import pruning
+from dlrl.models import attention
 from dlrl.models import families
 from dlrl.models import hf_tokenizer
 from dlrl.models import lora
@@ -178,7 +179,7 @@ def make(cfg: config.Config) -> Setup:
     published, _ = families.read_config(cfg.pretrained)
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
-      compute_dtype=cfg.model.compute_dtype))
+      compute_dtype=cfg.model.compute_dtype, attention=cfg.model.attention))
     for name in ("rollout.sampler", "eval.sampler"):
       check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
   strict.require(
@@ -193,6 +194,7 @@ def make(cfg: config.Config) -> Setup:
     strict.require(
       rows % parts == 0, field, rows,
       f"must be a multiple of mesh.data * mesh.fsdp = {parts}")
+  attention.check(cfg.model, mesh)
   model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)

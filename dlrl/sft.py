@@ -26,6 +26,7 @@ from dlrl.diffusion import token_logps
 from dlrl.models import lora
 from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import progress
@@ -42,8 +43,9 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
     noisy = jnp.where(mask, model.mask_id, completion)
     row = rows.assemble(noisy, batch["prompt_ids"], batch["prompt_length"])
     hidden = model.hidden(params, *row)[:, : cfg.gen_length]
-    logps = token_logps.token_logps(
-      hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk)
+    logps, _ = token_logps.token_logps(
+      hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
+      shards=mesh_lib.batch_parts(completion.shape[0]))
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
   def step(state: update.State, batch):

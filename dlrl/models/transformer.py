@@ -72,6 +72,7 @@ class Attention(nnx.Module):
   def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
     inner, kv_inner = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
+    self.backend = cfg.attention
     self.q = _linear(cfg, cfg.width, inner, rngs, bias=cfg.qkv_bias)
     self.k = _linear(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
     self.v = _linear(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
@@ -92,7 +93,7 @@ class Attention(nnx.Module):
     if cache is not None:  # these columns are anew, the others as they were
       k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1)
               for old, new in zip(cache, (k, v), strict=True))
-    y = attention.bidirectional(q, k, v, lengths)
+    y = attention.bidirectional(q, k, v, lengths, backend=self.backend)
     return self.out(y.reshape(*x.shape[:2], -1)), (k, v)
 
 
@@ -248,11 +249,15 @@ class Model:
     return self._network(params)(ids, positions, lengths, cache, start)[0]
 
   def unembed(self, params: Params) -> jax.Array:
-    """The head's matrix [d, v]; logits are `hidden @ unembed`."""
+    """The head's matrix [d, v]; logits are `hidden @ unembed`.
+
+    Gathered along d here, or XLA may do so for each chunk of positions.
+    """
     params = params.get("base", params)  # the head has no adapter
     kernel = (params["embed"]["embedding"].T if self.cfg.tied
               else params["unembed"]["kernel"])
-    return kernel.astype(jnp.dtype(self.cfg.compute_dtype))
+    return mesh_lib.constrain(
+      kernel.astype(jnp.dtype(self.cfg.compute_dtype)), None, "tensor")
 
   def logits(
     self, params: Params, ids: jax.Array, lengths: jax.Array | None = None
