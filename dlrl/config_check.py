@@ -42,7 +42,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _choices(cfg)
   _numbers(cfg)
   for name in ("rollout.sampler", "eval.sampler"):
-    check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
+    check.sampler(operator.attrgetter(name)(cfg), name)
   _batches(cfg)
   _prior(cfg)
   _method(cfg.learn)

@@ -1,7 +1,6 @@
 """What both loops need: devices, task, tokenizer, model, sharded state."""
 
 import dataclasses
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,6 @@ from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
-from dlrl.sampling import check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +137,6 @@ def make(cfg: config.Config) -> Setup:
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
       compute_dtype=cfg.model.compute_dtype))
-    for name in ("rollout.sampler", "eval.sampler"):
-      check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
   strict.require(
     cfg.model.vocab_size >= tokenizer.vocab_size, "model.vocab_size",
     cfg.model.vocab_size, f"the tokenizer has {tokenizer.vocab_size} ids")
