@@ -47,7 +47,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _choices(cfg)
   _numbers(cfg)
   for name in ("rollout.sampler", "eval.sampler"):
-    check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
+    check.sampler(operator.attrgetter(name)(cfg), name)
   _lora(cfg.lora)
   _batches(cfg)
   _rewards(cfg.rollout)

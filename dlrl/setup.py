@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +27,6 @@ from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
-from dlrl.sampling import check
 from dlrl.tasks import rewards as rewards_lib
 
 
@@ -180,8 +178,6 @@ def make(cfg: config.Config) -> Setup:
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
       compute_dtype=cfg.model.compute_dtype, attention=cfg.model.attention))
-    for name in ("rollout.sampler", "eval.sampler"):
-      check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
   strict.require(
     cfg.model.vocab_size >= tokenizer.vocab_size, "model.vocab_size",
     cfg.model.vocab_size, f"the tokenizer has {tokenizer.vocab_size} ids")
