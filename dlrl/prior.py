@@ -72,9 +72,9 @@ def canvases(
     share = pruning.annealed(share, state.step, prior.anneal_steps)
     # Not computed unless the rule reads it.
     hidden = model.hidden(
-      state.params, *rows.assemble(tokens, prompt, prompt_length))
+      state.policy, *rows.assemble(tokens, prompt, prompt_length))
     logps = token_logps.token_logps(
-      hidden[:, : tokens.shape[1]], model.unembed(state.params), tokens, known,
+      hidden[:, : tokens.shape[1]], model.unembed(state.policy), tokens, known,
       chunk=tokens.shape[1])
     order = pruning.REMASK[prior.remask](keys, logps)
     return jnp.where(pruning.keep(order, known, share), tokens, canvas)

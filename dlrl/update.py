@@ -19,6 +19,7 @@ from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
+from dlrl.models import lora
 from dlrl.runtime import optimizer
 
 
@@ -28,11 +29,13 @@ class State:
 
   Attributes:
     step: scalar int32, finished steps.
-    params: nested dicts.
+    params: nested dicts, what is trained: an adapter, or everything.
     opt_state: of the optimizer.
     key: the run's root key, as data; constant.
-    ref_params: of the reference policy, constant; None without a KL to it.
+    ref_params: of the reference policy, constant, in the place of `params`: {},
+      no adapter, if it is the base; None without a KL to it.
     memory: completions that later rollouts may start from; None: none do.
+    base: frozen parameters beneath an adapter; None: all are trained.
   """
 
   step: jax.Array
@@ -41,6 +44,17 @@ class State:
   key: jax.Array
   ref_params: Any = None
   memory: pruning.Memory | None = None
+  base: Any = None
+
+  @property
+  def policy(self) -> Any:
+    """What the model takes as the policy's parameters."""
+    return lora.join(self.base, self.params)
+
+  @property
+  def saved(self) -> "State":
+    """What a checkpoint keeps: a base is read, or made, anew."""
+    return dataclasses.replace(self, base=None)
 
 
 @flax.struct.dataclass
@@ -111,14 +125,16 @@ def micro_batch_grads(
   Args:
     model: of the policy.
     cfg: of the update.
-    params: of the policy.
+    params: of the policy; gradients are those of what is trained (`lora`).
     batch: rows that are processed together.
     others: their log-probs by other parameters.
     live: [b] bool, the rows that have a gradient.
     tokens: [b], see `losses.Rows`.
   """
-  def score(params, j):
-    draw, logps = draw_logps(model, cfg, params, batch, j)
+  base, trained = lora.split(params)
+
+  def score(trained, j):
+    draw, logps = draw_logps(model, cfg, lora.join(base, trained), batch, j)
     old = jax.lax.stop_gradient(logps) if others.old is None else others.old[j]
     scored = losses.Scored(
       logps, old, None if others.ref is None else others.ref[j], *draw)
@@ -128,7 +144,7 @@ def micro_batch_grads(
 
   (loss, means), grads = montecarlo.value_and_grad(
     losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
-    losses.Rows(batch.advantage, batch.maskable, tokens), params, cfg.n_mc)
+    losses.Rows(batch.advantage, batch.maskable, tokens), trained, cfg.n_mc)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
   means["score_std"] = jnp.sqrt(var)
   sums = {k: jnp.sum(v * live) for k, v in means.items()}
@@ -194,7 +210,7 @@ def make(
   """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
 
   def one(state: State, rows):
-    metrics, grads = batch_grads(model, cfg, state.params, *rows)
+    metrics, grads = batch_grads(model, cfg, state.policy, *rows)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {
@@ -214,8 +230,9 @@ def make(
       logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
       return Others(
         # The policy that made the rollout, before any of its updates.
-        old=logps_by(params=state.params) if updates > 1 else None,
-        ref=logps_by(params=state.ref_params) if state.ref_params else None)
+        old=logps_by(params=state.policy) if updates > 1 else None,
+        ref=None if state.ref_params is None else logps_by(
+          params=lora.join(state.base, state.ref_params)))
 
     others = jax.tree.map(  # [epochs, n_mc, b, t] to [updates, n_mc, rows, t]
       lambda x: x.reshape(*x.shape[:2], -1, rows, x.shape[-1]).swapaxes(

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from dlrl import config
 from dlrl.models import attention
+from dlrl.models import lora
 from dlrl.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
@@ -52,7 +53,7 @@ SHARDING = {
 
 def _linear(cfg: config.Model, inputs: int, outputs: int, rngs: nnx.Rngs, *,
             bias: bool = False):
-  return nnx.Linear(
+  return lora.Linear(
     inputs, outputs, use_bias=bias, rngs=rngs,
     dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype),
   )
@@ -174,16 +175,26 @@ class Model:
     cfg: the architecture.
     definition: the static half of the split NNX module.
     mask_id: the id of the mask token.
+    adapters: those that parameters may have (`lora`).
   """
 
   cfg: config.Model
   definition: Any
   mask_id: int
+  adapters: config.LoRA = config.NO_LORA
 
   def init(self, key: jax.Array) -> Params:
     """Random parameters; jit it with `out_shardings` to make them sharded."""
     module = Transformer(self.cfg, rngs=nnx.Rngs(key))
     return nnx.to_pure_dict(nnx.state(module))
+
+  def _network(self, params: Params) -> Transformer:
+    base, adapter = lora.split(params)
+    if base is None:
+      return nnx.merge(self.definition, params)
+    network = nnx.merge(self.definition, base)
+    lora.attach(network, adapter, self.adapters.scale)
+    return network
 
   def hidden(self, params: Params, ids, positions, lengths) -> jax.Array:
     """Final hidden states [b, t, d] that predict each column's token.
@@ -192,12 +203,12 @@ class Model:
     token before.
 
     Args:
-      params: from `init`.
+      params: from `init`, or an adapter on them (`lora`).
       ids: [b, t] int, in ordinary order or canvas first (`diffusion.rows`).
       positions: [b, t] int, for RoPE and the shift.
       lengths: [b] int; columns from there on are padding and nobody sees them.
     """
-    hidden, _ = nnx.merge(self.definition, params)(ids, positions, lengths)
+    hidden, _ = self._network(params)(ids, positions, lengths)
     if not self.cfg.shifted:
       return hidden
     column = jnp.arange(ids.shape[1])[None]
@@ -217,8 +228,7 @@ class Model:
     """
     if self.cfg.shifted:
       raise ValueError("a model with shifted outputs decodes without a cache")
-    return nnx.merge(self.definition, params)(
-      ids, positions, lengths, keep=True)
+    return self._network(params)(ids, positions, lengths, keep=True)
 
   def hidden_of_part(
     self, params: Params, ids, positions, lengths, cache: Cache, start
@@ -235,11 +245,11 @@ class Model:
       cache: of whole rows.
       start: scalar int.
     """
-    return nnx.merge(self.definition, params)(
-      ids, positions, lengths, cache, start)[0]
+    return self._network(params)(ids, positions, lengths, cache, start)[0]
 
   def unembed(self, params: Params) -> jax.Array:
     """The head's matrix [d, v]; logits are `hidden @ unembed`."""
+    params = params.get("base", params)  # the head has no adapter
     kernel = (params["embed"]["embedding"].T if self.cfg.tied
               else params["unembed"]["kernel"])
     return kernel.astype(jnp.dtype(self.cfg.compute_dtype))
@@ -263,7 +273,8 @@ class Model:
       self.unembed(params), preferred_element_type=jnp.float32)
 
 
-def build(cfg: config.Model, mask_id: int) -> Model:
+def build(cfg: config.Model, mask_id: int,
+          adapters: config.LoRA = config.NO_LORA) -> Model:
   """The static definition of `cfg`'s network; allocates nothing."""
   module = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
-  return Model(cfg, nnx.split(module)[0], mask_id)
+  return Model(cfg, nnx.split(module)[0], mask_id, adapters)
