@@ -239,12 +239,12 @@ def test_no_bytes_raise_anything_but_an_error_with_a_line(
 
 def test_a_task_selects_by_difficulty_what_says_one(tmp_path):
   train = write(tmp_path / "a.jsonl", *(
-    {"prompt": str(d), "difficulty": d} for d in (3, None, 5, 4)))
+    {"prompt": str(d), "difficulty": d} for d in (3, None, 5, 4, 6)))
   task = files.task(files.Files(train=train, test=train), {})
   rows = task.load("", "train", (4, 5))
   assert [(row["prompt"], row["difficulty"], row["index"]) for row in rows] == [
     ("None", 0, 1), ("5", 5, 2), ("4", 4, 3)]
-  assert len(task.load("", "test", EVERY)) == 4
+  assert len(task.load("", "test", EVERY)) == 5
   with pytest.raises(strict.ConfigError) as error:
     task.load("", "validation", EVERY)
   assert error.value.field == "task.validation_files"

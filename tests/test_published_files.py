@@ -9,8 +9,11 @@ import sys
 import pytest
 
 from dlrl.tasks import code_dataset
+from dlrl.tasks import competition_math
+from dlrl.tasks import gsm8k
 from dlrl.tasks import gsm8k_dataset
 from dlrl.tasks import math_dataset
+from dlrl.tasks import math_prompts
 
 pytestmark = pytest.mark.shared_data
 
@@ -80,6 +83,21 @@ def test_math_has_the_published_rows(real, shared):
     (r["problem"], r["answer"], r["subject"]) for r in public]
   problems = [row["problem"] for row in [*train, *validation, *test]]
   assert len(set(problems)) == len(problems)
+
+
+def test_the_answers_to_all_prompts_are_right_for_the_graders(real):
+  for table, load, grader, wrong in (
+      (math_prompts.GSM8K, gsm8k_dataset.load, gsm8k, "-1.5"),
+      (math_prompts.MATH, math_dataset.load_4500, competition_math, "-77777")):
+    rows = load(real, "validation", EVERY)
+    golds = [row["answer"] for row in rows]
+    for style, prompt in table.items():
+      written = [prompt.answer(row) for row in rows]
+      assert set(grader.correct_reward(
+        [""] * len(rows), written, answer=golds)) == {1.0}, style
+    wrongs = [f"The answer is {wrong}"] * len(rows)
+    assert set(grader.correct_reward(
+      [""] * len(rows), wrongs, answer=golds)) == {0.0}
 
 
 def test_code_has_the_published_rows(real):

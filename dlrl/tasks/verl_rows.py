@@ -35,7 +35,8 @@ def decode(row: task_lib.Row) -> task_lib.Row:
     if name.startswith(task):
       try:
         return {**row, "task": task, **columns(row)}
-      except (LookupError, TypeError, ValueError, SyntaxError) as error:
+      except (LookupError, TypeError, ValueError, SyntaxError,
+              RecursionError) as error:
         raise ValueError(f"a row of {source!r} is not in the known format: "
                          f"{error!r}") from error
   raise ValueError(f"{source!r} is no task of ours; those begin with "
