@@ -1,14 +1,13 @@
 """Chunked log-probs and entropies against all the logits at once."""
 
 import functools
-import math
-import re
 
 import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from collectives import collectives
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from updates import FAST
@@ -78,9 +77,9 @@ def in_float64(hidden, unembed, targets, mask, weight):
 
 def assert_gradients(grads, want, size, rtol):
   """Each is right to `rtol` of the sum of its terms' sizes."""
-  for got, want, size in zip(grads, want, size, strict=True):
-    error = abs(np.asarray(got, np.float64) - want)
-    assert (error <= rtol * size + 1e-12).all(), (error / (size + 1e-9)).max()
+  for got, true, terms in zip(grads, want, size, strict=True):
+    error = abs(np.asarray(got, np.float64) - true)
+    assert (error <= rtol * terms + 1e-12).all(), (error / (terms + 1e-9)).max()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -216,24 +215,6 @@ def test_memory_is_that_of_a_chunk_and_a_gradient(dtype):
   assert max(sizes) < of_unembed + 4 * of_chunk < 4 * b * 32 * v
   assert sizes[1] - sizes[0] < of_chunk / 20
   assert temporaries(naive, 32) > 4 * b * 32 * v  # the check can see them
-
-
-COLLECTIVE = re.compile(
-  r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|"
-  r"collective-permute)(?:-start)?\(")
-
-
-def collectives(hlo):
-  """(computation, operation, elements) of each array that is communicated."""
-  found, computation = [], ""
-  for line in hlo.splitlines():
-    if line.endswith("{") and not line.startswith(" "):
-      computation = line.split()[0]
-    elif match := COLLECTIVE.search(line):
-      shapes = re.findall(r"\[([\d,]*)\]", match.group(1))
-      sizes = [math.prod(int(n) for n in s.split(",") if n) for s in shapes]
-      found += [(computation, match.group(2), n) for n in sizes]
-  return found
 
 
 def test_devices_exchange_sums_and_never_logits():

@@ -1,4 +1,4 @@
-"""Bidirectional attention behind one function, its kernels' limits, and RoPE."""
+"""Bidirectional attention behind one function, its kernels' limits; RoPE."""
 
 from typing import Any
 from typing import NamedTuple
@@ -62,11 +62,11 @@ def bidirectional(
   if backend == "auto":
     backend = choose(case, queries=q.shape[1], packed=segments is not None)
   if backend == "splash":
-    return _on_each_device(splash.attend, q, k, v, lengths, segments)
+    return on_each_device(splash.attend, q, k, v, lengths, segments)
   if backend == "cudnn":
     if segments is not None:
       raise ValueError("cuDNN attention takes no segments: use 'xla'")
-    return _on_each_device(_cudnn, q, k, v, lengths, segments)
+    return on_each_device(_cudnn, q, k, v, lengths, segments)
   mask = None if segments is None else (
     segments[:, None, :, None] == segments[:, None, None, :])
   return jax.nn.dot_product_attention(
@@ -151,12 +151,15 @@ def check(cfg: config.Model, mesh: jax.sharding.Mesh) -> None:
 
 def _cudnn(q, k, v, lengths, segments):
   del segments
+  # Whether cuDNN writes the gradients of padding depends on its version.
+  live = jnp.arange(k.shape[1])[None] < lengths[:, None]
+  k, v = (jnp.where(live[..., None, None], x, 0) for x in (k, v))
   return jax.nn.dot_product_attention(
     q, k, v, key_value_seq_lengths=lengths.astype(jnp.int32),
     implementation="cudnn")
 
 
-def _on_each_device(kernel, q, k, v, lengths, segments):
+def on_each_device(kernel, q, k, v, lengths, segments):
   """Rows and heads are the devices' own: XLA cannot divide a kernel itself."""
   rows = mesh_lib.BATCH if mesh_lib.batch_parts(q.shape[0]) > 1 else None
   heads = P(rows, None, "tensor")
