@@ -22,6 +22,7 @@ from dlrl.runtime import strict
 from dlrl.tasks import sandbox_probe
 from dlrl.tasks import sandbox_process
 
+LONGEST = 1_000_000  # characters of a program, its tests and its setup
 _ATTEMPTS = 3
 
 
@@ -47,6 +48,9 @@ class Limits:
       strict.require(value > 0, f"limits.{name}", value, "must be positive")
 
 
+LIMITS = Limits()
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
   """A program and its tests, statements that raise unless it is right.
@@ -65,6 +69,9 @@ class Program:
   def __post_init__(self):
     strict.require(bool(self.tests), "tests", self.tests,
                    "at least one: a program without tests is not right")
+    length = sum(map(len, (self.code, self.setup, *self.tests)))
+    strict.require(length <= LONGEST, "code", f"{length} characters",
+                   f"with its tests and setup, at most {LONGEST}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Sandbox:
     RuntimeError: it does not start; it needs Linux.
   """
 
-  def __init__(self, limits: Limits = Limits(), workers: int | None = None, *,
+  def __init__(self, limits: Limits = LIMITS, workers: int | None = None, *,
                allow_missing: Sequence[str] = (), without: Sequence[str] = ()):
     """Starts it, and has a program try to get out.
 

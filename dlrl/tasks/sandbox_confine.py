@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
 
 from dlrl.tasks import sandbox_kernel as kernel
 from dlrl.tasks import sandbox_seccomp

@@ -29,9 +29,10 @@ _SEQUENCES: dict[type, str] = {
     collections.deque: "deque"}
 _KINDS: dict[str, Callable[..., Any]] = {
     name: kind for kind, name in _SEQUENCES.items()}
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (
-    bool, bytes, complex, dict, float, frozenset, int, list, object, set, str,
-    tuple, type(None))}
+_TYPES: dict[str, type] = {
+    kind.__name__: kind for kind in (
+        bool, bytes, complex, dict, float, frozenset, int, list, object, set,
+        str, tuple)}
 # What a value of a subclass is sent as: (base, its value as the base).
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__), (float, float.__float__), (str, str.__str__),
@@ -112,7 +113,7 @@ def encode(value: object, refer: Callable[[object], Json]) -> Json:
     left -= 1
     if depth > _DEEPEST or left < 0:
       raise TooLarge("too large, too deeply nested, or contains itself")
-    kind = type(value)
+    kind: Any = type(value)
     if value is None or kind in (bool, str, float):
       return value
     if kind is int:
@@ -129,7 +130,7 @@ def encode(value: object, refer: Callable[[object], Json]) -> Json:
       return ["range", *map(str, (value.start, value.stop, value.step))]
     if kind in (fractions.Fraction, decimal.Decimal):
       return [kind.__name__, str(value)]
-    if kind is type and _TYPES.get(value.__name__) is value:
+    if kind is type and value in _TYPES.values():
       return ["type", value.__name__]
     for base, plain in _BASES:
       if isinstance(value, base):

@@ -107,7 +107,7 @@ def program(machine: str, pid: int, *, files: bool) -> list[Instruction]:
     code += [(_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
   # Not F_SETOWN and its kin: they send signals to a process of one's choice.
   code += _one_of(some["fcntl"], 1, [0, 1, 2, 3, 4, 1030])
-  code += _one_of(some["ioctl"], 1, [0x5421, 0x5450, 0x5451])  # FIONBIO, FIOCLEX
+  code += _one_of(some["ioctl"], 1, [0x5421, 0x5450, 0x5451])  # FIONBIO...
   code += _one_of(some["socketpair"], 0, [1])  # AF_UNIX; asyncio has one
   code += _one_of(some["prctl"], 0, [15, 16])  # a thread's name
   code += _one_of(itself["kill"], 0, [pid])

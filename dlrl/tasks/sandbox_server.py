@@ -69,7 +69,8 @@ def main(control: int, options: str) -> None:
   _serve(control, layers, limits)
 
 
-def _serve(control: int, layers: confine.Layers, limits: dict[str, int]) -> None:
+def _serve(control: int, layers: confine.Layers,
+           limits: dict[str, int]) -> None:
   read, write = os.pipe()
   os.set_blocking(read, False)
   os.set_blocking(write, False)

@@ -1,5 +1,6 @@
 """Python's standard library in memory, for a process that can open no file."""
 
+import builtins
 import importlib
 import importlib.machinery
 import importlib.util
@@ -21,7 +22,7 @@ _LOADED = """
   time timeit token tokenize traceback types typing unicodedata unittest
   unittest.mock urllib.parse uuid weakref xml.etree.ElementTree zlib zoneinfo
   encodings.ascii encodings.idna encodings.latin_1 encodings.utf_8_sig
-  _multibytecodec mmap fcntl errno""".split()
+  _multibytecodec mmap fcntl errno"""
 _SKIPPED = frozenset({
     "test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip",
     "site-packages", "dist-packages", "__pycache__", "lib-dynload",
@@ -58,11 +59,13 @@ class _Stored:
 def load() -> None:
   """Imports common modules, keeps the others in memory, forgets all paths."""
   folder = os.path.dirname(os.__file__)
-  for name in _LOADED:
+  for name in _LOADED.split():
     try:
       importlib.import_module(name)
     except ImportError:
       continue  # this Python was built without it; so are its programs
+  # Usually there thanks to `site`, which is not run here.
+  builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
   sys.meta_path[2:] = [_Stored(_read(folder))]  # after builtin and frozen
   sys.path.clear()
   sys.path_importer_cache.clear()
