@@ -55,9 +55,9 @@ def blocks(completion: str) -> tuple[list[tuple[str, str]], bool]:
   fence, language, broken = "", "", False
   for line in completion.split("\n"):
     match = _FENCE.fullmatch(line.rstrip())
-    if match is None:
+    if match is None or len(match[1]) < len(fence):
       content.append(line)
-    elif fence and not match[2] and len(match[1]) >= len(fence):
+    elif fence and not match[2]:
       found.append((language, "".join(f"{one}\n" for one in content)))
       fence = ""
     else:
