@@ -14,6 +14,7 @@ from dlrl.runtime.strict import Knobs
 Range = tuple[int, int]
 Names = tuple[str, ...]
 Weights = tuple[float, ...]
+Counts = tuple[int, ...]
 NO_KNOBS = Knobs()
 
 
@@ -201,6 +202,18 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What `dlrl.evaluate` does; the rest of its decoding is `eval.sampler`'s."""
+
+  split: str = "test"  # or validation
+  size: int = 0  # items, the first of a fixed order; 0: all
+  lengths: Counts = ()  # tokens of completions; (): as eval.sampler
+  tokens_per_step: int = 0  # 1: as many steps as tokens; 0: as eval.sampler
+  samples: int = 1  # completions of each item
+  scorer: str = "sound"  # a key of dlrl.tasks.scorers.SCORERS
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """One run."""
 
@@ -222,6 +235,7 @@ class Config:
   rollout: Rollout = Rollout()
   learn: Learn = Learn()
   eval: Eval = Eval()
+  evaluation: Evaluation = Evaluation()
 
 
 def default() -> ml_collections.ConfigDict:

@@ -20,7 +20,7 @@ import numpy as np
 
 from dlrl import config
 from dlrl import data
-from dlrl import evaluate
+from dlrl import held_out
 from dlrl import initial
 from dlrl import journal as journal_lib
 from dlrl import losses
@@ -191,7 +191,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
   base = setup.load_base()
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
-  source, evaluator = prompt_rows(setup), evaluate.make(setup)
+  source, evaluator = prompt_rows(setup), held_out.make(setup)
   batches = prompt_batches(setup, source)
 
   with (
