@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import app
@@ -39,10 +38,12 @@ from dlrl import protocols
 from dlrl import scores
 from dlrl import scoring
 from dlrl import setup as setup_lib
+from dlrl import trained
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.runtime import workdir as workdir_lib
+from dlrl.sampling import check
 from dlrl.sampling import denoise
 
 Place = tuple[int, int]  # number of a sample, of an item
@@ -235,7 +236,8 @@ def run() -> None:
   strict.require(
     bool(options.workdir) != bool(options.model), "workdir", options.workdir,
     "give either --workdir=DIR of a run or --model=DIR of a published model")
-  values = options.config or of_run(options.workdir)
+  values = options.config or (
+    options.workdir and trained.settings(options.workdir) or None)
   strict.require(values is not None, "config", None,
                  "give --config=FILE: it says which task")
   cfg = prepare(values, model=options.model, protocol=options.protocol)
@@ -245,8 +247,8 @@ def run() -> None:
     options.workdir or ".") / "evaluation").expanduser()
   with jax.set_mesh(setup.mesh):
     if options.workdir:
-      step = checkpoints.choose(options.workdir, options.checkpoint)
-      params = checkpoints.policy(setup, options.workdir, step)
+      step = trained.step(options.workdir, options.checkpoint)
+      params = trained.policy(setup, options.workdir, step)
       origin = {"workdir": options.workdir, "step": step}
     else:
       params, origin = setup.init_params(), {"model": options.model}

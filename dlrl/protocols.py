@@ -18,10 +18,13 @@ papers report the best of many checkpoints on the test set itself.
 import dataclasses
 from collections.abc import Mapping
 
+import ml_collections
+
 from dlrl import config
+from dlrl import tasks
 from dlrl.runtime import strict
 
-SOUND, D1, SPG = "sound", "legacy_d1", "legacy_spg"
+SOUND, D1 = "sound", "legacy_d1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
   "spg": {
     "sudoku": Protocol("sudoku_spg", "spg_eval"),
     "countdown": Protocol("countdown_d1", "spg_eval"),
-    "gsm8k": Protocol("gsm8k", "spg_eval", SPG),
+    "gsm8k": Protocol("gsm8k", "spg_eval"),
     "math": Protocol("math", "spg_eval"),
   },
   "espo": {
@@ -81,3 +84,28 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "humaneval": _bgpo("humaneval", "bgpo", 512),
   },
 }
+
+
+def apply(values: ml_collections.ConfigDict, name: str) -> None:
+  """Sets what the paper `name` does for `values.task.name`, in place.
+
+  Raises:
+    strict.ConfigError: it has no such task.
+  """
+  table = PROTOCOLS[name]
+  by_data = {protocol.data: protocol for protocol in table.values()}
+  protocol = table.get(values.task.name) or by_data.get(values.task.name)
+  if protocol is None:
+    raise strict.ConfigError(
+      "task.name", values.task.name,
+      f"protocol {name!r} has only {', '.join(map(repr, table))}")
+  values.task.name, values.task.prompt = protocol.data, protocol.prompt
+  values.task.few_shot = 0
+  values.eval.difficulty = tasks.TASKS[protocol.data].difficulties
+  first = protocol.lengths[0]
+  values.eval.sampler = dataclasses.asdict(config.Sampler(
+    gen_length=first, block_length=32,
+    steps=first // protocol.tokens_per_step))
+  values.evaluation = dataclasses.asdict(config.Evaluation(
+    lengths=protocol.lengths, tokens_per_step=protocol.tokens_per_step,
+    scorer=protocol.scorer))
