@@ -194,7 +194,7 @@ def make(cfg: config.Config) -> Setup:
   model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
-  task = tasks.find(cfg.task)
+  task = tasks.find(cfg.task, cfg.rollout.rewards)
   return Setup(
     cfg, mesh, task, tasks.prompt(cfg.task),
     rewards_lib.find(task, cfg.rollout.rewards), tokenizer, model, shardings)
