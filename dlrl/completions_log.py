@@ -76,7 +76,7 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
       "here:", *(line.removeprefix("config.") for line in lines)]))
     return
   strict.require(
-    not path.exists() or path.is_dir() and not any(path.iterdir()), "out",
+    not path.exists() or (path.is_dir() and not any(path.iterdir())), "out",
     str(path), "is not empty and holds no evaluation; take another --out")
   path.mkdir(parents=True, exist_ok=True)
   workdir.write_json(marker, settings)

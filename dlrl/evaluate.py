@@ -45,6 +45,7 @@ from dlrl.runtime import strict
 from dlrl.runtime import workdir as workdir_lib
 from dlrl.sampling import check
 from dlrl.sampling import denoise
+from dlrl.tasks import scorers
 
 Place = tuple[int, int]  # number of a sample, of an item
 
@@ -188,15 +189,16 @@ def _records(setup, length, source, items, places: Sequence[Place], decoded
              ) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
   done = scoring.read(setup, rows, decoded.completion[:len(places)])
-  found = scoring.metrics(setup, done)
+  found = scoring.each(setup.task, rows, done)
   return [{
     "length": length, "sample": sample, "item": item,
     "task": row.get("task", setup.cfg.task.name), "index": row["index"],
-    "prompt": done.prompts[i], "completion": done.texts[i],
-    "answer": setup.task.answer(row, done.texts[i]),
-    "scores": {name: values[i] for name, values in found.items()},
-    "commit_steps": decoded.trace[i].tolist(),
-  } for i, ((sample, item), row) in enumerate(zip(places, rows, strict=True))]
+    "prompt": prompt, "completion": text,
+    "answer": setup.task.answer(row, text), "scores": values,
+    "commit_steps": steps.tolist(),
+  } for (sample, item), row, prompt, text, values, steps in zip(
+    places, rows, done.prompts, done.texts, found,
+    decoded.trace[:len(places)], strict=True)]
 
 
 def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str
@@ -221,7 +223,7 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str
     how.samples == 1 or cfg.eval.sampler.temperature > 0, "evaluation.samples",
     how.samples, "must be 1 at eval.sampler.temperature = 0: all are the same")
   for length in lengths(cfg):
-    check.sampler(sampler(cfg, length), "eval.sampler", cfg.model)
+    check.sampler(sampler(cfg, length), "eval.sampler")
   return cfg
 
 
@@ -237,12 +239,18 @@ def run() -> None:
     bool(options.workdir) != bool(options.model), "workdir", options.workdir,
     "give either --workdir=DIR of a run or --model=DIR of a published model")
   values = options.config or (
-    options.workdir and trained.settings(options.workdir) or None)
+    (options.workdir and trained.settings(options.workdir)) or None)
   strict.require(values is not None, "config", None,
                  "give --config=FILE: it says which task")
   cfg = prepare(values, model=options.model, protocol=options.protocol)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
+  try:
+    scorer = scorers.SCORERS[cfg.evaluation.scorer]
+    setup = dataclasses.replace(setup, task=scorer(cfg.task.name, setup.task))
+  except ValueError as e:
+    raise strict.ConfigError(
+      "evaluation.scorer", cfg.evaluation.scorer, str(e)) from e
   out = pathlib.Path(options.out or pathlib.Path(
     options.workdir or ".") / "evaluation").expanduser()
   with jax.set_mesh(setup.mesh):

@@ -197,7 +197,8 @@ def make(cfg: config.Config) -> Setup:
   task = tasks.find(cfg.task, cfg.rollout.rewards)
   return Setup(
     cfg, mesh, task, tasks.prompt(cfg.task),
-    rewards_lib.find(task, cfg.rollout.rewards), tokenizer, model, shardings)
+    rewards_lib.find(task.rewards, cfg.rollout.rewards), tokenizer, model,
+    shardings)
 
 
 def shardings_of(abstract: Any) -> Any:

@@ -75,5 +75,5 @@ def policy(setup: setup_lib.Setup, workdir: str, step: int) -> Any:
   except ValueError as e:
     raise strict.ConfigError("workdir", workdir, str(e)) from e
   base = setup.load_base()
-  base.check(checkpoint.load_meta(root, step=step)["base"])
+  base.check(checkpoint.load_meta(root, step=step).get("base", ""))
   return lora.join(base.params, trained)

@@ -170,14 +170,15 @@ def _apply(symbol: str, x: Ratio | None, y: Ratio | None) -> Ratio | None:
   return a * d + (c * b if symbol == "+" else -c * b), b * d
 
 
-def _difficulty(solution: str) -> int:
+def difficulty(solution: str) -> int:
+  """Of a problem with this solution: 2 if it multiplies or divides."""
   return 1 + any(c in "*/" for c in solution)
 
 
 def _row(order: tuple[int, ...], target: int, width: int = 1) -> generated.Row:
   solution = solutions(order)[target]
   return {"puzzle": countdown.problem(order, target, width=width),
-          "solution": solution, "difficulty": _difficulty(solution)}
+          "solution": solution, "difficulty": difficulty(solution)}
 
 
 @functools.cache
@@ -213,7 +214,7 @@ def _problems(words: np.random.PCG64, triples: Sequence[Numbers]
     found = solutions(order)
     wanted = 1 + int(words.random_raw()) % 2
     targets = [t for t in found
-               if t in TARGETS and _difficulty(found[t]) == wanted]
+               if t in TARGETS and difficulty(found[t]) == wanted]
     if targets:
       pick = int(words.random_raw()) % len(targets)
       rows.append(_row(order, targets[pick]))

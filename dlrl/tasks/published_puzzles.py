@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dlrl.tasks import countdown
+from dlrl.tasks import countdown_dataset
 from dlrl.tasks import prepared
 from dlrl.tasks import published
 
@@ -66,12 +68,13 @@ class SudokuSpg(SudokuD1):
 
 
 class CountdownD1(published.Published):
-  """Rows of `puzzle`: three numbers and the target, `30,100,93=23`."""
+  """Rows of `puzzle`, `30,100,93=23`, and a `solution`, which is not d1's."""
 
   VERSION = tfds.core.Version("1.0.0")
   DESCRIPTION = "The 256 problems of Countdown that d1 evaluates."
   COLUMNS: Mapping[str, type] = {
-    "puzzle": str, "difficulty": int, "index": int}
+    "puzzle": str, "solution": str, "difficulty": int, "index": int}
+  DIFFICULTIES = countdown_dataset.DIFFICULTIES
   FILES: Mapping[str, published.File] = {"test": published.File(
     "countdown/d1_countdown_cd3_test.jsonl", _D1 + "countdown_cd3_test.jsonl",
     ("9916f614621e26fb2b035ed4ea641e35"
@@ -80,10 +83,9 @@ class CountdownD1(published.Published):
 
   def parse(self, contents: Mapping[str, bytes]
             ) -> Mapping[str, list[prepared.Row]]:
-    """All of them; the file does not say how hard one is."""
+    """All of them."""
     return {"test": [
-      {"puzzle": f"{item['input']}={item['output']}", "difficulty": 1,
-       "index": index}
+      _countdown(index, f"{item['input']}={item['output']}")
       for index, item in enumerate(published.json_lines(contents["test"]))]}
 
 
@@ -96,13 +98,16 @@ def load_countdown_d1(data_dir: str, split: str, difficulty: tuple[int, int],
                       ) -> Sequence[dict[str, Any]]:
   """`published.load` of `CountdownD1`, with `numbers` and `target`."""
   rows = published.load(CountdownD1, data_dir, split, difficulty, field=field)
-  return [{**row, **_problem(row["puzzle"])} for row in rows]
+  return [{**row, **dict(zip(
+    ("numbers", "target"), countdown.problem_of(row["puzzle"]), strict=True))}
+    for row in rows]
 
 
-def _problem(puzzle: str) -> dict[str, Any]:
-  numbers, target = puzzle.split("=")
-  return {"numbers": [int(x) for x in numbers.split(",")],
-          "target": int(target)}
+def _countdown(index: int, puzzle: str) -> prepared.Row:
+  numbers, target = countdown.problem_of(puzzle)
+  solution = countdown_dataset.solutions(numbers)[target]
+  return {"puzzle": puzzle, "solution": solution, "index": index,
+          "difficulty": countdown_dataset.difficulty(solution)}
 
 
 def _sudokus(content: bytes) -> list[prepared.Row]:

@@ -5,6 +5,7 @@ and the format they ask for is theirs, the wording is not, so that numbers made
 with them are close to a paper's setting and not the same to the last token.
 """
 
+from dlrl.tasks import frames
 from dlrl.tasks import prompts
 from dlrl.tasks import task as task_lib
 
@@ -124,4 +125,10 @@ PROMPTS = {
               f"Question: S{_SOLVE}\nAnswer:"),
   "espo": _ask(f"{_ESPO}Now, s{_SOLVE}"),
   "espo_eval": _ask(f"{_ESPO}S{_SOLVE}"),
+}
+# Evaluation gives the answer's first tag.
+PROMPTS |= {
+  "d1_eval": frames.evaluated(PROMPTS["d1"]),
+  "spg_eval": frames.evaluated(PROMPTS["spg"]),
+  "espo_eval": frames.evaluated(PROMPTS["espo_eval"]),
 }

@@ -1,0 +1,92 @@
+"""All tasks by name; one line of `TASKS` each."""
+
+import dataclasses
+from collections.abc import Callable
+
+from dlrl.tasks import competition_math
+from dlrl.tasks import countdown
+from dlrl.tasks import countdown_dataset
+from dlrl.tasks import countdown_prompts
+from dlrl.tasks import gsm8k
+from dlrl.tasks import gsm8k_dataset
+from dlrl.tasks import math_dataset
+from dlrl.tasks import math_prompts
+from dlrl.tasks import prepared
+from dlrl.tasks import published
+from dlrl.tasks import published_puzzles
+from dlrl.tasks import sudoku
+from dlrl.tasks import sudoku_dataset
+from dlrl.tasks import sudoku_prompts
+from dlrl.tasks import task as task_lib
+
+_COUNTDOWN = task_lib.Task(
+    load=countdown_dataset.load,
+    prompts=countdown_prompts.PROMPTS,
+    rewards={"solved": countdown.solved_reward},
+    metrics=countdown.metrics,
+    difficulties=countdown_dataset.DIFFICULTIES,
+    version="1.1.0",
+    checksum=prepared.whole_checksum(countdown_dataset.Countdown3),
+    template=countdown.template,
+)
+_SUDOKU = task_lib.Task(
+    load=sudoku_dataset.load,
+    prompts=sudoku_prompts.PROMPTS,
+    rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},
+    metrics=sudoku.metrics,
+    difficulties=sudoku_dataset.DIFFICULTIES,
+    version="1.1.0",
+    checksum=prepared.whole_checksum(sudoku_dataset.Sudoku4x4),
+    template=sudoku.template,
+)
+
+
+def _of(builder: type[published.Published], load: Callable[..., task_lib.Rows],
+        base: task_lib.Task) -> task_lib.Task:
+  """The task on the rows of a published dataset."""
+  return dataclasses.replace(
+    base, load=load, difficulties=builder.DIFFICULTIES,
+    checksum=prepared.whole_checksum(builder))
+
+
+_GSM8K = task_lib.Task(
+    load=gsm8k_dataset.load,
+    prompts=math_prompts.GSM8K,
+    rewards={"solved": gsm8k.correct_reward, "format": gsm8k.format_reward},
+    metrics=gsm8k.metrics,
+    difficulties=gsm8k_dataset.Gsm8k.DIFFICULTIES,
+    version="1.0.0",
+    checksum=prepared.whole_checksum(gsm8k_dataset.Gsm8k),
+    answer=gsm8k.answer,
+)
+_MATH = task_lib.Task(
+    load=math_dataset.load,
+    prompts=math_prompts.MATH,
+    rewards={"solved": competition_math.correct_reward,
+             "format": competition_math.format_reward},
+    metrics=competition_math.metrics,
+    difficulties=math_dataset.Math.DIFFICULTIES,
+    version="1.0.0",
+    checksum=prepared.whole_checksum(math_dataset.Math),
+    answer=competition_math.answer,
+)
+
+TASKS = {
+  "countdown": _COUNTDOWN,
+  "countdown_d1": _of(
+    published_puzzles.CountdownD1, published_puzzles.load_countdown_d1,
+    _COUNTDOWN),
+  "countdown_digits": dataclasses.replace(
+    _COUNTDOWN,
+    load=countdown_dataset.load_digits,
+    prompts=countdown_prompts.DIGITS,
+    checksum=prepared.whole_checksum(countdown_dataset.CountdownDigits)),
+  "gsm8k": _GSM8K,
+  "math": _MATH,
+  "math_4500": _of(math_dataset.Math4500, math_dataset.load_4500, _MATH),
+  "sudoku": _SUDOKU,
+  "sudoku_d1": _of(
+    published_puzzles.SudokuD1, published_puzzles.load_sudoku_d1, _SUDOKU),
+  "sudoku_spg": _of(
+    published_puzzles.SudokuSpg, published_puzzles.load_sudoku_spg, _SUDOKU),
+}
