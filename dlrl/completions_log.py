@@ -46,7 +46,7 @@ class Log:
       os.truncate(file, end)
     self.records: list[Record] = [
       json.loads(line) for line in whole[:end].splitlines()]
-    self._file = open(file, "a", encoding="utf-8")
+    self._file = file.open("a", encoding="utf-8")
 
   def append(self, records: Iterable[Record]) -> None:
     """Adds records; they are in the file when this returns."""

@@ -31,6 +31,9 @@ class Task:
   validation_files: str = ""
   test_files: str = ""
   bad_rows: str = "error"  # in them; or skip: left out, counted
+  # What generated code may reach if it cannot be kept from it here, of files,
+  # network, processes.
+  sandbox_allow: Names = ()
   data_dir: str = "~/tensorflow_datasets"  # prepared data; made when absent
   prompt_length: int = 32  # tokens
   long_prompts: str = "error"  # or truncate: cut at their beginning, counted

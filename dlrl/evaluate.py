@@ -253,6 +253,7 @@ def run() -> None:
       "evaluation.scorer", cfg.evaluation.scorer, str(e)) from e
   out = pathlib.Path(options.out or pathlib.Path(
     options.workdir or ".") / "evaluation").expanduser()
+  setup.start_graders()
   with jax.set_mesh(setup.mesh):
     if options.workdir:
       step = trained.step(options.workdir, options.checkpoint)

@@ -1,7 +1,7 @@
 """How papers evaluate: data, prompt, decoding and scorer, by task.
 
-    d1     arXiv 2504.12216, and wd1 after it: no examples, the answer begun with
-           `<reasoning>`, half as many steps as tokens, greedy. 256 of 500
+    d1     arXiv 2504.12216, and wd1 after it: no examples, the answer begun
+           with `<reasoning>`, half as many steps as tokens, greedy. 256 of 500
            puzzles of Sudoku, with cells as the score.
     spg    the same, but Sudoku with three worked examples, on puzzles of its
            own, of which the solutions occur in no training puzzle.

@@ -71,8 +71,10 @@ def rewards(setup: setup_lib.Setup, done: Completions
 
 def metrics(setup: setup_lib.Setup, done: Completions
             ) -> dict[str, list[float]]:
-  """The task's metrics of the completions they are of."""
-  return setup.task.metrics(done.prompts, done.texts, **done.columns)
+  """The task's metrics of the completions they are of, and are known of."""
+  found = setup.task.metrics(done.prompts, done.texts, **done.columns)
+  return {name: [value for value in values if value is not None]
+          for name, values in found.items()}
 
 
 def each(task: tasks.Task, rows: Sequence[tasks.Row], done: Completions

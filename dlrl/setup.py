@@ -54,6 +54,11 @@ class Setup:
   model: transformer.Model
   param_shardings: Any
 
+  def start_graders(self) -> None:
+    """Starts what graders need, and says what it is; once, before scoring."""
+    if self.task.start is not None:
+      progress.say(self.task.start(self.cfg.task.sandbox_allow))
+
   @property
   def root_key(self) -> jax.Array:
     """All randomness of the run is folded out of this key."""

@@ -173,7 +173,7 @@ def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
 def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
                  free, forwards) -> dict[str, float]:
   row = {f"rollout/{k}": float(np.mean(v))
-         for k, v in scoring.metrics(setup, done).items()}
+         for k, v in scoring.metrics(setup, done).items() if v}
   if "truncated" in batch:
     row["rollout/truncated_prompts"] = float(np.sum(batch["truncated"]))
   return row | {"rollout/free": float(np.mean(free)),

@@ -82,8 +82,9 @@ def test_the_table_is_of_the_completions_and_names_their_settings(
 
 def test_samples_of_an_item_differ(evaluated):
   found = by_place(evaluated[2])
-  assert any(found[16, 0, item]["completion"] != found[16, 1, item]["completion"]
-             for item in range(6))
+  first, second = ([found[16, sample, item]["completion"] for item in range(6)]
+                   for sample in range(2))
+  assert first != second
 
 
 def test_killed_it_goes_on_and_ends_with_the_same(
@@ -110,7 +111,7 @@ def test_a_completion_does_not_depend_on_its_batch(setup, evaluated, tmp_path):
 
 
 def test_other_settings_need_another_directory(setup, evaluated):
-  with pytest.raises(strict.ConfigError, match="parameters.step"):
+  with pytest.raises(strict.ConfigError, match=r"parameters\.step"):
     evaluate.evaluate(setup, None, {"step": 1}, evaluated[0])
 
 

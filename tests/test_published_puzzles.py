@@ -42,7 +42,7 @@ def test_d1s_sudokus_are_those_that_its_outputs_answer(data_dir, shared):
 
 def test_d1s_countdowns_are_those_that_its_outputs_answer(data_dir, shared):
   rows = published_puzzles.load_countdown_d1(data_dir, "test", EVERY)
-  assert sorted((list(row["numbers"]), row["target"]) for row in rows) == (
+  assert sorted([list(row["numbers"]), row["target"]] for row in rows) == (
     sorted(row["ground_truth"] for row in questions(shared, "countdown")))
   right = countdown.metrics(
     [""] * len(rows), [row["solution"] for row in rows],

@@ -7,8 +7,8 @@ SUDOKU = {"puzzle": "0432234131244210", "solution": "1432234131244213"}
 CASES = {
   "sudoku": ({**SUDOKU}, "1432234131244211",
              {"legacy_d1": 0.5, "solved": 0.0, "cells": 0.5}),
-  "countdown": ({"numbers": (2, 3, 1), "target": 9, "difficulty": 1}, "\\boxed{2**3+1}",
-                {"legacy_d1": 1.0, "solved": 0.0}),
+  "countdown": ({"numbers": (2, 3, 1), "target": 9, "difficulty": 1},
+                "\\boxed{2**3+1}", {"legacy_d1": 1.0, "solved": 0.0}),
   "gsm8k": ({"answer": "#### 1,000"}, "\\boxed{1000} or \\boxed{3}",
             {"legacy_d1": 1.0, "solved": 0.0}),
   "math": ({"answer": "\\frac{1}{4}"}, "\\boxed{0.25}",

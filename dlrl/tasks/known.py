@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
+from dlrl.tasks import code
+from dlrl.tasks import code_dataset
+from dlrl.tasks import code_prompts
 from dlrl.tasks import competition_math
 from dlrl.tasks import countdown
 from dlrl.tasks import countdown_dataset
@@ -70,6 +73,18 @@ _MATH = task_lib.Task(
     checksum=prepared.whole_checksum(math_dataset.Math),
     answer=competition_math.answer,
 )
+_MBPP = task_lib.Task(
+    load=code_dataset.load_mbpp,
+    prompts=code_prompts.MBPP,
+    rewards={"solved": code.passed_reward, "tests": code.fraction_reward,
+             "format": code.format_reward},
+    metrics=code.metrics,
+    difficulties=code_dataset.Mbpp.DIFFICULTIES,
+    version="1.0.0",
+    checksum=prepared.whole_checksum(code_dataset.Mbpp),
+    answer=code.answer,
+    start=code.start,
+)
 
 TASKS = {
   "countdown": _COUNTDOWN,
@@ -82,8 +97,14 @@ TASKS = {
     prompts=countdown_prompts.DIGITS,
     checksum=prepared.whole_checksum(countdown_dataset.CountdownDigits)),
   "gsm8k": _GSM8K,
+  "humaneval": dataclasses.replace(
+    _of(code_dataset.HumanEval, code_dataset.load_humaneval, _MBPP),
+    prompts=code_prompts.HUMANEVAL),
   "math": _MATH,
   "math_4500": _of(math_dataset.Math4500, math_dataset.load_4500, _MATH),
+  "mbpp": _MBPP,
+  "mbpp_sanitized": _of(
+    code_dataset.MbppSanitized, code_dataset.load_mbpp_sanitized, _MBPP),
   "sudoku": _SUDOKU,
   "sudoku_d1": _of(
     published_puzzles.SudokuD1, published_puzzles.load_sudoku_d1, _SUDOKU),

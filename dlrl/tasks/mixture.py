@@ -88,6 +88,7 @@ def mix(
     difficulties=(min(least), max(most)),
     version="+".join(task.version for task in parts.values()),
     checksum="+".join(task.checksum for task in parts.values()),
+    start=next((t.start for t in parts.values() if t.start), None),
     template=template if all(t.template for t in parts.values()) else None,
   )
 

@@ -105,7 +105,7 @@ def load_countdown_d1(data_dir: str, split: str, difficulty: tuple[int, int],
 
 def _countdown(index: int, puzzle: str) -> prepared.Row:
   numbers, target = countdown.problem_of(puzzle)
-  solution = countdown_dataset.solutions(numbers)[target]
+  solution = countdown_dataset.solutions(tuple(numbers))[target]
   return {"puzzle": puzzle, "solution": solution, "index": index,
           "difficulty": countdown_dataset.difficulty(solution)}
 

@@ -49,7 +49,7 @@ def _d1(name: str, task: task_lib.Task) -> task_lib.Task:
                      f"{', '.join(_OF_D1)} and their variants")
 
   def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str],
-              **columns: Any) -> dict[str, list[float]]:
+              **columns: Any) -> dict[str, Sequence[float | None]]:
     rows = [dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)]
     points = [case(row, text)

@@ -24,7 +24,8 @@ Text = str | Sequence[Mapping[str, str]]  # messages have `role` and `content`
 # A number per completion. None: it could not be found out, through no fault of
 # the completion, which is then left out of the loss and counted.
 Reward = Callable[..., Sequence[float | None]]
-Metrics = Callable[..., dict[str, list[float]]]
+# Of every completion; None as of a reward.
+Metrics = Callable[..., Mapping[str, Sequence[float | None]]]
 
 SPLITS = ("train", "validation", "test")
 
@@ -76,6 +77,8 @@ class Task:
     checksum: of the rows of all splits.
     answer: `(row, completion) -> text` of what is read as its answer, the same
       for equal answers; None: there is none.
+    start: starts what graders need, given `task.sandbox_allow`; returns a line
+      about it. None: they need nothing.
     template: of a row, what is known of any answer to its bare prompt: texts,
       and numbers of tokens that are not known; eos follows. None: nothing is.
   """
@@ -88,6 +91,7 @@ class Task:
   version: str
   checksum: str
   answer: Callable[[Row, str], str | None] = final
+  start: Callable[[Sequence[str]], str] | None = None
   template: Callable[[Row], Sequence[str | int]] | None = None
 
 
