@@ -21,10 +21,12 @@ CHAT = tasks.Prompt(lambda row: [
 @pytest.mark.parametrize("task", sorted(tasks.TASKS))
 def test_every_prompt_asks_for_the_answer_it_would_reward(task):
   found = tasks.TASKS[task]
-  assert {"bare", "dlrl", "d1", "spg", "espo"} <= found.prompts.keys()
+  assert {"bare", "dlrl"} <= found.prompts.keys()
+  if task != "sudoku9":
+    assert {"d1", "spg", "espo"} <= found.prompts.keys()
   asked = [prompt.question(ROW) for prompt in found.prompts.values()]
   for name, text in zip(found.prompts, asked, strict=True):
-    if task == "sudoku":
+    if task.startswith("sudoku"):
       assert ROW["puzzle"] in text
     elif name != "bare":
       assert "[30, 100, 93]" in text
@@ -32,7 +34,7 @@ def test_every_prompt_asks_for_the_answer_it_would_reward(task):
     if name != "bare":
       assert "<answer>" in text
       assert "{" not in text.replace("boxed{", "")
-  if task == "sudoku":
+  if task.startswith("sudoku"):
     for prompt in found.prompts.values():
       assert found.rewards["solved"](
         ["?"], [prompt.answer(ROW)], puzzle=[ROW["puzzle"]]) == [1.0]

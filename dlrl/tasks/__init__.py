@@ -1,16 +1,19 @@
 """What can be learned: one file per task, one line per task in `TASKS`."""
 
 import dataclasses
+import functools
 
 from dlrl import config
 from dlrl.runtime import strict
 from dlrl.tasks import countdown
 from dlrl.tasks import countdown_dataset
+from dlrl.tasks import countdown_drawn
 from dlrl.tasks import countdown_prompts
 from dlrl.tasks import generated
 from dlrl.tasks import mixture
 from dlrl.tasks import prompts
 from dlrl.tasks import sudoku
+from dlrl.tasks import sudoku9_dataset
 from dlrl.tasks import sudoku_dataset
 from dlrl.tasks import sudoku_prompts
 from dlrl.tasks.task import SPLITS
@@ -27,7 +30,8 @@ __all__ = [
   "columns", "find", "prompt"]
 
 COUNTDOWN = Task(
-    load=countdown_dataset.load,
+    load=functools.partial(
+        countdown_dataset.load, countdown_dataset.Countdown3),
     prompts=countdown_prompts.PROMPTS,
     rewards={"solved": countdown.solved_reward},
     metrics=countdown.metrics,
@@ -36,23 +40,44 @@ COUNTDOWN = Task(
     checksum=generated.whole_checksum(countdown_dataset.Countdown3),
     template=countdown.template,
 )
+SUDOKU = Task(
+    load=sudoku_dataset.load,
+    prompts=sudoku_prompts.PROMPTS,
+    rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},
+    metrics=sudoku.metrics,
+    difficulties=sudoku_dataset.DIFFICULTIES,
+    version="1.1.0",
+    checksum=generated.whole_checksum(sudoku_dataset.Sudoku4x4),
+    template=sudoku.template,
+)
 TASKS = {
     "countdown": COUNTDOWN,
+    "countdown4": dataclasses.replace(
+        COUNTDOWN,
+        load=functools.partial(
+            countdown_dataset.load, countdown_drawn.Countdown4),
+        version="1.0.0",
+        checksum=generated.whole_checksum(countdown_drawn.Countdown4)),
+    "countdown5": dataclasses.replace(
+        COUNTDOWN,
+        load=functools.partial(
+            countdown_dataset.load, countdown_drawn.Countdown5),
+        version="1.0.0",
+        checksum=generated.whole_checksum(countdown_drawn.Countdown5)),
     "countdown_digits": dataclasses.replace(
         COUNTDOWN,
-        load=countdown_dataset.load_digits,
+        load=functools.partial(
+            countdown_dataset.load, countdown_dataset.CountdownDigits),
         prompts=countdown_prompts.DIGITS,
         checksum=generated.whole_checksum(countdown_dataset.CountdownDigits)),
-    "sudoku": Task(
-        load=sudoku_dataset.load,
-        prompts=sudoku_prompts.PROMPTS,
-        rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},
-        metrics=sudoku.metrics,
-        difficulties=sudoku_dataset.DIFFICULTIES,
-        version="1.1.0",
-        checksum=generated.whole_checksum(sudoku_dataset.Sudoku4x4),
-        template=sudoku.template,
-    ),
+    "sudoku": SUDOKU,
+    "sudoku9": dataclasses.replace(
+        SUDOKU,
+        load=sudoku9_dataset.load,
+        prompts=sudoku_prompts.PROMPTS9,
+        difficulties=sudoku9_dataset.DIFFICULTIES,
+        version="1.0.0",
+        checksum=generated.whole_checksum(sudoku9_dataset.Sudoku9x9)),
 }
 
 

@@ -124,6 +124,12 @@ def load(builder: type[Puzzles], data_dir: str, split: str) -> list[Row]:
     return _read(builder, _prepare(builder, data_dir), split)
 
 
+def numbered(builder: type[Puzzles], data_dir: str, split: str) -> list[Row]:
+  """`load` with `index`, which identifies a row in its split."""
+  return [{**row, "index": index}
+          for index, row in enumerate(load(builder, data_dir, split))]
+
+
 def _prepare(builder: type[Puzzles], data_dir: str) -> epath.Path:
   """The directory that holds this version, made whole or not at all."""
   root = epath.Path(data_dir).expanduser()
