@@ -37,7 +37,7 @@ def test_any_text_is_one_line(tmp_path):
 def test_other_settings_are_refused_with_what_differs(tmp_path):
   write(tmp_path, {"a": 1})
   other = {"task": "sudoku", "sampler": {"steps": 16}}
-  with pytest.raises(strict.ConfigError, match="sampler.steps: 8 -> 16"):
+  with pytest.raises(strict.ConfigError, match=r"sampler\.steps: 8 -> 16"):
     completions_log.Log(tmp_path, other)
 
 

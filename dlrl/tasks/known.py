@@ -1,6 +1,7 @@
 """All tasks by name; one line of `TASKS` each."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from dlrl.tasks import code
@@ -9,7 +10,9 @@ from dlrl.tasks import code_prompts
 from dlrl.tasks import competition_math
 from dlrl.tasks import countdown
 from dlrl.tasks import countdown_dataset
+from dlrl.tasks import countdown_drawn
 from dlrl.tasks import countdown_prompts
+from dlrl.tasks import generated
 from dlrl.tasks import gsm8k
 from dlrl.tasks import gsm8k_dataset
 from dlrl.tasks import math_dataset
@@ -18,12 +21,14 @@ from dlrl.tasks import prepared
 from dlrl.tasks import published
 from dlrl.tasks import published_puzzles
 from dlrl.tasks import sudoku
+from dlrl.tasks import sudoku9_dataset
 from dlrl.tasks import sudoku_dataset
 from dlrl.tasks import sudoku_prompts
 from dlrl.tasks import task as task_lib
 
 _COUNTDOWN = task_lib.Task(
-    load=countdown_dataset.load,
+    load=functools.partial(
+        countdown_dataset.load, countdown_dataset.Countdown3),
     prompts=countdown_prompts.PROMPTS,
     rewards={"solved": countdown.solved_reward},
     metrics=countdown.metrics,
@@ -50,6 +55,13 @@ def _of(builder: type[published.Published], load: Callable[..., task_lib.Rows],
   return dataclasses.replace(
     base, load=load, difficulties=builder.DIFFICULTIES,
     checksum=prepared.whole_checksum(builder))
+
+
+def _drawn(builder: type[generated.Puzzles]) -> task_lib.Task:
+  """Countdown with the builder's problems."""
+  return dataclasses.replace(
+    _COUNTDOWN, load=functools.partial(countdown_dataset.load, builder),
+    version="1.0.0", checksum=prepared.whole_checksum(builder))
 
 
 _GSM8K = task_lib.Task(
@@ -88,12 +100,15 @@ _MBPP = task_lib.Task(
 
 TASKS = {
   "countdown": _COUNTDOWN,
+  "countdown4": _drawn(countdown_drawn.Countdown4),
+  "countdown5": _drawn(countdown_drawn.Countdown5),
   "countdown_d1": _of(
     published_puzzles.CountdownD1, published_puzzles.load_countdown_d1,
     _COUNTDOWN),
   "countdown_digits": dataclasses.replace(
     _COUNTDOWN,
-    load=countdown_dataset.load_digits,
+    load=functools.partial(
+      countdown_dataset.load, countdown_dataset.CountdownDigits),
     prompts=countdown_prompts.DIGITS,
     checksum=prepared.whole_checksum(countdown_dataset.CountdownDigits)),
   "gsm8k": _GSM8K,
@@ -106,6 +121,13 @@ TASKS = {
   "mbpp_sanitized": _of(
     code_dataset.MbppSanitized, code_dataset.load_mbpp_sanitized, _MBPP),
   "sudoku": _SUDOKU,
+  "sudoku9": dataclasses.replace(
+    _SUDOKU,
+    load=sudoku9_dataset.load,
+    prompts=sudoku_prompts.PROMPTS9,
+    difficulties=sudoku9_dataset.DIFFICULTIES,
+    version="1.0.0",
+    checksum=prepared.whole_checksum(sudoku9_dataset.Sudoku9x9)),
   "sudoku_d1": _of(
     published_puzzles.SudokuD1, published_puzzles.load_sudoku_d1, _SUDOKU),
   "sudoku_spg": _of(
