@@ -17,6 +17,7 @@ from dlrl.tasks import countdown
 from dlrl.tasks import countdown_dataset
 from dlrl.tasks import generated
 
+DIGITS = tasks.TASKS["countdown_digits"]
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub,
              ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -187,7 +188,7 @@ def test_the_template_has_room_for_every_expression():
 
 @pytest.fixture(scope="module")
 def rows(sudoku_dir):
-  return {split: countdown_dataset.load_digits(sudoku_dir, split, (1, 2))
+  return {split: DIGITS.load(sudoku_dir, split, (1, 2))
           for split in ("train", "test")}
 
 
@@ -196,8 +197,8 @@ def asked(row):
 
 
 def test_digits_have_no_validation_split(sudoku_dir):
-  with pytest.raises(strict.ConfigError, match=r"eval\.split.*choose 'test'"):
-    countdown_dataset.load_digits(sudoku_dir, "validation", (1, 2))
+  with pytest.raises(strict.ConfigError, match=r"eval\.split.* train, test"):
+    DIGITS.load(sudoku_dir, "validation", (1, 2))
 
 
 def test_all_problems_of_digits_are_there_once_and_their_solutions_solve(rows):
@@ -244,10 +245,10 @@ def test_train_and_test_share_no_problem_in_any_order(rows):
 
 
 def test_difficulties_select_and_unknown_ones_are_an_error(rows, sudoku_dir):
-  hard = countdown_dataset.load_digits(sudoku_dir, "test", (2, 5))
+  hard = DIGITS.load(sudoku_dir, "test", (2, 5))
   assert hard == [row for row in rows["test"] if row["difficulty"] == 2]
   with pytest.raises(strict.ConfigError, match="difficulties go from 1 to 2"):
-    countdown_dataset.load_digits(sudoku_dir, "test", (3, 5), field="x")
+    DIGITS.load(sudoku_dir, "test", (3, 5), field="x")
 
 
 def test_greater_numbers_solve_too():
@@ -272,8 +273,8 @@ def test_all_of_the_greater_rows_are_pinned():
     assert not triples[one] & triples[other]
 
 
-def test_both_are_tasks():
-  for name in ("countdown", "countdown_digits"):
+def test_all_of_them_are_tasks():
+  for name in ("countdown", "countdown4", "countdown5", "countdown_digits"):
     assert tasks.TASKS[name].difficulties == (1, 2)
 
 

@@ -44,7 +44,6 @@ def test_each_row_is_asked_and_answered_as_its_task_does():
       alone = tasks.TASKS[row["task"]].prompts[style]
       assert BOTH.prompts[style].question(row) == alone.question(row)
       assert BOTH.prompts[style].answer(row) == alone.answer(row)
-  assert "d1_eval" not in BOTH.prompts  # Sudoku has none
   assert BOTH.rewards.keys() == {"solved"}
   assert BOTH.difficulties == (1, 12)
   for row in (SUDOKU, COUNTDOWN):
@@ -68,7 +67,7 @@ def test_what_one_task_does_not_know_stays_in_its_place():
   unknown = dataclasses.replace(
     tasks.TASKS["sudoku"],
     rewards={"solved": lambda prompts, texts, **columns: [None] * len(texts)})
-  both = mixture.mix({"sudoku": unknown, "countdown": tasks.COUNTDOWN})
+  both = mixture.mix({"sudoku": unknown, "countdown": tasks.TASKS["countdown"]})
   rows = [COUNTDOWN, SUDOKU, COUNTDOWN]
   reward = both.rewards["solved"](
     ["?"] * 3, ["5-3+2"] * 3, **tasks.columns(rows))

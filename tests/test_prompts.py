@@ -18,13 +18,20 @@ CHAT = tasks.Prompt(lambda row: [
   {"role": "user", "content": row["asked"]}])
 
 
-@pytest.mark.parametrize("task", sorted(tasks.TASKS))
+PUZZLES = [name for name in sorted(tasks.TASKS)
+           if name.startswith(("sudoku", "countdown"))]
+
+
+@pytest.mark.parametrize("task", PUZZLES)
 def test_every_prompt_asks_for_the_answer_it_would_reward(task):
   found = tasks.TASKS[task]
-  assert {"bare", "dlrl", "d1", "spg", "espo"} <= found.prompts.keys()
-  asked = [prompt.question(ROW) for prompt in found.prompts.values()]
+  assert {"bare", "dlrl"} <= found.prompts.keys()
+  if task != "sudoku9":
+    assert {"d1", "spg", "espo"} <= found.prompts.keys()
+  asked = [prompts.as_text(prompt.question(ROW))
+           for prompt in found.prompts.values()]
   for name, text in zip(found.prompts, asked, strict=True):
-    if task == "sudoku":
+    if task.startswith("sudoku"):
       assert ROW["puzzle"] in text
     elif name != "bare":
       assert "[30, 100, 93]" in text
@@ -32,15 +39,15 @@ def test_every_prompt_asks_for_the_answer_it_would_reward(task):
     if name != "bare":
       assert "<answer>" in text
       assert "{" not in text.replace("boxed{", "")
-  if task == "sudoku":
+  if task.startswith("sudoku"):
     for prompt in found.prompts.values():
       assert found.rewards["solved"](
         ["?"], [prompt.answer(ROW)], puzzle=[ROW["puzzle"]]) == [1.0]
 
 
 def test_bare_prompts_are_those_of_the_published_runs():
-  ask = {name: task.prompts["bare"].question(ROW | {"target": 7})
-         for name, task in tasks.TASKS.items()}
+  ask = {name: tasks.TASKS[name].prompts["bare"].question(ROW | {"target": 7})
+         for name in PUZZLES}
   assert ask["sudoku"] == "abcdefghijklmnop1034041221430021"
   assert ask["countdown"] == "30,100,93=7"
   assert ask["countdown_digits"] == "30,100,93=07"

@@ -40,6 +40,36 @@ def solve(puzzle):
           for grid in solve(puzzle[:cell] + digit + puzzle[cell + 1:])]
 
 
+GRID9 = ("534678912672195348198342567859761423426853791713924856"
+         "961537284287419635345286179")
+PUZZLE9 = ("530070000600195000098000060800060003400803001700020006"
+           "060000280000419005000080079")
+
+
+def test_units_of_the_larger_grid_are_those_of_its_picture():
+  # Of each cell, its row, column and box, counted another way.
+  units = {frozenset(c for c in range(81) if of(divmod(c, 9)) == i)
+           for i in range(9) for of in (
+             lambda at: at[0], lambda at: at[1],
+             lambda at: at[0] // 3 * 3 + at[1] // 3)}
+  assert {frozenset(unit) for unit in sudoku.UNITS[81]} == units
+  assert len(sudoku.UNITS[81]) == len(units) == 27
+
+
+def test_larger_grids_are_held_to_the_same_rules():
+  def scores(*answers):
+    return measured(PUZZLE9, *answers, solution=GRID9)
+
+  spoilt = GRID9[:2] + "9" + GRID9[3:]  # a blank: row, column, box
+  assert scores(GRID9, spoilt, "9" * 81, GRID9[:80], GRID9[:16], "x") == {
+    "solved": [1, 0, 0, 0, 0, 0],
+    "cells": [1, 50 / 51, pytest.approx(5 / 51), 0, 0, 0],
+    "format": [1, 1, 1, 0, 0, 0]}
+  assert rewarded(sudoku.units_reward, PUZZLE9, GRID9, spoilt) == [
+    1, (1 + 24 / 27) / 2]
+  assert sudoku.template({"puzzle": PUZZLE9})[:4] == ["5", "3", 1, 1]
+
+
 def test_the_grids_are_the_288_that_backtracking_finds():
   assert len(sudoku.grids()) == 288
   assert list(sudoku.grids()) == solve("0" * 16)

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dlrl.tasks import answers
 from dlrl.tasks import math_pool
 from dlrl.tasks import numbers
+from dlrl.tasks import task as task_lib
 
 _LONGEST = 500  # characters of an answer; the longest gold has about 100
 
@@ -74,6 +75,12 @@ def normal(text: str) -> str:
   for pattern, replacement in _REWRITES:
     text = pattern.sub(replacement, text)
   return text.removesuffix(".")
+
+
+def answer(row: task_lib.Row, completion: str) -> str | None:
+  """The answer it states, normalised, for votes."""
+  del row
+  return normal(answers.stated(completion) or "") or None
 
 
 def decided(right: str, answer: str) -> bool | None:

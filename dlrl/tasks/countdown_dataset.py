@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from dlrl.runtime import strict
 from dlrl.tasks import countdown
 from dlrl.tasks import generated
+from dlrl.tasks import prepared
 
 DIFFICULTIES = (1, 2)
 TARGETS = range(1, 100)
@@ -32,7 +33,7 @@ _DRAWN = 15000  # triples of greater numbers, each with a target
 _VALIDATION = 3000  # others
 
 _PLAIN, _LEFT, _RIGHT = _SHAPES = (
-  "{a}{p}{b}{q}{c}", "({a}{p}{b}){q}{c}", "{a}{p}({b}{q}{c})")
+  "{}{}{}{}{}", "({}{}{}){}{}", "{}{}({}{}{})")
 Ratio = tuple[int, int]
 Numbers = tuple[int, ...]
 T = TypeVar("T")
@@ -91,32 +92,25 @@ def solutions(numbers: tuple[int, ...]) -> dict[int, str]:
   parentheses, then that with its numbers nearest to their order.
   """
   found: dict[int, str] = {}
-  for expression, value in _expressions(numbers):
-    if value is not None and value[0] % value[1] == 0 < value[0] // value[1]:
-      found.setdefault(value[0] // value[1], expression)
+  for shape, parts, value in _expressions(numbers):
+    if value is None or value[0] % value[1]:
+      continue
+    whole = value[0] // value[1]
+    if whole > 0 and whole not in found:
+      found[whole] = shape.format(*parts)
   return found
 
 
-def load_digits(data_dir: str, split: str, difficulty: tuple[int, int], *,
-                field: str = "difficulty") -> Sequence[generated.Row]:
-  """`load` of `CountdownDigits`.
-
-  Raises:
-    strict.ConfigError: as `load`, or there is no such split: train and test are
-      all the problems there are.
-  """
-  strict.require(split in CountdownDigits.SHA256, "eval.split", split,
-                 "there is none of digits; choose 'test'")
-  return _load(CountdownDigits, data_dir, split, difficulty, field)
-
-
-def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
-         field: str = "difficulty") -> Sequence[generated.Row]:
+def load(builder: type[generated.Puzzles], data_dir: str, split: str,
+         difficulty: tuple[int, int], *, field: str = "difficulty"
+         ) -> Sequence[generated.Row]:
   """The split's problems of some difficulty, prepared first if necessary.
 
   Args:
+    builder: of the dataset.
     data_dir: of TFDS; `~` is expanded.
-    split: `train`, `validation` or `test`.
+    split: `train`, `validation` or `test`; of digits there is no validation:
+      train and test are all the problems there are.
     difficulty: the least and the greatest.
     field: the config field that `difficulty` came from, for the message.
 
@@ -126,26 +120,22 @@ def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
 
   Raises:
     strict.ConfigError: the directory cannot be written or holds something else,
-      or no problem has that difficulty.
+      or no problem has that difficulty, or there is no such split.
   """
-  return _load(Countdown3, data_dir, split, difficulty, field)
-
-
-def _load(builder, data_dir, split, difficulty, field
-          ) -> Sequence[generated.Row]:
+  strict.require(
+    split in builder.SHA256, "eval.split", split,
+    f"{builder.__name__} has none; choose from {', '.join(builder.SHA256)}")
   rows = []
-  for index, row in enumerate(generated.load(builder, data_dir, split)):
-    numbers, target = countdown.problem_of(row["puzzle"])
-    rows.append({"numbers": numbers, "target": target,
-                 "solution": row["solution"],
-                 "difficulty": row["difficulty"], "index": index})
-  return generated.select(rows, difficulty, DIFFICULTIES, field)
+  for row in generated.numbered(builder, data_dir, split):
+    numbers, target = countdown.problem_of(row.pop("puzzle"))
+    rows.append({"numbers": numbers, "target": target, **row})
+  return prepared.select(rows, difficulty, DIFFICULTIES, field)
 
 
 def _expressions(
   numbers: Sequence[int]
-) -> Iterator[tuple[str, Ratio | None]]:
-  """(expression, value) of three numbers, the preferred ones first."""
+) -> Iterator[tuple[str, tuple[int | str, ...], Ratio | None]]:
+  """(shape, its parts, value) of three numbers, the preferred ones first."""
   for operators, shapes in (("+-", _SHAPES[:1]), ("+-*/", _SHAPES)):
     for shape in shapes:
       for a, b, c in itertools.permutations(numbers):
@@ -153,7 +143,7 @@ def _expressions(
           right = shape is _RIGHT or (
             shape is _PLAIN and p in "+-" and q in "*/")
           x, y, z = (a, 1), (b, 1), (c, 1)
-          yield shape.format(a=a, b=b, c=c, p=p, q=q), (
+          yield shape, (a, p, b, q, c), (
             _apply(p, x, _apply(q, y, z)) if right
             else _apply(q, _apply(p, x, y), z))
 
@@ -170,14 +160,15 @@ def _apply(symbol: str, x: Ratio | None, y: Ratio | None) -> Ratio | None:
   return a * d + (c * b if symbol == "+" else -c * b), b * d
 
 
-def _difficulty(solution: str) -> int:
+def difficulty(solution: str) -> int:
+  """Of a problem with this solution: 2 if it multiplies or divides."""
   return 1 + any(c in "*/" for c in solution)
 
 
 def _row(order: tuple[int, ...], target: int, width: int = 1) -> generated.Row:
   solution = solutions(order)[target]
   return {"puzzle": countdown.problem(order, target, width=width),
-          "solution": solution, "difficulty": _difficulty(solution)}
+          "solution": solution, "difficulty": difficulty(solution)}
 
 
 @functools.cache
@@ -213,7 +204,7 @@ def _problems(words: np.random.PCG64, triples: Sequence[Numbers]
     found = solutions(order)
     wanted = 1 + int(words.random_raw()) % 2
     targets = [t for t in found
-               if t in TARGETS and _difficulty(found[t]) == wanted]
+               if t in TARGETS and difficulty(found[t]) == wanted]
     if targets:
       pick = int(words.random_raw()) % len(targets)
       rows.append(_row(order, targets[pick]))

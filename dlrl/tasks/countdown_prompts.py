@@ -6,6 +6,7 @@ train on the same one; d1 and SPG evaluate on another, which asks for a box.
 """
 
 from dlrl.tasks import countdown
+from dlrl.tasks import frames
 from dlrl.tasks import prompts
 from dlrl.tasks import task as task_lib
 
@@ -72,6 +73,12 @@ PROMPTS = {
   "d1_eval": _ask(_D1_EVAL),
   "spg": _ask(_D1),
   "espo": _ask(_D1),
+}
+# Evaluation gives the answer's first tag.
+PROMPTS |= {
+  "d1_eval": frames.evaluated(PROMPTS["d1_eval"]),
+  "spg_eval": frames.evaluated(PROMPTS["d1_eval"]),
+  "espo_eval": frames.evaluated(PROMPTS["espo"]),
 }
 # So that all prompts of digits are equally long.
 DIGITS = PROMPTS | {"bare": _bare(width=2)}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from dlrl.tasks import answers
 from dlrl.tasks import numbers
+from dlrl.tasks import task as task_lib
 
 
 def gold(answer: str) -> numbers.Number:
@@ -31,6 +32,13 @@ def stated(completion: str) -> numbers.Number | None:
   """The number that a completion states as its answer; None: no number."""
   answer = answers.stated(completion)
   return None if answer is None else numbers.last(answer)
+
+
+def answer(row: task_lib.Row, completion: str) -> str | None:
+  """The number it states, written in one way, for votes."""
+  del row
+  number = stated(completion)
+  return None if number is None else str(number.value)
 
 
 def correct(answer: str, completion: str) -> bool:

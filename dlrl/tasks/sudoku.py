@@ -1,9 +1,10 @@
-"""4x4 Sudoku: the grids, the rewards and the metrics.
+"""Sudoku of 4x4 and 9x9 cells: the rules, the rewards and the metrics.
 
-A puzzle is 16 digits, row by row, 0 for a blank. The answer that a completion
-states (`answers.final`) has to be the 16 digits 1 to 4 of the filled grid and
-nothing else. Any valid grid that keeps the clues is right, whichever one the
-puzzle was made from. Rewards read the column `puzzle`, never the solution.
+A puzzle is 16 digits up to 4 or 81 up to 9, row by row, 0 for a blank. The
+answer that a completion states (`answers.final`) has to be the digits of the
+filled grid and nothing else. Any valid grid that keeps the clues is right,
+whichever one the puzzle was made from. Rewards read the column `puzzle`, never
+the solution.
 """
 
 import functools
@@ -13,23 +14,32 @@ from collections.abc import Sequence
 from dlrl.tasks import answers
 from dlrl.tasks import task as task_lib
 
-DIGITS = "1234"
+# By the number of cells: digits, and the cells of each row, column and box,
+# which hold every digit once.
+DIGITS = {16: "1234", 81: "123456789"}
 
-# The cells of the 4 rows, 4 columns and 4 boxes; each holds 1 to 4 once.
-UNITS = (
-    *(tuple(range(4 * i, 4 * i + 4)) for i in range(4)),
-    *(tuple(range(i, 16, 4)) for i in range(4)),
-    *((i, i + 1, i + 4, i + 5) for i in (0, 2, 8, 10)),
-)
+
+def _units(box: int) -> tuple[tuple[int, ...], ...]:
+  side = box * box
+  corners = (side * row + column for row in range(0, side, box)
+             for column in range(0, side, box))
+  return (
+    *(tuple(range(side * i, side * i + side)) for i in range(side)),
+    *(tuple(range(i, side * side, side)) for i in range(side)),
+    *(tuple(corner + side * i + j for i in range(box) for j in range(box))
+      for corner in corners))
+
+
+UNITS = {16: _units(2), 81: _units(3)}
 
 
 @functools.lru_cache(maxsize=1)
 def grids() -> tuple[str, ...]:
-  """All 288 valid grids as strings of 16 digits, in ascending order."""
+  """All 288 valid 4x4 grids as strings of 16 digits, in ascending order."""
   found = [""]
   for cell in range(16):
-    seen = {c for unit in UNITS if cell in unit for c in unit if c < cell}
-    found = [grid + digit for grid in found for digit in DIGITS
+    seen = {c for unit in UNITS[16] if cell in unit for c in unit if c < cell}
+    found = [grid + digit for grid in found for digit in DIGITS[16]
              if all(grid[c] != digit for c in seen)]
   return tuple(found)
 
@@ -39,23 +49,25 @@ def template(row: task_lib.Row) -> list[str | int]:
   return [1 if digit == "0" else digit for digit in row["puzzle"]]
 
 
-def well_formed(answer: str) -> bool:
-  """Whether it is 16 of the ASCII digits 1 to 4, without anything around."""
+def well_formed(answer: str, size: int = 16) -> bool:
+  """Whether it is a grid of `size` ASCII digits from 1, and nothing around."""
   # Membership, not str.isdigit or int(): those accept other scripts' digits.
-  return len(answer) == 16 and all(c in DIGITS for c in answer)
+  return len(answer) == size and all(c in DIGITS[size] for c in answer)
 
 
 def clues_kept(puzzle: str, grid: str) -> float:
-  """Fraction of the puzzle's clues that `grid`, 16 characters, repeats."""
-  _check_puzzle(puzzle)
-  clues = [cell for cell in range(16) if puzzle[cell] != "0"]
-  kept = sum(grid[cell] == puzzle[cell] for cell in clues)
+  """Fraction of the puzzle's clues that `grid`, of the same size, repeats."""
+  clues = [(given, digit) for given, digit in zip(puzzle, grid, strict=True)
+           if given != "0"]
+  kept = sum(given == digit for given, digit in clues)
   return kept / len(clues) if clues else 1.0
 
 
 def units_valid(grid: str) -> float:
-  """Fraction of the 12 rows, columns and boxes that repeat no digit."""
-  return sum(len({grid[c] for c in unit}) == 4 for unit in UNITS) / len(UNITS)
+  """Fraction of the rows, columns and boxes that repeat no digit."""
+  units = UNITS[len(grid)]
+  return sum(len({grid[c] for c in unit}) == len(unit) for unit in units) / (
+    len(units))
 
 
 def units_score(puzzle: str, answer: str) -> float:
@@ -63,7 +75,8 @@ def units_score(puzzle: str, answer: str) -> float:
 
   It is 1 for a solution and for nothing else.
   """
-  if not well_formed(answer):
+  _check_puzzle(puzzle)
+  if not well_formed(answer, len(puzzle)):
     return 0.0
   return (clues_kept(puzzle, answer) + units_valid(answer)) / 2
 
@@ -80,9 +93,9 @@ def cells(puzzle: str, answer: str, solution: str) -> float:
   and, like them, ignores overwritten clues.
   """
   _check_puzzle(puzzle)
-  if not well_formed(answer):
+  if not well_formed(answer, len(puzzle)):
     return 0.0
-  blanks = [cell for cell in range(16) if puzzle[cell] == "0"]
+  blanks = [cell for cell, digit in enumerate(puzzle) if digit == "0"]
   right = sum(answer[cell] == solution[cell] for cell in blanks)
   return right / len(blanks) if blanks else float(answer == solution)
 
@@ -124,7 +137,7 @@ def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
   return {
     "solved": _each(solved, completions, puzzle),
     "cells": _each(cells, completions, puzzle, solution),
-    "format": [float(well_formed(answers.final(c))) for c in completions]}
+    "format": _each(_formed, completions, puzzle)}
 
 
 def _each(score: Callable[..., float], completions: Sequence[str],
@@ -134,6 +147,11 @@ def _each(score: Callable[..., float], completions: Sequence[str],
             completions, puzzles, *columns, strict=True)]
 
 
+def _formed(puzzle: str, answer: str) -> bool:
+  return well_formed(answer, len(puzzle))
+
+
 def _check_puzzle(puzzle: str) -> None:
-  if len(puzzle) != 16 or any(c not in "0" + DIGITS for c in puzzle):
-    raise ValueError(f"{puzzle!r} is not a puzzle: 16 digits from 0 to 4")
+  digits = DIGITS.get(len(puzzle), "")
+  if not digits or any(c not in "0" + digits for c in puzzle):
+    raise ValueError(f"{puzzle!r} is not a puzzle: 16 digits up to 4, or 81")

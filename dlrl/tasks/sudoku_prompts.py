@@ -1,24 +1,25 @@
-"""How 4x4 Sudoku is asked: in short, in words, and as published runs do.
+"""How Sudoku is asked: in short, in words, and 4x4 as published runs do.
 
 The texts of other projects are reconstructed from descriptions: what they say
 and the format they ask for is theirs, the wording is not, so that numbers made
 with them are close to a paper's setting and not the same to the last token.
 """
 
+from dlrl.tasks import frames
 from dlrl.tasks import prompts
 from dlrl.tasks import task as task_lib
 
 CELLS = "abcdefghijklmnop"
 
 _OURS = """\
-Solve this 4x4 Sudoku. It is written as 16 digits, row by row from the top \
-left; 0 is an empty cell. Fill the empty cells so that every row, every column \
-and every 2x2 box in a corner has each of the digits 1 to 4 once. The other \
-digits stay as they are.
+Solve this {side}x{side} Sudoku. It is written as {size} digits, row by row \
+from the top left; 0 is an empty cell. Fill the empty cells so that every row, \
+every column and every {box}x{box} box has each of the digits 1 to {side} \
+once. The other digits stay as they are.
 
 Puzzle: {puzzle}
 
-Give the filled grid as 16 digits, row by row, between <answer> and \
+Give the filled grid as {size} digits, row by row, between <answer> and \
 </answer>."""
 
 _RULES = """\
@@ -98,6 +99,18 @@ def bare(row: task_lib.Row) -> str:
   return CELLS + row["puzzle"]
 
 
+def bare9(row: task_lib.Row) -> str:
+  """The digits alone: the cells are more than there are letters."""
+  return row["puzzle"]
+
+
+def ours(row: task_lib.Row) -> str:
+  """The rules in words, of a puzzle of either size."""
+  size = len(row["puzzle"])
+  side, box = {16: (4, 2), 81: (9, 3)}[size]
+  return _OURS.format(puzzle=row["puzzle"], size=size, side=side, box=box)
+
+
 def _ask(text: str) -> task_lib.Prompt:
   """A prompt in words: `text` with the puzzle filled in."""
   return task_lib.Prompt(
@@ -118,10 +131,20 @@ def _worked(puzzle: str, grid: str) -> str:
 
 PROMPTS = {
   "bare": task_lib.Prompt(bare, between=" ", after="|"),
-  "dlrl": _ask(_OURS),
+  "dlrl": task_lib.Prompt(ours, prompts.tagged),
   "d1": _ask(f"{_RULES}\nS{_SOLVE}"),
   "spg": _ask(f"{_RULES}\n{''.join(_worked(*pair) for pair in _EXAMPLES)}"
               f"Question: S{_SOLVE}\nAnswer:"),
   "espo": _ask(f"{_ESPO}Now, s{_SOLVE}"),
   "espo_eval": _ask(f"{_ESPO}S{_SOLVE}"),
+}
+# Evaluation gives the answer's first tag.
+PROMPTS |= {
+  "d1_eval": frames.evaluated(PROMPTS["d1"]),
+  "spg_eval": frames.evaluated(PROMPTS["spg"]),
+  "espo_eval": frames.evaluated(PROMPTS["espo_eval"]),
+}
+PROMPTS9 = {
+  "bare": task_lib.Prompt(bare9, between=" ", after="|"),
+  "dlrl": PROMPTS["dlrl"],
 }
