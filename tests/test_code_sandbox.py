@@ -440,26 +440,31 @@ def test_protections_are_one_line():
   assert re.fullmatch(r"code sandbox: .*(closed|OPEN).*\n", text)
 
 
-def test_everything_ends_with_the_trainer():
+@pytest.mark.parametrize("tier", list(TIERS)[1:])
+@pytest.mark.parametrize("whose", ["trainer", "server"])
+def test_everything_ends_with_the_trainer_and_with_the_server(tier, whose):
   script = f"""
 from dlrl.tasks import code_sandbox
-box = code_sandbox.Sandbox(code_sandbox.Limits(**{vars(SHORT)!r}))
-print("started", flush=True)
+box = code_sandbox.Sandbox(code_sandbox.Limits(**{vars(SHORT)!r}),
+                           without={TIERS[tier]!r})
+print(box.server, flush=True)
+code_sandbox._ATTEMPTS = 1
 box.run([code_sandbox.Program("import time; time.sleep(60)", ("",))] * 2)
+__import__("time").sleep(60)
 """
-  with sandbox("all"):
+  with sandbox(tier):
     pass  # or skip
-  trainer = subprocess.Popen([sys.executable, "-c", script],
-                             stdout=subprocess.PIPE)
-  with trainer:
-    trainer.stdout.readline()
+  with subprocess.Popen([sys.executable, "-c", script],
+                        stdout=subprocess.PIPE) as trainer:
+    server = int(trainer.stdout.readline())
     time.sleep(0.3)
-    assert len(processes_of(SHORT)) > 2
+    assert len(processes_of(SHORT)) > 3
+    os.kill(server if whose == "server" else trainer.pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while processes_of(SHORT) and time.monotonic() < end:
+      time.sleep(0.05)
+    assert processes_of(SHORT) == {}
     trainer.kill()
-  end = time.monotonic() + 10
-  while processes_of(SHORT) and time.monotonic() < end:
-    time.sleep(0.05)
-  assert processes_of(SHORT) == {}
 
 
 def test_a_program_needs_a_test_and_has_bounds():
