@@ -4,7 +4,8 @@ Presets of the methods' configs: `llada_8b_TASK` for the tasks in `LENGTHS`.
 Weights come with `--config.pretrained` or `--config.init_from`; without, RL
 would start from random ones. The papers of d1's lineage train LoRA adapters on
 a 4-bit model; here all parameters are trained, with their learning rates.
-Prompts and rewards are those of `dlrl/tasks`.
+Prompts are those of `dlrl/tasks` in words, `--config.task.prompt=d1` and others
+those of papers; rewards are sound ones, not the papers'.
 """
 
 import ml_collections
@@ -29,6 +30,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
       f"unknown preset {preset!r}; there are 'smoke', 'sudoku_tiny', {known}")
   cfg = config.default()
   cfg.task.name = task
+  cfg.task.prompt = "dlrl"
   cfg.task.prompt_length = 256
 
   cfg.model.vocab_size = 126464

@@ -12,6 +12,8 @@ import ml_collections
 from dlrl.runtime.strict import Knobs
 
 Range = tuple[int, int]
+Names = tuple[str, ...]
+Weights = tuple[float, ...]
 NO_KNOBS = Knobs()
 
 
@@ -19,7 +21,10 @@ NO_KNOBS = Knobs()
 class Task:
   """What is learned."""
 
-  name: str = "sudoku"  # a key of dlrl.tasks.TASKS
+  name: str = "sudoku"  # a key of dlrl.tasks.TASKS, or several: "a+b"
+  weights: Weights = ()  # of several tasks, their shares of a batch; (): equal
+  prompt: str = "bare"  # how it is asked: a key of the task's prompts
+  few_shot: int = 0  # worked examples before each question, from train
   data_dir: str = "~/tensorflow_datasets"  # prepared data; made when absent
   prompt_length: int = 32  # tokens
   long_prompts: str = "error"  # or truncate: cut at their beginning, counted
@@ -34,7 +39,8 @@ class Task:
 class Model:
   """A bidirectional transformer; the defaults are LLaDA's kind.
 
-  With `pretrained`, its config.json says all but the dtypes and `remat`.
+  With `pretrained`, its config.json says all but the dtypes, `remat` and
+  `attention`.
   """
 
   vocab_size: int = 40  # rows of the embedding
@@ -53,6 +59,26 @@ class Model:
   compute_dtype: str = "float32"  # of activations and matmuls
   param_dtype: str = "float32"
   remat: str = "full"  # a key of dlrl.models.transformer.REMAT
+  attention: str = "auto"  # or, of dlrl.models.attention: xla, cudnn, splash
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+  """Low-rank adapters, trained instead of the parameters beneath them."""
+
+  rank: int = 0  # 0: no adapters, all parameters are trained
+  alpha: float = 16.0  # what they add is scaled by alpha / rank
+  targets: str = "layers/(attention|mlp)/.*"  # of dlrl.models.lora.MATRICES
+  dtype: str = "float32"  # of the adapters
+  quantize: str = "none"  # the matrices beneath: none | int8 | nf4
+
+  @property
+  def scale(self) -> float:
+    """The factor of what adapters add; PEFT's `scaling`."""
+    return self.alpha / self.rank
+
+
+NO_LORA = LoRA()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +157,8 @@ class Rollout:
   """Which completions are drawn from the current policy."""
 
   prompts: int = 16  # per step, whatever the number of hosts
-  reward: str = "solved"  # a key of the task's rewards
+  rewards: Names = ("solved",)  # of the task's, or "package.module:function"
+  reward_weights: Weights = (1.0,)  # what is learned is the weighted sum
   group_size: int = 8  # completions per prompt
   difficulty: Range = (8, 12)  # inclusive; the unit is the task's
   sampler: Sampler = Sampler(temperature=1.0)
@@ -160,9 +187,13 @@ class Learn:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-  """Held-out accuracy, greedy unless the temperature says otherwise."""
+  """Held-out accuracy, greedy unless the temperature says otherwise.
 
-  size: int = 512  # held-out items, the first of a fixed order
+  Test items are evaluated before the first step and after the last alone.
+  """
+
+  split: str = "validation"  # of the evaluations on the way; or test
+  size: int = 512  # items of each split, the first of a fixed order
   every: int = 25  # RL steps
   batch_size: int = 512  # prompts per call of the sampler
   difficulty: Range = (8, 12)  # inclusive; the unit is the task's
@@ -180,11 +211,12 @@ class Config:
   checkpoint_keep: int = 2  # newest checkpoints kept
   max_nonfinite: int = 5  # skipped updates in a row before the run aborts
   pretrained: str = ""  # directory of a published checkpoint; "": random
-  init_from: str = ""  # workdir of a finished job to start RL from; "": sft
+  init_from: str = ""  # workdir of a finished job to start from; "": sft
   log_every: int = 1  # RL steps per progress line
   sample_every: int = 20  # steps per logged sample completion
   task: Task = Task()
   model: Model = Model()
+  lora: LoRA = NO_LORA
   mesh: Mesh = Mesh()
   sft: SFT = SFT()
   rollout: Rollout = Rollout()

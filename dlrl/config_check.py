@@ -1,6 +1,8 @@
 """From a `ConfigDict` to a typed config that is known to work."""
 
+import importlib.util
 import operator
+import re
 
 import ml_collections
 
@@ -9,6 +11,9 @@ from dlrl import losses
 from dlrl import tasks
 from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
+from dlrl.models import attention
+from dlrl.models import lora
+from dlrl.models import quantized
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
@@ -42,8 +47,10 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _choices(cfg)
   _numbers(cfg)
   for name in ("rollout.sampler", "eval.sampler"):
-    check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
+    check.sampler(operator.attrgetter(name)(cfg), name)
+  _lora(cfg.lora)
   _batches(cfg)
+  _rewards(cfg.rollout)
   _prior(cfg)
   _method(cfg.learn)
   _trace(cfg)
@@ -58,12 +65,15 @@ def _choices(cfg: config.Config) -> None:
                    f"choose from {', '.join(map(repr, table))}")
 
   one_of("job", ("rl", "sft"))
-  one_of("task.name", tasks.TASKS)
+  one_of("task.prompt", tasks.find(cfg.task).prompts)
   one_of("task.long_prompts", ("error", "truncate"))
-  one_of("rollout.reward", tasks.TASKS[cfg.task.name].rewards)
+  one_of("eval.split", ("validation", "test"))
   one_of("model.remat", transformer.REMAT)
+  one_of("model.attention", attention.BACKENDS)
   one_of("model.compute_dtype", DTYPES)
   one_of("model.param_dtype", DTYPES)
+  one_of("lora.dtype", DTYPES)
+  one_of("lora.quantize", ("none", *quantized.METHODS))
   one_of("learn.loss", losses.OBJECTIVES)
   one_of("learn.advantage", losses.ADVANTAGES)
   one_of("learn.forward_process", masks.PROCESSES | masks.OF_TRACE)
@@ -79,12 +89,12 @@ def _numbers(cfg: config.Config) -> None:
     strict.require(value >= 1, field, value, "must be at least 1")
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
                 "learn.optimizer.warmup_steps", "mesh.cpu_devices",
-                "rollout.prior.anneal_steps"):
+                "rollout.prior.anneal_steps", "task.few_shot", "lora.rank"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
                 "learn.optimizer.learning_rate",
-                "learn.optimizer.clip_norm", "model.rope_theta"):
+                "learn.optimizer.clip_norm", "model.rope_theta", "lora.alpha"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value > 0, field, value, "must be positive")
   strict.require(0 <= cfg.seed < 2**32, "seed", cfg.seed,
@@ -97,12 +107,30 @@ def _numbers(cfg: config.Config) -> None:
     cfg.model.kv_heads, f"must divide model.heads = {cfg.model.heads}")
   strict.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
                  cfg.model.head_dim, "must be even, for rotary positions")
-  least, most = tasks.TASKS[cfg.task.name].difficulties
+  least, most = tasks.find(cfg.task).difficulties
   for field in ("sft.difficulty", "rollout.difficulty", "eval.difficulty"):
     low, high = operator.attrgetter(field)(cfg)
     strict.require(
       least <= low <= high <= most, field, (low, high),
       f"must be an ascending pair in {least}..{most}")
+
+
+def _lora(cfg: config.LoRA) -> None:
+  try:
+    found = lora.names(cfg)
+  except re.error as e:
+    raise strict.ConfigError(
+      "lora.targets", cfg.targets, f"is not a pattern: {e}") from e
+  strict.require(
+    len(found) > 0, "lora.targets", cfg.targets,
+    f"must match one of {', '.join(lora.MATRICES)}, as a whole")
+  if cfg.quantize != "none":
+    strict.require(
+      cfg.rank > 0, "lora.quantize", cfg.quantize,
+      "must be 'none' without lora.rank: what is quantised cannot be trained")
+    strict.require(
+      importlib.util.find_spec("qwix") is not None, "lora.quantize",
+      cfg.quantize, "needs qwix: pip install 'dlrl[quantized]'")
 
 
 def _batches(cfg: config.Config) -> None:
@@ -123,16 +151,28 @@ def _batches(cfg: config.Config) -> None:
     "rollout.group_size / learn.updates_per_rollout)")
 
 
+def _rewards(rollout: config.Rollout) -> None:
+  strict.require(bool(rollout.rewards), "rollout.rewards", rollout.rewards,
+                 "name at least one")
+  strict.require(
+    len(rollout.reward_weights) == len(rollout.rewards),
+    "rollout.reward_weights", rollout.reward_weights,
+    f"must be as many as rollout.rewards = {rollout.rewards}")
+
+
 def _prior(cfg: config.Config) -> None:
   prior = cfg.rollout.prior
   for field in ("template", "memory"):
     value = getattr(prior, field)
     strict.require(0 <= value <= 1, f"rollout.prior.{field}", value,
                    "is a share, 0..1; 0 is none")
-  task = tasks.TASKS[cfg.task.name]
+  task = tasks.find(cfg.task)
   strict.require(
     not prior.template or task.template is not None, "rollout.prior.template",
     prior.template, f"must be 0: {cfg.task.name!r} has no template")
+  strict.require(
+    not prior.template or cfg.task.prompt == "bare", "rollout.prior.template",
+    prior.template, "must be 0: templates are of answers to task.prompt 'bare'")
 
 
 def _trace(cfg: config.Config) -> None:

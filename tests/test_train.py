@@ -33,7 +33,7 @@ TINY = {
   "model.width": 16, "model.layers": 1, "model.heads": 2, "model.kv_heads": 2,
   "model.head_dim": 8, "model.mlp_width": 16, "sft.steps": 120,
   "sft.log_every": 30, "sft.checkpoint_every": 40, "sft.batch_size": 16,
-  "steps": 6, "checkpoint_every": 2, "rollout.reward": "units",
+  "steps": 6, "checkpoint_every": 2, "rollout.rewards": ("units",),
   "rollout.prompts": 4, "rollout.group_size": 4, "learn.n_mc": 2,
   "learn.micro_batch": 8, "eval.size": 16,
   "eval.batch_size": 16, "eval.every": 3, "sample_every": 2,
