@@ -96,7 +96,8 @@ def spellings(draw, number):
   for around in draw(st.lists(st.sampled_from([
       "$%s", "%s dollars", " %s ", "\\text{%s}", "%s\\text{ cm}", "%s%%",
       "\\$%s", "%s.", "\\(%s\\)"]), max_size=2, unique=True)):
-    if not (around.endswith(("%%", ".")) and text.endswith((".", "%"))):
+    twice = around.endswith(("%%", ".")) and text.endswith((".", "%"))
+    if not twice and not ("\\text" in around and "\\text" in text):
       text = around % text
   return text
 
