@@ -71,6 +71,15 @@ def test_what_is_no_number(text):
   assert numbers.whole(text) is None
 
 
+def test_a_number_is_not_cut_by_the_end_of_what_is_read():
+  filler = " eggs" * 199
+  for digits in range(1, 9):
+    number = numbers.last("1" * digits + filler + "." * (1000 - 995 - digits))
+    assert number is None or number.value == int("1" * digits)
+  assert numbers.last("5" + filler * 2) is None
+  assert value(numbers.last, filler * 2 + " 5") == 5
+
+
 def test_percents_equal_the_number_and_the_hundredth():
   percent, fifty, half, one = map(numbers.whole, ("50%", "50", "0.5", "1%"))
   assert percent.percent and not fifty.percent
