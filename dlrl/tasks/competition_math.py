@@ -111,7 +111,7 @@ def decided(right: str, answer: str) -> bool | None:
   return False if len(lists - {None}) == 2 else None
 
 
-def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
+def correct_reward(prompts: Sequence[object], completions: Sequence[str], *,
                    answer: Sequence[str], **columns: object) -> list[float]:
   """1 for the gold answer, stated as the answer, and 0 for everything else.
 
@@ -133,7 +133,7 @@ def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
   return [float(bool(verdicts[pair])) for pair in pairs]
 
 
-def format_reward(prompts: Sequence[str], completions: Sequence[str],
+def format_reward(prompts: Sequence[object], completions: Sequence[str],
                   **columns: object) -> list[float]:
   """1 for any text that is stated as the answer, 0 for everything else.
 
@@ -145,7 +145,7 @@ def format_reward(prompts: Sequence[str], completions: Sequence[str],
           for _, completion in zip(prompts, completions, strict=True)]
 
 
-def metrics(prompts: Sequence[str], completions: Sequence[str], *,
+def metrics(prompts: Sequence[object], completions: Sequence[str], *,
             answer: Sequence[str], **columns: object
             ) -> dict[str, list[float]]:
   """`solved` and `format`, 0 or 1: the two rewards.

@@ -51,7 +51,7 @@ def correct(answer: str, completion: str) -> bool:
   return number is not None and numbers.equal(right, number)
 
 
-def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
+def correct_reward(prompts: Sequence[object], completions: Sequence[str], *,
                    answer: Sequence[str], **columns: object) -> list[float]:
   """1 for the right number, stated as the answer, and 0 for everything else.
 
@@ -64,7 +64,7 @@ def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
     prompts, answer, completions, strict=True)]
 
 
-def format_reward(prompts: Sequence[str], completions: Sequence[str],
+def format_reward(prompts: Sequence[object], completions: Sequence[str],
                   **columns: object) -> list[float]:
   """1 for any number, stated as the answer, and 0 for everything else.
 
@@ -76,7 +76,7 @@ def format_reward(prompts: Sequence[str], completions: Sequence[str],
           for _, completion in zip(prompts, completions, strict=True)]
 
 
-def metrics(prompts: Sequence[str], completions: Sequence[str], *,
+def metrics(prompts: Sequence[object], completions: Sequence[str], *,
             answer: Sequence[str], **columns: object
             ) -> dict[str, list[float]]:
   """`solved` and `format`, 0 or 1: the two rewards.
