@@ -153,7 +153,8 @@ def variance(setup: setup_lib.Setup, params, batch: update.Batch, n: int):
     some = dataclasses.replace(batch, keys=keys)
 
     def score(j):
-      draw, logps = update.draw_logps(setup.model, learn, params, some, j)
+      draw, (logps, _) = update.draw_logps(
+        setup.model, learn, params, some, j)
       return jnp.sum(draw.weight * logps, -1)
 
     return jnp.mean(jax.lax.map(score, jnp.arange(n)), 0)

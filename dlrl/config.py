@@ -39,7 +39,8 @@ class Task:
 class Model:
   """A bidirectional transformer; the defaults are LLaDA's kind.
 
-  With `pretrained`, its config.json says all but the dtypes and `remat`.
+  With `pretrained`, its config.json says all but the dtypes, `remat` and
+  `attention`.
   """
 
   vocab_size: int = 40  # rows of the embedding
@@ -58,6 +59,26 @@ class Model:
   compute_dtype: str = "float32"  # of activations and matmuls
   param_dtype: str = "float32"
   remat: str = "full"  # a key of dlrl.models.transformer.REMAT
+  attention: str = "auto"  # or, of dlrl.models.attention: xla, cudnn, splash
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+  """Low-rank adapters, trained instead of the parameters beneath them."""
+
+  rank: int = 0  # 0: no adapters, all parameters are trained
+  alpha: float = 16.0  # what they add is scaled by alpha / rank
+  targets: str = "layers/(attention|mlp)/.*"  # of dlrl.models.lora.MATRICES
+  dtype: str = "float32"  # of the adapters
+  quantize: str = "none"  # the matrices beneath: none | int8 | nf4
+
+  @property
+  def scale(self) -> float:
+    """The factor of what adapters add; PEFT's `scaling`."""
+    return self.alpha / self.rank
+
+
+NO_LORA = LoRA()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,11 +211,12 @@ class Config:
   checkpoint_keep: int = 2  # newest checkpoints kept
   max_nonfinite: int = 5  # skipped updates in a row before the run aborts
   pretrained: str = ""  # directory of a published checkpoint; "": random
-  init_from: str = ""  # workdir of a finished job to start RL from; "": sft
+  init_from: str = ""  # workdir of a finished job to start from; "": sft
   log_every: int = 1  # RL steps per progress line
   sample_every: int = 20  # steps per logged sample completion
   task: Task = Task()
   model: Model = Model()
+  lora: LoRA = NO_LORA
   mesh: Mesh = Mesh()
   sft: SFT = SFT()
   rollout: Rollout = Rollout()

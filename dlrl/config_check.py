@@ -1,6 +1,8 @@
 """From a `ConfigDict` to a typed config that is known to work."""
 
+import importlib.util
 import operator
+import re
 
 import ml_collections
 
@@ -9,6 +11,9 @@ from dlrl import losses
 from dlrl import tasks
 from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
+from dlrl.models import attention
+from dlrl.models import lora
+from dlrl.models import quantized
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
@@ -42,7 +47,8 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _choices(cfg)
   _numbers(cfg)
   for name in ("rollout.sampler", "eval.sampler"):
-    check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
+    check.sampler(operator.attrgetter(name)(cfg), name)
+  _lora(cfg.lora)
   _batches(cfg)
   _rewards(cfg.rollout)
   _prior(cfg)
@@ -63,8 +69,11 @@ def _choices(cfg: config.Config) -> None:
   one_of("task.long_prompts", ("error", "truncate"))
   one_of("eval.split", ("validation", "test"))
   one_of("model.remat", transformer.REMAT)
+  one_of("model.attention", attention.BACKENDS)
   one_of("model.compute_dtype", DTYPES)
   one_of("model.param_dtype", DTYPES)
+  one_of("lora.dtype", DTYPES)
+  one_of("lora.quantize", ("none", *quantized.METHODS))
   one_of("learn.loss", losses.OBJECTIVES)
   one_of("learn.advantage", losses.ADVANTAGES)
   one_of("learn.forward_process", masks.PROCESSES | masks.OF_TRACE)
@@ -80,12 +89,12 @@ def _numbers(cfg: config.Config) -> None:
     strict.require(value >= 1, field, value, "must be at least 1")
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
                 "learn.optimizer.warmup_steps", "mesh.cpu_devices",
-                "rollout.prior.anneal_steps", "task.few_shot"):
+                "rollout.prior.anneal_steps", "task.few_shot", "lora.rank"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
                 "learn.optimizer.learning_rate",
-                "learn.optimizer.clip_norm", "model.rope_theta"):
+                "learn.optimizer.clip_norm", "model.rope_theta", "lora.alpha"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value > 0, field, value, "must be positive")
   strict.require(0 <= cfg.seed < 2**32, "seed", cfg.seed,
@@ -104,6 +113,24 @@ def _numbers(cfg: config.Config) -> None:
     strict.require(
       least <= low <= high <= most, field, (low, high),
       f"must be an ascending pair in {least}..{most}")
+
+
+def _lora(cfg: config.LoRA) -> None:
+  try:
+    found = lora.names(cfg)
+  except re.error as e:
+    raise strict.ConfigError(
+      "lora.targets", cfg.targets, f"is not a pattern: {e}") from e
+  strict.require(
+    len(found) > 0, "lora.targets", cfg.targets,
+    f"must match one of {', '.join(lora.MATRICES)}, as a whole")
+  if cfg.quantize != "none":
+    strict.require(
+      cfg.rank > 0, "lora.quantize", cfg.quantize,
+      "must be 'none' without lora.rank: what is quantised cannot be trained")
+    strict.require(
+      importlib.util.find_spec("qwix") is not None, "lora.quantize",
+      cfg.quantize, "needs qwix: pip install 'dlrl[quantized]'")
 
 
 def _batches(cfg: config.Config) -> None:

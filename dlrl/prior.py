@@ -14,6 +14,7 @@ from dlrl.diffusion import pruning
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import strict
 
 
@@ -72,10 +73,10 @@ def canvases(
     share = pruning.annealed(share, state.step, prior.anneal_steps)
     # Not computed unless the rule reads it.
     hidden = model.hidden(
-      state.params, *rows.assemble(tokens, prompt, prompt_length))
-    logps = token_logps.token_logps(
-      hidden[:, : tokens.shape[1]], model.unembed(state.params), tokens, known,
-      chunk=tokens.shape[1])
+      state.policy, *rows.assemble(tokens, prompt, prompt_length))
+    logps, _ = token_logps.token_logps(
+      hidden[:, : tokens.shape[1]], model.unembed(state.policy), tokens, known,
+      chunk=tokens.shape[1], shards=mesh_lib.batch_parts(tokens.shape[0]))
     order = pruning.REMASK[prior.remask](keys, logps)
     return jnp.where(pruning.keep(order, known, share), tokens, canvas)
 

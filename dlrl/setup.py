@@ -1,7 +1,7 @@
 """What both loops need: devices, task, tokenizer, model, sharded state."""
 
 import dataclasses
-import operator
+import functools
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +11,22 @@ import jax.numpy as jnp
 import optax
 
 from dlrl import config
+from dlrl import initial
 from dlrl import tasks
 from dlrl import update
 from dlrl.data import Tokenizer
 from dlrl.diffusion import pruning
+from dlrl.models import attention
 from dlrl.models import families
-from dlrl.models import hf_checkpoints
 from dlrl.models import hf_tokenizer
+from dlrl.models import lora
+from dlrl.models import quantized
 from dlrl.models import tokenizer as tokenizer_lib
 from dlrl.models import transformer
 from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
-from dlrl.sampling import check
 from dlrl.tasks import rewards as rewards_lib
 
 
@@ -73,29 +75,50 @@ class Setup:
     shapes = jax.eval_shape(self.model.init, self.root_key)
     return _with_shardings(shapes, self.param_shardings)
 
-  def init_params(self) -> transformer.Params:
-    """The pretrained parameters, or random ones, made where they will live.
+  def abstract_base(self) -> Any:
+    """Shapes of what is frozen, with shardings; None: all are trained."""
+    how = self.cfg.lora
+    if not how.rank:
+      return None
+    return quantized.shapes(self.abstract_params(), how.quantize, lora.MATRICES)
 
-    Raises:
-      ValueError: files of `pretrained` do not fit its config.json.
-    """
-    if self.cfg.pretrained:
-      return hf_checkpoints.load_params(
-        self.cfg.pretrained, self.abstract_params())
-    init = jax.jit(self.model.init, out_shardings=self.param_shardings)
-    return init(jax.random.fold_in(self.root_key, 0))
+  def abstract_trained(self) -> Any:
+    """Shapes of what is trained, with shardings: adapters, or all."""
+    params = self.abstract_params()
+    how = self.cfg.lora
+    return lora.shapes(params, how) if how.rank else params
+
+  def init_params(self) -> transformer.Params:
+    """What the run starts from, made where it will live; see `initial`."""
+    return initial.params(self.cfg, self.model, self.abstract_params())
+
+  def load_base(self) -> initial.Base:
+    """The frozen parameters beneath adapters; see `initial`."""
+    return initial.base(self.cfg, self.model, self.abstract_params())
+
+  def init_policy(self, base: initial.Base) -> Any:
+    """What the model takes at first: fresh adapters on their base, or all."""
+    if base.params is None:
+      return self.init_params()
+    like = self.abstract_trained()
+    init = jax.jit(
+      functools.partial(lora.init, like=like), out_shardings=shardings_of(like))
+    # A number that no step and no other use of the root key has.
+    return lora.join(
+      base.params, init(jax.random.fold_in(self.root_key, 2**32 - 1)))
 
   def state_maker(
-    self, tx: optax.GradientTransformation, *, keep_ref: bool = False,
+    self, tx: optax.GradientTransformation, *,
+    reference: Callable[[Any], Any] = lambda trained: None,
     memory_slots: int = 0,
   ) -> tuple[Callable[[Any], update.State], update.State]:
-    """`(params -> first state, the state's shapes with shardings)`.
+    """`(policy -> first state, the state's shapes with shardings)`.
 
     Says what the state will take of the devices' memory.
 
     Args:
       tx: the optimizer.
-      keep_ref: the first parameters stay in the state, as the reference's.
+      reference: from what is trained at first to the state's `ref_params`.
       memory_slots: prompts of which the state remembers a completion.
 
     Raises:
@@ -107,28 +130,38 @@ class Setup:
       return update.State(
         step=jnp.int32(0), params=params, opt_state=tx.init(params),
         key=jax.random.key_data(self.root_key),
-        ref_params=params if keep_ref else None,
+        ref_params=reference(params),
         memory=pruning.empty(memory_slots, length) if memory_slots else None)
 
-    shapes = jax.eval_shape(first, self.abstract_params())
+    trained = self.abstract_trained()
+    shapes = jax.eval_shape(first, trained)
     whole = mesh_lib.replicated(self.mesh)
     # Moments lie where their parameter lies.
+    placed = shardings_of(trained)
     opt_shardings = optax.tree.map_params(
-      tx, lambda _, sharding: sharding, shapes.opt_state,
-      self.param_shardings, transform_non_params=lambda _: whole)
+      tx, lambda _, sharding: sharding, shapes.opt_state, placed,
+      transform_non_params=lambda _: whole)
     shardings = dataclasses.replace(
-      jax.tree.map(lambda _: whole, shapes), params=self.param_shardings,
-      opt_state=opt_shardings,
-      ref_params=shapes.ref_params and self.param_shardings)
+      jax.tree.map(lambda _: whole, shapes), params=placed,
+      opt_state=opt_shardings, ref_params=shapes.ref_params and placed)
     abstract = _with_shardings(shapes, shardings)
+    abstract = dataclasses.replace(abstract, base=self.abstract_base())
     progress.say(memory.estimate({
+      "base": abstract.base,
       "parameters": abstract.params, "optimizer": abstract.opt_state,
       "reference": abstract.ref_params,
       "gradients": jax.tree.map(  # summed over the draws in fp32
         lambda s: jax.ShapeDtypeStruct(
           s.shape, "float32", sharding=s.sharding), abstract.params),
     }, self.mesh.shape["fsdp"]))
-    return jax.jit(first, out_shardings=shardings), abstract
+    make_first = jax.jit(first, out_shardings=shardings)
+
+    def make_state(policy):
+      base, trained = lora.split(policy)
+      # Outside of the program, which would copy it.
+      return dataclasses.replace(make_first(trained), base=base)
+
+    return make_state, abstract
 
 
 def make(cfg: config.Config) -> Setup:
@@ -144,9 +177,7 @@ def make(cfg: config.Config) -> Setup:
     published, _ = families.read_config(cfg.pretrained)
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
-      compute_dtype=cfg.model.compute_dtype))
-    for name in ("rollout.sampler", "eval.sampler"):
-      check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
+      compute_dtype=cfg.model.compute_dtype, attention=cfg.model.attention))
   strict.require(
     cfg.model.vocab_size >= tokenizer.vocab_size, "model.vocab_size",
     cfg.model.vocab_size, f"the tokenizer has {tokenizer.vocab_size} ids")
@@ -159,7 +190,8 @@ def make(cfg: config.Config) -> Setup:
     strict.require(
       rows % parts == 0, field, rows,
       f"must be a multiple of mesh.data * mesh.fsdp = {parts}")
-  model = transformer.build(cfg.model, tokenizer.mask_id)
+  attention.check(cfg.model, mesh)
+  model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
   task = tasks.find(cfg.task)

@@ -16,14 +16,17 @@ import optax
 from dlrl import config
 from dlrl import data
 from dlrl import evaluate
+from dlrl import initial
 from dlrl import setup as setup_lib
 from dlrl import update
 from dlrl.diffusion import elbo
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
+from dlrl.models import lora
 from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import progress
@@ -32,21 +35,24 @@ from dlrl.runtime import progress
 def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
   """`(state, batch of arrays) -> (state, metrics)`, to be jitted."""
 
-  def loss(params, batch, keys):
+  def loss(trained, base, batch, keys):
+    params = lora.join(base, trained)
     completion = batch["completion"]
     maskable = jnp.ones(completion.shape, bool)
     mask, weight = forward_process.exact_k(keys, maskable, jnp.int32(0), 1)
     noisy = jnp.where(mask, model.mask_id, completion)
     row = rows.assemble(noisy, batch["prompt_ids"], batch["prompt_length"])
     hidden = model.hidden(params, *row)[:, : cfg.gen_length]
-    logps = token_logps.token_logps(
-      hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk)
+    logps, _ = token_logps.token_logps(
+      hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
+      shards=mesh_lib.batch_parts(completion.shape[0]))
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
   def step(state: update.State, batch):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     keys = jax.random.split(key, batch["completion"].shape[0])
-    value, grads = jax.value_and_grad(loss)(state.params, batch, keys)
+    value, grads = jax.value_and_grad(loss)(
+      state.params, state.base, batch, keys)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics = {
       "loss": value,
@@ -66,23 +72,27 @@ def main(
   """The job `sft`; returns the seconds per phase."""
   evaluator = evaluate.make(setup)
   return train(
-    setup, workdir, lambda params: evaluator(params, ends=True))[1]
+    setup, workdir, setup.load_base(),
+    lambda params: evaluator(params, ends=True))[1]
 
 
 def train(
   setup: setup_lib.Setup,
   directory: pathlib.Path,
+  base: initial.Base = initial.NONE,
   evaluator: Callable[[Any], dict[str, float]] | None = None,
 ) -> tuple[Any, dict[str, float]]:
-  """Fine-tunes random parameters; continues what `directory` holds.
+  """Fine-tunes a run's first parameters; continues what `directory` holds.
 
   Args:
     setup: of the run.
     directory: for checkpoints and metrics.
+    base: what adapters are put on.
     evaluator: applied before the first step and after the last.
 
   Returns:
-    Parameters and seconds per phase, also of earlier processes.
+    What the model takes, and seconds per phase, also of earlier processes.
+    The base given may have been donated: that of the result is to be used.
   """
   cfg = setup.cfg.sft
   tx = optimizer.make(cfg.optimizer, cfg.steps)
@@ -95,19 +105,21 @@ def train(
     checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
     metrics_lib.MetricsWriter(directory) as writer,
   ):
-    restored = checkpoints.restore_latest(abstract, batches)
+    restored = checkpoints.restore_latest(abstract.saved, batches)
     if restored:
       state, meta, start = restored
+      base.check(meta["base"])
+      state = dataclasses.replace(state, base=base.params)
       clock = clock_lib.Clock(meta["seconds"])
       progress.say(f"fine-tuned for {start} of {cfg.steps} steps")
       writer.truncate_after(start)
     else:
       start, clock = 0, clock_lib.Clock()
-      state = make_state(setup.init_params())
+      state = make_state(setup.init_policy(base))
       writer.truncate_after(-1)
       if evaluator:
         with clock.phase("evaluation"):
-          writer.write(0, evaluator(state.params))
+          writer.write(0, evaluator(state.policy))
 
     reported = start
     for now in range(start + 1, cfg.steps + 1):
@@ -126,12 +138,14 @@ def train(
         progress.say(line.line(now, loss=row["sft/loss"]))
         if last and evaluator:
           with clock.phase("evaluation"):
-            row |= evaluator(state.params)
+            row |= evaluator(state.policy)
         writer.write(now, row)
       if last or now % cfg.checkpoint_every == 0:
         writer.flush()
-        checkpoints.save(now, state, batches, {"seconds": clock.totals})
-  return state.params, clock.totals
+        checkpoints.save(
+          now, state.saved, batches,
+          {"seconds": clock.totals, "base": base.id})
+  return state.policy, clock.totals
 
 
 def _jit(step, abstract: update.State):

@@ -7,6 +7,7 @@ Whatever the update does not need of the completions is computed meanwhile.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlrl import config
 from dlrl import data
 from dlrl import evaluate
+from dlrl import initial
 from dlrl import journal as journal_lib
 from dlrl import losses
 from dlrl import prior
@@ -81,7 +84,7 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
       index[rows], template)
     decoded = denoise.decode(
-      setup.model, state.params, prompt, prompt_length, sample_keys,
+      setup.model, state.policy, prompt, prompt_length, sample_keys,
       sampler=cfg.rollout.sampler, canvas=canvas,
       eos_id=setup.tokenizer.eos_id)
     trace = decoded.trace
@@ -117,20 +120,27 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
     out_shardings=(setup_lib.shardings_of(abstract), None))
 
 
-def first_params(setup: setup_lib.Setup, workdir: pathlib.Path):
-  """`(params, seconds per phase)` that RL starts from."""
+def first_policy(
+  setup: setup_lib.Setup, workdir: pathlib.Path, base: initial.Base
+):
+  """`(what the model takes, seconds per phase)` that RL starts from."""
   cfg = setup.cfg
   if cfg.init_from:
-    source = pathlib.Path(cfg.init_from).expanduser() / "checkpoints"
-    try:
-      return checkpoint.load_params(source, setup.abstract_params()), {}
-    except (FileNotFoundError, ValueError) as e:
-      raise strict.ConfigError("init_from", cfg.init_from, str(e)) from e
+    return setup.init_policy(base), {}
   name = strict.fingerprint(
-    cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained)
+    cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained, cfg.lora)
   directory = workdir / "warm_start" / name
   directory.mkdir(parents=True, exist_ok=True)
-  return sft.train(setup, directory)
+  return sft.train(setup, directory, base)
+
+
+def first_reference(cfg: config.Config, trained: Any) -> Any:
+  """The state's `ref_params` if RL starts from `trained`."""
+  if not losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args).needs_ref:
+    return None
+  # Fresh adapters add nothing: the reference does without, and is the base.
+  fresh = cfg.lora.rank and (cfg.init_from or not cfg.sft.steps)
+  return {} if fresh else trained
 
 
 def inputs(setup: setup_lib.Setup, batch: dict[str, Any],
@@ -176,10 +186,10 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   tx = optimizer.make(
     cfg.learn.optimizer,
     cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout)
-  objective = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
   slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
   make_state, abstract = setup.state_maker(
-    tx, keep_ref=objective.needs_ref, memory_slots=slots)
+    tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
+  base = setup.load_base()
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
   source, evaluator = prompt_rows(setup), evaluate.make(setup)
   batches = prompt_batches(setup, source)
@@ -189,18 +199,20 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     metrics_lib.MetricsWriter(workdir) as writer,
   ):
-    restored = checkpoints.restore_latest(abstract, batches)
+    restored = checkpoints.restore_latest(abstract.saved, batches)
     if restored:
       state, meta, start = restored
+      base.check(meta["base"])
+      state = dataclasses.replace(state, base=base.params)
       clock = clock_lib.Clock(meta["seconds"])
       progress.say(f"continuing after step {start}")
       writer.truncate_after(start)
     else:
-      params, seconds = first_params(setup, workdir)
-      state, start, clock = make_state(params), 0, clock_lib.Clock(seconds)
+      policy, seconds = first_policy(setup, workdir, base)
+      state, start, clock = make_state(policy), 0, clock_lib.Clock(seconds)
       writer.truncate_after(-1)
       with clock.phase("evaluation"):
-        writer.write(0, evaluator(state.params, ends=True))
+        writer.write(0, evaluator(state.policy, ends=True))
     journal = journal_lib.Journal(cfg, writer, clock)
 
     for now in range(start + 1, cfg.steps + 1):
@@ -225,10 +237,12 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       if evaluates:
         journal.wait()
         with clock.phase("evaluation"):
-          journal.row |= evaluator(state.params, ends=now == cfg.steps)
+          journal.row |= evaluator(state.policy, ends=now == cfg.steps)
       if now % cfg.checkpoint_every == 0 or now == cfg.steps:
         journal.finish()
         writer.flush()
-        checkpoints.save(now, state, batches, {"seconds": clock.totals})
+        checkpoints.save(
+          now, state.saved, batches,
+          {"seconds": clock.totals, "base": base.id})
     journal.finish()
   return clock.totals

@@ -19,6 +19,8 @@ from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
+from dlrl.models import lora
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import optimizer
 
 
@@ -28,11 +30,13 @@ class State:
 
   Attributes:
     step: scalar int32, finished steps.
-    params: nested dicts.
+    params: nested dicts, what is trained: an adapter, or everything.
     opt_state: of the optimizer.
     key: the run's root key, as data; constant.
-    ref_params: of the reference policy, constant; None without a KL to it.
+    ref_params: of the reference policy, constant, in the place of `params`: {},
+      no adapter, if it is the base; None without a KL to it.
     memory: completions that later rollouts may start from; None: none do.
+    base: frozen parameters beneath an adapter; None: all are trained.
   """
 
   step: jax.Array
@@ -41,6 +45,17 @@ class State:
   key: jax.Array
   ref_params: Any = None
   memory: pruning.Memory | None = None
+  base: Any = None
+
+  @property
+  def policy(self) -> Any:
+    """What the model takes as the policy's parameters."""
+    return lora.join(self.base, self.params)
+
+  @property
+  def saved(self) -> "State":
+    """What a checkpoint keeps: a base is read, or made, anew."""
+    return dataclasses.replace(self, base=None)
 
 
 @flax.struct.dataclass
@@ -68,7 +83,7 @@ class Batch:
 
 
 def draw_logps(model, cfg: config.Learn, params, batch: Batch, j):
-  """Draw j of every row and its tokens' log-probs, [b, t] fp32."""
+  """Draw j of every row, and its tokens' log-probs and entropies."""
   if cfg.forward_process in masks.OF_TRACE:
     source, process = batch.trace, masks.OF_TRACE[cfg.forward_process]
   else:
@@ -84,11 +99,11 @@ def draw_logps(model, cfg: config.Learn, params, batch: Batch, j):
     prompt = jnp.where(hidden, model.mask_id, prompt)
   row = rows.assemble(noisy, prompt, batch.prompt_length)
   hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
-  logps = token_logps.token_logps(
+  tokens = token_logps.token_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
-    chunk=cfg.logps_chunk)
+    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
   norm = noisy.shape[1] if cfg.score_norm == "token" else 1
-  return forward_process.Draw(mask, weight / norm), logps
+  return forward_process.Draw(mask, weight / norm), tokens
 
 
 class Others(NamedTuple):
@@ -111,24 +126,29 @@ def micro_batch_grads(
   Args:
     model: of the policy.
     cfg: of the update.
-    params: of the policy.
+    params: of the policy; gradients are those of what is trained (`lora`).
     batch: rows that are processed together.
     others: their log-probs by other parameters.
     live: [b] bool, the rows that have a gradient.
     tokens: [b], see `losses.Rows`.
   """
-  def score(params, j):
-    draw, logps = draw_logps(model, cfg, params, batch, j)
+  base, trained = lora.split(params)
+
+  def score(trained, j):
+    draw, (logps, entropy) = draw_logps(
+      model, cfg, lora.join(base, trained), batch, j)
     old = jax.lax.stop_gradient(logps) if others.old is None else others.old[j]
     scored = losses.Scored(
       logps, old, None if others.ref is None else others.ref[j], *draw)
     value = scored.score(logps)
     return scored, {"score_mean": value, "square": value**2,
-                    "delta": abs(value - scored.score(old))}
+                    "delta": abs(value - scored.score(old)),
+                    "entropy": jnp.sum(entropy, -1),
+                    "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
 
   (loss, means), grads = montecarlo.value_and_grad(
     losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
-    losses.Rows(batch.advantage, batch.maskable, tokens), params, cfg.n_mc)
+    losses.Rows(batch.advantage, batch.maskable, tokens), trained, cfg.n_mc)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
   means["score_std"] = jnp.sqrt(var)
   sums = {k: jnp.sum(v * live) for k, v in means.items()}
@@ -173,6 +193,7 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   (sums, grads), _ = jax.lax.scan(step, montecarlo.zeros(shapes), parts)
   loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
   metrics = {k: v / count for k, v in sums.items()}
+  metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
   return metrics | {"loss": loss / n}, jax.tree.map(lambda g: g / n, grads)
 
 
@@ -181,7 +202,7 @@ def batch_logps(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
 
   def of_rows(part):
     return jax.lax.map(
-      lambda j: draw_logps(model, cfg, params, part, j)[1],
+      lambda j: draw_logps(model, cfg, params, part, j)[1].logps,
       jnp.arange(cfg.n_mc))
 
   logps = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
@@ -194,7 +215,7 @@ def make(
   """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
 
   def one(state: State, rows):
-    metrics, grads = batch_grads(model, cfg, state.params, *rows)
+    metrics, grads = batch_grads(model, cfg, state.policy, *rows)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {
@@ -214,8 +235,9 @@ def make(
       logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
       return Others(
         # The policy that made the rollout, before any of its updates.
-        old=logps_by(params=state.params) if updates > 1 else None,
-        ref=logps_by(params=state.ref_params) if state.ref_params else None)
+        old=logps_by(params=state.policy) if updates > 1 else None,
+        ref=None if state.ref_params is None else logps_by(
+          params=lora.join(state.base, state.ref_params)))
 
     others = jax.tree.map(  # [epochs, n_mc, b, t] to [updates, n_mc, rows, t]
       lambda x: x.reshape(*x.shape[:2], -1, rows, x.shape[-1]).swapaxes(

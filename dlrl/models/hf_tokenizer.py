@@ -63,10 +63,17 @@ class HfTokenizer:
   def chat(self, messages: Sequence[Message]) -> list[int]:
     """The ids of a conversation, up to where the assistant's answer starts.
 
+    A last message of the assistant is the beginning of that answer.
+
     Raises:
       ValueError: there is no template, or it refuses these messages.
     """
-    return self.encode(self._render(messages, add_generation_prompt=True))
+    begun = ""
+    if messages and messages[-1]["role"] == "assistant":
+      *messages, last = messages
+      begun = last["content"]
+    text = self._render(messages, add_generation_prompt=True)
+    return self.encode(text + begun)
 
   def prompt(self, prompt: str | Sequence[Message]) -> list[int]:
     """The ids of a conversation, or of one message of a user's.

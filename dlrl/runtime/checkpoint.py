@@ -5,10 +5,12 @@ only when complete. What a killed process leaves is ignored, and removed when
 the directory is opened next.
 """
 
+import hashlib
 import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -115,6 +117,51 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any) -> Any:
     FileNotFoundError: there is no checkpoint.
     ValueError: leaves differ; lists their names and shapes.
   """
+  path, wanted = _newest(directory), {"params": abstract_params}
+  _check(path, ocp.metadata(path, "state").metadata, wanted, exact=False)
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context:
+    return ocp.load(path, wanted, checkpointable_name="state")["params"]
+
+
+def load_meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
+  """What was given to `save` as `meta` of the newest checkpoint.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  return ocp.metadata(_newest(directory), "state").custom_metadata
+
+
+def fingerprint(tree: Any) -> str:
+  """Twelve hex digits that identify arrays to the bit, on whatever mesh.
+
+  For what a checkpoint does not hold and counts on. A change of any one element
+  changes them; sums of integers do not depend on their order.
+  """
+  sums = jax.device_get(jax.tree.map(jax.jit(_weighted_sum), tree))
+  text = repr([(jax.tree_util.keystr(path), int(x))
+               for path, x in jax.tree_util.tree_leaves_with_path(sums)])
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _weighted_sum(x: jax.Array) -> jax.Array:
+  """The bits of all elements as integers, each times an odd number of its own.
+
+  Modulo 2**32, where no odd number divides zero.
+  """
+  kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
+  place = jnp.zeros(x.shape, jnp.uint32)
+  for axis, size in enumerate(x.shape):
+    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
+      jnp.uint32, x.shape, axis)
+  odd = place * jnp.uint32(0x3C6EF362) + jnp.uint32(1)
+  return jnp.sum(bits * odd, dtype=jnp.uint32)
+
+
+def _newest(directory: str | os.PathLike[str]) -> epath.Path:
   root = epath.Path(directory).expanduser().resolve()
   latest = None
   if root.is_dir():  # which the checkpointer would create
@@ -122,12 +169,7 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any) -> Any:
       latest = manager.latest
   if latest is None:
     raise FileNotFoundError(f"no checkpoint in {root}")
-  path, wanted = root / str(latest.step), {"params": abstract_params}
-  _check(path, ocp.metadata(path, "state").metadata, wanted, exact=False)
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  with context:
-    return ocp.load(path, wanted, checkpointable_name="state")["params"]
+  return root / str(latest.step)
 
 
 def _fields(state: Any) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def load(builder: type[generated.Puzzles], data_dir: str, split: str,
     split in builder.SHA256, "eval.split", split,
     f"{builder.__name__} has none; choose from {', '.join(builder.SHA256)}")
   rows = []
-  for row in generated.numbered(builder, data_dir, split):
+  for row in generated.load(builder, data_dir, split):
     numbers, target = countdown.problem_of(row.pop("puzzle"))
     rows.append({"numbers": numbers, "target": target, **row})
   return generated.select(rows, difficulty, DIFFICULTIES, field)

@@ -61,7 +61,7 @@ def generate(split: str) -> list[generated.Row]:
 def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
          field: str = "difficulty") -> Sequence[generated.Row]:
   """As `sudoku_dataset.load`."""
-  rows = generated.numbered(Sudoku9x9, data_dir, split)
+  rows = generated.load(Sudoku9x9, data_dir, split)
   return generated.select(rows, difficulty, DIFFICULTIES, field)
 
 

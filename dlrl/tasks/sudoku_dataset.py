@@ -79,7 +79,7 @@ def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
     strict.ConfigError: the directory cannot be written or holds something else,
       or no puzzle has that difficulty.
   """
-  rows = generated.numbered(Sudoku4x4, data_dir, split)
+  rows = generated.load(Sudoku4x4, data_dir, split)
   return generated.select(rows, difficulty, DIFFICULTIES, field)
 
 
