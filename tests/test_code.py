@@ -124,6 +124,7 @@ def test_the_setup_runs_before_the_tests():
     (fenced(ADD) + fenced(ADD), 0),
     (fenced(ADD) + fenced("3", "text"), 0),
     (fenced(ADD) + "```", 0),
+    ("```python\nx\n" + fenced(ADD), 0),
     ("```python\n" + ADD, 0),
     (fenced("def add(a, b)\n"), 0),
     (fenced("def sum(a, b): return a + b\n"), 0),
