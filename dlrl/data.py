@@ -76,7 +76,7 @@ def rl_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
 
   Raises:
     strict.ConfigError: the source is empty; or, when the batch is drawn, a
-      prompt has more than p tokens.
+      prompt has more than p tokens or none for some character.
   """
   def item(position: int) -> Arrays:
     return _prompt(
@@ -163,11 +163,16 @@ def _batches(source: tasks.Rows, item: Callable[[int], Arrays],
 def _prompt(source: tasks.Rows, position: int, tokenizer: Tokenizer,
             prompt: tasks.Prompt, length: int, truncate: bool) -> Arrays:
   asked = prompt.question(source[position])
-  whole = tokenizer.prompt(asked)
+  text = prompts.as_text(asked)
+  try:
+    whole = tokenizer.prompt(asked)
+  except ValueError as e:
+    raise strict.ConfigError(
+      "task.prompt", text, f"this model cannot read it: {e}") from e
   # The end stays: the question, and where a chat's answer starts.
   kept = whole[-length:] if truncate else whole
   ids, size = _fit(kept, length, tokenizer.pad_id,
-                   f"prompt {prompts.as_text(asked)!r}", "task.prompt_length")
+                   f"prompt {text!r}", "task.prompt_length")
   arrays = {"position": np.asarray(position, np.int32), "prompt_ids": ids,
             "prompt_length": np.asarray(size, np.int32)}
   if truncate:

@@ -101,8 +101,7 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       cfg.learn.negative_weight)
     if state.memory is not None:
       state = dataclasses.replace(state, memory=pruning.store(
-        state.memory, rollout.index, rollout.completion,
-        jnp.where(jnp.isnan(reward), -jnp.inf, reward),
+        state.memory, rollout.index, rollout.completion, reward,
         cfg.rollout.prior.min_reward))
     return step_update(state, update.Batch(
       prompt=rollout.prompt,

@@ -142,6 +142,12 @@ def test_a_long_prompt_is_named_with_its_limit():
       assert part in str(error.value)
 
 
+def test_a_prompt_that_the_model_cannot_read_is_named():
+  rows = [{"asked": "Solve", "solution": "6", "index": 0}]
+  with pytest.raises(strict.ConfigError, match=r"task\.prompt = 'Solve'.*'S'"):
+    held_out(1, rows)
+
+
 def test_long_prompts_may_lose_their_beginning_and_are_counted():
   rows = [{"asked": "1+2+3", "solution": "6", "index": 0},
           {"asked": "4=4", "solution": "4", "index": 1}]

@@ -44,7 +44,7 @@ def test_each_row_is_asked_and_answered_as_its_task_does():
       alone = tasks.TASKS[row["task"]].prompts[style]
       assert BOTH.prompts[style].question(row) == alone.question(row)
       assert BOTH.prompts[style].answer(row) == alone.answer(row)
-  assert BOTH.rewards.keys() == {"solved"}
+  assert BOTH.rewards.keys() == {"solved"}  # Countdown has no other
   assert BOTH.difficulties == (1, 12)
   for row in (SUDOKU, COUNTDOWN):
     assert BOTH.template(row) == tasks.TASKS[row["task"]].template(row)

@@ -39,10 +39,10 @@ def test_every_prompt_asks_for_the_answer_it_would_reward(task):
     if name != "bare":
       assert "<answer>" in text
       assert "{" not in text.replace("boxed{", "")
-  if task.startswith("sudoku"):
-    for prompt in found.prompts.values():
-      assert found.rewards["solved"](
-        ["?"], [prompt.answer(ROW)], puzzle=[ROW["puzzle"]]) == [1.0]
+  for prompt in found.prompts.values():
+    row = ROW if task.startswith("sudoku") else ROW | {"solution": "30-100+93"}
+    assert found.rewards["solved"](
+      ["?"], [prompt.answer(row)], **tasks.columns([row])) == [1.0]
 
 
 def test_bare_prompts_are_those_of_the_published_runs():
@@ -77,6 +77,17 @@ def test_worked_examples_of_messages_are_turns_after_one_system_message():
   assert turns[2]["content"] == str(-int(turns[1]["content"]))
   assert turns[-1]["content"] == "x"
   assert prompts.as_text(turns).endswith("\nx")
+
+
+def test_a_worked_example_goes_on_where_its_answer_was_begun():
+  begun = tasks.Prompt(
+    lambda row: [{"role": "user", "content": row["asked"]},
+                 {"role": "assistant", "content": "So"}],
+    lambda row: f" {row['solution']}")
+  turns = prompts.with_examples(begun, ROWS, 1).question({"asked": "x"})
+  assert [m["role"] for m in turns] == ["user", "assistant"] * 2
+  assert turns[1]["content"] == f"So -{turns[0]['content']}"
+  assert turns[3]["content"] == "So"
 
 
 @pytest.mark.parametrize("name", ["sudoku", "countdown_digits"])

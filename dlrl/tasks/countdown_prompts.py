@@ -3,7 +3,11 @@
 The texts of other projects are reconstructed from descriptions: what they say
 and the format they ask for is theirs, the wording is not. d1, SPG and ESPO
 train on the same one; d1 and SPG evaluate on another, which asks for a box.
+wd1 and dllm use d1's. A name that ends in `_eval` is what a project evaluates
+with: the answer's first tag is given.
 """
+
+from collections.abc import Callable
 
 from dlrl.tasks import countdown
 from dlrl.tasks import frames
@@ -18,14 +22,7 @@ numbers.
 Give the expression alone, without an equals sign, between <answer> and \
 </answer>."""
 
-_D1 = """\
-Answer in this format:
-<reasoning>
-...
-</reasoning>
-<answer>
-...
-</answer>
+_D1 = frames.FORMAT + """
 
 Using only the numbers {numbers}, create an arithmetic expression that \
 evaluates to exactly {target}. You must use every number from the list exactly \
@@ -42,13 +39,7 @@ to exactly the target. Use every number exactly once, with the operations +, \
 -, * and /. Put the final expression inside \\boxed{{}}, without the equals \
 sign and without the target, for example \\boxed{{a + b * c}}.
 
-Answer in this format:
-<reasoning>
-Your reasoning here
-</reasoning>
-<answer>
-\\boxed{{...}}
-</answer>
+""" + frames.BOXED_FORMAT.replace("{...}", "{{...}}") + """
 
 Numbers: {numbers}
 Target: {target}"""
@@ -60,19 +51,34 @@ def _bare(width: int) -> task_lib.Prompt:
     between=" ", after="|")
 
 
-def _ask(text: str) -> task_lib.Prompt:
+def _fill(text: str, row: task_lib.Row) -> str:
+  return text.format(numbers=row["numbers"], target=row["target"])
+
+
+def _steps(row: task_lib.Row) -> str:
+  return f"{row['solution']} = {row['target']}"
+
+
+def _begin(text: str, wrap: Callable[[str], str]) -> task_lib.Prompt:
+  """A prompt in words with the answer begun; its end is `wrap` of the rest."""
   return task_lib.Prompt(
-    lambda row: text.format(numbers=row["numbers"], target=row["target"]),
-    prompts.tagged)
+    lambda row: frames.begun(_fill(text, row)),
+    lambda row: frames.after_begun(_steps(row), wrap(row["solution"])))
 
 
+_TRAINED = task_lib.Prompt(
+  lambda row: _fill(_D1, row),
+  lambda row: frames.framed(_steps(row), row["solution"]))
+_EVALUATED = _begin(_D1_EVAL, frames.boxed)
 PROMPTS = {
   "bare": _bare(width=1),
-  "dlrl": _ask(_OURS),
-  "d1": _ask(_D1),
-  "d1_eval": _ask(_D1_EVAL),
-  "spg": _ask(_D1),
-  "espo": _ask(_D1),
+  "dlrl": task_lib.Prompt(lambda row: _fill(_OURS, row), prompts.tagged),
+  "d1": _TRAINED,
+  "d1_eval": _EVALUATED,
+  "spg": _TRAINED,
+  "spg_eval": _EVALUATED,
+  "espo": _TRAINED,
+  "espo_eval": _begin(_D1, str),
 }
 # Evaluation gives the answer's first tag.
 PROMPTS |= {

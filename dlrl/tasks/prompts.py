@@ -39,8 +39,11 @@ def with_examples(
         f"{prompt.after}" for example in examples) + asked
     turns = [m for m in asked if m["role"] == "system"]
     for example in examples:
-      turns += _said(prompt.question(example))
-      turns.append({"role": "assistant", "content": prompt.answer(example)})
+      said, begun = _said(prompt.question(example)), ""
+      if said[-1]["role"] == "assistant":  # the beginning of the answer
+        begun = said.pop()["content"]
+      turns += [*said, {"role": "assistant",
+                        "content": begun + prompt.answer(example)}]
     return turns + _said(asked)
 
   return dataclasses.replace(prompt, question=question)

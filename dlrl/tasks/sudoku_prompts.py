@@ -3,6 +3,8 @@
 The texts of other projects are reconstructed from descriptions: what they say
 and the format they ask for is theirs, the wording is not, so that numbers made
 with them are close to a paper's setting and not the same to the last token.
+wd1 and dllm use d1's. A name that ends in `_eval` is what a project evaluates
+with: the answer's first tag is given.
 """
 
 from dlrl.tasks import frames
@@ -84,9 +86,9 @@ _SOLVE = "olve the following Sudoku puzzle: {puzzle}"
 
 # Worked examples of SPG's prompt: here, of train puzzles of our own data.
 _EXAMPLES = (
-  ("0000012400434012", "2431312412434312"),
-  ("0032204000204010", "1432234131244213"),
-  ("0140400300000024", "3142421324311324"),
+  {"puzzle": "0000012400434012", "solution": "2431312412434312"},
+  {"puzzle": "0032204000204010", "solution": "1432234131244213"},
+  {"puzzle": "0140400300000024", "solution": "3142421324311324"},
 )
 
 
@@ -111,32 +113,52 @@ def ours(row: task_lib.Row) -> str:
   return _OURS.format(puzzle=row["puzzle"], size=size, side=side, box=box)
 
 
+def _reasoning(row: task_lib.Row) -> str:
+  """The 4x4 puzzle and its solution row by row."""
+  lines = []
+  for i in range(0, 16, 4):
+    before, after = (" ".join(row[column][i:i + 4])
+                     for column in ("puzzle", "solution"))
+    lines += [f"Row {i // 4 + 1} of the puzzle is {before}.",
+              f"With what its columns and boxes lack, it becomes {after}."]
+  return "\n".join([*lines, "The rows in their order are the answer."])
+
+
+def _answer(row: task_lib.Row) -> str:
+  return frames.framed(_reasoning(row), row["solution"])
+
+
+def _rest(row: task_lib.Row) -> str:
+  return frames.after_begun(_reasoning(row), row["solution"])
+
+
 def _ask(text: str) -> task_lib.Prompt:
   """A prompt in words: `text` with the puzzle filled in."""
   return task_lib.Prompt(
-    lambda row: text.format(puzzle=row["puzzle"]), prompts.tagged)
+    lambda row: text.format(puzzle=row["puzzle"]), _answer)
 
 
-def _worked(puzzle: str, grid: str) -> str:
-  lines = []
-  for i in range(0, 16, 4):
-    before, after = (" ".join(x[i:i + 4]) for x in (puzzle, grid))
-    row = i // 4 + 1
-    lines += [f"Row {row} of the puzzle is {before}.",
-              f"With what its columns and boxes lack, it becomes {after}."]
-  reasoning = "\n".join([*lines, "The rows in their order are the answer."])
-  return (f"Question: S{_SOLVE.format(puzzle=puzzle)}\nAnswer:\n<reasoning>\n"
-          f"{reasoning}\n</reasoning>\n<answer>\n{grid}\n</answer>\n\n")
+def _begin(text: str) -> task_lib.Prompt:
+  """`_ask` with the answer begun."""
+  return task_lib.Prompt(
+    lambda row: frames.begun(text.format(puzzle=row["puzzle"])), _rest)
 
+
+_D1 = f"{_RULES}\nS{_SOLVE}"
+_WORKED = "".join(
+  f"Question: S{_SOLVE}\nAnswer:\n".format(**row) + _answer(row) + "\n\n"
+  for row in _EXAMPLES)
+_SPG = f"{_RULES}\n{_WORKED}Question: S{_SOLVE}\nAnswer:"
 
 PROMPTS = {
   "bare": task_lib.Prompt(bare, between=" ", after="|"),
   "dlrl": task_lib.Prompt(ours, prompts.tagged),
-  "d1": _ask(f"{_RULES}\nS{_SOLVE}"),
-  "spg": _ask(f"{_RULES}\n{''.join(_worked(*pair) for pair in _EXAMPLES)}"
-              f"Question: S{_SOLVE}\nAnswer:"),
+  "d1": _ask(_D1),
+  "d1_eval": _begin(_D1),
+  "spg": _ask(_SPG),
+  "spg_eval": _begin(_SPG),
   "espo": _ask(f"{_ESPO}Now, s{_SOLVE}"),
-  "espo_eval": _ask(f"{_ESPO}S{_SOLVE}"),
+  "espo_eval": _begin(f"{_ESPO}S{_SOLVE}"),
 }
 # Evaluation gives the answer's first tag.
 PROMPTS |= {
