@@ -80,11 +80,5 @@ PROMPTS = {
   "espo": _TRAINED,
   "espo_eval": _begin(_D1, str),
 }
-# Evaluation gives the answer's first tag.
-PROMPTS |= {
-  "d1_eval": frames.evaluated(PROMPTS["d1_eval"]),
-  "spg_eval": frames.evaluated(PROMPTS["d1_eval"]),
-  "espo_eval": frames.evaluated(PROMPTS["espo"]),
-}
 # So that all prompts of digits are equally long.
 DIGITS = PROMPTS | {"bare": _bare(width=2)}

@@ -34,17 +34,6 @@ def begun(text: str) -> list[dict[str, str]]:
           {"role": "assistant", "content": _OPEN}]
 
 
-def evaluated(prompt: task_lib.Prompt) -> task_lib.Prompt:
-  """The prompt, a text, with the beginning of the answer given."""
-  def question(row: task_lib.Row) -> task_lib.Text:
-    text = prompt.question(row)
-    assert isinstance(text, str)
-    return begun(text)
-
-  return task_lib.Prompt(
-    question, lambda row: f"\n{_CLOSE}\n{prompt.answer(row)}")
-
-
 def framed(reasoning: str, answer: str) -> str:
   """A completion in the format."""
   return _OPEN + after_begun(reasoning, answer)

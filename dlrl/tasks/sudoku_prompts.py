@@ -160,12 +160,6 @@ PROMPTS = {
   "espo": _ask(f"{_ESPO}Now, s{_SOLVE}"),
   "espo_eval": _begin(f"{_ESPO}S{_SOLVE}"),
 }
-# Evaluation gives the answer's first tag.
-PROMPTS |= {
-  "d1_eval": frames.evaluated(PROMPTS["d1"]),
-  "spg_eval": frames.evaluated(PROMPTS["spg"]),
-  "espo_eval": frames.evaluated(PROMPTS["espo_eval"]),
-}
 PROMPTS9 = {
   "bare": task_lib.Prompt(bare9, between=" ", after="|"),
   "dlrl": PROMPTS["dlrl"],
