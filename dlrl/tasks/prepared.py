@@ -6,6 +6,7 @@ everywhere.
 
 import abc
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -107,7 +108,8 @@ def load(builder: type[Dataset], data_dir: str, split: str) -> list[Row]:
       or a file that the rows come from is neither there nor to be had.
   """
   with _quiet():
-    return _read(builder, _prepare(builder, data_dir), split)
+    directory = _prepare(builder, data_dir)
+    return list(_read(builder, directory, split, _stamp(directory)))
 
 
 def whole_checksum(builder: type[Dataset]) -> str:
@@ -165,8 +167,18 @@ def _prepare(builder: type[Dataset], data_dir: str) -> epath.Path:
   return done
 
 
-def _read(
-    builder: type[Dataset], directory: epath.Path, split: str) -> list[Row]:
+def _stamp(directory: epath.Path) -> tuple[tuple[str, int, int], ...]:
+  """What changes if a file does."""
+  return tuple(sorted((path.name, stat.length, stat.mtime)
+                      for path in directory.iterdir()
+                      for stat in (path.stat(),)))
+
+
+# A run reads the same rows for fine-tuning, rollouts and evaluation.
+@functools.lru_cache(maxsize=8)
+def _read(builder: type[Dataset], directory: epath.Path, split: str,
+          stamp: tuple[tuple[str, int, int], ...]) -> list[Row]:
+  del stamp  # of the cache's key
   try:
     source = tfds.builder_from_directory(directory).as_data_source(split)
     rows = [{name: _plain(row[name]) for name in builder.COLUMNS}
