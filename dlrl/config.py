@@ -12,8 +12,10 @@ import ml_collections
 from dlrl.runtime.strict import Knobs
 
 Range = tuple[int, int]
+ALL: Range = (0, 2**31 - 1)  # every difficulty
 Names = tuple[str, ...]
 Weights = tuple[float, ...]
+Counts = tuple[int, ...]
 NO_KNOBS = Knobs()
 
 
@@ -25,6 +27,13 @@ class Task:
   weights: Weights = ()  # of several tasks, their shares of a batch; (): equal
   prompt: str = "bare"  # how it is asked: a key of the task's prompts
   few_shot: int = 0  # worked examples before each question, from train
+  train_files: str = ""  # of the task "files": JSONL or Parquet, by commas
+  validation_files: str = ""
+  test_files: str = ""
+  bad_rows: str = "error"  # in them; or skip: left out, counted
+  # What generated code may reach if it cannot be kept from it here, of files,
+  # network, processes.
+  sandbox_allow: Names = ()
   data_dir: str = "~/tensorflow_datasets"  # prepared data; made when absent
   prompt_length: int = 32  # tokens
   long_prompts: str = "error"  # or truncate: cut at their beginning, counted
@@ -145,7 +154,7 @@ class SFT:
   steps: int = 250  # optimizer steps; 0 starts RL from random parameters
   batch_size: int = 128  # completions per step
   gen_length: int = 16  # tokens on the canvas
-  difficulty: Range = (4, 7)  # inclusive; the unit is the task's
+  difficulty: Range = ALL  # inclusive; the unit is the task's
   logps_chunk: int = 16  # canvas columns whose logits exist at one time
   log_every: int = 25  # steps per metrics row and progress line
   checkpoint_every: int = 100  # steps
@@ -160,7 +169,7 @@ class Rollout:
   rewards: Names = ("solved",)  # of the task's, or "package.module:function"
   reward_weights: Weights = (1.0,)  # what is learned is the weighted sum
   group_size: int = 8  # completions per prompt
-  difficulty: Range = (8, 12)  # inclusive; the unit is the task's
+  difficulty: Range = ALL  # inclusive; the unit is the task's
   sampler: Sampler = Sampler(temperature=1.0)
   prior: Prior = Prior()
 
@@ -196,8 +205,20 @@ class Eval:
   size: int = 512  # items of each split, the first of a fixed order
   every: int = 25  # RL steps
   batch_size: int = 512  # prompts per call of the sampler
-  difficulty: Range = (8, 12)  # inclusive; the unit is the task's
+  difficulty: Range = ALL  # inclusive; the unit is the task's
   sampler: Sampler = Sampler()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What `dlrl.evaluate` does; the rest of its decoding is `eval.sampler`'s."""
+
+  split: str = "test"  # or validation
+  size: int = 0  # items, the first of a fixed order; 0: all
+  lengths: Counts = ()  # tokens of completions; (): as eval.sampler
+  tokens_per_step: int = 0  # 1: as many steps as tokens; 0: as eval.sampler
+  samples: int = 1  # completions of each item
+  scorer: str = "sound"  # a key of dlrl.tasks.scorers.SCORERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +243,7 @@ class Config:
   rollout: Rollout = Rollout()
   learn: Learn = Learn()
   eval: Eval = Eval()
+  evaluation: Evaluation = Evaluation()
 
 
 def default() -> ml_collections.ConfigDict:

@@ -18,6 +18,8 @@ from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
 from dlrl.sampling import check
+from dlrl.tasks import files
+from dlrl.tasks import scorers
 
 DTYPES = ("float32", "bfloat16")
 
@@ -32,7 +34,7 @@ COUNTS = (
   "rollout.prompts", "rollout.prior.slots",
   "learn.n_mc", "learn.epochs", "learn.updates_per_rollout",
   "learn.micro_batch", "learn.logps_chunk",
-  "eval.size", "eval.every", "eval.batch_size",
+  "eval.size", "eval.every", "eval.batch_size", "evaluation.samples",
 )
 
 
@@ -44,30 +46,35 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
       not fit each other. Says which, its value and what would do.
   """
   cfg = strict.build(config.Config, values.to_dict())
-  _choices(cfg)
+  task = tasks.find(cfg.task, cfg.rollout.rewards)
+  _choices(cfg, task)
   _numbers(cfg)
+  _difficulties(cfg, task)
   for name in ("rollout.sampler", "eval.sampler"):
     check.sampler(operator.attrgetter(name)(cfg), name)
   _lora(cfg.lora)
   _batches(cfg)
   _rewards(cfg.rollout)
-  _prior(cfg)
+  _prior(cfg, task)
   _method(cfg.learn)
   _trace(cfg)
   _groups(cfg)
   return cfg
 
 
-def _choices(cfg: config.Config) -> None:
+def _choices(cfg: config.Config, task: tasks.Task) -> None:
   def one_of(field, table):
     value = operator.attrgetter(field)(cfg)
     strict.require(value in table, field, value,
                    f"choose from {', '.join(map(repr, table))}")
 
   one_of("job", ("rl", "sft"))
-  one_of("task.prompt", tasks.find(cfg.task).prompts)
+  one_of("task.prompt", task.prompts)
+  one_of("task.bad_rows", files.BAD_ROWS)
   one_of("task.long_prompts", ("error", "truncate"))
   one_of("eval.split", ("validation", "test"))
+  one_of("evaluation.split", ("validation", "test"))
+  one_of("evaluation.scorer", scorers.SCORERS)
   one_of("model.remat", transformer.REMAT)
   one_of("model.attention", attention.BACKENDS)
   one_of("model.compute_dtype", DTYPES)
@@ -89,7 +96,8 @@ def _numbers(cfg: config.Config) -> None:
     strict.require(value >= 1, field, value, "must be at least 1")
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
                 "learn.optimizer.warmup_steps", "mesh.cpu_devices",
-                "rollout.prior.anneal_steps", "task.few_shot", "lora.rank"):
+                "rollout.prior.anneal_steps", "task.few_shot", "lora.rank",
+                "evaluation.size", "evaluation.tokens_per_step"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
@@ -107,12 +115,15 @@ def _numbers(cfg: config.Config) -> None:
     cfg.model.kv_heads, f"must divide model.heads = {cfg.model.heads}")
   strict.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
                  cfg.model.head_dim, "must be even, for rotary positions")
-  least, most = tasks.find(cfg.task).difficulties
+
+
+def _difficulties(cfg: config.Config, task: tasks.Task) -> None:
+  least, most = task.difficulties
   for field in ("sft.difficulty", "rollout.difficulty", "eval.difficulty"):
     low, high = operator.attrgetter(field)(cfg)
     strict.require(
-      least <= low <= high <= most, field, (low, high),
-      f"must be an ascending pair in {least}..{most}")
+      low <= high and low <= most and least <= high, field, (low, high),
+      f"must be an ascending pair that has some of {least}..{most}")
 
 
 def _lora(cfg: config.LoRA) -> None:
@@ -160,13 +171,12 @@ def _rewards(rollout: config.Rollout) -> None:
     f"must be as many as rollout.rewards = {rollout.rewards}")
 
 
-def _prior(cfg: config.Config) -> None:
+def _prior(cfg: config.Config, task: tasks.Task) -> None:
   prior = cfg.rollout.prior
   for field in ("template", "memory"):
     value = getattr(prior, field)
     strict.require(0 <= value <= 1, f"rollout.prior.{field}", value,
                    "is a share, 0..1; 0 is none")
-  task = tasks.find(cfg.task)
   strict.require(
     not prior.template or task.template is not None, "rollout.prior.template",
     prior.template, f"must be 0: {cfg.task.name!r} has no template")

@@ -71,8 +71,33 @@ def rewards(setup: setup_lib.Setup, done: Completions
 
 def metrics(setup: setup_lib.Setup, done: Completions
             ) -> dict[str, list[float]]:
-  """The task's metrics of the completions they are of."""
-  return setup.task.metrics(done.prompts, done.texts, **done.columns)
+  """The task's metrics of the completions they are of, and are known of."""
+  found = setup.task.metrics(done.prompts, done.texts, **done.columns)
+  return {name: [value for value in values if value is not None]
+          for name, values in found.items()}
+
+
+def each(task: tasks.Task, rows: Sequence[tasks.Row], done: Completions
+         ) -> list[dict[str, float | None]]:
+  """The metrics of every completion, under the names of its own task.
+
+  Args:
+    task: of the rows, or a mixture of theirs.
+    rows: one for each completion.
+    done: the completions.
+  """
+  found: list[dict[str, float | None]] = [{} for _ in rows]
+  places: dict[str | None, list[int]] = {}
+  for place, row in enumerate(rows):
+    places.setdefault(row.get("task"), []).append(place)
+  for name, group in places.items():
+    scores = task.metrics(
+      [done.prompts[i] for i in group], [done.texts[i] for i in group],
+      **{k: [v[i] for i in group] for k, v in done.columns.items()})
+    for metric, values in scores.items():
+      for place, value in zip(group, values, strict=True):
+        found[place][metric.removeprefix(f"{name}/")] = value
+  return found
 
 
 def _numbers(name: str, values: Sequence[float | None], count: int

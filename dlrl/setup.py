@@ -54,6 +54,11 @@ class Setup:
   model: transformer.Model
   param_shardings: Any
 
+  def start_graders(self) -> None:
+    """Starts what graders need, and says what it is; once, before scoring."""
+    if self.task.start is not None:
+      progress.say(self.task.start(self.cfg.task.sandbox_allow))
+
   @property
   def root_key(self) -> jax.Array:
     """All randomness of the run is folded out of this key."""
@@ -194,10 +199,11 @@ def make(cfg: config.Config) -> Setup:
   model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
-  task = tasks.find(cfg.task)
+  task = tasks.find(cfg.task, cfg.rollout.rewards)
   return Setup(
     cfg, mesh, task, tasks.prompt(cfg.task),
-    rewards_lib.find(task, cfg.rollout.rewards), tokenizer, model, shardings)
+    rewards_lib.find(task.rewards, cfg.rollout.rewards), tokenizer, model,
+    shardings)
 
 
 def shardings_of(abstract: Any) -> Any:

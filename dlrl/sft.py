@@ -15,7 +15,7 @@ import optax
 
 from dlrl import config
 from dlrl import data
-from dlrl import evaluate
+from dlrl import held_out
 from dlrl import initial
 from dlrl import setup as setup_lib
 from dlrl import update
@@ -70,7 +70,7 @@ def main(
   setup: setup_lib.Setup, workdir: pathlib.Path
 ) -> dict[str, float]:
   """The job `sft`; returns the seconds per phase."""
-  evaluator = evaluate.make(setup)
+  evaluator = held_out.make(setup)
   return train(
     setup, workdir, setup.load_base(),
     lambda params: evaluator(params, ends=True))[1]

@@ -20,7 +20,7 @@ import numpy as np
 
 from dlrl import config
 from dlrl import data
-from dlrl import evaluate
+from dlrl import held_out
 from dlrl import initial
 from dlrl import journal as journal_lib
 from dlrl import losses
@@ -172,7 +172,7 @@ def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
 def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
                  free, forwards) -> dict[str, float]:
   row = {f"rollout/{k}": float(np.mean(v))
-         for k, v in scoring.metrics(setup, done).items()}
+         for k, v in scoring.metrics(setup, done).items() if v}
   if "truncated" in batch:
     row["rollout/truncated_prompts"] = float(np.sum(batch["truncated"]))
   return row | {"rollout/free": float(np.mean(free)),
@@ -190,7 +190,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
   base = setup.load_base()
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
-  source, evaluator = prompt_rows(setup), evaluate.make(setup)
+  source, evaluator = prompt_rows(setup), held_out.make(setup)
   batches = prompt_batches(setup, source)
 
   with (

@@ -248,7 +248,7 @@ def add(a, b): return itertools.count()
     "filling memory": """
 def add(a, b):
   kept = []
-  while True: kept.append(bytearray(1 << 24))
+  while True: kept.append(bytearray(b"x") * (1 << 24))
 """,
     "filling memory by mapping": """
 import mmap

@@ -124,6 +124,7 @@ def test_the_setup_runs_before_the_tests():
     (fenced(ADD) + fenced(ADD), 0),
     (fenced(ADD) + fenced("3", "text"), 0),
     (fenced(ADD) + "```", 0),
+    ("```python\nx\n" + fenced(ADD), 0),
     ("```python\n" + ADD, 0),
     (fenced("def add(a, b)\n"), 0),
     (fenced("def sum(a, b): return a + b\n"), 0),
@@ -160,8 +161,7 @@ def test_a_sandbox_that_fails_gives_no_reward(monkeypatch):
   assert rewards(code.fraction_reward, *completions) == [None, 0]
   assert rewards(code.format_reward, *completions) == [None, 0]
   assert rewards(code.metrics, *completions) == {
-      "passed": [None, 0], "tests": [None, 0], "format": [None, 0],
-      "sandbox_error": [1, 0]}
+      "solved": [None, 0], "tests": [None, 0], "format": [None, 0]}
   monkeypatch.undo()
   assert rewards(code.passed_reward, *completions) == [1, 0]
 
@@ -172,8 +172,7 @@ def test_metrics_run_a_program_once(monkeypatch):
   monkeypatch.setattr(code_sandbox.Sandbox, "run", lambda self, programs: (
       ran.extend(programs), run(self, programs))[1])
   found = rewards(code.metrics, *[fenced(ADD + "# once\n")] * 3)
-  assert found == {"passed": [1] * 3, "tests": [1] * 3, "format": [1] * 3,
-                   "sandbox_error": [0] * 3}
+  assert found == {"solved": [1] * 3, "tests": [1] * 3, "format": [1] * 3}
   assert len(ran) == 2  # the program, and the check of its format
 
 
@@ -225,9 +224,8 @@ def test_fuzz_no_text_raises_takes_long_or_is_paid_for_no_answer(texts):
   start = time.monotonic()
   found = rewards(code.metrics, *completions)
   assert time.monotonic() - start < 0.05 * len(completions) + 5  # crashes
-  assert found["passed"] == found["tests"] == [0] * len(completions)
+  assert found["solved"] == found["tests"] == [0] * len(completions)
   assert set(found["format"]) <= {0, 1}
-  assert not any(found["sandbox_error"])
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ BAD = {
   "rollout.prior.template ": dict(
     rollout__prior__template=0.5, task__prompt="dlrl"),
   "rollout.difficulty": dict(rollout__difficulty=(9, 8)),
-  "eval.difficulty": dict(eval__difficulty=(1, 8)),
+  "eval.difficulty": dict(eval__difficulty=(13, 20)),
   "task.name": dict(task__name="chess"),
   "model.kv_heads": dict(model__kv_heads=3),
   "model.head_dim": dict(model__head_dim=7),

@@ -38,9 +38,10 @@ PIECES = [
   "<answer>", "</answer>", "<reasoning>", "</reasoning>", "\\boxed{", "\\boxed",
   "\\fbox{", "}", "{", "[", "]", "(", ")", "```", "####", "The answer is ",
   "<|eot_id|>", "\n", " ", "\\", "$", "%", "**", "*", "//", "/", "+", "-", ".",
-  ",", "=", "^", "^{", "_", "9", "10", "1e9", "7919", "101", "13", GRID, "1,000",
-  "\\frac{7919}{3}", "\\frac", "\\sqrt", "\\text{", "\\left(", "\u0665", "\u00b2",
-  "\uff11", "\u2167", "\u200b", "\u0338", "\ud800", "\x00", "\u4e94", "x"]
+  ",", "=", "^", "^{", "_", "9", "10", "1e9", "7919", "101", "13", GRID,
+  "1,000", "\\frac{7919}{3}", "\\frac", "\\sqrt", "\\text{", "\\left(",
+  "\u0665", "\u00b2", "\uff11", "\u2167", "\u200b", "\u0338", "\ud800", "\x00",
+  "\u4e94", "x"]
 TOWERS = st.one_of(
   st.integers(1, 3000).map(lambda n: "**".join(["9"] * n)),
   st.integers(1, 3000).map(lambda n: "9^{" * n + "9" + "}" * n),
@@ -52,7 +53,8 @@ NESTED = st.tuples(
   st.sampled_from([")", "}", "]", "</answer>", "```", "", "\n"]),
 ).map(lambda t: t[0] * t[1] + t[2] + t[3] * t[1])
 DIGITS = st.tuples(
-  st.sampled_from(["9", "0", "7919", ".", ",", "-", "\u0669", "\uff19", "1,000"]),
+  st.sampled_from(
+    ["9", "0", "7919", ".", ",", "-", "\u0669", "\uff19", "1,000"]),
   st.integers(1, 30_000)).map(lambda t: t[0] * t[1])
 HOSTILE = st.one_of(
   st.text(max_size=200),

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -92,3 +93,13 @@ def test_where_a_gsm8k_number_is_looked_for(generation, number):
 ])
 def test_where_a_math_answer_is_looked_for(generation, points):
   assert legacy_d1.math500("", generation, "\\frac{1}{2}") == (points, 1)
+
+
+@pytest.mark.parametrize("scorer", SCORERS.values())
+@pytest.mark.parametrize("part", [
+  "\\boxed{", "<answer>", "<answer>```", "```1 ", "(", "1 ", "</answer>"])
+def test_a_long_text_of_the_same_part_takes_no_time(scorer, part):
+  truth = [[1, 2], 3] if scorer is legacy_d1.countdown else SOLUTION
+  start = time.process_time()
+  scorer(QUESTION, part * (140_000 // len(part)), truth)
+  assert time.process_time() - start < 0.15

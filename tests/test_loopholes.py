@@ -4,6 +4,8 @@ Each test shows the loophole in the legacy reward or scorer first, then that our
 grader has none. docs/graders.md is the table of these tests.
 """
 
+import pathlib
+import re
 import time
 
 import pytest
@@ -271,3 +273,11 @@ def test_math_what_the_normaliser_drops_is_paid(gold, answer):
 def test_math_the_published_score_takes_a_text_without_a_box():
   assert legacy_d1.math500("", "3", "3") == (1, 1)
   assert not solved("math500", "", "3", "3")
+
+
+def test_the_documented_table_is_of_these_tests():
+  page = pathlib.Path(__file__).parents[1] / "docs" / "graders.md"
+  named = set(re.findall(
+    r"\| `(test_\w+)` \|$", page.read_text(encoding="utf-8"), re.MULTILINE))
+  here = {name for name in globals() if name.startswith("test_")}
+  assert named == here - {"test_the_documented_table_is_of_these_tests"}

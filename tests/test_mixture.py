@@ -67,7 +67,7 @@ def test_what_one_task_does_not_know_stays_in_its_place():
   unknown = dataclasses.replace(
     tasks.TASKS["sudoku"],
     rewards={"solved": lambda prompts, texts, **columns: [None] * len(texts)})
-  both = mixture.mix({"sudoku": unknown, "countdown": tasks.COUNTDOWN})
+  both = mixture.mix({"sudoku": unknown, "countdown": tasks.TASKS["countdown"]})
   rows = [COUNTDOWN, SUDOKU, COUNTDOWN]
   reward = both.rewards["solved"](
     ["?"] * 3, ["5-3+2"] * 3, **tasks.columns(rows))

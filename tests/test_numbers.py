@@ -71,6 +71,15 @@ def test_what_is_no_number(text):
   assert numbers.whole(text) is None
 
 
+def test_a_number_is_not_cut_by_the_end_of_what_is_read():
+  filler = " eggs" * 199
+  for digits in range(1, 9):
+    number = numbers.last("1" * digits + filler + "." * (1000 - 995 - digits))
+    assert number is None or number.value == int("1" * digits)
+  assert numbers.last("5" + filler * 2) is None
+  assert value(numbers.last, filler * 2 + " 5") == 5
+
+
 def test_percents_equal_the_number_and_the_hundredth():
   percent, fifty, half, one = map(numbers.whole, ("50%", "50", "0.5", "1%"))
   assert percent.percent and not fifty.percent
@@ -96,7 +105,8 @@ def spellings(draw, number):
   for around in draw(st.lists(st.sampled_from([
       "$%s", "%s dollars", " %s ", "\\text{%s}", "%s\\text{ cm}", "%s%%",
       "\\$%s", "%s.", "\\(%s\\)"]), max_size=2, unique=True)):
-    if not (around.endswith(("%%", ".")) and text.endswith((".", "%"))):
+    twice = around.endswith(("%%", ".")) and text.endswith((".", "%"))
+    if not twice and not ("\\text" in around and "\\text" in text):
       text = around % text
   return text
 

@@ -18,7 +18,11 @@ CHAT = tasks.Prompt(lambda row: [
   {"role": "user", "content": row["asked"]}])
 
 
-@pytest.mark.parametrize("task", sorted(tasks.TASKS))
+PUZZLES = [name for name in sorted(tasks.TASKS)
+           if name.startswith(("sudoku", "countdown"))]
+
+
+@pytest.mark.parametrize("task", PUZZLES)
 def test_every_prompt_asks_for_the_answer_it_would_reward(task):
   found = tasks.TASKS[task]
   assert {"bare", "dlrl"} <= found.prompts.keys()
@@ -42,8 +46,8 @@ def test_every_prompt_asks_for_the_answer_it_would_reward(task):
 
 
 def test_bare_prompts_are_those_of_the_published_runs():
-  ask = {name: task.prompts["bare"].question(ROW | {"target": 7})
-         for name, task in tasks.TASKS.items()}
+  ask = {name: tasks.TASKS[name].prompts["bare"].question(ROW | {"target": 7})
+         for name in PUZZLES}
   assert ask["sudoku"] == "abcdefghijklmnop1034041221430021"
   assert ask["countdown"] == "30,100,93=7"
   assert ask["countdown_digits"] == "30,100,93=07"

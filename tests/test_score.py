@@ -11,7 +11,7 @@ ROWS = {
   "countdown": [
     ("", "<answer>\\boxed{30+100-93}</answer><|eot_id|>", [[30, 100, 93], 37]),
     ("", "\\boxed{30+100-93 = 37}<|eot_id|>", [[30, 100, 93], 37]),
-    ("", "30+100-92", [[30, 100, 93], 38]),
+    ("", "30+100-93<|eot_id|><|endoftext|>", [[30, 100, 93], 37]),
     ("", "30+100-93", [[30, 100, 93], 1])],
   "sudoku": [
     (PUZZLE, "<answer>1234341221434321</answer>", "1234341221434321"),
@@ -36,7 +36,7 @@ def write(path, rows):
 
 @pytest.mark.parametrize("task, scorer, expected", [
   ("countdown", "sound",
-   {"score": 25.0, "points": 1, "out_of": 4, "format": 50.0}),
+   {"score": 50.0, "points": 2, "out_of": 4, "format": 75.0}),
   ("countdown", "legacy_d1", {"score": 50.0, "points": 2, "out_of": 4}),
   ("sudoku", "sound", {"score": 66.67, "points": 2, "out_of": 3, "cells": 33.33,
                        "format": 66.67}),

@@ -51,7 +51,7 @@ def test_completions_come_with_their_prompts_and_columns():
   assert done.columns["index"] == [7, 7, 8, 8]
   assert done.columns["puzzle"] == [row["puzzle"] for row in ROWS for _ in "ab"]
   reward, _ = scoring.rewards(setup(
-    rewards.find(SUDOKU, ["solved"])), done)
+    rewards.find(SUDOKU.rewards, ["solved"])), done)
   assert reward.tolist() == [1, 1, 1, 0]
   assert scoring.metrics(setup({}), done)["solved"] == [1, 1, 1, 0]
 
@@ -104,7 +104,7 @@ number = 3
 
 
 def test_a_reward_may_be_a_function_by_dotted_path():
-  found = rewards.find(SUDOKU, ["solved", "test_scoring:length"])
+  found = rewards.find(SUDOKU.rewards, ["solved", "test_scoring:length"])
   assert list(found) == ["solved", "length"]
   assert found["length"]([], ["abc"]) == [3.0]
 
@@ -118,7 +118,7 @@ def test_a_reward_may_be_a_function_by_dotted_path():
   (":f", "ValueError")])
 def test_a_reward_that_cannot_be_found_names_field_and_cause(name, cause):
   with pytest.raises(strict.ConfigError) as error:
-    rewards.find(SUDOKU, [name])
+    rewards.find(SUDOKU.rewards, [name])
   assert error.value.field == "rollout.rewards"
   assert error.value.value == name
   assert cause in error.value.fix
@@ -126,4 +126,4 @@ def test_a_reward_that_cannot_be_found_names_field_and_cause(name, cause):
 
 def test_two_rewards_of_one_name_are_refused():
   with pytest.raises(strict.ConfigError, match="reward/length is in the log"):
-    rewards.find(SUDOKU, ["test_scoring:length", "test_scoring:length"])
+    rewards.find(SUDOKU.rewards, ["test_scoring:length", "test_scoring:length"])

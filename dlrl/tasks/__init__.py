@@ -1,21 +1,14 @@
-"""What can be learned: one file per task, one line per task in `TASKS`."""
+"""What can be learned: the tasks of `known`, mixtures of them, users' files."""
 
-import dataclasses
-import functools
+from collections.abc import Sequence
 
 from dlrl import config
 from dlrl.runtime import strict
-from dlrl.tasks import countdown
-from dlrl.tasks import countdown_dataset
-from dlrl.tasks import countdown_drawn
-from dlrl.tasks import countdown_prompts
-from dlrl.tasks import generated
+from dlrl.tasks import files
 from dlrl.tasks import mixture
 from dlrl.tasks import prompts
-from dlrl.tasks import sudoku
-from dlrl.tasks import sudoku9_dataset
-from dlrl.tasks import sudoku_dataset
-from dlrl.tasks import sudoku_prompts
+from dlrl.tasks import rewards as rewards_lib
+from dlrl.tasks.known import TASKS
 from dlrl.tasks.task import SPLITS
 from dlrl.tasks.task import Prompt
 from dlrl.tasks.task import Reward
@@ -29,60 +22,15 @@ __all__ = [
   "SPLITS", "TASKS", "Prompt", "Reward", "Row", "Rows", "Task", "Text",
   "columns", "find", "prompt"]
 
-COUNTDOWN = Task(
-    load=functools.partial(
-        countdown_dataset.load, countdown_dataset.Countdown3),
-    prompts=countdown_prompts.PROMPTS,
-    rewards={"solved": countdown.solved_reward},
-    metrics=countdown.metrics,
-    difficulties=countdown_dataset.DIFFICULTIES,
-    version="1.1.0",
-    checksum=generated.whole_checksum(countdown_dataset.Countdown3),
-    template=countdown.template,
-)
-SUDOKU = Task(
-    load=sudoku_dataset.load,
-    prompts=sudoku_prompts.PROMPTS,
-    rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},
-    metrics=sudoku.metrics,
-    difficulties=sudoku_dataset.DIFFICULTIES,
-    version="1.1.0",
-    checksum=generated.whole_checksum(sudoku_dataset.Sudoku4x4),
-    template=sudoku.template,
-)
-TASKS = {
-    "countdown": COUNTDOWN,
-    "countdown4": dataclasses.replace(
-        COUNTDOWN,
-        load=functools.partial(
-            countdown_dataset.load, countdown_drawn.Countdown4),
-        version="1.0.0",
-        checksum=generated.whole_checksum(countdown_drawn.Countdown4)),
-    "countdown5": dataclasses.replace(
-        COUNTDOWN,
-        load=functools.partial(
-            countdown_dataset.load, countdown_drawn.Countdown5),
-        version="1.0.0",
-        checksum=generated.whole_checksum(countdown_drawn.Countdown5)),
-    "countdown_digits": dataclasses.replace(
-        COUNTDOWN,
-        load=functools.partial(
-            countdown_dataset.load, countdown_dataset.CountdownDigits),
-        prompts=countdown_prompts.DIGITS,
-        checksum=generated.whole_checksum(countdown_dataset.CountdownDigits)),
-    "sudoku": SUDOKU,
-    "sudoku9": dataclasses.replace(
-        SUDOKU,
-        load=sudoku9_dataset.load,
-        prompts=sudoku_prompts.PROMPTS9,
-        difficulties=sudoku9_dataset.DIFFICULTIES,
-        version="1.0.0",
-        checksum=generated.whole_checksum(sudoku9_dataset.Sudoku9x9)),
-}
+FILES = "files"
 
 
-def find(cfg: config.Task) -> Task:
+def find(cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
   """The task of that name, or several as one, of names joined by `+`.
+
+  Args:
+    cfg: of the run.
+    rewards: names of those of the run; users' files have no others.
 
   Raises:
     strict.ConfigError: a name is unknown or given twice, or the weights do not
@@ -90,9 +38,10 @@ def find(cfg: config.Task) -> Task:
   """
   names = cfg.name.split("+")
   for name in names:
-    strict.require(name in TASKS, "task.name", cfg.name,
+    strict.require(name in TASKS or name == FILES, "task.name", cfg.name,
                    f"{name!r} is unknown; choose from "
-                   f"{', '.join(map(repr, TASKS))}, or several joined by '+'")
+                   f"{', '.join(map(repr, TASKS))}, several of them joined by "
+                   f"'+', or {FILES!r}")
   strict.require(len(set(names)) == len(names), "task.name", cfg.name,
                  "names a task twice; task.weights says how often one is drawn")
   strict.require(
@@ -100,8 +49,9 @@ def find(cfg: config.Task) -> Task:
     "task.weights", cfg.weights,
     f"must be {len(names)} positive numbers, or none for equal shares")
   if len(names) == 1:
-    return TASKS[cfg.name]
-  return mixture.mix({name: TASKS[name] for name in names}, cfg.weights)
+    return _one(cfg.name, cfg, rewards)
+  return mixture.mix(
+    {name: _one(name, cfg, rewards) for name in names}, cfg.weights)
 
 
 def prompt(cfg: config.Task) -> Prompt:
@@ -112,7 +62,7 @@ def prompt(cfg: config.Task) -> Prompt:
   """
   styles = {}
   for name in cfg.name.split("+"):
-    task = TASKS[name]
+    task = _one(name, cfg)
     styles[name] = task.prompts[cfg.prompt]
     if cfg.few_shot:
       rows = task.load(cfg.data_dir, "train", task.difficulties,
@@ -121,3 +71,11 @@ def prompt(cfg: config.Task) -> Prompt:
                      f"must be less than the {len(rows)} rows of {name!r}")
       styles[name] = prompts.with_examples(styles[name], rows, cfg.few_shot)
   return styles[cfg.name] if len(styles) == 1 else mixture.prompt(styles)
+
+
+def _one(name: str, cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
+  if name != FILES:
+    return TASKS[name]
+  return files.task(
+    files.Files(cfg.train_files, cfg.validation_files, cfg.test_files,
+                cfg.bad_rows), rewards_lib.find({}, rewards))

@@ -20,6 +20,7 @@ from typing import Any
 from dlrl.runtime import strict
 from dlrl.tasks import code_results
 from dlrl.tasks import code_sandbox
+from dlrl.tasks import task as task_lib
 
 Texts = Sequence[str]
 Rewards = list[float | None]
@@ -88,6 +89,25 @@ def program(completion: str, *, prefix: str = "",
   return text
 
 
+def start(allow_missing: Sequence[str]) -> str:
+  """Starts the sandbox; returns one line that says what it protects.
+
+  Args:
+    allow_missing: of "files", "network", "processes": what programs may reach
+      if this machine cannot keep them from it.
+
+  Raises:
+    strict.ConfigError: it cannot keep them from something else.
+  """
+  return code_results.start(allow_missing=allow_missing)
+
+
+def answer(row: task_lib.Row, completion: str) -> str | None:
+  """Its program, for votes."""
+  return program(completion, prefix=row.get("prefix", ""),
+                 entry_point=row.get("entry_point", ""))
+
+
 def passed_reward(prompts: Texts, completions: Texts, *,
                   tests: Sequence[Texts], setup: Texts = (),
                   entry_point: Texts = (), prefix: Texts = (),
@@ -146,16 +166,15 @@ def format_reward(prompts: Texts, completions: Texts, *,
 
 def metrics(prompts: Texts, completions: Texts,
             **columns: Any) -> dict[str, Rewards]:
-  """`passed`, `tests` and `format`, the rewards, and `sandbox_error`.
+  """`solved`, `tests` and `format`: the three rewards; each program runs once.
 
-  The latter is 1 where the sandbox failed, and the others are None.
+  Raises:
+    strict.ConfigError: as `passed_reward`.
   """
-  tests = fraction_reward(prompts, completions, **columns)
   return {
-      "passed": passed_reward(prompts, completions, **columns),
-      "tests": tests,
-      "format": format_reward(prompts, completions, **columns),
-      "sandbox_error": [float(share is None) for share in tests]}
+      "solved": passed_reward(prompts, completions, **columns),
+      "tests": fraction_reward(prompts, completions, **columns),
+      "format": format_reward(prompts, completions, **columns)}
 
 
 def _shares(completions: Texts, tests: Sequence[Texts], setup: Texts,

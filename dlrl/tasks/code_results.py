@@ -23,15 +23,18 @@ _results: collections.OrderedDict[
 
 def start(limits: code_sandbox.Limits = code_sandbox.LIMITS,
           workers: int | None = None, *,
-          allow_missing: Sequence[str] = ()) -> None:
+          allow_missing: Sequence[str] = ()) -> str:
   """Starts the sandbox with these settings, in place of the one that runs.
+
+  Returns:
+    One line: what protects this machine.
 
   Raises:
     strict.ConfigError, RuntimeError: as `code_sandbox.Sandbox`.
   """
   close()
   with _lock:
-    _start(limits, workers, allow_missing)
+    return _start(limits, workers, allow_missing).protections
 
 
 def _start(limits: code_sandbox.Limits, workers: int | None,

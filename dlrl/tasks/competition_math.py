@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dlrl.tasks import answers
 from dlrl.tasks import math_pool
 from dlrl.tasks import numbers
+from dlrl.tasks import task as task_lib
 
 _LONGEST = 500  # characters of an answer; the longest gold has about 100
 
@@ -76,6 +77,12 @@ def normal(text: str) -> str:
   return text.removesuffix(".")
 
 
+def answer(row: task_lib.Row, completion: str) -> str | None:
+  """The answer it states, normalised, for votes."""
+  del row
+  return normal(answers.stated(completion) or "") or None
+
+
 def decided(right: str, answer: str) -> bool | None:
   """The verdict by rules 1 to 4, or None: it takes rule 5.
 
@@ -104,7 +111,7 @@ def decided(right: str, answer: str) -> bool | None:
   return False if len(lists - {None}) == 2 else None
 
 
-def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
+def correct_reward(prompts: Sequence[object], completions: Sequence[str], *,
                    answer: Sequence[str], **columns: object) -> list[float]:
   """1 for the gold answer, stated as the answer, and 0 for everything else.
 
@@ -126,7 +133,7 @@ def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
   return [float(bool(verdicts[pair])) for pair in pairs]
 
 
-def format_reward(prompts: Sequence[str], completions: Sequence[str],
+def format_reward(prompts: Sequence[object], completions: Sequence[str],
                   **columns: object) -> list[float]:
   """1 for any text that is stated as the answer, 0 for everything else.
 
@@ -138,7 +145,7 @@ def format_reward(prompts: Sequence[str], completions: Sequence[str],
           for _, completion in zip(prompts, completions, strict=True)]
 
 
-def metrics(prompts: Sequence[str], completions: Sequence[str], *,
+def metrics(prompts: Sequence[object], completions: Sequence[str], *,
             answer: Sequence[str], **columns: object
             ) -> dict[str, list[float]]:
   """`solved` and `format`, 0 or 1: the two rewards.

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from dlrl.runtime import strict
 from dlrl.tasks import countdown
 from dlrl.tasks import generated
+from dlrl.tasks import prepared
 
 DIFFICULTIES = (1, 2)
 TARGETS = range(1, 100)
@@ -125,10 +126,10 @@ def load(builder: type[generated.Puzzles], data_dir: str, split: str,
     split in builder.SHA256, "eval.split", split,
     f"{builder.__name__} has none; choose from {', '.join(builder.SHA256)}")
   rows = []
-  for row in generated.load(builder, data_dir, split):
+  for row in generated.numbered(builder, data_dir, split):
     numbers, target = countdown.problem_of(row.pop("puzzle"))
     rows.append({"numbers": numbers, "target": target, **row})
-  return generated.select(rows, difficulty, DIFFICULTIES, field)
+  return prepared.select(rows, difficulty, DIFFICULTIES, field)
 
 
 def _expressions(
@@ -159,14 +160,15 @@ def _apply(symbol: str, x: Ratio | None, y: Ratio | None) -> Ratio | None:
   return a * d + (c * b if symbol == "+" else -c * b), b * d
 
 
-def _difficulty(solution: str) -> int:
+def difficulty(solution: str) -> int:
+  """Of a problem with this solution: 2 if it multiplies or divides."""
   return 1 + any(c in "*/" for c in solution)
 
 
 def _row(order: tuple[int, ...], target: int, width: int = 1) -> generated.Row:
   solution = solutions(order)[target]
   return {"puzzle": countdown.problem(order, target, width=width),
-          "solution": solution, "difficulty": _difficulty(solution)}
+          "solution": solution, "difficulty": difficulty(solution)}
 
 
 @functools.cache
@@ -202,7 +204,7 @@ def _problems(words: np.random.PCG64, triples: Sequence[Numbers]
     found = solutions(order)
     wanted = 1 + int(words.random_raw()) % 2
     targets = [t for t in found
-               if t in TARGETS and _difficulty(found[t]) == wanted]
+               if t in TARGETS and difficulty(found[t]) == wanted]
     if targets:
       pick = int(words.random_raw()) % len(targets)
       rows.append(_row(order, targets[pick]))

@@ -14,8 +14,6 @@ from dlrl.tasks import prepared
 
 # What a module of such rows needs of `prepared`.
 Row = prepared.Row
-select = prepared.select
-whole_checksum = prepared.whole_checksum
 
 
 def checksum(rows: Iterable[Row]) -> str:
@@ -52,7 +50,7 @@ class Puzzles(prepared.Dataset, abc.ABC):
     return {split: self.rows(split) for split in self.SHA256}
 
 
-def load(builder: type[Puzzles], data_dir: str, split: str) -> list[Row]:
+def numbered(builder: type[Puzzles], data_dir: str, split: str) -> list[Row]:
   """`prepared.load` with `index`, which identifies a row in its split."""
   return [{**row, "index": index} for index, row in enumerate(
     prepared.load(builder, data_dir, split))]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from dlrl.tasks import answers
 from dlrl.tasks import numbers
+from dlrl.tasks import task as task_lib
 
 
 def gold(answer: str) -> numbers.Number:
@@ -33,6 +34,13 @@ def stated(completion: str) -> numbers.Number | None:
   return None if answer is None else numbers.last(answer)
 
 
+def answer(row: task_lib.Row, completion: str) -> str | None:
+  """The number it states, written in one way, for votes."""
+  del row
+  number = stated(completion)
+  return None if number is None else str(number.value)
+
+
 def correct(answer: str, completion: str) -> bool:
   """Whether the completion states the gold answer's number.
 
@@ -43,7 +51,7 @@ def correct(answer: str, completion: str) -> bool:
   return number is not None and numbers.equal(right, number)
 
 
-def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
+def correct_reward(prompts: Sequence[object], completions: Sequence[str], *,
                    answer: Sequence[str], **columns: object) -> list[float]:
   """1 for the right number, stated as the answer, and 0 for everything else.
 
@@ -56,7 +64,7 @@ def correct_reward(prompts: Sequence[str], completions: Sequence[str], *,
     prompts, answer, completions, strict=True)]
 
 
-def format_reward(prompts: Sequence[str], completions: Sequence[str],
+def format_reward(prompts: Sequence[object], completions: Sequence[str],
                   **columns: object) -> list[float]:
   """1 for any number, stated as the answer, and 0 for everything else.
 
@@ -68,7 +76,7 @@ def format_reward(prompts: Sequence[str], completions: Sequence[str],
           for _, completion in zip(prompts, completions, strict=True)]
 
 
-def metrics(prompts: Sequence[str], completions: Sequence[str], *,
+def metrics(prompts: Sequence[object], completions: Sequence[str], *,
             answer: Sequence[str], **columns: object
             ) -> dict[str, list[float]]:
   """`solved` and `format`, 0 or 1: the two rewards.

@@ -70,8 +70,12 @@ def mix(
     assert known is not None  # or this function is not given away
     return known(row)
 
+  def answer(row: task_lib.Row, completion: str) -> str | None:
+    return parts[row["task"]].answer(row, completion)
+
   return task_lib.Task(
     load=load,
+    answer=answer,
     prompts={style: prompt({name: task.prompts[style]
                             for name, task in parts.items()})
              for style in _common(task.prompts for task in parts.values())},
@@ -82,6 +86,7 @@ def mix(
     difficulties=(min(least), max(most)),
     version="+".join(task.version for task in parts.values()),
     checksum="+".join(task.checksum for task in parts.values()),
+    start=next((t.start for t in parts.values() if t.start), None),
     template=template if all(t.template for t in parts.values()) else None,
   )
 

@@ -91,7 +91,10 @@ def last(text: str) -> Number | None:
 
   If the last numeral is part of something bigger, no earlier one counts.
   """
-  text = _plain(text[-_READ:])
+  if len(text) > _READ:
+    # From the next word on: a part of a number is none.
+    text = " ".join(text[-_READ:].split(maxsplit=1)[1:])
+  text = _plain(text)
   found = None
   for match in _NUMBER.finditer(text):
     found = match

@@ -1,6 +1,7 @@
 """Rewards by name: those of a task, and users' own by dotted path."""
 
 import importlib
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from dlrl.runtime import strict
@@ -10,13 +11,13 @@ _FIELD = "rollout.rewards"
 TAKEN = ("mean", "std", "infrastructure_errors")  # of the log
 
 
-def find(task: task_lib.Task, names: Sequence[str]
+def find(known: Mapping[str, task_lib.Reward], names: Sequence[str]
          ) -> dict[str, task_lib.Reward]:
   """The functions by the names they are logged under.
 
   Args:
-    task: whose rewards are known by their names.
-    names: keys of the task's rewards, or `package.module:function`, which is
+    known: the task's, by name.
+    names: keys of `known`, or `package.module:function`, which is
       imported and logged as `function`.
 
   Raises:
@@ -32,10 +33,10 @@ def find(task: task_lib.Task, names: Sequence[str]
       found[short] = _imported(name)
     else:
       strict.require(
-        name in task.rewards, _FIELD, name,
-        f"unknown; choose from {', '.join(map(repr, task.rewards))}, or "
+        name in known, _FIELD, name,
+        f"unknown; choose from {', '.join(map(repr, known)) or 'none'}, or "
         "write 'package.module:function'")
-      found[short] = task.rewards[name]
+      found[short] = known[name]
   return found
 
 

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 
 from dlrl.tasks import sandbox_kernel as kernel
 from dlrl.tasks import sandbox_seccomp
@@ -42,11 +43,16 @@ class Layers:
 
 def why_no_namespaces() -> str:
   """Empty if this process could `enter`; else what the kernel said."""
+  return _why_not(_enter)
+
+
+def _why_not(action: Callable[[], None]) -> str:
+  """What a child that tries it is told; empty if it may."""
   read, write = os.pipe()
   child = os.fork()
   if child == 0:
     try:
-      _enter()
+      action()
     except OSError as error:
       os.write(write, str(error).encode())
     os._exit(0)
@@ -54,6 +60,12 @@ def why_no_namespaces() -> str:
   os.waitpid(child, 0)
   with os.fdopen(read) as pipe:
     return pipe.read()
+
+
+def _become_nobody() -> None:
+  os.setgroups([])
+  os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+  os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
 def enter(*, namespaces: bool, use_filter: bool) -> Layers:
@@ -67,7 +79,9 @@ def enter(*, namespaces: bool, use_filter: bool) -> Layers:
     file.write("1000")
   with open("/proc/self/statm") as file:
     memory = int(file.read().split()[0]) * resource.getpagesize()
-  layers = Layers(namespaces, use_filter, os.geteuid() == 0, memory)
+  # Root of a container may lack the right, or the user.
+  nobody = os.geteuid() == 0 and not _why_not(_become_nobody)
+  layers = Layers(namespaces, use_filter, nobody, memory)
   if not namespaces:
     return layers
   _enter()
@@ -75,11 +89,12 @@ def enter(*, namespaces: bool, use_filter: bool) -> Layers:
   child = os.fork()
   if child:
     _outlive(child, parent)
-  kernel.check(kernel.prctl(1, signal.SIGKILL), "parent death signal")
+  kernel.check(kernel.prctl(1, signal.SIGKILL), "to end with the parent")
   processes = os.open("/proc/self/ns/pid", os.O_RDONLY)
   _empty_root()
   return dataclasses.replace(
-      layers, processes=processes, nobody=os.geteuid() == 0)
+      layers, processes=processes,
+      nobody=nobody and os.geteuid() == 0)  # not in a user namespace
 
 
 def _enter() -> None:
@@ -149,9 +164,8 @@ def confine(layers: Layers, limits: dict[str, int],
     os.chdir("/tmp")
   _limit(limits, layers)
   if layers.nobody:
-    os.setgroups([])
-    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-    os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    _become_nobody()
+  kernel.check(kernel.prctl(1, signal.SIGKILL), "to end with the server")
   kernel.check(kernel.drop_capabilities(), "capabilities")
   kernel.check(kernel.prctl(38, 1), "no new privileges")
   if layers.filter:

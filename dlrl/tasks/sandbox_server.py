@@ -77,15 +77,17 @@ def _serve(control: int, layers: confine.Layers,
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
   signal.signal(signal.SIGCHLD, lambda *_: None)
   trainer = socket.socket(fileno=control)
+  parent = os.getppid()
   pairs: list[_Pair] = []
-  while True:
+  # A fork of the trainer may hold its end of the socket open, and outlive it.
+  while os.getppid() == parent:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(read, select.POLLIN)
     for pair in pairs:
       if not pair.killed:
         poll.register(pair.trainer, select.POLLRDHUP)
-    ready = {descriptor for descriptor, _ in poll.poll()}
+    ready = {descriptor for descriptor, _ in poll.poll(1000)}
     for pair in pairs:
       if pair.trainer in ready:
         pair.kill()

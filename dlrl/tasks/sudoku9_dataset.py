@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dlrl.tasks import generated
+from dlrl.tasks import prepared
 from dlrl.tasks import sudoku9_search
 
 DIFFICULTIES = (20, 55)  # blanks
@@ -61,8 +62,8 @@ def generate(split: str) -> list[generated.Row]:
 def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
          field: str = "difficulty") -> Sequence[generated.Row]:
   """As `sudoku_dataset.load`."""
-  rows = generated.load(Sudoku9x9, data_dir, split)
-  return generated.select(rows, difficulty, DIFFICULTIES, field)
+  rows = generated.numbered(Sudoku9x9, data_dir, split)
+  return prepared.select(rows, difficulty, DIFFICULTIES, field)
 
 
 def _emptied(words: np.random.PCG64, count: int

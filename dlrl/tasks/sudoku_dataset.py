@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dlrl.tasks import generated
+from dlrl.tasks import prepared
 from dlrl.tasks import sudoku
 
 DIFFICULTIES = (2, 12)  # blanks; no puzzle with 13 has a single solution
@@ -79,8 +80,8 @@ def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
     strict.ConfigError: the directory cannot be written or holds something else,
       or no puzzle has that difficulty.
   """
-  rows = generated.load(Sudoku4x4, data_dir, split)
-  return generated.select(rows, difficulty, DIFFICULTIES, field)
+  rows = generated.numbered(Sudoku4x4, data_dir, split)
+  return prepared.select(rows, difficulty, DIFFICULTIES, field)
 
 
 def _unique_pairs(words: np.random.PCG64, grids: np.ndarray, blanks: int,

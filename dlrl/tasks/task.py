@@ -16,15 +16,24 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from dlrl.tasks import answers
+
 Row = Mapping[str, Any]
 Rows = Sequence[Row]  # anything with a length and random access
 Text = str | Sequence[Mapping[str, str]]  # messages have `role` and `content`
 # A number per completion. None: it could not be found out, through no fault of
 # the completion, which is then left out of the loss and counted.
 Reward = Callable[..., Sequence[float | None]]
-Metrics = Callable[..., dict[str, list[float]]]
+# Of every completion; None as of a reward.
+Metrics = Callable[..., Mapping[str, Sequence[float | None]]]
 
 SPLITS = ("train", "validation", "test")
+
+
+def final(row: Row, completion: str) -> str | None:
+  """The completion's final answer, or all of it."""
+  del row
+  return answers.final(completion) or None
 
 
 def solution(row: Row) -> str:
@@ -66,6 +75,10 @@ class Task:
     version: of rows, prompts, rewards and metrics; a new one with any change of
       what they are.
     checksum: of the rows of all splits.
+    answer: `(row, completion) -> text` of what is read as its answer, the same
+      for equal answers; None: there is none.
+    start: starts what graders need, given `task.sandbox_allow`; returns a line
+      about it. None: they need nothing.
     template: of a row, what is known of any answer to its bare prompt: texts,
       and numbers of tokens that are not known; eos follows. None: nothing is.
   """
@@ -77,6 +90,8 @@ class Task:
   difficulties: tuple[int, int]
   version: str
   checksum: str
+  answer: Callable[[Row, str], str | None] = final
+  start: Callable[[Sequence[str]], str] | None = None
   template: Callable[[Row], Sequence[str | int]] | None = None
 
 
