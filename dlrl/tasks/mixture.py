@@ -62,10 +62,8 @@ def mix(
 
   def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
            field: str = "difficulty") -> Rows:
-    low, high = difficulty
-    return Rows({name: task.load(data_dir, split, (
-      max(low, task.difficulties[0]), min(high, task.difficulties[1])),
-      field=field) for name, task in parts.items()}, shares)
+    return Rows({name: task.load(data_dir, split, difficulty, field=field)
+                 for name, task in parts.items()}, shares)
 
   def template(row: task_lib.Row) -> Sequence[str | int]:
     known = parts[row["task"]].template
