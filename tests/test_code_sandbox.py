@@ -247,6 +247,16 @@ except LookupError: pass
 """, "add(1, 2)") == (True, False)
 
 
+def test_functions_of_a_test_find_the_program(box):
+  test = """
+def check(function):
+  assert function(1, 2) == add(1, 2) == 3
+check(add)
+"""
+  assert verdicts(box, ADD, test) == (True,)
+  assert verdicts(box, WRONG, test) == (False,)
+
+
 def test_a_module_that_a_test_forgot_to_import_is_pythons_own(box):
   test = "assert math.isclose(add(1, 2), 3)"
   forged = "class math:\n  isclose = lambda *args: True\n"

@@ -31,16 +31,21 @@ _PYTHON = frozenset({"python", "python3", "py", ""})
 
 # Trusted code on hostile text: in the sandbox too, for a parser may crash.
 _CHECK = """
-import ast
+import re
+import warnings
 
-def defines(source, name):
-  compile(source, "program", "exec", dont_inherit=True)
-  body = ast.parse(source).body
-  names = {node.name for node in body if isinstance(
-      node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
-  names |= {target.id for node in body if isinstance(node, ast.Assign)
-            for target in node.targets if isinstance(target, ast.Name)}
-  return bool(body) and (not name or name in names)
+warnings.simplefilter("ignore")
+
+def compiled(source):
+  return compile(source, "program", "exec", dont_inherit=True)
+
+EMPTY = compiled("").co_code
+
+def defines(source, defined):
+  # Nested, these take time quadratic in their number.
+  if source.count("lambda") > 200 or source.count("else") > 500:
+    return False
+  return compiled(source).co_code != EMPTY and bool(re.search(defined, source))
 """
 _CHECKED_AT_ONCE = 64
 
@@ -83,8 +88,7 @@ def program(completion: str, *, prefix: str = "",
   if not text.strip():
     return None
   text = prefix + text
-  defined = rf"(?m)^(?:(?:async +)?def +|class +)?{re.escape(entry_point)}\b"
-  if not programs and entry_point and not re.search(defined, text):
+  if not programs and not re.search(_defined(entry_point), text):
     return None
   return text
 
@@ -106,6 +110,13 @@ def answer(row: task_lib.Row, completion: str) -> str | None:
   """Its program, for votes."""
   return program(completion, prefix=row.get("prefix", ""),
                  entry_point=row.get("entry_point", ""))
+
+
+def _defined(entry_point: str) -> str:
+  """A pattern of what defines it at the top; without a name, of anything."""
+  name = re.escape(entry_point)
+  return (rf"(?m)^(?:(?:async +)?def|class) +{name}\b|^{name} *="
+          if entry_point else "")
 
 
 def passed_reward(prompts: Texts, completions: Texts, *,
@@ -145,7 +156,8 @@ def format_reward(prompts: Texts, completions: Texts, *,
   del prompts, columns
   found = [_only_block(completion) for completion in completions]
   checks = [
-      None if text is None else f"assert defines({before + text!r}, {name!r})"
+      None if text is None else
+      f"assert defines({before + text!r}, {_defined(name)!r})"
       for text, before, name in zip(
           found, _column(prefix, found), _column(entry_point, found),
           strict=True)]

@@ -84,6 +84,8 @@ def enter(*, namespaces: bool, use_filter: bool) -> Layers:
   layers = Layers(namespaces, use_filter, nobody, memory)
   if not namespaces:
     return layers
+  if use_filter:
+    sandbox_seccomp.packed(1, files=True)  # once, for all children
   _enter()
   parent = os.getppid()
   child = os.fork()

@@ -9,6 +9,7 @@ there. Needs nothing but the kernel (seccomp, Linux 3.5) and no privilege.
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
@@ -128,8 +129,15 @@ def program(machine: str, pid: int, *, files: bool) -> list[Instruction]:
           (_RETURN, 0, 0, _ERROR | errno.EPERM)]
 
 
+@functools.cache  # in a process namespace of its own, every child is number 1
+def packed(pid: int, *, files: bool) -> bytes:
+  """The filter of process `pid` of this machine, as the kernel takes it."""
+  code = program(platform.machine(), pid, files=files)
+  return b"".join(struct.pack("=HBBI", *step) for step in code)
+
+
 class _Filter(ctypes.Structure):
-  _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
+  _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
 def install(*, files: bool) -> None:
@@ -140,9 +148,7 @@ def install(*, files: bool) -> None:
   Raises:
     OSError: the kernel refuses.
   """
-  code = program(platform.machine(), os.getpid(), files=files)
-  packed = b"".join(struct.pack("=HBBI", *step) for step in code)
-  buffer = ctypes.create_string_buffer(packed, len(packed))
-  header = _Filter(len(code), ctypes.addressof(buffer))
+  code = packed(os.getpid(), files=files)
+  header = _Filter(len(code) // 8, code)
   sandbox_kernel.check(
       sandbox_kernel.prctl(22, 2, ctypes.addressof(header)), "seccomp")
