@@ -66,7 +66,7 @@ class Model:
   tied: bool = False  # the head is the embedding
   shifted: bool = False  # outputs predict the next token, Dream
   compute_dtype: str = "float32"  # of activations and matmuls
-  param_dtype: str = "float32"
+  param_dtype: str = "float32"  # in bfloat16, small steps round to none
   remat: str = "full"  # a key of dlrl.models.transformer.REMAT
   attention: str = "auto"  # or, of dlrl.models.attention: xla, cudnn, splash
 
@@ -102,8 +102,9 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """AdamW with warm-up and a global gradient-norm clip."""
+  """A step with warm-up and a global gradient-norm clip."""
 
+  name: str = "adamw"  # or lion: one moment; its rates are 3 to 10 times less
   learning_rate: float = 1e-3
   warmup_steps: int = 0  # linear from zero
   schedule: str = "constant"  # after warm-up: constant | cosine (to zero)
@@ -111,6 +112,7 @@ class Optimizer:
   b2: float = 0.99
   weight_decay: float = 0.0
   clip_norm: float = 1.0  # global gradient norm
+  moment_dtype: str = "float32"  # of the first moment; or bfloat16
 
 
 @dataclasses.dataclass(frozen=True)

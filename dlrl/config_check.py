@@ -86,8 +86,10 @@ def _choices(cfg: config.Config, task: tasks.Task) -> None:
   one_of("learn.forward_process", masks.PROCESSES | masks.OF_TRACE)
   one_of("rollout.prior.remask", pruning.REMASK)
   one_of("learn.score_norm", ("token", "none"))
-  one_of("sft.optimizer.schedule", optimizer.SCHEDULES)
-  one_of("learn.optimizer.schedule", optimizer.SCHEDULES)
+  for part in ("sft.optimizer", "learn.optimizer"):
+    one_of(f"{part}.name", optimizer.OPTIMIZERS)
+    one_of(f"{part}.schedule", optimizer.SCHEDULES)
+    one_of(f"{part}.moment_dtype", DTYPES)
 
 
 def _numbers(cfg: config.Config) -> None:

@@ -69,6 +69,14 @@ def test_activations_are_pinned_only_where_there_is_a_mesh():
   np.testing.assert_array_equal(y, x + 1)
 
 
+def test_rows_have_as_many_parts_as_devices_hold_different_ones():
+  assert mesh_lib.batch_parts(8) == 1
+  with jax.set_mesh(mesh_lib.make(config.Mesh(2, 2, 2))):
+    assert [mesh_lib.batch_parts(n) for n in (4, 8, 6, 1)] == [4, 4, 1, 1]
+  with jax.set_mesh(mesh_lib.make(config.Mesh(1, 1, 8))):
+    assert mesh_lib.batch_parts(8) == 1
+
+
 TABLE = {r"a/(q|k)": P("fsdp", "tensor"), r"a/b/scale": P(None)}
 
 

@@ -1,4 +1,4 @@
-"""AdamW, its schedule, and what happens to gradients that are not finite."""
+"""The optimizer, its schedule, and what becomes of non-finite gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,10 @@ import optax
 from dlrl import config
 
 SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = {
+  "adamw": optax.adamw,  # two moments
+  "lion": optax.lion,  # one (Chen et al., arXiv 2302.06675)
+}
 
 
 def schedule(cfg: config.Optimizer, steps: int) -> optax.Schedule:
@@ -26,20 +30,32 @@ def schedule(cfg: config.Optimizer, steps: int) -> optax.Schedule:
 
 
 def make(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:
-  """Clip, AdamW; a non-finite gradient changes nothing but a counter.
+  """Clip, then a step; a non-finite gradient changes nothing but a counter.
 
   The counter is `opt_state.notfinite_count`, of failures in a row; the loop
   reads it and aborts. Matrices decay, norms (one axis, or two when stacked by
-  layer) do not.
+  layer) do not. Whatever the parameters' dtype, moments are fp32, but for the
+  first where `moment_dtype` says otherwise: the second moves by less than bf16
+  can resolve and would stand still.
   """
   tx = optax.chain(
     optax.clip_by_global_norm(cfg.clip_norm),
-    optax.adamw(
-      schedule(cfg, steps), b1=cfg.b1, b2=cfg.b2,
+    OPTIMIZERS[cfg.name](
+      schedule(cfg, steps), b1=cfg.b1, b2=cfg.b2, mu_dtype=cfg.moment_dtype,
       weight_decay=cfg.weight_decay, mask=_decays),
   )
   # Never give in: optax accepts the update after that many errors in a row.
-  return optax.apply_if_finite(tx, max_consecutive_errors=2**31 - 1)
+  return optax.apply_if_finite(_in_fp32(tx), max_consecutive_errors=2**31 - 1)
+
+
+def _in_fp32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`tx` of gradients, and for parameters, that count as fp32."""
+  def wide(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+  return optax.GradientTransformation(
+    lambda params: tx.init(wide(params)),
+    lambda grads, state, params: tx.update(wide(grads), state, params))
 
 
 def _decays(params):

@@ -1,0 +1,109 @@
+"""Steps of the optimizer in every dtype, against optax's own in fp32."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import optax
+import pytest
+import updates
+
+from dlrl import config
+from dlrl import update
+from dlrl.models import transformer
+from dlrl.runtime import optimizer
+
+CFG = config.Optimizer(learning_rate=1e-2, clip_norm=100.0)
+PARAMS = {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4),
+          "norm": {"scale": jnp.ones(4)}}
+
+
+def grads(i):
+  return jax.tree.map(
+    lambda p: jnp.cos(3 * p + i) * (1 + 10 * (i == 3)), PARAMS)
+
+
+def states(tx, params, n):
+  """States and parameters after each of n steps."""
+  state, found = tx.init(params), []
+  step = jax.jit(tx.update)
+  for i in range(n):
+    steps, state = step(grads(i), state, params)
+    params = optax.apply_updates(params, steps)
+    found.append((state, params))
+  return found
+
+
+@pytest.mark.parametrize(("name", "plain"), [
+  ("adamw", optax.adamw(1e-2, b1=0.9, b2=0.99, weight_decay=0.0)),
+  ("lion", optax.lion(1e-2, b1=0.9, b2=0.99, weight_decay=0.0))])
+def test_a_name_stands_for_its_steps(name, plain):
+  tx = optimizer.make(dataclasses.replace(CFG, name=name), 10)
+  for (_, got), (_, want) in zip(
+      states(tx, PARAMS, 4), states(plain, PARAMS, 4), strict=True):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+                 got, want)
+
+
+def test_lion_keeps_half_of_what_adamw_keeps():
+  sizes = {}
+  for name in optimizer.OPTIMIZERS:
+    for dtype in ("float32", "bfloat16"):
+      tx = optimizer.make(
+        dataclasses.replace(CFG, name=name, moment_dtype=dtype), 10)
+      sizes[name, dtype] = sum(
+        x.nbytes for x in jax.tree.leaves(tx.init(PARAMS)) if x.ndim)
+  n = 16
+  assert sizes == {
+    ("adamw", "float32"): 8 * n, ("adamw", "bfloat16"): 6 * n,
+    ("lion", "float32"): 4 * n, ("lion", "bfloat16"): 2 * n}
+
+
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("moment_dtype", ["float32", "bfloat16"])
+def test_moments_have_their_dtypes_and_values(param_dtype, moment_dtype):
+  want = states(optimizer.make(CFG, 10), PARAMS, 5)
+  tx = optimizer.make(dataclasses.replace(CFG, moment_dtype=moment_dtype), 10)
+  params = jax.tree.map(lambda p: p.astype(param_dtype), PARAMS)
+  for (got, new), (expected, _) in zip(
+      states(tx, params, 5), want, strict=True):
+    assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype(param_dtype)}
+    for moment, dtype, rtol in (("mu", moment_dtype, 2**-6),
+                                ("nu", "float32", 1e-6)):
+      a, b = (optax.tree.get(s, moment)["kernel"] for s in (got, expected))
+      assert a.dtype == dtype
+      np.testing.assert_allclose(
+        np.asarray(a, np.float32), b, rtol=0 if rtol > 1e-3 else rtol,
+        atol=rtol * np.abs(b).max())
+
+
+def test_small_steps_are_lost_in_bf16_parameters_and_not_in_fp32_ones():
+  # Each step is the learning rate: a ten millionth of the parameters.
+  tx = optimizer.make(dataclasses.replace(CFG, learning_rate=1e-7), 10)
+  moved = {}
+  for dtype in ("float32", "bfloat16"):
+    params = {"kernel": jnp.ones((3, 4), dtype)}
+    state = tx.init(params)
+    steps, _ = jax.jit(tx.update)({"kernel": jnp.ones((3, 4))}, state, params)
+    np.testing.assert_allclose(steps["kernel"], -1e-7, rtol=1e-4)
+    new = optax.apply_updates(params, steps)["kernel"]
+    moved[dtype] = np.asarray(new != params["kernel"])
+  assert moved["float32"].all()
+  assert not moved["bfloat16"].any()
+
+
+@pytest.mark.parametrize("dtypes", [
+  {"compute_dtype": "bfloat16"},
+  {"compute_dtype": "bfloat16", "param_dtype": "bfloat16"}])
+def test_an_update_keeps_the_dtypes_of_its_state(dtypes):
+  model = transformer.build(
+    dataclasses.replace(networks.TINY, **dtypes), updates.MASK)
+  tx = optimizer.make(dataclasses.replace(CFG, moment_dtype="bfloat16"), 10)
+  state = jax.eval_shape(
+    lambda key: updates.first_state(model.init(key), tx), jax.random.key(0))
+  new, _ = jax.eval_shape(
+    update.make(model, updates.LEARN, tx), state, updates.make_batch())
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == (
+    jax.tree.map(lambda x: (x.shape, x.dtype), state))
