@@ -2,9 +2,9 @@
 
 Presets of the methods' configs: `llada_8b_TASK` for the tasks in `LENGTHS`.
 Weights come with `--config.pretrained` or `--config.init_from`; without, RL
-would start from random ones. The papers of d1's lineage train LoRA adapters on
-a 4-bit model; here all parameters are trained, with their learning rates.
-Prompts and rewards are those of `dlrl/tasks`.
+would start from random ones. The methods of d1's lineage train adapters on a
+frozen bf16 model, the others all parameters. Prompts and rewards are those of
+`dlrl/tasks`.
 """
 
 import ml_collections
@@ -72,8 +72,14 @@ def base(preset: str) -> ml_collections.ConfigDict:
 def d1(cfg: ml_collections.ConfigDict, *, epochs: int) -> None:
   """The settings that d1's code (arXiv 2504.12216) handed down, in place.
 
-  96 completions a step in groups of 6, each used `epochs` times.
+  96 completions a step in groups of 6, each used `epochs` times. Adapters are
+  on all matrices of the layers, as the papers say; the names in their code are
+  found in LLaDA for q, k, v and up alone: `--config.lora.targets=
+  'layers/(attention/(q|k|v)|mlp/up)'`. Most of them have a 4-bit base:
+  `--config.lora.quantize=nf4`. There is no dropout here.
   """
+  cfg.lora.rank, cfg.lora.alpha = 128, 64.0
+  cfg.model.param_dtype = "bfloat16"  # frozen
   cfg.rollout.group_size = 6
   cfg.rollout.sampler.temperature = 0.9
   cfg.learn.epochs = epochs
