@@ -26,6 +26,7 @@ from dlrl import config_check
 from dlrl import data
 from dlrl import setup as setup_lib
 from dlrl import sft
+from dlrl import train
 from dlrl import update
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
@@ -48,12 +49,11 @@ ESTIMATORS = {
 def completions(setup: setup_lib.Setup, params) -> update.Batch:
   """Samples of the policy; half of them are called good, half bad."""
   cfg = setup.cfg
-  source = setup.task.load(
-    cfg.task.data_dir, "train", cfg.rollout.difficulty,
-    field="rollout.difficulty")
+  source = train.prompt_rows(setup)
   # Two of a puzzle could be the same, and their gradients cancel.
   rows = data.eval_rows(
-    source, setup.tokenizer, flags.FLAGS.rows, cfg.task.prompt_length)
+    source, setup.tokenizer, setup.prompt, items=flags.FLAGS.rows,
+    prompt_length=cfg.task.prompt_length)
   prompt, length = (
     jnp.asarray(rows[k]) for k in ("prompt_ids", "prompt_length"))
   keys = jax.random.split(jax.random.key(1), flags.FLAGS.rows)

@@ -32,6 +32,7 @@ from dlrl import config
 from dlrl import config_check
 from dlrl import data
 from dlrl import prior
+from dlrl import scoring
 from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
@@ -74,22 +75,20 @@ class Run:
     make_state, abstract = setup.state_maker(tx, memory_slots=slots)
     self.setup, self.state = setup, make_state(params)
     self.programs = train.make_programs(setup, tx, abstract)
-    source = setup.task.load(
-      cfg.task.data_dir, "train", cfg.rollout.difficulty)
-    self.batches = data.rl_batches(
-      source, setup.tokenizer, batch_size=cfg.rollout.prompts,
-      prompt_length=cfg.task.prompt_length, seed=cfg.seed)
+    self.source = train.prompt_rows(setup)
+    self.batches = train.prompt_batches(setup, self.source)
 
   def step(self) -> dict[str, float]:
     """Seconds of rollout and update, and forward passes of the rollout."""
     setup, (rollout_fn, learn_fn) = self.setup, self.programs
     batch = next(self.batches)
-    inputs = train.inputs(setup, batch)
+    rows = [self.source[i] for i in batch["position"].tolist()]
+    inputs = train.inputs(setup, batch, rows)
     start = time.monotonic()
     rollout = jax.block_until_ready(rollout_fn(self.state, *inputs))
     rolled = time.monotonic()
-    reward, _, _ = train.score(
-      setup, batch, jax.device_get(rollout.completion))
+    reward, _ = scoring.rewards(setup, scoring.read(
+      setup, rows, jax.device_get(rollout.completion)))
     began = time.monotonic()
     self.state, _ = jax.block_until_ready(
       learn_fn(self.state, rollout, setup.put_batch(reward)))
@@ -125,9 +124,9 @@ def seconds(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
 def completions(setup: setup_lib.Setup, params) -> tuple[update.Batch, Any]:
   """Samples of the policy without pruning, and what a template would fix."""
   cfg = setup.cfg
-  source = setup.task.load(cfg.task.data_dir, "train", cfg.rollout.difficulty)
-  rows = data.eval_rows(
-    source, setup.tokenizer, _ROWS.value, cfg.task.prompt_length)
+  source = train.prompt_rows(setup)
+  rows = data.eval_rows(source, setup.tokenizer, setup.prompt,
+                        items=_ROWS.value, prompt_length=cfg.task.prompt_length)
   prompt, length = (
     jnp.asarray(rows[k]) for k in ("prompt_ids", "prompt_length"))
   keys = jax.random.split(jax.random.key(1), _ROWS.value)
@@ -135,7 +134,8 @@ def completions(setup: setup_lib.Setup, params) -> tuple[update.Batch, Any]:
     setup.model, params, prompt, length, keys,
     sampler=cfg.rollout.sampler))(params)
   template = prior.templates(
-    setup.task, setup.tokenizer, rows["prompt"].tolist(),
+    setup.task, setup.tokenizer,
+    [source[i] for i in rows["position"].tolist()],
     cfg.rollout.sampler.gen_length, setup.model.mask_id)
   return update.Batch(
     prompt=prompt, prompt_length=length, completion=out.completion,
@@ -153,7 +153,8 @@ def variance(setup: setup_lib.Setup, params, batch: update.Batch, n: int):
     some = dataclasses.replace(batch, keys=keys)
 
     def score(j):
-      draw, logps = update.draw_logps(setup.model, learn, params, some, j)
+      draw, (logps, _) = update.draw_logps(
+        setup.model, learn, params, some, j)
       return jnp.sum(draw.weight * logps, -1)
 
     return jnp.mean(jax.lax.map(score, jnp.arange(n)), 0)

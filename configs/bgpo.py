@@ -81,6 +81,7 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     cfg.learn.optimizer.learning_rate = 2e-4
   if preset == "countdown":
     cfg.task.name = "countdown_digits"
+    cfg.eval.split = "test"  # train and test are all the problems there are
     cfg.task.prompt_length = 8
     # With + and - alone; a policy that knows only the form solves a quarter.
     for part in (cfg.sft, cfg.rollout, cfg.eval):
@@ -101,7 +102,7 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     cfg.checkpoint_every = 2
     cfg.sft.steps = 20
     cfg.rollout.prompts = 8
-    cfg.rollout.reward = "units"  # some of it comes to anybody: a gradient
+    cfg.rollout.rewards = ("units",)  # some comes to anybody: a gradient
     cfg.learn.n_mc = 4
     cfg.eval.size = 64
     cfg.eval.batch_size = 64

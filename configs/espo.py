@@ -27,6 +27,11 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   if preset.startswith(llada_8b.PREFIX):
     llada_8b.d1(cfg, epochs=8)
     cfg.rollout.sampler.temperature = 1.0
+    if cfg.task.name in ("math", "mbpp"):
+      cfg.rollout.group_size = 16 if cfg.task.name == "math" else 10
+      cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
+    if cfg.task.name == "mbpp":
+      cfg.learn.optimizer.learning_rate = 1e-6
     if cfg.task.name == "countdown":
       cfg.learn.loss_args = {
         "clip_low": 0.2, "clip_high": 0.2, "kl_coef": 3e-3, "kl": "k2"}

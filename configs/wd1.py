@@ -23,5 +23,5 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.n_mc = 1
   cfg.learn.score_norm = "none"
   if preset.startswith(llada_8b.PREFIX):
-    llada_8b.d1(cfg, epochs=8)  # 12 for mathematics
+    llada_8b.d1(cfg, epochs=8, math_epochs=12)
   return cfg

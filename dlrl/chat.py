@@ -118,7 +118,7 @@ def run() -> None:
     gen_length=options.gen_length, block_length=options.block_length,
     steps=options.steps or options.gen_length, temperature=options.temperature,
     threshold=options.threshold, eos="stop")
-  check.sampler(sampler, "chat", model.cfg)
+  check.sampler(sampler, "chat")
   messages: list[dict[str, str]] = []
   for question in [options.prompt] if options.prompt else _questions():
     messages.append({"role": "user", "content": question})

@@ -12,6 +12,10 @@ import ml_collections
 from dlrl.runtime.strict import Knobs
 
 Range = tuple[int, int]
+ALL: Range = (0, 2**31 - 1)  # every difficulty
+Names = tuple[str, ...]
+Weights = tuple[float, ...]
+Counts = tuple[int, ...]
 NO_KNOBS = Knobs()
 
 
@@ -19,7 +23,17 @@ NO_KNOBS = Knobs()
 class Task:
   """What is learned."""
 
-  name: str = "sudoku"  # a key of dlrl.tasks.TASKS
+  name: str = "sudoku"  # a key of dlrl.tasks.TASKS, or several: "a+b"
+  weights: Weights = ()  # of several tasks, their shares of a batch; (): equal
+  prompt: str = "bare"  # how it is asked: a key of the task's prompts
+  few_shot: int = 0  # worked examples before each question, from train
+  train_files: str = ""  # of the task "files": JSONL or Parquet, by commas
+  validation_files: str = ""
+  test_files: str = ""
+  bad_rows: str = "error"  # in them; or skip: left out, counted
+  # What generated code may reach if it cannot be kept from it here, of files,
+  # network, processes.
+  sandbox_allow: Names = ()
   data_dir: str = "~/tensorflow_datasets"  # prepared data; made when absent
   prompt_length: int = 32  # tokens
   long_prompts: str = "error"  # or truncate: cut at their beginning, counted
@@ -34,7 +48,8 @@ class Task:
 class Model:
   """A bidirectional transformer; the defaults are LLaDA's kind.
 
-  With `pretrained`, its config.json says all but the dtypes and `remat`.
+  With `pretrained`, its config.json says all but the dtypes, `remat` and
+  `attention`.
   """
 
   vocab_size: int = 40  # rows of the embedding
@@ -53,6 +68,7 @@ class Model:
   compute_dtype: str = "float32"  # of activations and matmuls
   param_dtype: str = "float32"
   remat: str = "full"  # a key of dlrl.models.transformer.REMAT
+  attention: str = "auto"  # or, of dlrl.models.attention: xla, cudnn, splash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +154,7 @@ class SFT:
   steps: int = 250  # optimizer steps; 0 starts RL from random parameters
   batch_size: int = 128  # completions per step
   gen_length: int = 16  # tokens on the canvas
-  difficulty: Range = (4, 7)  # inclusive; the unit is the task's
+  difficulty: Range = ALL  # inclusive; the unit is the task's
   logps_chunk: int = 16  # canvas columns whose logits exist at one time
   log_every: int = 25  # steps per metrics row and progress line
   checkpoint_every: int = 100  # steps
@@ -150,9 +166,10 @@ class Rollout:
   """Which completions are drawn from the current policy."""
 
   prompts: int = 16  # per step, whatever the number of hosts
-  reward: str = "solved"  # a key of the task's rewards
+  rewards: Names = ("solved",)  # of the task's, or "package.module:function"
+  reward_weights: Weights = (1.0,)  # what is learned is the weighted sum
   group_size: int = 8  # completions per prompt
-  difficulty: Range = (8, 12)  # inclusive; the unit is the task's
+  difficulty: Range = ALL  # inclusive; the unit is the task's
   sampler: Sampler = Sampler(temperature=1.0)
   prior: Prior = Prior()
 
@@ -179,13 +196,29 @@ class Learn:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-  """Held-out accuracy, greedy unless the temperature says otherwise."""
+  """Held-out accuracy, greedy unless the temperature says otherwise.
 
-  size: int = 512  # held-out items, the first of a fixed order
+  Test items are evaluated before the first step and after the last alone.
+  """
+
+  split: str = "validation"  # of the evaluations on the way; or test
+  size: int = 512  # items of each split, the first of a fixed order
   every: int = 25  # RL steps
   batch_size: int = 512  # prompts per call of the sampler
-  difficulty: Range = (8, 12)  # inclusive; the unit is the task's
+  difficulty: Range = ALL  # inclusive; the unit is the task's
   sampler: Sampler = Sampler()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What `dlrl.evaluate` does; the rest of its decoding is `eval.sampler`'s."""
+
+  split: str = "test"  # or validation
+  size: int = 0  # items, the first of a fixed order; 0: all
+  lengths: Counts = ()  # tokens of completions; (): as eval.sampler
+  tokens_per_step: int = 0  # 1: as many steps as tokens; 0: as eval.sampler
+  samples: int = 1  # completions of each item
+  scorer: str = "sound"  # a key of dlrl.tasks.scorers.SCORERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +243,7 @@ class Config:
   rollout: Rollout = Rollout()
   learn: Learn = Learn()
   eval: Eval = Eval()
+  evaluation: Evaluation = Evaluation()
 
 
 def default() -> ml_collections.ConfigDict:

@@ -11,12 +11,15 @@ from dlrl import losses
 from dlrl import tasks
 from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
+from dlrl.models import attention
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 from dlrl.runtime import strict
 from dlrl.sampling import check
+from dlrl.tasks import files
+from dlrl.tasks import scorers
 
 DTYPES = ("float32", "bfloat16")
 
@@ -31,7 +34,7 @@ COUNTS = (
   "rollout.prompts", "rollout.prior.slots",
   "learn.n_mc", "learn.epochs", "learn.updates_per_rollout",
   "learn.micro_batch", "learn.logps_chunk",
-  "eval.size", "eval.every", "eval.batch_size",
+  "eval.size", "eval.every", "eval.batch_size", "evaluation.samples",
 )
 
 
@@ -43,30 +46,37 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
       not fit each other. Says which, its value and what would do.
   """
   cfg = strict.build(config.Config, values.to_dict())
-  _choices(cfg)
+  task = tasks.find(cfg.task, cfg.rollout.rewards)
+  _choices(cfg, task)
   _numbers(cfg)
+  _difficulties(cfg, task)
   for name in ("rollout.sampler", "eval.sampler"):
-    check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
+    check.sampler(operator.attrgetter(name)(cfg), name)
   _lora(cfg.lora)
   _batches(cfg)
-  _prior(cfg)
+  _rewards(cfg.rollout)
+  _prior(cfg, task)
   _method(cfg.learn)
   _trace(cfg)
   _groups(cfg)
   return cfg
 
 
-def _choices(cfg: config.Config) -> None:
+def _choices(cfg: config.Config, task: tasks.Task) -> None:
   def one_of(field, table):
     value = operator.attrgetter(field)(cfg)
     strict.require(value in table, field, value,
                    f"choose from {', '.join(map(repr, table))}")
 
   one_of("job", ("rl", "sft"))
-  one_of("task.name", tasks.TASKS)
+  one_of("task.prompt", task.prompts)
+  one_of("task.bad_rows", files.BAD_ROWS)
   one_of("task.long_prompts", ("error", "truncate"))
-  one_of("rollout.reward", tasks.TASKS[cfg.task.name].rewards)
+  one_of("eval.split", ("validation", "test"))
+  one_of("evaluation.split", ("validation", "test"))
+  one_of("evaluation.scorer", scorers.SCORERS)
   one_of("model.remat", transformer.REMAT)
+  one_of("model.attention", attention.BACKENDS)
   one_of("model.compute_dtype", DTYPES)
   one_of("model.param_dtype", DTYPES)
   one_of("lora.dtype", DTYPES)
@@ -86,7 +96,8 @@ def _numbers(cfg: config.Config) -> None:
     strict.require(value >= 1, field, value, "must be at least 1")
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
                 "learn.optimizer.warmup_steps", "mesh.cpu_devices",
-                "rollout.prior.anneal_steps", "lora.rank"):
+                "rollout.prior.anneal_steps", "task.few_shot", "lora.rank",
+                "evaluation.size", "evaluation.tokens_per_step"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
@@ -104,12 +115,15 @@ def _numbers(cfg: config.Config) -> None:
     cfg.model.kv_heads, f"must divide model.heads = {cfg.model.heads}")
   strict.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
                  cfg.model.head_dim, "must be even, for rotary positions")
-  least, most = tasks.TASKS[cfg.task.name].difficulties
+
+
+def _difficulties(cfg: config.Config, task: tasks.Task) -> None:
+  least, most = task.difficulties
   for field in ("sft.difficulty", "rollout.difficulty", "eval.difficulty"):
     low, high = operator.attrgetter(field)(cfg)
     strict.require(
-      least <= low <= high <= most, field, (low, high),
-      f"must be an ascending pair in {least}..{most}")
+      low <= high and low <= most and least <= high, field, (low, high),
+      f"must be an ascending pair that has some of {least}..{most}")
 
 
 def _lora(cfg: config.LoRA) -> None:
@@ -148,16 +162,27 @@ def _batches(cfg: config.Config) -> None:
     "rollout.group_size / learn.updates_per_rollout)")
 
 
-def _prior(cfg: config.Config) -> None:
+def _rewards(rollout: config.Rollout) -> None:
+  strict.require(bool(rollout.rewards), "rollout.rewards", rollout.rewards,
+                 "name at least one")
+  strict.require(
+    len(rollout.reward_weights) == len(rollout.rewards),
+    "rollout.reward_weights", rollout.reward_weights,
+    f"must be as many as rollout.rewards = {rollout.rewards}")
+
+
+def _prior(cfg: config.Config, task: tasks.Task) -> None:
   prior = cfg.rollout.prior
   for field in ("template", "memory"):
     value = getattr(prior, field)
     strict.require(0 <= value <= 1, f"rollout.prior.{field}", value,
                    "is a share, 0..1; 0 is none")
-  task = tasks.TASKS[cfg.task.name]
   strict.require(
     not prior.template or task.template is not None, "rollout.prior.template",
     prior.template, f"must be 0: {cfg.task.name!r} has no template")
+  strict.require(
+    not prior.template or cfg.task.prompt == "bare", "rollout.prior.template",
+    prior.template, "must be 0: templates are of answers to task.prompt 'bare'")
 
 
 def _trace(cfg: config.Config) -> None:

@@ -1,25 +1,25 @@
 """Grain pipelines from a task's rows to batches of numpy arrays.
 
-Every process reads the whole global batch: prompts are tiny, and what is read
-then does not depend on the number of hosts. The state of an iterator, from
-`get_state()`, is part of a checkpoint; `set_state` continues exactly.
+A batch says where its rows are in the source; their columns are looked up there
+and may be of any type. Every process reads the whole global batch: prompts are
+tiny, and what is read then does not depend on the number of hosts. The state of
+an iterator, from `get_state()`, is part of a checkpoint; `set_state` continues
+exactly.
 """
 
-import functools
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
 from typing import Protocol
 
 import grain
 import numpy as np
 
+from dlrl import tasks
 from dlrl.runtime import strict
+from dlrl.tasks import mixture
+from dlrl.tasks import prompts
 
-Row = Mapping[str, Any]
-Source = Sequence[Row]  # anything with a length and random access
+Arrays = dict[str, np.ndarray]
 
 _EVAL_SEED = 20251  # one held-out set for all runs, whatever their seed
 
@@ -46,21 +46,23 @@ class Tokenizer(Protocol):
   def encode(self, text: str) -> list[int]:
     """The ids of `text`, and no others."""
 
-  def prompt(self, text: str) -> list[int]:
-    """The ids of a prompt, in the model's chat format if it has one."""
+  def prompt(self, prompt: tasks.Text) -> list[int]:
+    """The ids of a text or of messages, in the chat format if there is one."""
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text of a completion, up to its end."""
 
 
-def rl_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
-               prompt_length: int, seed: int, truncate: bool = False
-               ) -> grain.DatasetIterator:
+def rl_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
+               *, batch_size: int, prompt_length: int, seed: int,
+               truncate: bool = False) -> grain.DatasetIterator:
   """An endless iterator of prompts, shuffled anew in every epoch.
 
   Args:
-    source: rows with a text `prompt` and an int `index`.
+    source: rows; of several tasks if it is a mixture, which are then drawn by
+      its weights, each shuffled on its own.
     tokenizer: encodes the prompts.
+    prompt: how rows are asked.
     batch_size: b, prompts over all hosts.
     prompt_length: p, tokens.
     seed: of the shuffles, in [0, 2**32).
@@ -68,84 +70,114 @@ def rl_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
       int32 [b], 1 where one did; otherwise they are an error.
 
   Returns:
-    Batches of prompt_ids int32 [b, p], padded on the right; prompt_length int32
-    [b], the tokens before the padding; and each column of the rows: ints as
-    int32 [b], texts as numpy strings [b].
+    Batches of position int32 [b], of the rows in the source; prompt_ids int32
+    [b, p], padded on the right; and prompt_length int32 [b], the tokens before
+    the padding.
 
   Raises:
     strict.ConfigError: the source is empty; or, when the batch is drawn, a
-      prompt has more than p tokens.
+      prompt has more than p tokens or none for some character.
   """
-  row = functools.partial(
-    _prompt, tokenizer=tokenizer, length=prompt_length, truncate=truncate)
-  return _batches(source, row, batch_size, seed)
+  def item(position: int) -> Arrays:
+    return _prompt(
+      source, position, tokenizer, prompt, prompt_length, truncate)
+
+  return _batches(source, item, batch_size, seed)
 
 
-def sft_batches(source: Source, tokenizer: Tokenizer, *, batch_size: int,
-                prompt_length: int, gen_length: int, seed: int,
-                truncate: bool = False) -> grain.DatasetIterator:
-  """`rl_batches` with `completion` int32 [b, gen_length], from `solution`.
+def sft_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
+                *, batch_size: int, prompt_length: int, gen_length: int,
+                seed: int, truncate: bool = False) -> grain.DatasetIterator:
+  """`rl_batches` with `completion` int32 [b, gen_length], the prompt's answer.
 
   The rest of the canvas is eos, to be learned: generation fills it so, too.
 
   Raises:
-    strict.ConfigError: as `rl_batches`, and when a solution has more than
+    strict.ConfigError: as `rl_batches`, and when an answer has more than
       `gen_length` tokens.
   """
-  def row(values: Row) -> Row:
-    text = values["solution"]
+  def item(position: int) -> Arrays:
+    text = prompt.answer(source[position])
     completion = _fit(tokenizer.encode(text), gen_length, tokenizer.eos_id,
-                      f"solution {text!r}", "sft.gen_length")[0]
-    prompt = _prompt(values, tokenizer, prompt_length, truncate)
-    return {**prompt, "completion": completion}
+                      f"answer {text!r}", "sft.gen_length")[0]
+    asked = _prompt(
+      source, position, tokenizer, prompt, prompt_length, truncate)
+    return {**asked, "completion": completion}
 
-  return _batches(source, row, batch_size, seed)
+  return _batches(source, item, batch_size, seed)
 
 
-def eval_rows(source: Source, tokenizer: Tokenizer, items: int,
-              prompt_length: int, truncate: bool = False
-              ) -> dict[str, np.ndarray]:
+def eval_rows(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
+              *, items: int, prompt_length: int, truncate: bool = False
+              ) -> Arrays:
   """One batch, as of `rl_batches`, of `items` rows that never change.
 
-  They are the first of a fixed permutation, so more items include the fewer.
+  They are the first of a fixed permutation, so more items include the fewer; of
+  a mixture, equally many of each task.
 
   Raises:
     strict.ConfigError: the source has fewer rows, or a prompt is too long.
   """
-  strict.require(1 <= items <= len(source), "eval.size", items,
-                 f"there are {len(source)} rows to choose from")
-  # Raw words: numpy may change permutation(), but not the stream.
-  order = np.argsort(np.random.PCG64(_EVAL_SEED).random_raw(len(source)))
-  rows = [_prompt(source[int(i)], tokenizer, prompt_length, truncate)
-          for i in order[:items]]
+  parts, _ = _parts(source)
+  shares = [len(range(k, items, len(parts))) for k in range(len(parts))]
+  positions = [position for part, share in zip(parts, shares, strict=True)
+               for position in _first(part, share)]
+  rows = [_prompt(source, position, tokenizer, prompt, prompt_length, truncate)
+          for position in positions]
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _batches(source: Source, row: Callable[[Row], Row], batch_size: int,
-             seed: int) -> grain.DatasetIterator:
+def _first(part: range, items: int) -> list[int]:
+  strict.require(1 <= items <= len(part), "eval.size", items,
+                 f"there are {len(part)} rows to choose from")
+  # Raw words: numpy may change permutation(), but not the stream.
+  order = np.argsort(np.random.PCG64(_EVAL_SEED).random_raw(len(part)))
+  return [part[int(i)] for i in order[:items]]
+
+
+def _parts(source: tasks.Rows) -> tuple[list[range], tuple[float, ...]]:
+  """Positions of the rows of each task, and the tasks' weights."""
+  if isinstance(source, mixture.Rows):
+    return source.parts, source.weights
+  return [range(len(source))], (1.0,)
+
+
+def _batches(source: tasks.Rows, item: Callable[[int], Arrays],
+             batch_size: int, seed: int) -> grain.DatasetIterator:
   strict.require(len(source) > 0, "task", source, "there are no rows")
   # Repeated before it is batched, so that no row is dropped at an epoch's end.
-  rows = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(row)
+  parts, weights = _parts(source)
+  shuffled = [
+    grain.MapDataset.range(part.start, part.stop)
+    .seed((seed + k) % 2**32).shuffle().repeat()
+    for k, part in enumerate(parts)]
+  rows = shuffled[0] if len(parts) == 1 else grain.MapDataset.mix(
+    shuffled, weights)
   # Without threads: rows are cheap, and nothing is read ahead of the state.
   options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
   # There is no remainder, but to round its count up overflows at batch size 1.
-  batches = rows.batch(batch_size, drop_remainder=True)
+  batches = rows.map(item).batch(batch_size, drop_remainder=True)
   return iter(batches.to_iter_dataset(options))
 
 
-def _prompt(
-  values: Row, tokenizer: Tokenizer, length: int, truncate: bool) -> Row:
-  text = values["prompt"]
-  whole = tokenizer.prompt(text)
+def _prompt(source: tasks.Rows, position: int, tokenizer: Tokenizer,
+            prompt: tasks.Prompt, length: int, truncate: bool) -> Arrays:
+  asked = prompt.question(source[position])
+  text = prompts.as_text(asked)
+  try:
+    whole = tokenizer.prompt(asked)
+  except ValueError as e:
+    raise strict.ConfigError(
+      "task.prompt", text, f"this model cannot read it: {e}") from e
   # The end stays: the question, and where a chat's answer starts.
   kept = whole[-length:] if truncate else whole
-  ids, size = _fit(kept, length, tokenizer.pad_id, f"prompt {text!r}",
-                   "task.prompt_length")
-  columns = {name: np.asarray(value) if isinstance(value, str)
-             else np.int32(value) for name, value in values.items()}
+  ids, size = _fit(kept, length, tokenizer.pad_id,
+                   f"prompt {text!r}", "task.prompt_length")
+  arrays = {"position": np.asarray(position, np.int32), "prompt_ids": ids,
+            "prompt_length": np.asarray(size, np.int32)}
   if truncate:
-    columns["truncated"] = np.int32(len(whole) > length)
-  return {**columns, "prompt_ids": ids, "prompt_length": np.int32(size)}
+    arrays["truncated"] = np.asarray(len(whole) > length, np.int32)
+  return arrays
 
 
 def _fit(ids: list[int], length: int, fill: int, what: str, field: str

@@ -15,6 +15,8 @@ from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import progress
 
+_SHOWN = 100  # characters of a prompt or completion in a progress line
+
 
 class Journal:
   """The metrics of the step under way: written when its update is finished."""
@@ -63,7 +65,14 @@ class Journal:
       prompt, completion, reward = self._sample
       self._writer.sample(
         step, prompt=prompt, completion=completion, reward=reward)
-      progress.say(f"    {prompt} -> {completion}  reward {reward:g}")
+      progress.say(
+        f"    {_short(prompt)} -> {_short(completion)}  reward {reward:g}")
     optimizer.stop_if_stuck(
       step, row["update/nonfinite_in_a_row"], self._cfg.max_nonfinite)
     return ended
+
+
+def _short(text: str) -> str:
+  """The end of a text, on one line."""
+  line = " ".join(text.split())
+  return line if len(line) <= _SHOWN else f"... {line[-_SHOWN:]}"

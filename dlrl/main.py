@@ -55,6 +55,7 @@ def run() -> None:
         f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
         f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
         f"workdir {claimed.path}")
+      setup.start_graders()
       with jax.set_mesh(setup.mesh):
         seconds = JOBS[cfg.job](setup, claimed.path)
       summary = report.write(cfg, claimed.path, seconds)

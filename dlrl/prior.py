@@ -14,37 +14,38 @@ from dlrl.diffusion import pruning
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import strict
 
 
 def templates(
-  task: tasks.Task, tokenizer: Tokenizer, prompts: Sequence[str], length: int,
-  free_id: int,
+  task: tasks.Task, tokenizer: Tokenizer, asked: Sequence[tasks.Row],
+  length: int, free_id: int,
 ) -> np.ndarray:
   """What the task knows of the answers, [g, length] int32.
 
   Args:
     task: knows nothing if it has no template.
     tokenizer: of the texts in a template.
-    prompts: g texts.
+    asked: g rows of the task.
     length: of the canvas; the rest of it is filled with eos.
     free_id: stands where any token may be.
 
   Raises:
     strict.ConfigError: a template is longer than the canvas.
   """
-  canvas = np.full((len(prompts), length), free_id, np.int32)
-  for row, prompt in zip(canvas, prompts, strict=True):
+  canvas = np.full((len(asked), length), free_id, np.int32)
+  for line, row in zip(canvas, asked, strict=True):
     if task.template is None:
       continue
     ids: list[int] = []
-    for part in task.template(prompt):
+    for part in task.template(row):
       ids += [free_id] * part if isinstance(part, int) else (
         tokenizer.encode(part))
     strict.require(
       len(ids) <= length, "rollout.sampler.gen_length", length,
-      f"the template of {prompt!r} has {len(ids)} tokens; raise the length")
-    row[:] = ids + [tokenizer.eos_id] * (length - len(ids))
+      f"the template of {row!r} has {len(ids)} tokens; raise the length")
+    line[:] = ids + [tokenizer.eos_id] * (length - len(ids))
   return canvas
 
 
@@ -73,9 +74,9 @@ def canvases(
     # Not computed unless the rule reads it.
     hidden = model.hidden(
       state.policy, *rows.assemble(tokens, prompt, prompt_length))
-    logps = token_logps.token_logps(
+    logps, _ = token_logps.token_logps(
       hidden[:, : tokens.shape[1]], model.unembed(state.policy), tokens, known,
-      chunk=tokens.shape[1])
+      chunk=tokens.shape[1], shards=mesh_lib.batch_parts(tokens.shape[0]))
     order = pruning.REMASK[prior.remask](keys, logps)
     return jnp.where(pruning.keep(order, known, share), tokens, canvas)
 

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from dlrl import config
+from dlrl import tasks
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import plots
 from dlrl.runtime import strict
@@ -16,11 +17,15 @@ def write(
 ) -> dict[str, Any]:
   """Writes curves.png and, last, summary.json, which marks the run finished."""
   rows = metrics_lib.rows(workdir)
-  evals = [row for row in rows if "eval/solved" in row]
+  evals = [row for row in rows if "test/solved" in row]
+  task = tasks.find(cfg.task)
   summary = {
     "before": _held_out(evals[0]),
     "after": _held_out(evals[-1]),
     "n_eval": cfg.eval.size,
+    "task": {"name": cfg.task.name, "version": task.version,
+             "prompt": cfg.task.prompt, "few_shot": cfg.task.few_shot,
+             "data_sha256": task.checksum},
     "steps": rows[-1]["step"],
     "wall_seconds": sum(seconds.values()),
     "phase_seconds": seconds,
@@ -42,12 +47,15 @@ def read(workdir: pathlib.Path) -> dict[str, Any] | None:
 def table(summary: dict[str, Any]) -> str:
   """The summary for people."""
   before, after = summary["before"], summary["after"]
+  task = summary["task"]
   lines = [f"{summary['n_eval']} held-out items, 95% intervals",
-           f"{'':12}{'before':>22}{'after':>22}"]
+           f"test items of {task['name']} {task['version']}, prompt "
+           f"{task['prompt']!r}, data {task['data_sha256'][:12]}",
+           f"{'':12}{'before':>24}{'after':>24}"]
   for name in (n for n in before if f"{n}_low" in before):
     cells = [f"{r[name]:6.1%} [{r[f'{name}_low']:5.1%}, "
              f"{r[f'{name}_high']:5.1%}]" for r in (before, after)]
-    lines.append(f"{name:12}{cells[0]:>22}{cells[1]:>22}")
+    lines.append(f"{name:12}{cells[0]:>24}{cells[1]:>24}")
   phases = "  ".join(f"{phase} {seconds:.0f} s" for phase, seconds
                      in summary["phase_seconds"].items())
   lines.append(f"wall time {summary['wall_seconds']:.0f} s: {phases}")
@@ -55,5 +63,5 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def _held_out(row: dict[str, Any]) -> dict[str, float]:
-  return {k.removeprefix("eval/"): v for k, v in row.items()
-          if k.startswith("eval/")}
+  return {k.removeprefix("test/"): v for k, v in row.items()
+          if k.startswith("test/")}

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from dlrl import tasks
 from dlrl import update
 from dlrl.data import Tokenizer
 from dlrl.diffusion import pruning
+from dlrl.models import attention
 from dlrl.models import families
 from dlrl.models import hf_tokenizer
 from dlrl.models import lora
@@ -26,7 +27,7 @@ from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
-from dlrl.sampling import check
+from dlrl.tasks import rewards as rewards_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Setup:
   Attributes:
     cfg: of the run.
     mesh: of all devices.
-    task: with its rows, rewards and metrics.
+    task: with its rows and metrics.
+    prompt: how rows are asked.
+    rewards: of rollouts, by the names they are logged under.
     tokenizer: text to ids and back.
     model: pure functions of the parameters.
     param_shardings: a tree like the parameters.
@@ -45,9 +48,16 @@ class Setup:
   cfg: config.Config
   mesh: jax.sharding.Mesh
   task: tasks.Task
+  prompt: tasks.Prompt
+  rewards: Mapping[str, tasks.Reward]
   tokenizer: Tokenizer
   model: transformer.Model
   param_shardings: Any
+
+  def start_graders(self) -> None:
+    """Starts what graders need, and says what it is; once, before scoring."""
+    if self.task.start is not None:
+      progress.say(self.task.start(self.cfg.task.sandbox_allow))
 
   @property
   def root_key(self) -> jax.Array:
@@ -172,9 +182,7 @@ def make(cfg: config.Config) -> Setup:
     published, _ = families.read_config(cfg.pretrained)
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
-      compute_dtype=cfg.model.compute_dtype))
-    for name in ("rollout.sampler", "eval.sampler"):
-      check.sampler(operator.attrgetter(name)(cfg), name, cfg.model)
+      compute_dtype=cfg.model.compute_dtype, attention=cfg.model.attention))
   strict.require(
     cfg.model.vocab_size >= tokenizer.vocab_size, "model.vocab_size",
     cfg.model.vocab_size, f"the tokenizer has {tokenizer.vocab_size} ids")
@@ -187,11 +195,15 @@ def make(cfg: config.Config) -> Setup:
     strict.require(
       rows % parts == 0, field, rows,
       f"must be a multiple of mesh.data * mesh.fsdp = {parts}")
+  attention.check(cfg.model, mesh)
   model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
-  task = tasks.TASKS[cfg.task.name]
-  return Setup(cfg, mesh, task, tokenizer, model, shardings)
+  task = tasks.find(cfg.task, cfg.rollout.rewards)
+  return Setup(
+    cfg, mesh, task, tasks.prompt(cfg.task),
+    rewards_lib.find(task.rewards, cfg.rollout.rewards), tokenizer, model,
+    shardings)
 
 
 def shardings_of(abstract: Any) -> Any:

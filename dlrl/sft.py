@@ -1,6 +1,6 @@
 """Masked-diffusion fine-tuning: RL's warm start, or a job of its own.
 
-The loss is the negative ELBO of the solutions, per token: LLaDA's training
+The loss is the negative ELBO of the answers, per token: LLaDA's training
 objective (arXiv 2502.09992, Eq. 5) with an exact number of masked tokens.
 """
 
@@ -15,7 +15,7 @@ import optax
 
 from dlrl import config
 from dlrl import data
-from dlrl import evaluate
+from dlrl import held_out
 from dlrl import initial
 from dlrl import setup as setup_lib
 from dlrl import update
@@ -26,6 +26,7 @@ from dlrl.diffusion import token_logps
 from dlrl.models import lora
 from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import progress
@@ -42,8 +43,9 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
     noisy = jnp.where(mask, model.mask_id, completion)
     row = rows.assemble(noisy, batch["prompt_ids"], batch["prompt_length"])
     hidden = model.hidden(params, *row)[:, : cfg.gen_length]
-    logps = token_logps.token_logps(
-      hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk)
+    logps, _ = token_logps.token_logps(
+      hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
+      shards=mesh_lib.batch_parts(completion.shape[0]))
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
   def step(state: update.State, batch):
@@ -68,8 +70,10 @@ def main(
   setup: setup_lib.Setup, workdir: pathlib.Path
 ) -> dict[str, float]:
   """The job `sft`; returns the seconds per phase."""
+  evaluator = held_out.make(setup)
   return train(
-    setup, workdir, setup.load_base(), evaluate.make(setup))[1]
+    setup, workdir, setup.load_base(),
+    lambda params: evaluator(params, ends=True))[1]
 
 
 def train(
@@ -154,7 +158,7 @@ def _batches(setup: setup_lib.Setup):
   source = setup.task.load(
     setup.cfg.task.data_dir, "train", cfg.difficulty, field="sft.difficulty")
   return data.sft_batches(
-    source, setup.tokenizer, batch_size=cfg.batch_size,
+    source, setup.tokenizer, setup.prompt, batch_size=cfg.batch_size,
     prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,
     seed=setup.cfg.seed, truncate=setup.cfg.task.truncates)
 

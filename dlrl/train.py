@@ -3,12 +3,14 @@
 Two jitted programs. The host reads a step's tokens, which it must to reward
 them, and the metrics of the update before, which are finished by then; it never
 waits for the update it has just started, except where it evaluates or saves.
+Whatever the update does not need of the completions is computed meanwhile.
 """
 
 import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -18,13 +20,15 @@ import numpy as np
 
 from dlrl import config
 from dlrl import data
-from dlrl import evaluate
+from dlrl import held_out
 from dlrl import initial
 from dlrl import journal as journal_lib
 from dlrl import losses
 from dlrl import prior
+from dlrl import scoring
 from dlrl import setup as setup_lib
 from dlrl import sft
+from dlrl import tasks
 from dlrl import update
 from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
@@ -36,6 +40,7 @@ from dlrl.runtime import optimizer
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.sampling import denoise
+from dlrl.tasks import prompts
 
 
 @flax.struct.dataclass
@@ -44,7 +49,7 @@ class Rollout:
 
   prompt: jax.Array  # [b, p]
   prompt_length: jax.Array  # [b]
-  index: jax.Array  # [g] of the prompts
+  index: jax.Array  # [g] of the prompts, their positions in the source
   completion: jax.Array  # [b, t]
   free: jax.Array  # [b, t] what the policy chose: masks of the first canvas
   trace: jax.Array  # [b, t] the denoising step that committed each token
@@ -58,7 +63,7 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
   rollout: `(state, prompt [g, p], prompt_length [g], index [g],
     template [g, t]) -> Rollout`
   learn: `(state, Rollout, reward [b]) -> (state, metrics)`; takes over the
-    memory of the state it is given.
+    memory of the state it is given. NaN is a reward that is not known.
   """
   cfg = setup.cfg
   step_update = update.make(setup.model, cfg.learn, tx)
@@ -137,46 +142,41 @@ def first_reference(cfg: config.Config, trained: Any) -> Any:
   return {} if fresh else trained
 
 
-def inputs(setup: setup_lib.Setup, batch: dict[str, Any]) -> tuple[Any, ...]:
+def inputs(setup: setup_lib.Setup, batch: dict[str, Any],
+           rows: Sequence[tasks.Row]) -> tuple[Any, ...]:
   """Of the rollout's program: prompts, their indices and templates."""
   return setup.put_whole((
-    batch["prompt_ids"], batch["prompt_length"], batch["index"],
+    batch["prompt_ids"], batch["prompt_length"], batch["position"],
     prior.templates(
-      setup.task, setup.tokenizer, batch["prompt"].tolist(),
+      setup.task, setup.tokenizer, rows,
       setup.cfg.rollout.sampler.gen_length, setup.model.mask_id)))
 
 
-def score(setup: setup_lib.Setup, batch: dict[str, Any], ids: np.ndarray):
-  """Rewards fp32 [b] of the completions `ids` [b, t], metrics and texts."""
-  g = setup.cfg.rollout.group_size
-  texts = [setup.tokenizer.decode(row) for row in ids]
-  columns = {k: np.repeat(v, g).tolist()
-             for k, v in batch.items() if v.ndim == 1}
-  prompts = columns.pop("prompt")
-  reward_fn = setup.task.rewards[setup.cfg.rollout.reward]
-  reward = np.array(reward_fn(prompts, texts, **columns), np.float32)
-  scores = setup.task.metrics(prompts, texts, **columns)
-  groups = reward.reshape(-1, g)
-  row = {f"rollout/{k}": float(np.mean(v)) for k, v in scores.items()}
-  if "truncated" in batch:
-    row["rollout/truncated_prompts"] = float(np.sum(batch["truncated"]))
-  row |= {
-    "reward/mean": float(reward.mean()),
-    "reward/std": float(reward.std()),
-    "update/zero_groups": float(np.mean(groups.min(1) == groups.max(1))),
-  }
-  return reward, row, list(zip(prompts, texts, strict=True))
-
-
-def _batches(setup: setup_lib.Setup):
+def prompt_rows(setup: setup_lib.Setup) -> tasks.Rows:
+  """The rows that rollouts are of."""
   cfg = setup.cfg
-  source = setup.task.load(
+  return setup.task.load(
     cfg.task.data_dir, "train", cfg.rollout.difficulty,
     field="rollout.difficulty")
+
+
+def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
+  """An endless iterator of a step's prompts, as of `data.rl_batches`."""
+  cfg = setup.cfg
   return data.rl_batches(
-    source, setup.tokenizer, batch_size=cfg.rollout.prompts,
+    source, setup.tokenizer, setup.prompt, batch_size=cfg.rollout.prompts,
     prompt_length=cfg.task.prompt_length, seed=cfg.seed,
     truncate=cfg.task.truncates)
+
+
+def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
+                 free, forwards) -> dict[str, float]:
+  row = {f"rollout/{k}": float(np.mean(v))
+         for k, v in scoring.metrics(setup, done).items() if v}
+  if "truncated" in batch:
+    row["rollout/truncated_prompts"] = float(np.sum(batch["truncated"]))
+  return row | {"rollout/free": float(np.mean(free)),
+                "rollout/forwards": float(forwards)}
 
 
 def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
@@ -190,7 +190,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
   base = setup.load_base()
   rollout_fn, learn_fn = make_programs(setup, tx, abstract)
-  batches, evaluator = _batches(setup), evaluate.make(setup)
+  source, evaluator = prompt_rows(setup), held_out.make(setup)
+  batches = prompt_batches(setup, source)
 
   with (
     checkpoint.Checkpoints(
@@ -210,30 +211,32 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       state, start, clock = make_state(policy), 0, clock_lib.Clock(seconds)
       writer.truncate_after(-1)
       with clock.phase("evaluation"):
-        writer.write(0, evaluator(state.policy))
+        writer.write(0, evaluator(state.policy, ends=True))
     journal = journal_lib.Journal(cfg, writer, clock)
 
     for now in range(start + 1, cfg.steps + 1):
       batch = next(batches)
+      rows = [source[i] for i in batch["position"].tolist()]
       began = time.monotonic()
-      rollout = rollout_fn(state, *inputs(setup, batch))
+      rollout = rollout_fn(state, *inputs(setup, batch, rows))
       began = journal.finish() or began
       ids, free, forwards = jax.device_get(
         (rollout.completion, rollout.free, rollout.forwards))
       rolled = time.monotonic()
-      reward, row, texts = score(setup, batch, ids)
-      row |= {"rollout/free": float(np.mean(free)),
-              "rollout/forwards": float(forwards)}
+      done = scoring.read(setup, rows, ids)
+      reward, row = scoring.rewards(setup, done)
       rewarded = time.monotonic()
       state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
       row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
-      journal.begin(now, row, metrics, (*texts[0], float(reward[0])))
+      journal.begin(now, row, metrics, (
+        prompts.as_text(done.prompts[0]), done.texts[0], float(reward[0])))
+      journal.row |= _rollout_row(setup, batch, done, free, forwards)
 
       evaluates = now % cfg.eval.every == 0 or now == cfg.steps
       if evaluates:
         journal.wait()
         with clock.phase("evaluation"):
-          journal.row |= evaluator(state.policy)
+          journal.row |= evaluator(state.policy, ends=now == cfg.steps)
       if now % cfg.checkpoint_every == 0 or now == cfg.steps:
         journal.finish()
         writer.flush()

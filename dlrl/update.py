@@ -20,6 +20,7 @@ from dlrl.diffusion import pruning
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import lora
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import optimizer
 
 
@@ -82,7 +83,7 @@ class Batch:
 
 
 def draw_logps(model, cfg: config.Learn, params, batch: Batch, j):
-  """Draw j of every row and its tokens' log-probs, [b, t] fp32."""
+  """Draw j of every row, and its tokens' log-probs and entropies."""
   if cfg.forward_process in masks.OF_TRACE:
     source, process = batch.trace, masks.OF_TRACE[cfg.forward_process]
   else:
@@ -98,11 +99,11 @@ def draw_logps(model, cfg: config.Learn, params, batch: Batch, j):
     prompt = jnp.where(hidden, model.mask_id, prompt)
   row = rows.assemble(noisy, prompt, batch.prompt_length)
   hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
-  logps = token_logps.token_logps(
+  tokens = token_logps.token_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
-    chunk=cfg.logps_chunk)
+    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
   norm = noisy.shape[1] if cfg.score_norm == "token" else 1
-  return forward_process.Draw(mask, weight / norm), logps
+  return forward_process.Draw(mask, weight / norm), tokens
 
 
 class Others(NamedTuple):
@@ -134,13 +135,16 @@ def micro_batch_grads(
   base, trained = lora.split(params)
 
   def score(trained, j):
-    draw, logps = draw_logps(model, cfg, lora.join(base, trained), batch, j)
+    draw, (logps, entropy) = draw_logps(
+      model, cfg, lora.join(base, trained), batch, j)
     old = jax.lax.stop_gradient(logps) if others.old is None else others.old[j]
     scored = losses.Scored(
       logps, old, None if others.ref is None else others.ref[j], *draw)
     value = scored.score(logps)
     return scored, {"score_mean": value, "square": value**2,
-                    "delta": abs(value - scored.score(old))}
+                    "delta": abs(value - scored.score(old)),
+                    "entropy": jnp.sum(entropy, -1),
+                    "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
 
   (loss, means), grads = montecarlo.value_and_grad(
     losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
@@ -189,6 +193,7 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   (sums, grads), _ = jax.lax.scan(step, montecarlo.zeros(shapes), parts)
   loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
   metrics = {k: v / count for k, v in sums.items()}
+  metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
   return metrics | {"loss": loss / n}, jax.tree.map(lambda g: g / n, grads)
 
 
@@ -197,7 +202,7 @@ def batch_logps(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
 
   def of_rows(part):
     return jax.lax.map(
-      lambda j: draw_logps(model, cfg, params, part, j)[1],
+      lambda j: draw_logps(model, cfg, params, part, j)[1].logps,
       jnp.arange(cfg.n_mc))
 
   logps = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))

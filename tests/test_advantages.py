@@ -63,6 +63,30 @@ def test_equal_rewards_teach_exactly_nothing():
   assert rounded > 0  # or the case that matters was not among them
 
 
+@pytest.mark.parametrize("name", sorted(losses.ADVANTAGES))
+def test_a_reward_that_is_not_known_is_as_if_it_were_not_there(name):
+  advantage = losses.ADVANTAGES[name]
+  rng = np.random.default_rng(3)
+  for group_size in (3, 4, 8):
+    whole = rng.normal(size=(2, group_size)).astype(np.float32)
+    for at in (0, group_size - 1):
+      with_hole = np.insert(whole, at, np.nan, axis=1)
+      got = np.asarray(advantage(with_hole.ravel(), group_size + 1))
+      got = got.reshape(2, -1)
+      np.testing.assert_array_equal(got[:, at], 0)
+      np.testing.assert_allclose(
+        np.delete(got, at, axis=1).ravel(),
+        advantage(whole.ravel(), group_size), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(losses.ADVANTAGES))
+@pytest.mark.parametrize("reward", [[1.0] + [np.nan] * 3, [np.nan] * 4,
+                                    [0.7, np.nan, 0.7, 0.7]])
+def test_what_is_known_of_too_few_teaches_nothing(name, reward):
+  got = losses.ADVANTAGES[name](jnp.array(reward), 4)
+  np.testing.assert_array_equal(got, 0)
+
+
 def test_a_group_of_equals_leaves_the_other_groups_alone():
   got = normalized([0.1, 0.1, 0.1, 0.0, 1.0, 0.0], 3)
   np.testing.assert_array_equal(got[:3], 0)

@@ -106,17 +106,21 @@ def of_a_draw():
   model, params, batch = network()
 
   def total(params):
-    _, logps = update.draw_logps(model, updates.LEARN, params, batch, 0)
+    _, (logps, _) = update.draw_logps(model, updates.LEARN, params, batch, 0)
     return logps.sum()
 
   return flops(total, params), flops(jax.value_and_grad(total), params)
 
 
-def head():
-  """What the head takes of F: logits of the canvas, in whole chunks."""
+def logits():
+  """How many logits F has: of the canvas, in whole chunks."""
   columns = updates.T + -updates.T % updates.LEARN.logps_chunk
-  return 2 * updates.B * columns * networks.TINY.width * (
-    networks.TINY.vocab_size)
+  return updates.B * columns * networks.TINY.vocab_size
+
+
+def head():
+  """What the head takes of F."""
+  return 2 * logits() * networks.TINY.width
 
 
 def test_a_draw_takes_what_the_architecture_says():
@@ -129,7 +133,8 @@ def test_a_draw_takes_what_the_architecture_says():
   assert forward == rows * layers * (linear + products) + head()
   # All is computed again but a layer's last matrix, whose output is a sum's.
   again = forward - rows * layers * 2 * s * d * cfg.mlp_width
-  assert with_gradient == forward + again + 2 * forward
+  # Entropies are products, too; the backward pass takes them.
+  assert with_gradient == forward + again + 2 * forward + 2 * logits()
   assert 3.7 * forward < with_gradient <= 4 * forward
 
 
@@ -142,7 +147,8 @@ def test_an_update_takes_about_four_forwards_per_draw_and_joint_ones_one_more(
   needs_ref = losses.OBJECTIVES[name](**learn.loss_args).needs_ref
   counted = of_update(learn, network()[1] if needs_ref else None)
   assert counted % 4 == 0
-  more = counted // 4 - with_gradient - needs_ref * forward
+  entropies = 2 * logits()  # a metric
+  more = counted // 4 - with_gradient - needs_ref * forward - entropies
   if not is_joint(name):
     assert more == 0
   elif name == "spg":  # the slope of its exp takes the log-probs again

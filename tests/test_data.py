@@ -4,27 +4,37 @@ import numpy as np
 import pytest
 
 from dlrl import data
+from dlrl import tasks
 from dlrl.models import tokenizer
 from dlrl.runtime import strict
+from dlrl.tasks import mixture
 
 TOKENIZER = tokenizer.CharTokenizer()
 EOS = TOKENIZER.eos_id
-ROWS = [{"prompt": str(10**(i % 3) + i), "solution": str(i),
+PROMPT = tasks.Prompt(lambda row: row["asked"])
+ROWS = [{"asked": str(10**(i % 3) + i), "solution": str(i),
          "difficulty": i % 3, "index": 100 + i} for i in range(10)]
 
 
 def rl(rows=ROWS, batch_size=5, seed=0, prompt_length=4):
-  return data.rl_batches(rows, TOKENIZER, batch_size=batch_size, seed=seed,
-                         prompt_length=prompt_length)
+  return data.rl_batches(
+    rows, TOKENIZER, PROMPT, batch_size=batch_size, seed=seed,
+    prompt_length=prompt_length)
 
 
 def sft(batch_size=5, seed=0, gen_length=3, rows=ROWS):
-  return data.sft_batches(rows, TOKENIZER, batch_size=batch_size, seed=seed,
-                          prompt_length=4, gen_length=gen_length)
+  return data.sft_batches(
+    rows, TOKENIZER, PROMPT, batch_size=batch_size, seed=seed, prompt_length=4,
+    gen_length=gen_length)
+
+
+def held_out(items, rows=ROWS, prompt_length=4, **options):
+  return data.eval_rows(rows, TOKENIZER, PROMPT, items=items,
+                        prompt_length=prompt_length, **options)
 
 
 def epoch(batches, count=2):
-  return np.concatenate([next(batches)["index"] for _ in range(count)])
+  return np.concatenate([next(batches)["position"] for _ in range(count)])
 
 
 def assert_same(a, b):
@@ -39,24 +49,27 @@ def test_a_batch_holds_the_rows_padded_on_the_right():
   assert {name: (value.shape, value.dtype.kind, value.dtype.itemsize)
           for name, value in batch.items() if value.dtype.kind == "i"} == {
               "prompt_ids": ((5, 4), "i", 4), "prompt_length": ((5,), "i", 4),
-              "index": ((5,), "i", 4), "difficulty": ((5,), "i", 4)}
-  assert batch["prompt"].dtype.kind == batch["solution"].dtype.kind == "U"
+              "position": ((5,), "i", 4)}
   for i in range(5):
-    row = ROWS[batch["index"][i] - 100]
-    assert row["prompt"] == batch["prompt"][i]
-    assert row["solution"] == batch["solution"][i]
-    assert row["difficulty"] == batch["difficulty"][i]
+    row = ROWS[batch["position"][i]]
     length = batch["prompt_length"][i]
-    assert length == len(row["prompt"])
+    assert length == len(row["asked"])
     assert batch["prompt_ids"][i].tolist() == (
-        TOKENIZER.encode(row["prompt"]) + [TOKENIZER.pad_id] * (4 - length))
+        TOKENIZER.encode(row["asked"]) + [TOKENIZER.pad_id] * (4 - length))
+
+
+def test_columns_of_any_kind_stay_in_the_source():
+  rows = [row | {"tests": [{"in": i, "out": [str(i)] * i}]}
+          for i, row in enumerate(ROWS)]
+  assert_same(next(rl(rows)), next(rl()))
 
 
 def test_sft_adds_the_completion_filled_with_eos():
   batch = next(sft())
   assert batch["completion"].shape == (5, 3)
   assert batch["completion"].dtype == np.int32
-  for solution, ids in zip(batch["solution"], batch["completion"], strict=True):
+  for place, ids in zip(batch["position"], batch["completion"], strict=True):
+    solution = ROWS[place]["solution"]
     assert ids.tolist() == TOKENIZER.encode(solution) + [EOS] * (
         3 - len(solution))
   assert_same({k: v for k, v in batch.items() if k != "completion"},
@@ -64,7 +77,7 @@ def test_sft_adds_the_completion_filled_with_eos():
 
 
 def test_a_completion_may_fill_the_canvas():
-  rows = [{"prompt": "1", "solution": "123", "index": 0}]
+  rows = [{"asked": "1", "solution": "123", "index": 0}]
   batch = next(sft(1, rows=rows))
   assert batch["completion"].tolist() == [TOKENIZER.encode("123")]
 
@@ -72,23 +85,23 @@ def test_a_completion_may_fill_the_canvas():
 def test_an_epoch_is_every_row_once_and_epochs_differ():
   batches = rl()
   first, second = epoch(batches), epoch(batches)
-  assert sorted(first) == sorted(second) == list(range(100, 110))
+  assert sorted(first) == sorted(second) == list(range(10))
   assert first.tolist() != second.tolist()
 
 
 def test_no_row_is_lost_when_batches_do_not_divide_an_epoch():
   batches = rl(batch_size=4)
   seen = collections.Counter(epoch(batches, 5).tolist())
-  assert seen == {index: 2 for index in range(100, 110)}
+  assert seen == dict.fromkeys(range(10), 2)
 
 
 def test_a_batch_may_be_larger_than_the_source():
-  assert next(rl(batch_size=25))["index"].shape == (25,)
+  assert next(rl(batch_size=25))["position"].shape == (25,)
 
 
 def test_a_batch_may_be_a_single_row():
   batches = rl(batch_size=1)
-  assert sorted(epoch(batches, 10)) == list(range(100, 110))
+  assert sorted(epoch(batches, 10)) == list(range(10))
 
 
 def test_the_seed_decides_the_order():
@@ -121,32 +134,38 @@ def test_reading_ahead_does_not_leak_into_the_state():
 
 
 def test_a_long_prompt_is_named_with_its_limit():
-  rows = [{"prompt": "1+2+3", "solution": "6", "index": 0}]
-  for read in (lambda: next(rl(rows)),
-               lambda: data.eval_rows(rows, TOKENIZER, 1, 4)):
+  rows = [{"asked": "1+2+3", "solution": "6", "index": 0}]
+  for read in (lambda: next(rl(rows)), lambda: held_out(1, rows)):
     with pytest.raises(strict.ConfigError) as error:
       read()
     for part in ("config.task.prompt_length = 4", "'1+2+3'", "5 tokens"):
       assert part in str(error.value)
 
 
+def test_a_prompt_that_the_model_cannot_read_is_named():
+  rows = [{"asked": "Solve", "solution": "6", "index": 0}]
+  with pytest.raises(strict.ConfigError, match=r"task\.prompt = 'Solve'.*'S'"):
+    held_out(1, rows)
+
+
 def test_long_prompts_may_lose_their_beginning_and_are_counted():
-  rows = [{"prompt": "1+2+3", "solution": "6", "index": 0},
-          {"prompt": "4=4", "solution": "4", "index": 1}]
-  whole = data.eval_rows(rows, TOKENIZER, 2, 4, truncate=True)
+  rows = [{"asked": "1+2+3", "solution": "6", "index": 0},
+          {"asked": "4=4", "solution": "4", "index": 1}]
+  whole = held_out(2, rows, truncate=True)
   batch = next(data.rl_batches(
-    rows, TOKENIZER, batch_size=2, prompt_length=4, seed=0, truncate=True))
+    rows, TOKENIZER, PROMPT, batch_size=2, prompt_length=4, seed=0,
+    truncate=True))
   for found in (whole, batch):
-    by_index = dict(zip(found["index"].tolist(), zip(
+    by_index = dict(zip(found["position"].tolist(), zip(
       found["truncated"].tolist(), found["prompt_length"].tolist(),
       found["prompt_ids"].tolist(), strict=True), strict=True))
     assert by_index[0] == (1, 4, TOKENIZER.encode("+2+3"))
     assert by_index[1][:2] == (0, 3)
-  assert "truncated" not in data.eval_rows(rows, TOKENIZER, 2, 5)
+  assert "truncated" not in held_out(2, rows, 5)
 
 
 def test_a_long_completion_is_named_with_its_limit():
-  rows = [{"prompt": "1", "solution": "1234", "index": 0}]
+  rows = [{"asked": "1", "solution": "1234", "index": 0}]
   with pytest.raises(strict.ConfigError) as error:
     next(sft(rows=rows))
   for part in ("config.sft.gen_length = 3", "'1234'", "4 tokens"):
@@ -159,24 +178,24 @@ def test_an_empty_source_is_an_error():
 
 
 def test_eval_rows_are_fixed_distinct_and_nested():
-  few = data.eval_rows(ROWS, TOKENIZER, 4, 4)
-  many = data.eval_rows(ROWS, TOKENIZER, 10, 4)
+  few, many = held_out(4), held_out(10)
   assert_same(few, {name: value[:4] for name, value in many.items()})
-  assert sorted(many["index"]) == list(range(100, 110))
+  assert sorted(many["position"]) == list(range(10))
   # Written down, because runs of other versions are compared with it.
-  assert few["index"].tolist() == [102, 108, 109, 104]
+  assert few["position"].tolist() == [2, 8, 9, 4]
   assert few.keys() == next(rl()).keys()
 
 
 def test_eval_rows_mix_the_difficulties():
   rows = sorted(ROWS, key=lambda row: row["difficulty"])
-  assert len(set(data.eval_rows(rows, TOKENIZER, 5, 4)["difficulty"])) > 1
+  found = held_out(5, rows)["position"]
+  assert len({rows[i]["difficulty"] for i in found}) > 1
 
 
 @pytest.mark.parametrize("items", [0, 11])
 def test_eval_needs_as_many_rows_as_it_asks_for(items):
   with pytest.raises(strict.ConfigError, match=r"eval\.size.*10 rows"):
-    data.eval_rows(ROWS, TOKENIZER, items, 4)
+    held_out(items)
 
 
 def test_sources_need_only_a_length_and_random_access():
@@ -188,5 +207,42 @@ def test_sources_need_only_a_length_and_random_access():
       return ROWS[index]
 
   assert_same(next(rl(Lazy())), next(rl()))
-  assert_same(data.eval_rows(Lazy(), TOKENIZER, 3, 4),
-              data.eval_rows(ROWS, TOKENIZER, 3, 4))
+  assert_same(held_out(3, Lazy()), held_out(3))
+
+
+def mixed(weights, sizes=(7, 4)):
+  return mixture.Rows(
+    {name: ROWS[:size] for name, size in zip("abc", sizes, strict=False)},
+    weights)
+
+
+def test_batches_of_a_mixture_are_drawn_by_weight():
+  batches = rl(mixed((3.0, 1.0)), batch_size=8)
+  drawn = [next(batches)["position"] for _ in range(21)]
+  # The same number of each task in every batch, and each task by epochs.
+  assert [(b < 7).sum() for b in drawn] == [6] * 21
+  first = [p for b in drawn for p in b.tolist() if p < 7]
+  assert collections.Counter(first) == dict.fromkeys(range(7), 18)
+  assert sorted(first[:7]) == list(range(7))
+  assert first[:7] != first[7:14]
+  assert_same(next(rl(mixed((3.0, 1.0)))), next(rl(mixed((3.0, 1.0)))))
+
+
+def test_an_iterator_of_a_mixture_continues_exactly():
+  batches = rl(mixed((1.0, 2.0)), batch_size=3)
+  next(batches)
+  state = batches.get_state()
+  expected = [next(batches) for _ in range(5)]
+  other = rl(mixed((1.0, 2.0)), batch_size=3)
+  other.set_state(state)
+  for batch in expected:
+    assert_same(batch, next(other))
+
+
+def test_held_out_items_of_a_mixture_are_equally_many_of_each():
+  found = held_out(5, mixed((9.0, 1.0)))["position"]
+  assert [(found < 7).sum(), (found >= 7).sum()] == [3, 2]
+  # Those that the task alone would have.
+  assert found[:3].tolist() == held_out(3, ROWS[:7])["position"].tolist()
+  with pytest.raises(strict.ConfigError, match=r"eval\.size.*4 rows"):
+    held_out(10, mixed((9.0, 1.0)))

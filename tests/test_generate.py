@@ -140,36 +140,6 @@ def test_a_row_does_not_depend_on_the_others_and_no_mask_is_left(options):
       np.testing.assert_array_equal(alone[0], row)
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_cache_is_exact_where_nothing_has_changed(cache):
-  """One step per block: each is computed whole, and nothing is reused."""
-  np.testing.assert_array_equal(run(steps=2, cache=cache), run(steps=2))
-  counts = [int(decoded(steps=8, cache=c).forwards) for c in ("none", cache)]
-  assert counts == [8, 8]
-
-
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_part_sees_the_rest_as_it_was(cache):
-  """Against a network in which every column but the part's is frozen."""
-  model, params = tiny()
-  ids = jnp.asarray([[3, 9, MASK, MASK, 4, MASK]])
-  positions = jnp.asarray([[2, 3, 4, 5, 0, 1]])
-  lengths = jnp.asarray([6])
-  whole, kept = model.hidden_and_cache(params, ids, positions, lengths)
-  np.testing.assert_allclose(
-    whole, model.hidden(params, ids, positions, lengths), rtol=1e-6)
-  start, width = 1, 3 if cache == "prefix" else 2
-  part = model.hidden_of_part(
-    params, ids[:, start:start + width], positions[:, start:start + width],
-    lengths, kept, start)
-  np.testing.assert_allclose(
-    part, whole[:, start:start + width], rtol=1e-4, atol=1e-5)
-  changed = model.hidden_of_part(
-    params, ids[:, start:start + width] + 1,
-    positions[:, start:start + width], lengths, kept, start)
-  assert abs(changed - part).max() > 1e-3
-
-
 def test_a_threshold_commits_the_sure_ones_and_at_least_one():
   confidence = jnp.asarray([[0.9, 0.2, 0.95, 0.89], [0.3, 0.1, 0.2, 0.99]])
   masked = jnp.asarray([[True, True, True, False], [True, True, True, False]])
@@ -333,15 +303,6 @@ def test_what_cannot_work_is_an_error_that_names_it(field, options):
   with pytest.raises(strict.ConfigError) as error:
     run(**options)
   assert error.value.field == f"generate.{field}"
-
-
-def test_a_cache_needs_outputs_that_are_not_shifted():
-  model = transformer.build(
-    config.Model(**(vars(CFG) | {"shifted": True})), MASK)
-  with pytest.raises(strict.ConfigError, match="shifted"):
-    generate(model, {}, PROMPTS, cache="dual", **SMALL)
-  with pytest.raises(ValueError, match="shifted"):
-    model.hidden_and_cache({}, None, None, None)
 
 
 def test_no_prompt_is_an_error():

@@ -111,7 +111,7 @@ def test_golden_gradients_under_the_published_names(shared, name):
     hidden = model.hidden(params, ids, positions, jnp.array([ids.shape[1]]))
     return jnp.sum(token_logps.token_logps(
       hidden, model.unembed(params), jnp.asarray(data["target_ids"][:1]),
-      jnp.asarray(data["is_mask"][:1]), chunk=16))
+      jnp.asarray(data["is_mask"][:1]), chunk=16).logps)
 
   value, grads = jax.jit(jax.value_and_grad(total))(params)
   np.testing.assert_allclose(value, data["grad_sum_logp"], rtol=1e-5)

@@ -51,6 +51,14 @@ def test_special_ids_ends_and_the_template_come_from_the_files(tmp_path):
   assert "<|mask|>" in tokenizer.decode([0, 5, 3])
 
 
+def test_a_last_message_of_the_assistant_is_the_beginning_of_its_answer(
+    tmp_path):
+  tokenizer = hf_tokenizer.load(write(tmp_path))
+  user = {"role": "user", "content": "yes"}
+  assert tokenizer.chat([user, {"role": "assistant", "content": "no 42"}]) == [
+    6, 0, 8, 7, 1, 3]
+
+
 def test_without_a_template_a_prompt_is_its_text(tmp_path):
   tokenizer = hf_tokenizer.load(write(tmp_path, template=None))
   assert tokenizer.prompt("yes") == [0]

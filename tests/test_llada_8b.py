@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,14 @@ import pytest
 
 from configs import llada_8b
 from dlrl import config_check
+from dlrl import tasks
 from dlrl import train
 from dlrl import update
 from dlrl.models import lora
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 
-PRESET = llada_8b.PREFIX + "sudoku"
+PRESET = "llada_8b_sudoku"
 
 
 @pytest.mark.parametrize("method", ["bgpo", "espo", "diffu_grpo", "trace_rl"])
@@ -61,11 +63,41 @@ def test_an_update_of_eight_billion_parameters_has_its_shapes(method):
     jax.tree.map(lambda x: (x.shape, x.dtype), state))
 
 
-@pytest.mark.parametrize("task", sorted(llada_8b.LENGTHS))
-@pytest.mark.parametrize("method", [
-  "bgpo", "diffu_grpo", "spg", "stable_drl", "vrpo_offline", "cj_grpo"])
-def test_every_task_has_its_settings(method, task):
+PRESETS = [prefix + task for prefix in llada_8b.PREFIX
+           for task in llada_8b.TASKS]
+METHODS = sorted(
+  path.stem for path in pathlib.Path(llada_8b.__file__).parent.glob("*.py")
+  if path.stem not in ("__init__", "llada_8b", "sft", "stp", "sudoku_tiny"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_preset_of_every_task(method, preset):
   module = importlib.import_module(f"configs.{method}")
-  cfg = config_check.from_dict(module.get_config(llada_8b.PREFIX + task))
-  assert cfg.task.name == task
-  assert cfg.rollout.sampler.gen_length == llada_8b.LENGTHS[task]
+  cfg = config_check.from_dict(module.get_config(preset))
+  assert "dlrl" in tasks.find(cfg.task).prompts
+  assert cfg.rollout.sampler.gen_length in (256, 512)
+  assert cfg.model.layers == (32 if preset.startswith("llada") else 28)
+
+
+def test_bgpos_settings_are_those_of_its_table():
+  for task, (name, length, steps, updates, samples) in {
+      "math": ("gsm8k+math", 512, 256, 700, 16),
+      "code": ("mbpp", 512, 512, 560, 16),
+      "sudoku": ("sudoku", 256, 128, 400, 32),
+      "countdown": ("countdown", 256, 128, 560, 16)}.items():
+    cfg = config_check.from_dict(llada_8b.base("llada_8b_" + task))
+    sampler = cfg.rollout.sampler
+    assert (cfg.task.name, sampler.gen_length, sampler.steps, cfg.steps,
+            cfg.learn.n_mc) == (name, length, steps, updates, samples)
+    assert (sampler.block_length, cfg.rollout.prompts, cfg.rollout.group_size,
+            cfg.learn.optimizer.learning_rate) == (32, 16, 8, 5e-7)
+    assert cfg.eval.sampler.steps == cfg.eval.sampler.gen_length == length
+
+
+def test_dream_has_the_published_number_of_parameters():
+  cfg = config_check.from_dict(llada_8b.base("dream_7b_math"))
+  model = transformer.build(cfg.model, 151666)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  # Of the published checkpoint's index, in bytes of bfloat16.
+  assert 2 * sum(x.size for x in jax.tree.leaves(params)) == 15231233024

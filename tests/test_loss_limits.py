@@ -194,7 +194,7 @@ def test_extreme_bfloat16_logits_give_finite_log_probs(scale):
   targets = jnp.asarray(np.stack([np.full(5, 1), rng.integers(0, 33, 5)]))
 
   def total(hidden, unembed):
-    logps = token_logps.token_logps(
+    logps, _ = token_logps.token_logps(
       hidden, unembed, targets, jnp.ones((2, 5), bool), chunk=2)
     return jnp.sum(logps), logps
 

@@ -21,32 +21,32 @@ from dlrl.runtime import strict
 TOKENIZER = tokenizer.CharTokenizer()
 SUDOKU = tasks.TASKS["sudoku"]
 PUZZLE = "1030040203102001"
-PROMPT = "abcdefghijklmnop" + PUZZLE
+ROW = {"puzzle": PUZZLE}
 G, T, P = 3, 8, 4
 
 
 def test_a_sudoku_template_is_its_clues():
-  canvas = prior.templates(SUDOKU, TOKENIZER, [PROMPT], 18, MASK)
+  canvas = prior.templates(SUDOKU, TOKENIZER, [ROW], 18, MASK)
   want = [MASK if c == "0" else TOKENIZER.encode(c)[0] for c in PUZZLE]
   np.testing.assert_array_equal(canvas, [[*want, 1, 1]])  # then eos
 
 
 def test_a_task_without_a_template_knows_nothing():
   task = dataclasses.replace(SUDOKU, template=None)
-  canvas = prior.templates(task, TOKENIZER, [PROMPT] * 2, 16, MASK)
+  canvas = prior.templates(task, TOKENIZER, [ROW] * 2, 16, MASK)
   np.testing.assert_array_equal(canvas, np.full((2, 16), MASK))
 
 
 def test_texts_of_a_template_are_tokenized():
   task = dataclasses.replace(SUDOKU, template=lambda _: ["(1", 2, ")"])
-  canvas = prior.templates(task, TOKENIZER, [PROMPT], 6, MASK)
+  canvas = prior.templates(task, TOKENIZER, [ROW], 6, MASK)
   left, one, right = (TOKENIZER.encode(c)[0] for c in "(1)")
   np.testing.assert_array_equal(canvas[0], [left, one, MASK, MASK, right, 1])
 
 
 def test_a_template_longer_than_the_canvas_is_refused():
   with pytest.raises(strict.ConfigError, match=r"gen_length.* 15.*16 tokens"):
-    prior.templates(SUDOKU, TOKENIZER, [PROMPT], 15, MASK)
+    prior.templates(SUDOKU, TOKENIZER, [ROW], 15, MASK)
 
 
 def canvases(step=0, keys=0, remembered=None, known=None, **knobs):

@@ -67,6 +67,16 @@ def test_the_best_completion_of_a_group_is_remembered():
   np.testing.assert_array_equal(tokens[2], [12, 13, 14])
 
 
+def test_a_completion_whose_reward_is_not_known_is_not_remembered():
+  completion = jnp.arange(12).reshape(4, 3)
+  memory = pruning.store(
+    pruning.empty(4, 3), jnp.array([5, 6]), completion,
+    jnp.array([jnp.nan, 0.0, jnp.nan, jnp.nan]), 0.0)
+  tokens, found = pruning.recall(memory, jnp.array([5, 6]))
+  np.testing.assert_array_equal(found, [True, False])
+  np.testing.assert_array_equal(tokens[0], [3, 4, 5])
+
+
 def test_prompts_of_one_slot_take_turns_and_are_never_mixed_up():
   memory = pruning.empty(4, 2)
   first = jnp.array([[1, 1], [2, 2], [3, 3]])

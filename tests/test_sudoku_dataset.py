@@ -58,7 +58,7 @@ def child(tmp_path):
 @pytest.fixture(scope="module")
 def splits(sudoku_dir):
   return {split: sudoku_dataset.load(sudoku_dir, split, EVERY)
-          for split in ("train", "test")}
+          for split in tasks.SPLITS}
 
 
 def count(puzzle):
@@ -85,34 +85,41 @@ ROWS = [a + b + c + d for a in "1234" for b in "1234" for c in "1234"
 
 def test_rows_agree_with_themselves(splits):
   for rows in splits.values():
-    prompts = [row["prompt"] for row in rows]
-    solutions = [row["solution"] for row in rows]
-    assert set(sudoku.solved_reward(prompts, solutions)) == {1.0}
+    columns = tasks.columns(rows)
+    assert set(sudoku.solved_reward(
+      [], columns["solution"], **columns)) == {1.0}
     for row in rows:
-      assert row.keys() == {"prompt", "solution", "difficulty", "index"}
-      assert sudoku.puzzle_of(row["prompt"]).count("0") == row["difficulty"]
-      assert type(row["prompt"]) is type(row["solution"]) is str
+      assert row.keys() == {"puzzle", "solution", "difficulty", "index"}
+      assert row["puzzle"].count("0") == row["difficulty"]
+      assert type(row["puzzle"]) is type(row["solution"]) is str
       assert type(row["difficulty"]) is type(row["index"]) is int
 
 
 def test_every_difficulty_has_its_puzzles_and_none_twice(splits):
-  for split, size in (("train", 2000), ("test", 300)):
+  for split, size in (("train", 2000), ("validation", 300), ("test", 300)):
     counts = collections.Counter(row["difficulty"] for row in splits[split])
     assert counts == {blanks: size for blanks in range(2, 13)}
-    assert len({row["prompt"] for row in splits[split]}) == 11 * size
+    assert len({row["puzzle"] for row in splits[split]}) == 11 * size
 
 
-def test_train_and_test_share_no_solution(splits):
-  train, test = ({row["solution"] for row in splits[split]}
-                 for split in ("train", "test"))
+def test_test_shares_no_solution_with_train_or_validation(splits):
+  train, validation, test = (
+    {row["solution"] for row in splits[split]} for split in tasks.SPLITS)
   assert not train & test
+  assert validation == train
   assert (len(train), len(test)) == (200, 88)
+
+
+def test_train_and_validation_share_no_puzzle(splits):
+  train, validation, _ = (
+    {row["puzzle"] for row in splits[split]} for split in tasks.SPLITS)
+  assert not train & validation
 
 
 def test_puzzles_have_one_solution(splits):
   for rows in splits.values():
     some = rows[::97] + rows[-40:]
-    assert {count(sudoku.puzzle_of(row["prompt"])) for row in some} == {1}
+    assert {count(row["puzzle"]) for row in some} == {1}
 
 
 def test_uniqueness_is_not_accidental():
@@ -122,8 +129,8 @@ def test_uniqueness_is_not_accidental():
 
 
 def test_an_index_identifies_a_row_whatever_is_selected(sudoku_dir, splits):
-  rows = splits["train"] + splits["test"]
-  assert [row["index"] for row in rows] == list(range(11 * 2300))
+  rows = splits["test"]
+  assert [row["index"] for row in rows] == list(range(11 * 300))
   some = sudoku_dataset.load(sudoku_dir, "test", (7, 9))
   assert len(some) == 900
   assert all(row == rows[row["index"]] for row in some)
@@ -150,7 +157,7 @@ def test_preparing_and_loading_are_silent_and_leave_only_the_data(
   assert len(sudoku_dataset.load("~/data", "test", (12, 12))) == 300
   assert capfd.readouterr() == ("", "")
   assert os.listdir(tmp_path / "data") == ["sudoku4x4"]
-  assert os.listdir(tmp_path / "data/sudoku4x4") == ["1.0.0"]
+  assert os.listdir(tmp_path / "data/sudoku4x4") == ["1.1.0"]
 
 
 def test_prepared_data_is_not_prepared_again(sudoku_dir, splits, monkeypatch):
@@ -187,7 +194,7 @@ def garble(path):
 def test_spoilt_data_is_an_error_that_says_what_to_delete(
     sudoku_dir, splits, tmp_path, spoil, name):
   shutil.copytree(sudoku_dir, tmp_path, dirs_exist_ok=True)
-  directory = tmp_path / "sudoku4x4/1.0.0"
+  directory = tmp_path / "sudoku4x4/1.1.0"
   spoil(directory / name)
   with pytest.raises(strict.ConfigError, match="delete this") as error:
     sudoku_dataset.load(str(tmp_path), "test", EVERY)
@@ -219,7 +226,7 @@ def test_losing_the_race_to_prepare_is_success(tmp_path, splits, monkeypatch):
       sudoku_dataset.Sudoku4x4, "download_and_prepare", overtaken)
   rows = sudoku_dataset.load(str(tmp_path), "test", EVERY)
   assert rows == splits["test"]
-  assert os.listdir(tmp_path / "sudoku4x4") == ["1.0.0"]
+  assert os.listdir(tmp_path / "sudoku4x4") == ["1.1.0"]
 
 
 def test_two_processes_may_prepare_at_once(child, tmp_path):

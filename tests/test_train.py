@@ -1,5 +1,6 @@
 """The job as users start it, and the promises about its loop."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ from dlrl import data
 from dlrl import journal
 from dlrl import losses
 from dlrl import report
+from dlrl import scoring
 from dlrl import setup as setup_lib
 from dlrl import tasks
 from dlrl import train
@@ -33,7 +35,7 @@ TINY = {
   "model.width": 16, "model.layers": 1, "model.heads": 2, "model.kv_heads": 2,
   "model.head_dim": 8, "model.mlp_width": 16, "sft.steps": 120,
   "sft.log_every": 30, "sft.checkpoint_every": 40, "sft.batch_size": 16,
-  "steps": 6, "checkpoint_every": 2, "rollout.reward": "units",
+  "steps": 6, "checkpoint_every": 2, "rollout.rewards": ("units",),
   "rollout.prompts": 4, "rollout.group_size": 4, "learn.n_mc": 2,
   "learn.micro_batch": 8, "eval.size": 16,
   "eval.batch_size": 16, "eval.every": 3, "sample_every": 2,
@@ -117,8 +119,13 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   assert all(row["update/grad_norm"] > 0 for row in rows[1:])
   assert [row["step"] for row in rows if "eval/solved" in row] == [0, 3, 6]
   summary = json.loads((workdir / "summary.json").read_text())
-  assert summary["before"]["solved"] == rows[0]["eval/solved"]
-  assert summary["after"]["solved"] == rows[-1]["eval/solved"]
+  assert [row["step"] for row in rows if "test/solved" in row] == [0, 6]
+  assert summary["before"]["cells"] == rows[0]["test/cells"]
+  assert summary["after"]["cells"] == rows[-1]["test/cells"]
+  assert rows[0]["test/cells"] != rows[0]["eval/cells"]  # other puzzles
+  assert summary["task"] == {
+    "name": "sudoku", "version": "1.1.0", "prompt": "bare", "few_shot": 0,
+    "data_sha256": tasks.TASKS["sudoku"].checksum}
   assert summary["n_eval"] == 16
   assert summary["wall_seconds"] > 0
   assert len(summary["config_fingerprint"]) == 12
@@ -271,6 +278,45 @@ def few_prompts(monkeypatch, rows=4):
     tasks.TASKS, "sudoku", dataclasses.replace(task, load=load))
 
 
+def test_what_no_reward_is_known_of_teaches_nothing_and_is_not_remembered(
+    sudoku_dir, tmp_path, monkeypatch):
+  few_prompts(monkeypatch)
+  unknown = dataclasses.replace(tasks.TASKS["sudoku"], rewards={
+    "units": lambda prompts, completions, **columns: [None] * len(completions)})
+  monkeypatch.setitem(tasks.TASKS, "sudoku", unknown)
+  cfg = tiny(sudoku_dir, steps=2, rollout__prior__memory=0.5,
+             rollout__prior__min_reward=0.0)
+  _, rows = run_here(cfg, tmp_path / "run")
+  for row in rows[1:]:
+    assert row["reward/infrastructure_errors"] == 16
+    assert row["reward/mean"] is None
+    assert row["update/grad_norm"] == 0
+    assert row["update/zero_groups"] == 1
+    assert row["rollout/free"] == 1  # of a prompt that comes back
+
+
+def test_a_mixture_is_trained_and_evaluated_by_task(sudoku_dir, tmp_path):
+  cfg = tiny(
+    sudoku_dir, steps=1, task__name="sudoku+countdown_digits",
+    task__weights=(1.0, 3.0), sft__difficulty=(1, 6),
+    rollout__difficulty=(1, 12), eval__difficulty=(1, 12), eval__split="test",
+    rollout__rewards=("solved", "test_train:shorter"),
+    rollout__reward_weights=(1.0, 0.1))
+  _, rows = run_here(cfg, tmp_path / "run")
+  step = rows[-1]
+  for prefix in ("rollout", "eval", "test"):
+    assert {"solved", "sudoku/solved", "sudoku/cells", "countdown_digits/easy",
+            } <= {key.removeprefix(f"{prefix}/") for key in step}
+  assert step["reward/mean"] == pytest.approx(
+    step["reward/solved"] + 0.1 * step["reward/shorter"])
+  assert step["reward/shorter"] < 0
+
+
+def shorter(prompts, completions, *, task, **columns):
+  assert collections.Counter(task) == {"sudoku": 4, "countdown_digits": 12}
+  return [-float(len(text)) for text in completions]
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
     sudoku_dir, tmp_path):
   cfg = tiny(sudoku_dir, steps=2)
@@ -349,16 +395,24 @@ def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
 
   monkeypatch.setattr(jax, "device_get", get)
   monkeypatch.setattr(array, "_value", property(value))
+  def telling(name):
+    real = getattr(scoring, name)
+    return lambda *args: reads.append(name) or real(*args)
+
   monkeypatch.setattr(journal.Journal, "begin", begin)
+  for name in ("rewards", "metrics"):
+    monkeypatch.setattr(scoring, name, telling(name))
   run_here(tiny(sudoku_dir, steps=4, eval__every=9, checkpoint_every=9),
            tmp_path / "run")
-  metric_count = reads[reads.index("update 4") + 1]
+  metric_count = reads[reads.index("update 4") + 2]
   assert metric_count > 3
-  # Between two updates: the metrics of the one, the tokens for the next.
+  # Between two updates: of the one all that it can do without, and its metrics;
+  # for the next the tokens and their rewards.
   first = reads.index("update 1")
+  between = ["metrics", metric_count, 3, "rewards"]
   assert reads[first : reads.index("update 4") + 1] == [
-    "update 1", metric_count, 3, "update 2", metric_count, 3, "update 3",
-    metric_count, 3, "update 4"]
+    "update 1", *between, "update 2", *between, "update 3", *between,
+    "update 4"]
   assert not hidden
 
 

@@ -97,7 +97,7 @@ def test_golden_gradients_of_masked_log_probs(llada, golden):
     hidden = model.hidden(params, ids, positions, lengths)
     return jnp.sum(token_logps.token_logps(
       hidden, model.unembed(params), jnp.asarray(golden["target_ids"][:1]),
-      jnp.asarray(golden["is_mask"][:1]), chunk=16))
+      jnp.asarray(golden["is_mask"][:1]), chunk=16).logps)
 
   value, grads = jax.jit(jax.value_and_grad(total))(params)
   np.testing.assert_allclose(value, golden["grad_sum_logp"], rtol=1e-5)

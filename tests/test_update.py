@@ -123,10 +123,30 @@ def test_the_gradient_is_that_of_the_stacked_formula(changes):
     "grad_norm": math.sqrt(sum(
       (np.asarray(g, np.float64)**2).sum() for g in jax.tree.leaves(want))),
     "nonfinite_in_a_row": 0, "nonfinite_total": 0}
-  assert set(metrics) == set(expected)
+  assert set(metrics) == set(expected) | {"entropy"}
   for name, value in expected.items():
     np.testing.assert_allclose(
       metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_entropy_is_the_mean_over_the_tokens_that_are_scored():
+  (model, params), batch = tiny(), make_batch()
+  _, metrics, _ = run(batch)
+  mask, weight = draws(batch, LEARN.forward_process, N_MC)
+  live = np.asarray(batch.advantage) != 0
+  found = []
+  for j in range(N_MC):
+    row = rows.assemble(jnp.where(mask[j], MASK, batch.completion),
+                        batch.prompt, batch.prompt_length)
+    logits = model.hidden(params, *row)[:, :T] @ model.unembed(params)
+    p = np.asarray(jax.nn.softmax(logits), np.float64)
+    entropy = -np.sum(p * np.log(p), -1)
+    found.append(entropy[(weight[j] > 0) & live[:, None]])
+  counts = {len(x) for x in found}
+  assert len(counts) > 1  # or it would not matter what the mean is over
+  want = np.concatenate(found).mean()
+  np.testing.assert_allclose(metrics["entropy"], want, rtol=1e-5)
+  assert 0 < want < np.log(networks.TINY.vocab_size)
 
 
 def test_two_updates_per_rollout_share_the_draws_and_the_old_scores():
@@ -184,8 +204,8 @@ def test_a_reference_is_scored_on_the_same_draws():
     dataclasses.replace(first_state(params, recorder()), ref_params=ref), batch)
 
   def score(params, j):
-    draw, logps = update.draw_logps(model, learn, params, batch, j)
-    _, other = update.draw_logps(model, learn, ref, batch, j)
+    draw, (logps, _) = update.draw_logps(model, learn, params, batch, j)
+    _, (other, _) = update.draw_logps(model, learn, ref, batch, j)
     return losses.Scored(
       logps, jax.lax.stop_gradient(logps), other, *draw), {}
 
@@ -321,7 +341,7 @@ def test_a_trace_scores_tokens_as_their_step_saw_them(shrink):
   live = np.asarray(batch.maskable)
   seen = np.zeros((B, T), int)
   for j in range(4 // shrink):
-    draw, logps = update.draw_logps(model, learn, params, batch, j)
+    draw, (logps, _) = update.draw_logps(model, learn, params, batch, j)
     first = j * shrink  # the canvas before the slice's first step
     noisy = jnp.where(live & (trace >= first), MASK, batch.completion)
     hidden = model.hidden(params, *rows.assemble(

@@ -97,12 +97,12 @@ def store(
     memory: to be updated.
     index: [g] int32, of the prompts, not negative.
     completion: [b, t] int32, groups contiguous.
-    reward: [b] fp32.
+    reward: [b] fp32; what has NaN, not known, is not remembered.
     min_reward: of what is worth remembering.
   """
   groups = index.shape[0]
   slots = memory.owner.shape[0]
-  rewards = reward.reshape(groups, -1)
+  rewards = jnp.where(jnp.isnan(reward), -jnp.inf, reward).reshape(groups, -1)
   best = jnp.argmax(rewards, -1)
   found = completion.reshape(groups, -1, completion.shape[-1])[
     jnp.arange(groups), best]

@@ -1,4 +1,8 @@
-"""Advantages of the completions of one prompt relative to each other."""
+"""Advantages of the completions of one prompt relative to each other.
+
+A reward that is NaN is not known: that completion's advantage is zero, and the
+others' are what they would be in a group without it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +12,16 @@ def centered(reward: jax.Array, group_size: int) -> jax.Array:
   """r - mean within each group; exactly zero where all are equal.
 
   Args:
-    reward: [b] fp32, groups contiguous.
+    reward: [b] fp32, groups contiguous; NaN where it is not known.
     group_size: G >= 2, divides b.
   """
   groups = reward.reshape(-1, group_size)
   # An explicit test: the mean of equal numbers may be off by one ulp, which
   # divided by a tiny std would be an advantage of order one.
-  equal = jnp.max(groups, 1, keepdims=True) == jnp.min(
+  equal = jnp.nanmax(groups, 1, keepdims=True) == jnp.nanmin(
     groups, 1, keepdims=True)
-  apart = groups - jnp.mean(groups, 1, keepdims=True)
-  return jnp.where(equal, 0.0, apart).reshape(-1)
+  apart = groups - jnp.nanmean(groups, 1, keepdims=True)
+  return jnp.where(equal | jnp.isnan(groups), 0.0, apart).reshape(-1)
 
 
 def normalized(reward: jax.Array, group_size: int) -> jax.Array:
@@ -27,9 +31,10 @@ def normalized(reward: jax.Array, group_size: int) -> jax.Array:
   training code. Source: arXiv 2510.11683, Eq. 18. Arguments as of `centered`.
   """
   groups = reward.reshape(-1, group_size)
-  std = jnp.std(groups, 1, ddof=1, keepdims=True)
+  std = jnp.nanstd(groups, 1, ddof=1, keepdims=True)
   apart = centered(reward, group_size).reshape(-1, group_size)
-  return (apart / (std + 1e-6)).reshape(-1)
+  # One alone has no deviation.
+  return jnp.where(apart == 0, 0.0, apart / (std + 1e-6)).reshape(-1)
 
 
 def leave_one_out(reward: jax.Array, group_size: int) -> jax.Array:
@@ -38,7 +43,10 @@ def leave_one_out(reward: jax.Array, group_size: int) -> jax.Array:
   Zero where all are equal. Source: arXiv 2402.14740 (RLOO); DiffuCoder (arXiv
   2506.20639) and ESPO (arXiv 2512.03759) use it. Arguments as of `centered`.
   """
-  return centered(reward, group_size) * (group_size / (group_size - 1))
+  groups = reward.reshape(-1, group_size)
+  known = jnp.sum(~jnp.isnan(groups), 1, keepdims=True)
+  apart = centered(reward, group_size).reshape(-1, group_size)
+  return (apart * (known / jnp.maximum(known - 1, 1))).reshape(-1)
 
 
 def softmax_weights(
@@ -48,11 +56,14 @@ def softmax_weights(
 
   wd1's weights of the likelihoods (arXiv 2507.08838), times G so that a mean
   over responses is one over groups. Exactly zero where all are equal. Arguments
-  as of `centered`.
+  as of `centered`; an advantage that is NaN is not known, either.
   """
   groups = psi * advantage.reshape(-1, group_size)
-  apart = jax.nn.softmax(groups, 1) - jax.nn.softmax(-groups, 1)
-  return group_size * apart.reshape(-1)
+  known = ~jnp.isnan(groups)
+  up, down = (jax.nn.softmax(groups, 1, where=known),
+              jax.nn.softmax(-groups, 1, where=known))
+  size = jnp.sum(known, 1, keepdims=True)
+  return jnp.where(known, size * (up - down), 0.0).reshape(-1)
 
 
 def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
@@ -67,7 +78,9 @@ def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
 
 def softmax_centered(reward: jax.Array, group_size: int) -> jax.Array:
   """`softmax_weights` of `centered` rewards: what wd1 does with them."""
-  return softmax_weights(centered(reward, group_size), group_size)
+  advantage = jnp.where(
+    jnp.isnan(reward), jnp.nan, centered(reward, group_size))
+  return softmax_weights(advantage, group_size)
 
 
 # (reward [b], group size) -> what a likelihood is multiplied by, [b].

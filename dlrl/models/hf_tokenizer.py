@@ -63,16 +63,31 @@ class HfTokenizer:
   def chat(self, messages: Sequence[Message]) -> list[int]:
     """The ids of a conversation, up to where the assistant's answer starts.
 
+    A last message of the assistant is the beginning of that answer.
+
     Raises:
       ValueError: there is no template, or it refuses these messages.
     """
-    return self.encode(self._render(messages, add_generation_prompt=True))
+    begun = ""
+    if messages and messages[-1]["role"] == "assistant":
+      *messages, last = messages
+      begun = last["content"]
+    text = self._render(messages, add_generation_prompt=True)
+    return self.encode(text + begun)
 
-  def prompt(self, text: str) -> list[int]:
-    """The ids of a user's message; of the text alone without a template."""
+  def prompt(self, prompt: str | Sequence[Message]) -> list[int]:
+    """The ids of a conversation, or of one message of a user's.
+
+    A text alone needs no template, and stays alone without one.
+
+    Raises:
+      ValueError: as `chat`.
+    """
+    if not isinstance(prompt, str):
+      return self.chat(prompt)
     if self.template is None:
-      return self.encode(text)
-    return self.chat([{"role": "user", "content": text}])
+      return self.encode(prompt)
+    return self.chat([{"role": "user", "content": prompt}])
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text up to the first end; special tokens stay visible in it."""

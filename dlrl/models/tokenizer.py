@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +31,15 @@ class CharTokenizer:
         raise ValueError(f"no id for {char!r}; known: {self.alphabet!r}")
     return [self.alphabet.index(char) + 3 for char in text]
 
-  def prompt(self, text: str) -> list[int]:
-    """As `encode`: there is no chat format."""
-    return self.encode(text)
+  def prompt(self, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
+    """As `encode`.
+
+    Raises:
+      ValueError: it is of messages: there is no chat format.
+    """
+    if not isinstance(prompt, str):
+      raise ValueError("characters have no chat format; ask in one text")
+    return self.encode(prompt)
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text up to the first eos, without padding.

@@ -72,6 +72,7 @@ class Attention(nnx.Module):
   def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
     inner, kv_inner = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
+    self.backend = cfg.attention
     self.q = _linear(cfg, cfg.width, inner, rngs, bias=cfg.qkv_bias)
     self.k = _linear(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
     self.v = _linear(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
@@ -81,7 +82,7 @@ class Attention(nnx.Module):
       self.q_norm = _norm(cfg, cfg.head_dim, rngs)
       self.k_norm = _norm(cfg, cfg.head_dim, rngs)
 
-  def __call__(self, x, positions, lengths, cache=None, start=0):
+  def __call__(self, x, positions, lengths, cache=None, start=0, before=None):
     """[b, t, d] to [b, t, d], and the (keys, values) of all columns."""
     q, k, v = (f(x).reshape(*x.shape[:2], -1, self.head_dim)
                for f in (self.q, self.k, self.v))
@@ -89,11 +90,24 @@ class Attention(nnx.Module):
       q, k = self.q_norm(q), self.k_norm(k)
     q = attention.rope(q, positions, self.rope_theta)
     k = attention.rope(k, positions, self.rope_theta)
-    if cache is not None:  # these columns are anew, the others as they were
-      k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1)
+    if cache is not None:
+      k, v = (_renewed(old, new, start, before)
               for old, new in zip(cache, (k, v), strict=True))
-    y = attention.bidirectional(q, k, v, lengths)
+    y = attention.bidirectional(q, k, v, lengths, backend=self.backend)
     return self.out(y.reshape(*x.shape[:2], -1)), (k, v)
+
+
+def _renewed(cache, new, start, before):
+  """A cache [b, t, g, k] with its columns from `start` on anew.
+
+  The first of the new ones goes to column `before` [b], unless that is None.
+  """
+  if before is not None:
+    # A select: a scatter to a column per row would be slow on a TPU.
+    first, new = new[:, :1], new[:, 1:]
+    there = jnp.arange(cache.shape[1])[None] == before[:, None]
+    cache = jnp.where(there[:, :, None, None], first, cache)
+  return jax.lax.dynamic_update_slice_in_dim(cache, new, start, 1)
 
 
 class MLP(nnx.Module):
@@ -141,11 +155,12 @@ class Transformer(nnx.Module):
       self.unembed = _linear(cfg, cfg.width, cfg.vocab_size, rngs)
     self.remat = cfg.remat
 
-  def __call__(self, ids, positions, lengths, cache=None, start=0, *,
-               keep=False):
+  def __call__(self, ids, positions, lengths, cache=None, start=0,
+               before=None, *, keep=False):
     """Final hidden states [b, t, d], and if `keep` is set, a cache.
 
-    Other arguments as of `Model.hidden` and `Model.hidden_of_part`.
+    With a cache, ids and positions are those of its columns from `start` on,
+    after those of column `before` [b] unless that is None.
     """
     definition, stacked = nnx.split(self.layers)
 
@@ -153,7 +168,7 @@ class Transformer(nnx.Module):
       weights, cache = one
       x = mesh_lib.shard_batch(x)
       x, keys_values = nnx.merge(definition, weights)(
-        x, positions, lengths, cache, start)
+        x, positions, lengths, cache, start, before)
       return x, keys_values if keep else None
 
     policy = REMAT[self.remat]
@@ -209,50 +224,65 @@ class Model:
       lengths: [b] int; columns from there on are padding and nobody sees them.
     """
     hidden, _ = self._network(params)(ids, positions, lengths)
-    if not self.cfg.shifted:
-      return hidden
-    column = jnp.arange(ids.shape[1])[None]
-    # In both orders the token before is in the column before, but for that of
-    # the first column, which is in the last one unless there is none.
-    before = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
-    before = jnp.where(positions == 0, column, before)
-    return jnp.take_along_axis(hidden, before[..., None], 1)
+    return self._of_columns(hidden, positions, lengths)
 
   def hidden_and_cache(
     self, params: Params, ids, positions, lengths
   ) -> tuple[jax.Array, Cache]:
     """`hidden`, and what `hidden_of_part` takes for columns left as they are.
-
-    Raises:
-      ValueError: outputs are shifted; a part would lack the token before it.
     """
-    if self.cfg.shifted:
-      raise ValueError("a model with shifted outputs decodes without a cache")
-    return self._network(params)(ids, positions, lengths, keep=True)
+    hidden, cache = self._network(params)(
+      ids, positions, lengths, keep=True)
+    return self._of_columns(hidden, positions, lengths), cache
 
   def hidden_of_part(
-    self, params: Params, ids, positions, lengths, cache: Cache, start
+    self, params: Params, ids, positions, lengths, cache: Cache, start,
+    width: int,
   ) -> jax.Array:
-    """Final hidden states of w columns [b, w, d], the first of them `start`.
+    """`hidden` of w columns [b, w, d], the first of them `start`.
 
-    They see the other columns as they were when the cache was made.
+    They see the other columns as they were when the cache was made. With
+    shifted outputs the token before the part is computed anew, too: it is what
+    predicts the first of them.
 
     Args:
       params: from `init`.
-      ids: [b, w] int, of these columns.
-      positions: [b, w] int, of these columns.
-      lengths: [b] int, of whole rows.
+      ids: [b, t] int, of whole rows.
+      positions: [b, t] int.
+      lengths: [b] int.
       cache: of whole rows.
       start: scalar int.
+      width: w.
     """
-    return self._network(params)(ids, positions, lengths, cache, start)[0]
+    columns = jnp.broadcast_to(
+      start + jnp.arange(width)[None], (ids.shape[0], width))
+    before = None
+    if self.cfg.shifted:
+      before = _before(positions, lengths)[:, start]
+      columns = jnp.concatenate([before[:, None], columns], 1)
+    ids, positions = (
+      jnp.take_along_axis(x, columns, 1) for x in (ids, positions))
+    hidden, _ = self._network(params)(
+      ids, positions, lengths, cache, start, before)
+    return hidden[:, :width]
+
+  def _of_columns(self, hidden, positions, lengths) -> jax.Array:
+    """The outputs that predict each column's token, of those of each column."""
+    if not self.cfg.shifted:
+      return hidden
+    return jnp.take_along_axis(
+      hidden, _before(positions, lengths)[..., None], 1)
 
   def unembed(self, params: Params) -> jax.Array:
-    """The head's matrix [d, v]; logits are `hidden @ unembed`."""
+    """The head's matrix [d, v]; logits are `hidden @ unembed`.
+
+    Gathered along d here, or XLA may do so for each chunk of positions.
+    """
     params = params.get("base", params)  # the head has no adapter
     kernel = (params["embed"]["embedding"].T if self.cfg.tied
               else params["unembed"]["kernel"])
-    return kernel.astype(jnp.dtype(self.cfg.compute_dtype))
+    return mesh_lib.constrain(
+      kernel.astype(jnp.dtype(self.cfg.compute_dtype)), None, "tensor")
 
   def logits(
     self, params: Params, ids: jax.Array, lengths: jax.Array | None = None
@@ -271,6 +301,17 @@ class Model:
     return jnp.einsum(
       "btd,dv->btv", self.hidden(params, ids, positions, lengths),
       self.unembed(params), preferred_element_type=jnp.float32)
+
+
+def _before(positions, lengths) -> jax.Array:
+  """Column of the token before each, [b, t]; of the first token its own.
+
+  In both orders it is the column before, but for that of the first column,
+  which is the row's last one unless there is none.
+  """
+  column = jnp.arange(positions.shape[1])[None]
+  before = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
+  return jnp.where(positions == 0, column, before)
 
 
 def build(cfg: config.Model, mask_id: int,

@@ -106,18 +106,20 @@ class Checkpoints:
     self.close()
 
 
-def load_params(directory: str | os.PathLike[str], abstract_params: Any) -> Any:
-  """The parameters in the newest checkpoint, and nothing else of it.
+def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
+                step: int | None = None) -> Any:
+  """The parameters in a checkpoint, and nothing else of it.
 
   Args:
     directory: as given to `Checkpoints`; nothing is written there.
     abstract_params: `ShapeDtypeStruct`s as wanted, or a subtree of them.
+    step: of the checkpoint; None: the newest.
 
   Raises:
     FileNotFoundError: there is no checkpoint.
     ValueError: leaves differ; lists their names and shapes.
   """
-  path, wanted = _newest(directory), {"params": abstract_params}
+  path, wanted = _path(directory, step), {"params": abstract_params}
   _check(path, ocp.metadata(path, "state").metadata, wanted, exact=False)
   context = ocp.Context()
   context.pytree.loading.partial_load = True
@@ -125,13 +127,23 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any) -> Any:
     return ocp.load(path, wanted, checkpointable_name="state")["params"]
 
 
-def load_meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
-  """What was given to `save` as `meta` of the newest checkpoint.
+def load_meta(directory: str | os.PathLike[str], *, step: int | None = None
+              ) -> dict[str, Any]:
+  """What was given to `save` as `meta` of a checkpoint.
 
   Raises:
     FileNotFoundError: there is no checkpoint.
   """
-  return ocp.metadata(_newest(directory), "state").custom_metadata
+  return ocp.metadata(_path(directory, step), "state").custom_metadata
+
+
+def steps(directory: str | os.PathLike[str]) -> list[int]:
+  """The steps of all complete checkpoints, ascending; nothing is written."""
+  root = epath.Path(directory).expanduser().resolve()
+  if not root.is_dir():  # which the checkpointer would create
+    return []
+  with ocp.training.Checkpointer(root) as manager:
+    return sorted(found.step for found in manager.checkpoints)
 
 
 def fingerprint(tree: Any) -> str:
@@ -161,15 +173,13 @@ def _weighted_sum(x: jax.Array) -> jax.Array:
   return jnp.sum(bits * odd, dtype=jnp.uint32)
 
 
-def _newest(directory: str | os.PathLike[str]) -> epath.Path:
-  root = epath.Path(directory).expanduser().resolve()
-  latest = None
-  if root.is_dir():  # which the checkpointer would create
-    with ocp.training.Checkpointer(root) as manager:
-      latest = manager.latest
-  if latest is None:
-    raise FileNotFoundError(f"no checkpoint in {root}")
-  return root / str(latest.step)
+def _path(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
+  root, there = epath.Path(directory).expanduser().resolve(), steps(directory)
+  if not there or step not in (None, *there):
+    raise FileNotFoundError(
+      f"no checkpoint{'' if step is None else f' of step {step}'} in {root}; "
+      f"there are: {', '.join(map(str, there)) or 'none'}")
+  return root / str(there[-1] if step is None else step)
 
 
 def _fields(state: Any) -> dict[str, Any]:

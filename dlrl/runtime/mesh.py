@@ -7,6 +7,7 @@ parameters and of the batch, which are fixed here and nowhere else.
 
 import math
 import re
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +79,29 @@ def shard_batch(x: jax.Array) -> jax.Array:
   Without it XLA may move the batch instead of gathering a layer's parameters.
   """
   return constrain(x, BATCH, *(None,) * (x.ndim - 1))
+
+
+def batch_parts(rows: int) -> int:
+  """Equal parts of so many rows that `shard_batch` puts on different devices.
+
+  One without a mesh, or where the rows are not a multiple of its batch axes.
+  """
+  shape = jax.sharding.get_abstract_mesh().shape
+  parts = math.prod(shape.get(axis, 1) for axis in BATCH)
+  return 1 if rows % parts else parts
+
+
+def on_each_device(
+  fn: Callable[..., Any], in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+  """`fn` of each device's part of the arrays; of all without a mesh in use.
+
+  For what XLA cannot divide by itself. The parts must be equal.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return fn
+  return jax.shard_map(
+    fn, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def param_shardings(

@@ -41,7 +41,7 @@ class Panel:
 
 PANELS = (
   Panel("held-out accuracy, 95% interval",
-        (("eval/solved", "solved", ORANGE),),
+        (("eval/solved", "solved", ORANGE), ("test/solved", "test", GREEN)),
         band=("eval/solved_low", "eval/solved_high"), share=True, points=True),
   Panel("training rollouts",
         (("reward/mean", "reward", BLUE), ("rollout/solved", "solved", ORANGE)),

@@ -107,6 +107,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     return Knobs(value)
   if isinstance(typing.get_origin(kind), type):  # tuple[int, int]
     parts = typing.get_args(kind)
+    if parts[1:] == (...,):  # tuple[int, ...]
+      parts = parts[:1] * (len(value) if isinstance(value, tuple | list) else 1)
     if not isinstance(value, tuple | list) or len(value) != len(parts):
       raise ConfigError(path, value, f"expected {len(parts)} values")
     return tuple(_value(k, v, path)

@@ -7,8 +7,8 @@ from dlrl.sampling import predict
 from dlrl.sampling import remasking
 
 
-def sampler(s: config.Sampler, name: str, model: config.Model) -> None:
-  """Checks that the settings of a sampler fit each other and the model.
+def sampler(s: config.Sampler, name: str) -> None:
+  """Checks that the settings of a sampler fit each other.
 
   Raises:
     strict.ConfigError: they do not; names the field, with `name` before it.
@@ -45,6 +45,3 @@ def sampler(s: config.Sampler, name: str, model: config.Model) -> None:
     s.remasking == "low_confidence" or not (s.threshold or s.factor),
     f"{name}.remasking", s.remasking,
     "must be 'low_confidence': a threshold or factor is on probabilities")
-  strict.require(
-    s.cache == "none" or not model.shifted, f"{name}.cache", s.cache,
-    "must be 'none' for a model with shifted outputs")

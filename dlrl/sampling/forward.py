@@ -54,11 +54,8 @@ class Forward:
 
   def part(self, canvas: jax.Array, start, width: int, cache) -> jax.Array:
     """Hidden states [b or 2b, width, d] of the columns from `start` on."""
-    row = self._rows(canvas)
-    ids, positions = (jax.lax.dynamic_slice_in_dim(x, start, width, 1)
-                      for x in (row.ids, row.positions))
     return self.model.hidden_of_part(
-      self.params, ids, positions, row.lengths, cache, start)
+      self.params, *self._rows(canvas), cache, start, width)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Logits [b, w, v] fp32 of hidden states of w columns; not for the mask."""

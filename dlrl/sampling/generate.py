@@ -67,7 +67,7 @@ def generate(
     steps=gen_length if steps is None else steps, temperature=temperature,
     cfg_scale=cfg_scale, remasking=remasking, cache=cache or "none",
     threshold=threshold or 0.0, factor=factor or 0.0, top_p=top_p, eos=eos)
-  check.sampler(sampler, "generate", model.cfg)
+  check.sampler(sampler, "generate")
   strict.require(
     eos == "free" or eos_id is not None, "generate.eos_id", eos_id,
     f"is needed for eos = {eos!r}")

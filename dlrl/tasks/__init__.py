@@ -1,52 +1,81 @@
-"""What can be learned: one file per task, one line per task in `TASKS`."""
+"""What can be learned: the tasks of `known`, mixtures of them, users' files."""
 
-import dataclasses
-from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
-from dlrl.tasks import countdown
-from dlrl.tasks import countdown_dataset
-from dlrl.tasks import sudoku
-from dlrl.tasks import sudoku_dataset
+from dlrl import config
+from dlrl.runtime import strict
+from dlrl.tasks import files
+from dlrl.tasks import mixture
+from dlrl.tasks import prompts
+from dlrl.tasks import rewards as rewards_lib
+from dlrl.tasks.known import TASKS
+from dlrl.tasks.task import SPLITS
+from dlrl.tasks.task import Prompt
+from dlrl.tasks.task import Reward
+from dlrl.tasks.task import Row
+from dlrl.tasks.task import Rows
+from dlrl.tasks.task import Task
+from dlrl.tasks.task import Text
+from dlrl.tasks.task import columns
+
+__all__ = [
+  "SPLITS", "TASKS", "Prompt", "Reward", "Row", "Rows", "Task", "Text",
+  "columns", "find", "prompt"]
+
+FILES = "files"
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """Rows, rewards and metrics of one task.
+def find(cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
+  """The task of that name, or several as one, of names joined by `+`.
 
-  A row has the texts `prompt` and `solution`, the ints `difficulty` and
-  `index`, and may have more columns; rewards and metrics are called with
-  `(prompts, completions, **columns)`.
+  Args:
+    cfg: of the run.
+    rewards: names of those of the run; users' files have no others.
+
+  Raises:
+    strict.ConfigError: a name is unknown or given twice, or the weights do not
+      fit the names.
   """
+  names = cfg.name.split("+")
+  for name in names:
+    strict.require(name in TASKS or name == FILES, "task.name", cfg.name,
+                   f"{name!r} is unknown; choose from "
+                   f"{', '.join(map(repr, TASKS))}, several of them joined by "
+                   f"'+', or {FILES!r}")
+  strict.require(len(set(names)) == len(names), "task.name", cfg.name,
+                 "names a task twice; task.weights says how often one is drawn")
+  strict.require(
+    len(cfg.weights) in (0, len(names)) and all(w > 0 for w in cfg.weights),
+    "task.weights", cfg.weights,
+    f"must be {len(names)} positive numbers, or none for equal shares")
+  if len(names) == 1:
+    return _one(cfg.name, cfg, rewards)
+  return mixture.mix(
+    {name: _one(name, cfg, rewards) for name in names}, cfg.weights)
 
-  # (data_dir, split, (low, high), *, field) -> rows with random access
-  load: Callable[..., Sequence[Mapping[str, Any]]]
-  rewards: Mapping[str, Callable[..., list[float]]]
-  metrics: Callable[..., dict[str, list[float]]]
-  difficulties: tuple[int, int]  # least and greatest that `load` knows
-  # prompt -> what is known of any answer: texts, and numbers of tokens that
-  # are not known; eos follows. None: nothing is.
-  template: Callable[[str], Sequence[str | int]] | None = None
+
+def prompt(cfg: config.Task) -> Prompt:
+  """How rows of `find(cfg)` are asked, with worked examples if there are any.
+
+  Raises:
+    strict.ConfigError: the examples' data cannot be read, or are too few.
+  """
+  styles = {}
+  for name in cfg.name.split("+"):
+    task = _one(name, cfg)
+    styles[name] = task.prompts[cfg.prompt]
+    if cfg.few_shot:
+      rows = task.load(cfg.data_dir, "train", task.difficulties,
+                       field="task.few_shot")
+      strict.require(len(rows) > cfg.few_shot, "task.few_shot", cfg.few_shot,
+                     f"must be less than the {len(rows)} rows of {name!r}")
+      styles[name] = prompts.with_examples(styles[name], rows, cfg.few_shot)
+  return styles[cfg.name] if len(styles) == 1 else mixture.prompt(styles)
 
 
-COUNTDOWN = Task(
-    load=countdown_dataset.load,
-    rewards={"solved": countdown.solved_reward},
-    metrics=countdown.metrics,
-    difficulties=countdown_dataset.DIFFICULTIES,
-    template=countdown.template,
-)
-TASKS = {
-    "countdown": COUNTDOWN,
-    "countdown_digits": dataclasses.replace(
-        COUNTDOWN, load=countdown_dataset.load_digits),
-    "sudoku": Task(
-        load=sudoku_dataset.load,
-        rewards={"solved": sudoku.solved_reward, "units": sudoku.units_reward},
-        metrics=sudoku.metrics,
-        difficulties=sudoku_dataset.DIFFICULTIES,
-        template=sudoku.template,
-    ),
-}
+def _one(name: str, cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
+  if name != FILES:
+    return TASKS[name]
+  return files.task(
+    files.Files(cfg.train_files, cfg.validation_files, cfg.test_files,
+                cfg.bad_rows), rewards_lib.find({}, rewards))

@@ -1,12 +1,12 @@
 """Countdown: an expression of given numbers that has a given value.
 
-A prompt is the numbers and the target, `30,100,93=23`. A completion is one
-expression, `30-100+93`: integers, + - * / and parentheses, with every number
-used exactly as often as it is given. It is read by the tokenizer and parser
-below and valued in fractions. What published graders let pass is refused:
-powers, floor division, decimals, signs and digits glued together (`//` and `**`
-are two operators in a row; `1.2` is no token). Rewards have TRL's signature and
-never read the solution.
+A row has the columns `numbers` and `target`. The answer that a completion
+states (`answers.final`) has to be one expression, `30-100+93`: integers,
++ - * / and parentheses, with every number used exactly as often as it is given.
+It is read by the tokenizer and parser below and valued in fractions. What
+published graders let pass is refused: powers, floor division, decimals, signs
+and digits glued together (`//` and `**` are two operators in a row; `1.2` is no
+token). Rewards never read the solution.
 """
 
 import collections
@@ -15,45 +15,44 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from dlrl.tasks import answers
+from dlrl.tasks import task as task_lib
+
 # ASCII digits, no leading zero: other scripts' digits pass str.isdigit and
 # int(). A longer number or text cannot be an answer, and need not be read.
 _TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})|([-+*/()])| ")
 _LONGEST = 200  # characters
-_PROMPT = re.compile(r"([1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})+)=([0-9]{1,9})")
+_PROBLEM = re.compile(r"([1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})+)=([0-9]{1,9})")
 
 _BINDING = {"+": 1, "-": 1, "*": 2, "/": 2}
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul,
               "/": operator.truediv}
 
 
-def prompt_of(numbers: Sequence[int], target: int, *, width: int = 1) -> str:
-  """The prompt of a problem: the numbers in order, and the target.
+def problem(numbers: Sequence[int], target: int, *, width: int = 1) -> str:
+  """A problem in short, `30,100,93=23`: the numbers in order, and the target.
 
   The target has at least `width` digits.
   """
   return f"{','.join(map(str, numbers))}={target:0{width}}"
 
 
-def problem_of(prompt: str) -> tuple[tuple[int, ...], int]:
-  """`(numbers, target)`: the inverse of `prompt_of`.
+def problem_of(text: str) -> tuple[list[int], int]:
+  """`(numbers, target)`: the inverse of `problem`.
 
   Raises:
-    ValueError: it is not the prompt of a problem.
+    ValueError: it is no problem.
   """
-  match = _PROMPT.fullmatch(prompt)
+  match = _PROBLEM.fullmatch(text)
   if match is None:
     raise ValueError(
-      f"{prompt!r} is no problem: numbers, then the target, as '3,5,2=10'")
-  return tuple(map(int, match[1].split(","))), int(match[2])
+      f"{text!r} is no problem: numbers, then the target, as '3,5,2=10'")
+  return list(map(int, match[1].split(","))), int(match[2])
 
 
-def template(prompt: str) -> list[str | int]:
-  """What is known of any answer: how long it can be; then it has ended.
-
-  Raises:
-    ValueError: it is not the prompt of a problem.
-  """
-  numbers, _ = problem_of(prompt)
+def template(row: task_lib.Row) -> list[str | int]:
+  """What is known of any answer: how long it can be; then it has ended."""
+  numbers = row["numbers"]
   digits = sum(len(str(number)) for number in numbers)
   operators, pairs = len(numbers) - 1, len(numbers) - 2
   return [digits + operators + 2 * pairs]
@@ -126,48 +125,52 @@ def numbers_used(numbers: Sequence[int], parts: Sequence[str]) -> bool:
   return used == collections.Counter(numbers)
 
 
-def well_formed(numbers: Sequence[int], completion: str) -> bool:
+def well_formed(numbers: Sequence[int], answer: str) -> bool:
   """Whether it is an expression of exactly these numbers, of any value."""
-  parts = tokens(completion)
+  parts = tokens(answer)
   return (parts is not None and numbers_used(numbers, parts)
           and value(parts) is not None)
 
 
-def solved(prompt: str, completion: str) -> bool:
-  """Whether the completion is an expression of the numbers with that value.
-
-  Raises:
-    ValueError: the prompt is not a problem's; no completion raises.
-  """
-  numbers, target = problem_of(prompt)
-  parts = tokens(completion)
+def solved(numbers: Sequence[int], target: int, answer: str) -> bool:
+  """Whether the answer is an expression of the numbers with that value."""
+  parts = tokens(answer)
   # Numbers first: then the value is of a few operands, whatever the text.
   return (parts is not None and numbers_used(numbers, parts)
           and value(parts) == target)
 
 
-def solved_reward(prompts: Sequence[str], completions: Sequence[str],
+def solved_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
+                  *, numbers: Sequence[Sequence[int]], target: Sequence[int],
                   **columns: object) -> list[float]:
   """1 for a solved problem and 0 for everything else.
 
   Raises:
-    ValueError: a prompt is not a problem's, or the lengths differ. No
-      completion raises.
+    ValueError: the lengths differ. No completion raises.
   """
-  del columns
-  return [float(solved(*pair))
-          for pair in zip(prompts, completions, strict=True)]
+  del prompts, columns
+  return [float(solved(given, wanted, answers.final(completion)))
+          for given, wanted, completion in zip(
+            numbers, target, completions, strict=True)]
 
 
-def metrics(prompts: Sequence[str], completions: Sequence[str],
-            **columns: object) -> dict[str, list[float]]:
-  """`solved` and `format`, 0 or 1: the latter, an expression of the numbers.
+def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
+            numbers: Sequence[Sequence[int]], target: Sequence[int],
+            difficulty: Sequence[int], **columns: object
+            ) -> dict[str, list[float]]:
+  """Of every completion, 0 or 1.
+
+  `solved`; `format`: whether the answer is an expression of the numbers; and of
+  the problem, not the completion, `easy`: whether + and - alone can solve it,
+  which a policy that knows no other operator can reach.
 
   Raises:
     ValueError: as `solved_reward`.
   """
   return {
-    "solved": solved_reward(prompts, completions, **columns),
-    "format": [float(well_formed(problem_of(prompt)[0], completion))
-               for prompt, completion in zip(
-                 prompts, completions, strict=True)]}
+    "solved": solved_reward(
+      prompts, completions, numbers=numbers, target=target, **columns),
+    "format": [float(well_formed(given, answers.final(completion)))
+               for given, completion in zip(
+                 numbers, completions, strict=True)],
+    "easy": [float(d == 1) for d in difficulty]}

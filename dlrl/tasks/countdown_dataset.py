@@ -3,14 +3,16 @@
 Two variants: numbers from 1 to 9, where every problem there is appears with its
 numbers in every order, for the tiny models; and numbers from 1 to 99, drawn at
 random. Targets go from 1 to 99. Train and test share no problem, whatever the
-order of its numbers. A problem has difficulty 1 if + and - are enough, as for
-nine tenths of the published test set, and 2 if it needs * or /. Only raw PCG64
-words are used, whose stream numpy promises to keep.
+order of its numbers; of the greater numbers there is a validation split, too.
+A problem has difficulty 1 if + and - are enough, as for nine tenths of the
+published test set, and 2 if it needs * or /. Only raw PCG64 words are used,
+whose stream numpy promises to keep.
 """
 
 import functools
 import itertools
 import types
+from collections.abc import Container
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import TypeVar
@@ -21,16 +23,19 @@ import tensorflow_datasets as tfds
 from dlrl.runtime import strict
 from dlrl.tasks import countdown
 from dlrl.tasks import generated
+from dlrl.tasks import prepared
 
 DIFFICULTIES = (1, 2)
 TARGETS = range(1, 100)
 TESTS = 5  # one of so many problems
 _SEED = 2323
 _DRAWN = 15000  # triples of greater numbers, each with a target
+_VALIDATION = 3000  # others
 
 _PLAIN, _LEFT, _RIGHT = _SHAPES = (
-  "{a}{p}{b}{q}{c}", "({a}{p}{b}){q}{c}", "{a}{p}({b}{q}{c})")
+  "{}{}{}{}{}", "({}{}{}){}{}", "{}{}({}{}{})")
 Ratio = tuple[int, int]
+Numbers = tuple[int, ...]
 T = TypeVar("T")
 
 
@@ -61,18 +66,22 @@ class CountdownDigits(generated.Puzzles):
 class Countdown3(generated.Puzzles):
   """Problems of three numbers from 1 to 99, a third of difficulty 2."""
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
   DESCRIPTION = "Countdown with three numbers from 1 to 99."
   SHA256 = types.MappingProxyType({
     "train": "b02dba48bc575fc7735cffef7b87f123"
              "3dc451b963a6c15334d8aca2128f3571",
     "test": "af5db508e768f5506686e084742317d3"
             "04605e3365fe8cf91ef1f02fbde779c6",
+    "validation": "fb83926349118eef800f80ac346e8e22"
+                  "96827e5dbd958eeb02aa76ccff228770",
   })
 
   def rows(self, split: str) -> list[generated.Row]:
     """A triple has one problem, its numbers in the order drawn."""
-    return sorted(_part(_drawn(), split), key=generated.rank)
+    problems = (_more() if split == "validation"
+                else _part(_drawn(), split))
+    return sorted(problems, key=generated.rank)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -83,55 +92,50 @@ def solutions(numbers: tuple[int, ...]) -> dict[int, str]:
   parentheses, then that with its numbers nearest to their order.
   """
   found: dict[int, str] = {}
-  for expression, value in _expressions(numbers):
-    if value is not None and value[0] % value[1] == 0 < value[0] // value[1]:
-      found.setdefault(value[0] // value[1], expression)
+  for shape, parts, value in _expressions(numbers):
+    if value is None or value[0] % value[1]:
+      continue
+    whole = value[0] // value[1]
+    if whole > 0 and whole not in found:
+      found[whole] = shape.format(*parts)
   return found
 
 
-def load_digits(data_dir: str, split: str, difficulty: tuple[int, int], *,
-                field: str = "difficulty") -> list[generated.Row]:
-  """`load` of `CountdownDigits`."""
-  return _load(CountdownDigits, data_dir, split, difficulty, field)
-
-
-def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
-         field: str = "difficulty") -> list[generated.Row]:
+def load(builder: type[generated.Puzzles], data_dir: str, split: str,
+         difficulty: tuple[int, int], *, field: str = "difficulty"
+         ) -> Sequence[generated.Row]:
   """The split's problems of some difficulty, prepared first if necessary.
 
   Args:
+    builder: of the dataset.
     data_dir: of TFDS; `~` is expanded.
-    split: `train` or `test`.
+    split: `train`, `validation` or `test`; of digits there is no validation:
+      train and test are all the problems there are.
     difficulty: the least and the greatest.
     field: the config field that `difficulty` came from, for the message.
 
   Returns:
-    Rows `{"prompt", "solution", "difficulty", "index"}`, ordered by difficulty;
-    the index identifies a row among those of its split.
+    Rows `{"numbers", "target", "solution", "difficulty", "index"}`, ordered by
+    difficulty; the index identifies a row in its split.
 
   Raises:
     strict.ConfigError: the directory cannot be written or holds something else,
-      or no problem has that difficulty.
+      or no problem has that difficulty, or there is no such split.
   """
-  return _load(Countdown3, data_dir, split, difficulty, field)
-
-
-def _load(builder, data_dir, split, difficulty, field) -> list[generated.Row]:
-  low, high = difficulty
-  least, most = DIFFICULTIES
-  strict.require(max(low, least) <= min(high, most), field, difficulty,
-                 f"no problem matches; difficulties are {least} and {most}")
-  rows = generated.load(builder, data_dir, split)
-  return [{"prompt": row["puzzle"], "solution": row["solution"],
-           "difficulty": row["difficulty"], "index": index}
-          for index, row in enumerate(rows)
-          if low <= row["difficulty"] <= high]
+  strict.require(
+    split in builder.SHA256, "eval.split", split,
+    f"{builder.__name__} has none; choose from {', '.join(builder.SHA256)}")
+  rows = []
+  for row in generated.numbered(builder, data_dir, split):
+    numbers, target = countdown.problem_of(row.pop("puzzle"))
+    rows.append({"numbers": numbers, "target": target, **row})
+  return prepared.select(rows, difficulty, DIFFICULTIES, field)
 
 
 def _expressions(
   numbers: Sequence[int]
-) -> Iterator[tuple[str, Ratio | None]]:
-  """(expression, value) of three numbers, the preferred ones first."""
+) -> Iterator[tuple[str, tuple[int | str, ...], Ratio | None]]:
+  """(shape, its parts, value) of three numbers, the preferred ones first."""
   for operators, shapes in (("+-", _SHAPES[:1]), ("+-*/", _SHAPES)):
     for shape in shapes:
       for a, b, c in itertools.permutations(numbers):
@@ -139,7 +143,7 @@ def _expressions(
           right = shape is _RIGHT or (
             shape is _PLAIN and p in "+-" and q in "*/")
           x, y, z = (a, 1), (b, 1), (c, 1)
-          yield shape.format(a=a, b=b, c=c, p=p, q=q), (
+          yield shape, (a, p, b, q, c), (
             _apply(p, x, _apply(q, y, z)) if right
             else _apply(q, _apply(p, x, y), z))
 
@@ -156,30 +160,51 @@ def _apply(symbol: str, x: Ratio | None, y: Ratio | None) -> Ratio | None:
   return a * d + (c * b if symbol == "+" else -c * b), b * d
 
 
-def _difficulty(solution: str) -> int:
+def difficulty(solution: str) -> int:
+  """Of a problem with this solution: 2 if it multiplies or divides."""
   return 1 + any(c in "*/" for c in solution)
 
 
 def _row(order: tuple[int, ...], target: int, width: int = 1) -> generated.Row:
   solution = solutions(order)[target]
-  return {"puzzle": countdown.prompt_of(order, target, width=width),
-          "solution": solution, "difficulty": _difficulty(solution)}
+  return {"puzzle": countdown.problem(order, target, width=width),
+          "solution": solution, "difficulty": difficulty(solution)}
 
 
 @functools.cache
 def _drawn() -> list[generated.Row]:
   """Problems of random triples, as often of difficulty 2 as there are some."""
   words = np.random.PCG64(_SEED)
-  orders: dict[tuple[int, ...], tuple[int, ...]] = {}
-  while len(orders) < _DRAWN:
+  return _problems(words, _triples(words, _DRAWN, {}))
+
+
+def _more() -> list[generated.Row]:
+  """As `_drawn`, of other triples."""
+  words = np.random.PCG64([_SEED, 1])
+  known = {tuple(sorted(countdown.problem_of(row["puzzle"])[0]))
+           for row in _drawn()}
+  return _problems(words, _triples(words, _VALIDATION, known))
+
+
+def _triples(words: np.random.PCG64, count: int, known: Container[Numbers]
+             ) -> list[Numbers]:
+  """Distinct triples in the order drawn, but for those known when sorted."""
+  orders: dict[Numbers, Numbers] = {}
+  while len(orders) < count:
     order = tuple((1 + words.random_raw(3) % 99).tolist())
-    orders.setdefault(tuple(sorted(order)), order)
+    if (key := tuple(sorted(order))) not in known:
+      orders.setdefault(key, order)
+  return list(orders.values())
+
+
+def _problems(words: np.random.PCG64, triples: Sequence[Numbers]
+              ) -> list[generated.Row]:
   rows = []
-  for order in orders.values():
+  for order in triples:
     found = solutions(order)
     wanted = 1 + int(words.random_raw()) % 2
     targets = [t for t in found
-               if t in TARGETS and _difficulty(found[t]) == wanted]
+               if t in TARGETS and difficulty(found[t]) == wanted]
     if targets:
       pick = int(words.random_raw()) % len(targets)
       rows.append(_row(order, targets[pick]))

@@ -5,65 +5,15 @@ that the same version is the same rows everywhere.
 """
 
 import abc
-import contextlib
 import hashlib
-import io
-import os
-import uuid
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
-from etils import epath
+from dlrl.tasks import prepared
 
-from dlrl.runtime import strict
-
-Row = dict[str, Any]
-
-
-class Puzzles(tfds.core.GeneratorBasedBuilder, abc.ABC):
-  """Rows of the texts `puzzle` and `solution`, and the int `difficulty`.
-
-  A subclass says `VERSION`, `DESCRIPTION`, `SHA256` by split, and `rows`.
-  """
-
-  # Nothing is downloaded, so TFDS need not look for checksums beside the code;
-  # it would import importlib_resources, which it does not install.
-  code_path = None
-  DESCRIPTION: str
-  SHA256: Mapping[str, str]
-
-  @abc.abstractmethod
-  def rows(self, split: str) -> Sequence[Row]:
-    """The split's rows, in the order of `rank`."""
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-        builder=self,
-        description=self.DESCRIPTION,
-        features=tfds.features.FeaturesDict({
-            "puzzle": tfds.features.Text(),
-            "solution": tfds.features.Text(),
-            "difficulty": np.int32,
-        }),
-    )
-
-  def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
-    del dl_manager
-    return {split: self._generate_examples(split) for split in self.SHA256}
-
-  def _generate_examples(self, split: str) -> Iterator[tuple[str, Row]]:
-    rows = self.rows(split)
-    if checksum(rows) != self.SHA256[split]:
-      raise RuntimeError(f"the {split} puzzles made here are not those of "
-                         f"version {self.VERSION}: the generator changed")
-    for row in rows:
-      yield row["puzzle"], row
+# What a module of such rows needs of `prepared`.
+Row = prepared.Row
 
 
 def checksum(rows: Iterable[Row]) -> str:
@@ -80,78 +30,27 @@ def rank(row: Row) -> tuple[int, str]:
   return row["difficulty"], row["puzzle"]
 
 
-def load(builder: type[Puzzles], data_dir: str, split: str) -> list[Row]:
-  """The split's rows in order, prepared first if that is needed.
+class Puzzles(prepared.Dataset, abc.ABC):
+  """Rows of the texts `puzzle` and `solution`, and the int `difficulty`.
 
-  Processes may prepare the same directory at the same time, and be killed.
-
-  Args:
-    builder: of the dataset.
-    data_dir: of TFDS; `~` is expanded.
-    split: a key of the builder's checksums.
-
-  Raises:
-    strict.ConfigError: the directory cannot be written or holds something else.
+  A subclass says `VERSION`, `DESCRIPTION`, `SHA256` by split, and `rows`.
   """
-  with _quiet():
-    return _read(builder, _prepare(builder, data_dir), split)
+
+  COLUMNS: Mapping[str, type] = {
+    "puzzle": str, "solution": str, "difficulty": int}
+  checksum = staticmethod(checksum)
+  rank = staticmethod(rank)
+
+  @abc.abstractmethod
+  def rows(self, split: str) -> Sequence[Row]:
+    """The split's rows, in the order of `rank`."""
+
+  def splits(self) -> Mapping[str, Sequence[Row]]:
+    """Of `rows`."""
+    return {split: self.rows(split) for split in self.SHA256}
 
 
-def _prepare(builder: type[Puzzles], data_dir: str) -> epath.Path:
-  """The directory that holds this version, made whole or not at all."""
-  root = epath.Path(data_dir).expanduser()
-  done = root / builder.name / str(builder.VERSION)
-  if done.exists():
-    return done
-  # TFDS builds under a name from `random`, which processes with equal seeds
-  # share, and fails if another one has finished first. A directory of our own
-  # and one rename have neither fault; a killed run leaves only rubbish.
-  staging = done.parent / f"incomplete.{uuid.uuid4().hex}"
-  try:
-    staging.mkdir(parents=True)
-    made = builder(data_dir=staging, file_format="array_record")
-    made.download_and_prepare()
-    made.data_path.rename(done)
-  except OSError as error:
-    # Losing the race is success.
-    if not done.exists():
-      raise strict.ConfigError(
-          "task.data_dir", data_dir,
-          f"cannot be written ({error}); name a writable directory") from error
-  finally:
-    with contextlib.suppress(OSError):
-      staging.rmtree(missing_ok=True)
-  return done
-
-
-def _read(
-    builder: type[Puzzles], directory: epath.Path, split: str) -> list[Row]:
-  try:
-    source = tfds.builder_from_directory(directory).as_data_source(split)
-    rows = [{"puzzle": row["puzzle"].decode(),
-             "solution": row["solution"].decode(),
-             "difficulty": int(row["difficulty"])}
-            for row in source.__getitems__(range(len(source)))]
-    rows.sort(key=rank)
-    intact, cause = checksum(rows) == builder.SHA256[split], None
-  except Exception as error:  # array_record and TFDS raise all kinds
-    intact, cause = False, error
-  if not intact:
-    raise strict.ConfigError(
-        "task.data_dir", os.fspath(directory),
-        f"does not hold the {split} puzzles of version {builder.VERSION}; "
-        "delete this directory and they are made again") from cause
-  return rows
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Silences TFDS, whose notes on 2 MB of data would lead every log."""
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(min(verbosity, logging.WARNING))
-  tfds.disable_progress_bar()
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
-  finally:
-    logging.set_verbosity(verbosity)
+def numbered(builder: type[Puzzles], data_dir: str, split: str) -> list[Row]:
+  """`prepared.load` with `index`, which identifies a row in its split."""
+  return [{**row, "index": index} for index, row in enumerate(
+    prepared.load(builder, data_dir, split))]

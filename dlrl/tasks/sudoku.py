@@ -1,156 +1,157 @@
-"""4x4 Sudoku: the grids, the rewards and the metrics.
+"""Sudoku of 4x4 and 9x9 cells: the rules, the rewards and the metrics.
 
-A puzzle is 16 digits, row by row, 0 for a blank. Its prompt names the cells and
-gives the digits in the same order, `abcdefghijklmnop1030040203102001`: so a
-transformer that knows relative positions alone finds a cell's place and its
-clue at fixed distances. A completion is the 16 digits 1 to 4 of the filled grid
-and nothing else. Any valid grid that keeps the clues is right, whichever one
-the puzzle was made from. Rewards have TRL's signature and never read the
-solution.
+A puzzle is 16 digits up to 4 or 81 up to 9, row by row, 0 for a blank. The
+answer that a completion states (`answers.final`) has to be the digits of the
+filled grid and nothing else. Any valid grid that keeps the clues is right,
+whichever one the puzzle was made from. Rewards read the column `puzzle`, never
+the solution.
 """
 
 import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 
-DIGITS = "1234"
-CELLS = "abcdefghijklmnop"
+from dlrl.tasks import answers
+from dlrl.tasks import task as task_lib
 
-# The cells of the 4 rows, 4 columns and 4 boxes; each holds 1 to 4 once.
-UNITS = (
-    *(tuple(range(4 * i, 4 * i + 4)) for i in range(4)),
-    *(tuple(range(i, 16, 4)) for i in range(4)),
-    *((i, i + 1, i + 4, i + 5) for i in (0, 2, 8, 10)),
-)
+# By the number of cells: digits, and the cells of each row, column and box,
+# which hold every digit once.
+DIGITS = {16: "1234", 81: "123456789"}
+
+
+def _units(box: int) -> tuple[tuple[int, ...], ...]:
+  side = box * box
+  corners = (side * row + column for row in range(0, side, box)
+             for column in range(0, side, box))
+  return (
+    *(tuple(range(side * i, side * i + side)) for i in range(side)),
+    *(tuple(range(i, side * side, side)) for i in range(side)),
+    *(tuple(corner + side * i + j for i in range(box) for j in range(box))
+      for corner in corners))
+
+
+UNITS = {16: _units(2), 81: _units(3)}
 
 
 @functools.lru_cache(maxsize=1)
 def grids() -> tuple[str, ...]:
-  """All 288 valid grids as strings of 16 digits, in ascending order."""
+  """All 288 valid 4x4 grids as strings of 16 digits, in ascending order."""
   found = [""]
   for cell in range(16):
-    seen = {c for unit in UNITS if cell in unit for c in unit if c < cell}
-    found = [grid + digit for grid in found for digit in DIGITS
+    seen = {c for unit in UNITS[16] if cell in unit for c in unit if c < cell}
+    found = [grid + digit for grid in found for digit in DIGITS[16]
              if all(grid[c] != digit for c in seen)]
   return tuple(found)
 
 
-def prompt_of(puzzle: str) -> str:
-  """The prompt of a puzzle: the cells' names, then its 16 digits."""
-  return CELLS + puzzle
+def template(row: task_lib.Row) -> list[str | int]:
+  """What is known of any answer: the clues, with blanks between them."""
+  return [1 if digit == "0" else digit for digit in row["puzzle"]]
 
 
-def puzzle_of(prompt: str) -> str:
-  """The inverse of `prompt_of`.
-
-  Raises:
-    ValueError: it is not the prompt of a puzzle.
-  """
-  puzzle = prompt.removeprefix(CELLS)
-  if prompt != prompt_of(puzzle):
-    raise ValueError(f"{prompt!r} is not a puzzle's prompt, {CELLS} and digits")
-  _check_puzzle(puzzle)
-  return puzzle
-
-
-def template(prompt: str) -> list[str | int]:
-  """What is known of any answer: the clues, with blanks between them.
-
-  Raises:
-    ValueError: it is not the prompt of a puzzle.
-  """
-  return [1 if digit == "0" else digit for digit in puzzle_of(prompt)]
-
-
-def well_formed(completion: str) -> bool:
-  """Whether it is 16 of the ASCII digits 1 to 4, without anything around."""
+def well_formed(answer: str, size: int = 16) -> bool:
+  """Whether it is a grid of `size` ASCII digits from 1, and nothing around."""
   # Membership, not str.isdigit or int(): those accept other scripts' digits.
-  return len(completion) == 16 and all(c in DIGITS for c in completion)
+  return len(answer) == size and all(c in DIGITS[size] for c in answer)
 
 
 def clues_kept(puzzle: str, grid: str) -> float:
-  """Fraction of the puzzle's clues that `grid`, 16 characters, repeats."""
-  _check_puzzle(puzzle)
-  clues = [cell for cell in range(16) if puzzle[cell] != "0"]
-  kept = sum(grid[cell] == puzzle[cell] for cell in clues)
+  """Fraction of the puzzle's clues that `grid`, of the same size, repeats."""
+  clues = [(given, digit) for given, digit in zip(puzzle, grid, strict=True)
+           if given != "0"]
+  kept = sum(given == digit for given, digit in clues)
   return kept / len(clues) if clues else 1.0
 
 
 def units_valid(grid: str) -> float:
-  """Fraction of the 12 rows, columns and boxes that repeat no digit."""
-  return sum(len({grid[c] for c in unit}) == 4 for unit in UNITS) / len(UNITS)
+  """Fraction of the rows, columns and boxes that repeat no digit."""
+  units = UNITS[len(grid)]
+  return sum(len({grid[c] for c in unit}) == len(unit) for unit in units) / (
+    len(units))
 
 
-def units_score(puzzle: str, completion: str) -> float:
+def units_score(puzzle: str, answer: str) -> float:
   """Mean of clues kept and units valid, in [0, 1]; 0 if not well formed.
 
   It is 1 for a solution and for nothing else.
   """
-  if not well_formed(completion):
+  _check_puzzle(puzzle)
+  if not well_formed(answer, len(puzzle)):
     return 0.0
-  return (clues_kept(puzzle, completion) + units_valid(completion)) / 2
+  return (clues_kept(puzzle, answer) + units_valid(answer)) / 2
 
 
-def solved(puzzle: str, completion: str) -> bool:
-  """Whether the completion is a valid grid that keeps every clue."""
-  return units_score(puzzle, completion) == 1.0
+def solved(puzzle: str, answer: str) -> bool:
+  """Whether the answer is a valid grid that keeps every clue."""
+  return units_score(puzzle, answer) == 1.0
 
 
-def cells(puzzle: str, completion: str, solution: str) -> float:
+def cells(puzzle: str, answer: str, solution: str) -> float:
   """Fraction of blanks equal to `solution`'s, in [0, 1]; 0 if not well formed.
 
   The score of the published tables. It trusts that the puzzle has one solution
   and, like them, ignores overwritten clues.
   """
   _check_puzzle(puzzle)
-  if not well_formed(completion):
+  if not well_formed(answer, len(puzzle)):
     return 0.0
-  blanks = [cell for cell in range(16) if puzzle[cell] == "0"]
-  right = sum(completion[cell] == solution[cell] for cell in blanks)
-  return right / len(blanks) if blanks else float(completion == solution)
+  blanks = [cell for cell, digit in enumerate(puzzle) if digit == "0"]
+  right = sum(answer[cell] == solution[cell] for cell in blanks)
+  return right / len(blanks) if blanks else float(answer == solution)
 
 
-def solved_reward(prompts: Sequence[str], completions: Sequence[str],
-                  **columns: object) -> list[float]:
+def solved_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
+                  *, puzzle: Sequence[str], **columns: object) -> list[float]:
   """1 for a solved puzzle and 0 for everything else.
 
   Raises:
-    ValueError: a prompt is not a puzzle's, or the lengths differ. No completion
-      raises.
+    ValueError: the column `puzzle` holds something else, or the lengths differ.
+      No completion raises.
   """
-  del columns
-  return _each(solved, prompts, completions)
+  del prompts, columns
+  return _each(solved, completions, puzzle)
 
 
-def units_reward(prompts: Sequence[str], completions: Sequence[str],
-                 **columns: object) -> list[float]:
+def units_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
+                 *, puzzle: Sequence[str], **columns: object) -> list[float]:
   """`units_score`: dense, in [0, 1], and 1 only for a solved puzzle.
 
   Raises:
     ValueError: as `solved_reward`.
   """
-  del columns
-  return _each(units_score, prompts, completions)
+  del prompts, columns
+  return _each(units_score, completions, puzzle)
 
 
-def metrics(prompts: Sequence[str], completions: Sequence[str], *,
-            solution: Sequence[str], **columns: object
+def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
+            puzzle: Sequence[str], solution: Sequence[str], **columns: object
             ) -> dict[str, list[float]]:
-  """`solved` (0 or 1) and `cells` (in [0, 1]) of every completion.
+  """Of every completion, in [0, 1].
+
+  `solved`, `cells`, and `format`: whether the answer is a grid, of any digits.
 
   Raises:
     ValueError: as `solved_reward`.
   """
-  del columns
-  return {"solved": _each(solved, prompts, completions),
-          "cells": _each(cells, prompts, completions, solution)}
+  del prompts, columns
+  return {
+    "solved": _each(solved, completions, puzzle),
+    "cells": _each(cells, completions, puzzle, solution),
+    "format": _each(_formed, completions, puzzle)}
 
 
-def _each(score: Callable[..., float], *columns: Sequence[str]) -> list[float]:
-  return [float(score(puzzle_of(prompt), *rest))
-          for prompt, *rest in zip(*columns, strict=True)]
+def _each(score: Callable[..., float], completions: Sequence[str],
+          puzzles: Sequence[str], *columns: Sequence[str]) -> list[float]:
+  return [float(score(puzzle, answers.final(completion), *rest))
+          for completion, puzzle, *rest in zip(
+            completions, puzzles, *columns, strict=True)]
+
+
+def _formed(puzzle: str, answer: str) -> bool:
+  return well_formed(answer, len(puzzle))
 
 
 def _check_puzzle(puzzle: str) -> None:
-  if len(puzzle) != 16 or any(c not in "0" + DIGITS for c in puzzle):
-    raise ValueError(f"{puzzle!r} is not a puzzle: 16 digits from 0 to 4")
+  digits = DIGITS.get(len(puzzle), "")
+  if not digits or any(c not in "0" + digits for c in puzzle):
+    raise ValueError(f"{puzzle!r} is not a puzzle: 16 digits up to 4, or 81")

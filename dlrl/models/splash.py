@@ -1,0 +1,60 @@
+"""Bidirectional attention by the TPU's splash kernel, forward and backward.
+
+The kernel is JAX's (`jax.experimental.pallas.ops.tpu.splash_attention`): blocks
+of queries and keys, no mask but numbers of segments, of which padding is one.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as kernel_lib,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask as mask_lib,
+)
+
+LANES = 128  # rows are filled up to a multiple, and blocks are one
+BLOCKS = (512, 384, 256, 128)
+
+
+def attend(
+  q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
+  segments: jax.Array | None, *, interpret: bool = False,
+) -> jax.Array:
+  """`attention.bidirectional`, of what one device holds.
+
+  Args:
+    q: [b, w, h, k], k a multiple of 128.
+    k: [b, t, g, k]; g divides h.
+    v: [b, t, g, k].
+    lengths: [b] int.
+    segments: [b, t] int, not negative, if w is t; or None.
+    interpret: runs anywhere, slowly.
+  """
+  live = jnp.arange(k.shape[1])[None] < lengths[:, None]
+  if segments is None:
+    of_q, of_k = jnp.zeros(q.shape[:2], jnp.int32), jnp.where(live, 0, -1)
+  else:
+    of_q, of_k = segments, jnp.where(live, segments, -1)
+  ids = kernel_lib.SegmentIds(_fill(of_q, 0), _fill(of_k, -1))
+  q, k, v = (_fill(x, 0).swapaxes(1, 2) for x in (
+    q * q.shape[-1] ** -0.5, k, v))
+  kernel = _kernel(q.shape[1], q.shape[2], k.shape[2], interpret)
+  out = jax.vmap(kernel)(q, k, v, ids)
+  return out.swapaxes(1, 2)[:, : of_q.shape[1]]
+
+
+def _kernel(heads: int, queries: int, keys: int, interpret: bool):
+  a, b = (next(x for x in BLOCKS if n % x == 0) for n in (queries, keys))
+  return kernel_lib.make_splash_mha(
+    mask=mask_lib.MultiHeadMask([mask_lib.FullMask((queries, keys))] * heads),
+    block_sizes=kernel_lib.BlockSizes(
+      block_q=a, block_kv=b, block_kv_compute=b, block_q_dkv=a, block_kv_dkv=b,
+      block_kv_dkv_compute=b, block_q_dq=a, block_kv_dq=b),
+    head_shards=1, q_seq_shards=1, interpret=interpret)
+
+
+def _fill(x: jax.Array, value) -> jax.Array:
+  width = [(0, 0)] * x.ndim
+  width[1] = (0, -x.shape[1] % LANES)
+  return jnp.pad(x, width, constant_values=value)

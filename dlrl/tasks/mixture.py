@@ -1,0 +1,153 @@
+"""Several tasks learned at once: batches drawn by weight, scores by task.
+
+A row has the columns of its task and `task`, its name. Prompts, rewards and
+metrics are those of that task. A reward's name has to be known to all of them.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import operator
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from dlrl.tasks import task as task_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(Sequence[task_lib.Row]):
+  """The rows of several tasks, one task after the other.
+
+  Attributes:
+    sources: each task's rows, by its name.
+    weights: shares of a batch, of any sum.
+  """
+
+  sources: Mapping[str, task_lib.Rows]
+  weights: tuple[float, ...]
+
+  @property
+  def parts(self) -> list[range]:
+    """The positions of each task's rows."""
+    ends = list(itertools.accumulate(map(len, self.sources.values())))
+    return [range(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+  def __len__(self) -> int:
+    return sum(map(len, self.sources.values()))
+
+  def __getitem__(self, position):
+    if isinstance(position, slice):
+      return [self[i] for i in range(len(self))[position]]
+    position = range(len(self))[operator.index(position)]
+    parts = self.parts
+    which = bisect.bisect_right([part.start for part in parts], position) - 1
+    name = list(self.sources)[which]
+    row = self.sources[name][position - parts[which].start]
+    return {**row, "task": name}
+
+
+def mix(
+  parts: Mapping[str, task_lib.Task], weights: Sequence[float] = ()
+) -> task_lib.Task:
+  """The tasks as one; `weights` are equal if there are none.
+
+  A range of difficulties selects from each task those that it has: their units
+  differ. Metrics are `TASK/METRIC` of the completions of that task, and
+  `solved` of all.
+  """
+  shares = tuple(weights) or (1.0,) * len(parts)
+  least, most = zip(*(t.difficulties for t in parts.values()), strict=True)
+
+  def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
+           field: str = "difficulty") -> Rows:
+    low, high = difficulty
+    return Rows({name: task.load(data_dir, split, (
+      max(low, task.difficulties[0]), min(high, task.difficulties[1])),
+      field=field) for name, task in parts.items()}, shares)
+
+  def template(row: task_lib.Row) -> Sequence[str | int]:
+    known = parts[row["task"]].template
+    assert known is not None  # or this function is not given away
+    return known(row)
+
+  def answer(row: task_lib.Row, completion: str) -> str | None:
+    return parts[row["task"]].answer(row, completion)
+
+  return task_lib.Task(
+    load=load,
+    answer=answer,
+    prompts={style: prompt({name: task.prompts[style]
+                            for name, task in parts.items()})
+             for style in _common(task.prompts for task in parts.values())},
+    rewards={key: _reward({name: task.rewards[key]
+                           for name, task in parts.items()})
+             for key in _common(task.rewards for task in parts.values())},
+    metrics=_metrics({name: task.metrics for name, task in parts.items()}),
+    difficulties=(min(least), max(most)),
+    version="+".join(task.version for task in parts.values()),
+    checksum="+".join(task.checksum for task in parts.values()),
+    start=next((t.start for t in parts.values() if t.start), None),
+    template=template if all(t.template for t in parts.values()) else None,
+  )
+
+
+def prompt(parts: Mapping[str, task_lib.Prompt]) -> task_lib.Prompt:
+  """Asks each row as its task's prompt does."""
+  def own(row: task_lib.Row) -> task_lib.Row:
+    return {key: value for key, value in row.items() if key != "task"}
+
+  return task_lib.Prompt(
+    question=lambda row: parts[row["task"]].question(own(row)),
+    answer=lambda row: parts[row["task"]].answer(own(row)))
+
+
+def _common(tables) -> list[str]:
+  """Names that all tables have, in the order of the first."""
+  first, *others = tables
+  return [key for key in first if all(key in other for other in others)]
+
+
+def _by_task(task: Sequence[str]) -> dict[str, list[int]]:
+  """Places of each task's completions."""
+  places: dict[str, list[int]] = {}
+  for place, name in enumerate(task):
+    places.setdefault(name, []).append(place)
+  return places
+
+
+def _call(function: Callable[..., Any], places: Sequence[int],
+          prompts: Sequence[task_lib.Text], completions: Sequence[str],
+          columns: Mapping[str, Sequence[Any]]) -> Any:
+  def pick(values: Sequence[Any]) -> list[Any]:
+    return [values[place] for place in places]
+
+  return function(pick(prompts), pick(completions),
+                  **{name: pick(values) for name, values in columns.items()})
+
+
+def _reward(parts: Mapping[str, task_lib.Reward]) -> task_lib.Reward:
+  def reward(prompts, completions, *, task, **columns):
+    found = [None] * len(completions)
+    for name, places in _by_task(task).items():
+      scores = _call(parts[name], places, prompts, completions, columns)
+      for place, score in zip(places, scores, strict=True):
+        found[place] = score
+    return found
+
+  return reward
+
+
+def _metrics(parts: Mapping[str, task_lib.Metrics]) -> task_lib.Metrics:
+  def metrics(prompts, completions, *, task, **columns):
+    solved = [0.0] * len(completions)
+    found = {"solved": solved}
+    for name, places in _by_task(task).items():
+      scores = _call(parts[name], places, prompts, completions, columns)
+      found |= {f"{name}/{key}": values for key, values in scores.items()}
+      for place, score in zip(places, scores["solved"], strict=True):
+        solved[place] = score
+    return found
+
+  return metrics

@@ -1,0 +1,157 @@
+r"""Numbers in answers, read exactly: the same way in golds and completions.
+
+`last` finds the last number in a text, `whole` reads a text that is a number
+and nothing else. Both ignore what is written around the same value: `$` and
+other currencies, thousands commas, leading plus and zeros, trailing zeros,
+units, degrees, LaTeX's spaces, `\text`, `\frac` and dollar signs, bold. Numbers
+are integers, decimals, fractions and mixed fractions, kept as fractions, never
+as floats. A percent sign is remembered.
+
+A numeral inside something bigger is not read: a power, product, sum, function,
+root, list without spaces, time, date, version or name (`10**9`, `2^{10}`,
+`3*4`, `5-6`, `f(2)`, `\sqrt{3}`, `1.2.3`, `5,6`, `12:30`, `x5`, `5x`, `5!`).
+Digits are ASCII; next to any other character outside ASCII nothing is read.
+"""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+_READ = 1_000  # characters at the end of a text that are read
+_DIGITS = 100  # of one number; a longer one is no answer
+
+_REWRITES = tuple((re.compile(pattern), with_) for pattern, with_ in (
+    (r"[\u00a0\u2009\u202f]", " "),
+    ("\u2212", "-"),
+    ("[\u201c\u201d\u2018\u2019]", "'"),
+    (r"\\%", "%"),
+    (r"\{,\}", ","),
+    (r",\\!\s?", ","),
+    (r"\\[!,;: ]|\\q?quad(?![A-Za-z])|~", " "),
+    (r"\\left(?![A-Za-z])|\\right(?![A-Za-z])", ""),
+    (r"\\(?:times|cdot|div|ast|pm|mp)(?![A-Za-z])", "*"),
+    ("[\u00d7\u00b7\u00f7\u00b1]", "*"),
+    (r"\\(?:approx|implies|therefore|to|[Rr]ightarrow)(?![A-Za-z])", "="),
+    (r"\^(?:\{\\circ\}|\\circ)|\\degree(?![A-Za-z])|\u00b0", " "),
+    (r"\\?[$\u20ac\u00a3\u00a5]", ""),
+    (r"\\[()\[\]]", " "),
+    (r"\\(?:text|mathrm|mbox|textbf|mathbf|textrm) *\{([^{}\\]*)\}", r" \1 "),
+    (r"\\[dt]?frac *(?:\{ *(-?[0-9]+) *\}|([0-9])) *"
+     r"(?:\{ *([0-9]+) *\}|([0-9])(?![0-9]))", r" \1\2/\3\4"),
+    (r"(?:(?<=\s)|^)\*\*([^\s*][^*\n]*)\*\*(?=\s|[.,]|$)", r"\1"),
+    # The exponent of a unit: cm^2.
+    (r"(?:(?<=[A-Za-z]{2})|(?<=\sm))\s?\^(?:[23](?![0-9])|\{[23]\})", ""),
+))
+
+_NUMBER = re.compile(
+    r"(?:(?P<sign>[-+])(?P<gap> *))?"
+    r"(?:(?P<whole>[0-9]+) +(?:and +)?(?=[0-9]+/))?"
+    r"(?P<value>[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?"
+    r"|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+    r"(?: */ *(?P<by>[0-9]+))?")
+# What just before or after a number makes it a part of something bigger.
+_FOREIGN = r"[^\t\n\r -~]"
+_PART_BEFORE = re.compile(
+    rf"(?:{_FOREIGN}|[A-Za-z0-9]|[0-9][.,:]|[A-Za-z0-9)\]}}^_][(\[{{]"
+    r"|[-*/^_+<>|\\][ \t]*|[0-9][ \t]+|\\[A-Za-z]+[ \t]+)\Z")
+_PART_BEFORE_SIGN = re.compile(
+    rf"(?:{_FOREIGN}|[A-Za-z0-9]|[-*/^_+<>|\\0-9)\]}}%][ \t]*)\Z")
+_PART_AFTER = re.compile(
+    rf"{_FOREIGN}|[(\[{{!]|[.,:][0-9]"
+    r"|[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}[0-9^_(\[{]"
+    r"|[ \t]*[*/^_+<>|\\]|[ \t]*-[ \t]*(?:[0-9.(]|[A-Za-z](?![A-Za-z]))"
+    r"|\s*(?:thousand|million|billion|trillion)\b", re.ASCII | re.IGNORECASE)
+_CONTEXT = 20  # characters before a number that are looked at
+_PERCENT = re.compile(r"\s*(?:%|percent\b)", re.A | re.I)
+# Words of two letters are variables as often as units.
+_UNITS = re.compile(
+    r"(?:\s+(?:[A-Za-z]{3,}|[ckm]m|[km]g|ml|ft|in|mi|yd|lb|oz|hr|[ap]m|per)"
+    r"|\s*/\s*[A-Za-z]{3,})*[\s.]*", re.ASCII)
+
+
+class Number(NamedTuple):
+  """A value as it is written: 50% has the value 50."""
+
+  value: Fraction
+  percent: bool = False
+
+
+def equal(a: Number, b: Number) -> bool:
+  """Whether two numbers are the same; 50% is 50, and 0.5, too."""
+  if a.value == b.value:
+    return True
+  if a.percent == b.percent:
+    return False
+  rate, plain = (a, b) if a.percent else (b, a)
+  return rate.value == 100 * plain.value
+
+
+def last(text: str) -> Number | None:
+  """The last number in the text; None: there is none, or it cannot be read.
+
+  If the last numeral is part of something bigger, no earlier one counts.
+  """
+  if len(text) > _READ:
+    # From the next word on: a part of a number is none.
+    text = " ".join(text[-_READ:].split(maxsplit=1)[1:])
+  text = _plain(text)
+  found = None
+  for match in _NUMBER.finditer(text):
+    found = match
+  return _value(text, found) if found and _apart(text, found) else None
+
+
+def whole(text: str) -> Number | None:
+  """The number that the text is, with at most units after it; or None."""
+  if len(text) > _READ:
+    return None
+  text = _plain(text).strip()
+  while text.startswith("{") and text.endswith("}"):
+    text = text[1:-1].strip()
+  match = _NUMBER.match(text)
+  if match is None or not _apart(text, match):
+    return None
+  percent = _PERCENT.match(text, match.end())
+  if not _UNITS.fullmatch(text, (percent or match).end()):
+    return None
+  return _value(text, match)
+
+
+def _plain(text: str) -> str:
+  for pattern, replacement in _REWRITES:
+    text = pattern.sub(replacement, text)
+  return text
+
+
+def _apart(text: str, number: re.Match[str]) -> bool:
+  """Whether the number is not a part of something bigger."""
+  start = number.start("sign" if number["sign"] else
+                       "whole" if number["whole"] else "value")
+  before = text[max(0, start - _CONTEXT):start]
+  if _PART_AFTER.match(text, number.end()):
+    return False
+  if not number["sign"]:
+    return not _PART_BEFORE.search(before)
+  # A sign may stand off its number at the start and after "=" or ":".
+  if number["gap"] and before.rstrip()[-1:] not in ("", "=", ":"):
+    return False
+  return not _PART_BEFORE_SIGN.search(before)
+
+
+def _value(text: str, number: re.Match[str]) -> Number | None:
+  digits, by = number["value"].replace(",", ""), number["by"]
+  if len(digits) > _DIGITS or len(by or "") > _DIGITS:
+    return None
+  value = Fraction(digits)
+  if by:
+    if int(by) == 0 or "." in digits:
+      return None
+    value /= int(by)
+  if number["whole"]:
+    if value >= 1 or len(number["whole"]) > _DIGITS:
+      return None
+    value += int(number["whole"])
+  if number["sign"] == "-":
+    value = -value
+  percent = _PERCENT.match(text, number.end())
+  return Number(value, percent is not None)

@@ -1,0 +1,175 @@
+"""Plain data between processes that do not trust each other.
+
+A message is four bytes of length and JSON. Values are None, bool, int, float,
+str and, as tagged lists, complex, bytes, list, tuple, set, frozenset, dict and
+a few more, rebuilt as exactly these types: no method of what was sent is ever
+called by who receives it. Other objects stay where they are and are sent as
+references. Size, depth and number are bounded.
+"""
+
+import collections
+import decimal
+import fractions
+import json
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+LONGEST = 16 << 20  # bytes of a message
+_DEEPEST = 100
+_MOST = 1 << 20  # values in one message
+_SAFE = 1 << 53
+
+Json = Any
+
+_SEQUENCES: dict[type, str] = {
+    list: "list", tuple: "tuple", set: "set", frozenset: "frozenset",
+    collections.deque: "deque"}
+_KINDS: dict[str, Callable[..., Any]] = {
+    name: kind for kind, name in _SEQUENCES.items()}
+_TYPES: dict[str, type] = {
+    kind.__name__: kind for kind in (
+        bool, bytes, complex, dict, float, frozenset, int, list, object, set,
+        str, tuple)}
+# What a value of a subclass is sent as: (base, its value as the base).
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__int__), (float, float.__float__), (str, str.__str__),
+    (dict, dict), (list, list), (tuple, tuple), (set, set),
+    (frozenset, frozenset))
+
+
+class TooLarge(ValueError):
+  """A value with too many parts, too deeply nested, or in a cycle."""
+
+
+def send(descriptor: int, message: Json) -> None:
+  """Writes a message.
+
+  Raises:
+    TooLarge: it has more bytes than a receiver takes.
+    OSError: the other end is closed.
+  """
+  body = json.dumps(message).encode()
+  if len(body) > LONGEST:
+    raise TooLarge(f"{len(body)} bytes")
+  rest = memoryview(len(body).to_bytes(4, "big") + body)
+  while rest:
+    rest = rest[os.write(descriptor, rest):]
+
+
+def receive(descriptor: int, timeout: float | None = None) -> Json:
+  """Reads a message.
+
+  Raises:
+    TimeoutError: it was not complete in `timeout` seconds.
+    EOFError: the other end was closed.
+    ValueError: it is not a message.
+  """
+  end = None if timeout is None else time.monotonic() + timeout
+  length = int.from_bytes(_read(descriptor, 4, end), "big")
+  if length > LONGEST:
+    raise ValueError(f"a message of {length} bytes")
+  try:
+    return json.loads(_read(descriptor, length, end))
+  except RecursionError as error:
+    raise ValueError("a message too deeply nested") from error
+
+
+def _read(descriptor: int, size: int, end: float | None) -> bytes:
+  parts = bytearray()
+  while len(parts) < size:
+    if end is not None:
+      poll = select.poll()
+      poll.register(descriptor, select.POLLIN)
+      if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        raise TimeoutError
+    try:
+      part = os.read(descriptor, min(size - len(parts), 1 << 16))
+    except ConnectionResetError:
+      part = b""
+    if not part:
+      raise EOFError
+    parts += part
+  return bytes(parts)
+
+
+def encode(value: object, refer: Callable[[object], Json]) -> Json:
+  """`value` as JSON; `refer` gives the reference of an object that is no data.
+
+  A value of a subclass is sent as one of its base, an `OrderedDict` as a dict.
+
+  Raises:
+    TooLarge: it has too many parts, is too deeply nested or contains itself.
+  """
+  left = _MOST
+
+  def parts(values: Any, depth: int) -> list[Json]:
+    return [one(value, depth + 1) for value in values]
+
+  def one(value: Any, depth: int) -> Json:
+    nonlocal left
+    left -= 1
+    if depth > _DEEPEST or left < 0:
+      raise TooLarge("too large, too deeply nested, or contains itself")
+    kind: Any = type(value)
+    if value is None or kind in (bool, str, float):
+      return value
+    if kind is int:
+      return value if -_SAFE < value < _SAFE else ["int", hex(value)]
+    if kind in _SEQUENCES:
+      return [_SEQUENCES[kind], parts(value, depth)]
+    if kind is dict:
+      return ["dict", parts(value.keys(), depth), parts(value.values(), depth)]
+    if kind in (bytes, bytearray):
+      return [kind.__name__, value.decode("latin-1")]
+    if kind is complex:
+      return ["complex", value.real, value.imag]
+    if kind is range:
+      return ["range", *map(str, (value.start, value.stop, value.step))]
+    if kind in (fractions.Fraction, decimal.Decimal):
+      return [kind.__name__, str(value)]
+    if kind is type and value in _TYPES.values():
+      return ["type", value.__name__]
+    for base, plain in _BASES:
+      if isinstance(value, base):
+        return one(plain(value), depth)
+    return ["object", refer(value)]
+
+  return one(value, 0)
+
+
+def decode(sent: Json, find: Callable[[Json], Any]) -> Any:
+  """What `encode` was given; `find` gives the object of a reference.
+
+  Raises:
+    ValueError, TypeError, and others that a malformed message leads to.
+  """
+  if not isinstance(sent, list):
+    return sent
+  tag, rest = sent[0], sent[1:]
+  if tag in _KINDS:
+    return _KINDS[tag]([decode(part, find) for part in rest[0]])
+  if tag == "dict":
+    return dict(zip((decode(part, find) for part in rest[0]),
+                    (decode(part, find) for part in rest[1]), strict=True))
+  if tag == "int":
+    return int(rest[0], 16)
+  if tag == "object":
+    return find(rest[0])
+  if tag == "bytes":
+    return rest[0].encode("latin-1")
+  if tag == "bytearray":
+    return bytearray(rest[0].encode("latin-1"))
+  if tag == "complex":
+    return complex(rest[0], rest[1])
+  if tag == "range":
+    return range(*map(int, rest))
+  if tag == "type":
+    return _TYPES[rest[0]]
+  if tag == "Fraction":
+    return fractions.Fraction(rest[0])
+  if tag == "Decimal":
+    return decimal.Decimal(rest[0])
+  raise ValueError(f"tag {tag!r}")

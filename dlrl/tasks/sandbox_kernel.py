@@ -1,0 +1,64 @@
+"""The Linux system calls that Python has no function for, by ctypes.
+
+Each returns 0 or the number of the error; `check` makes an exception of it.
+"""
+
+import ctypes
+import os
+
+NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
+NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
+REMOUNT, REC, PRIVATE = 32, 16384, 1 << 18
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def _result(returned: int) -> int:
+  return ctypes.get_errno() if returned < 0 else 0
+
+
+def check(error: int, doing: str) -> None:
+  """Raises `OSError` unless `error` is 0."""
+  if error:
+    raise OSError(error, f"{doing}: {os.strerror(error)}")
+
+
+def prctl(option: int, *arguments: int) -> int:
+  """Sets an attribute of this process; see prctl(2)."""
+  words = [ctypes.c_ulong(word) for word in (*arguments, 0, 0, 0, 0)[:4]]
+  return _result(_LIBC.prctl(option, *words))
+
+
+def unshare(namespaces: int) -> int:
+  """Gives this process, or its children to come, new namespaces."""
+  return _result(_LIBC.unshare(namespaces))
+
+
+def setns(descriptor: int, kind: int) -> int:
+  """Enters the namespace that a file descriptor stands for."""
+  return _result(_LIBC.setns(descriptor, kind))
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str) -> int:
+  """Mounts a file system, or changes how one is mounted."""
+  return _result(_LIBC.mount(
+      source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags),
+      data.encode()))
+
+
+def pivot_root(root: str) -> int:
+  """Makes the mount point `root`, the current directory, the only root."""
+  number = _PIVOT_ROOT[os.uname().machine]
+  error = _result(_LIBC.syscall(number, root.encode(), root.encode()))
+  # The old root now lies on top of the new one; lazily, as it is in use.
+  return error or _result(_LIBC.umount2(root.encode(), 2))
+
+
+def drop_capabilities() -> int:
+  """Gives up whatever part of root's power this process has."""
+  header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+  return _result(_LIBC.capset(header, (ctypes.c_uint32 * 6)()))

@@ -1,0 +1,526 @@
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import pytest
+import sandbox_attacks
+
+from dlrl.runtime import strict
+from dlrl.tasks import code_sandbox
+from dlrl.tasks import sandbox_process
+
+# 1,000 by hand: DLRL_HOSTILE_RUNS=1000 pytest tests/test_code_sandbox.py.
+HOSTILE_RUNS = int(os.environ.get("DLRL_HOSTILE_RUNS", "40"))
+QUICK = [
+    "exit(0)", "os._exit in a call", "segmentation fault",
+    "__eq__ is always true", "patched builtins", "junk on all descriptors",
+    "a fork bomb", "a daemon", "many threads", "threads that stay",
+    "printing without end", "all descriptors", "a connection"]
+TIERS = {
+    "all": (),
+    "filter alone": ("namespaces",),
+    "namespaces alone": ("filter",),
+}
+# Unusual limits, by which this session's processes are found among others'.
+SHORT = code_sandbox.Limits(
+    cpu_s=1, wall_s=2, total_s=6, processes=64,
+    files_mib=16 + os.getpid() % 100,
+    memory_mib=256 + os.getpid() // 100 % 100)
+
+
+def processes_of(limits: code_sandbox.Limits) -> dict[int, str]:
+  """Process id and state of what a server with such limits consists of."""
+  found = {}
+  for path in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):
+      command = (path / "cmdline").read_bytes()
+      if json.dumps(vars(limits)).encode() in command:
+        stat = (path / "stat").read_text()
+        found[int(path.name)] = stat[stat.rindex(")") + 2]
+  return found
+
+
+def zombies() -> set[int]:
+  found = set()
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    with contextlib.suppress(OSError):
+      stat = path.read_text()
+      if stat[stat.rindex(")") + 2] == "Z":
+        found.add(int(path.parent.name))
+  return found
+
+
+@pytest.fixture(scope="module", params=TIERS)
+def tier(request) -> str:
+  return request.param
+
+
+def sandbox(tier: str, limits=SHORT, **kwargs) -> code_sandbox.Sandbox:
+  try:
+    box = code_sandbox.Sandbox(limits, without=TIERS[tier], **kwargs)
+  except strict.ConfigError as error:
+    reason = str(error)
+  else:
+    if tier != "all" or "; no " not in box.protections:
+      return box
+    box.close()
+    reason = box.protections
+  # Only for a mechanism that the machine lacks: one without effect is a bug.
+  lacking = {"filter": "filter", "namespaces": "namespaces", "all": ""}
+  assert f"; no {lacking[tier.split()[0]]}" in reason, reason
+  pytest.skip(f"not on this machine: {reason}")
+
+
+class Host:
+  """What attacks look for, and whether they reached it."""
+
+  def __init__(self, listeners: list[socket.socket], folder: pathlib.Path):
+    self.listeners, self.folder = listeners, folder
+    self.answers = folder / "answers"
+    self.answers.write_text("42")
+    for path, mode in ((folder, 0o777), (self.answers, 0o644)):
+      path.chmod(mode)
+    self.found = {
+        "pid": os.getpid(), "port": listeners[0].getsockname()[1],
+        "abstract": listeners[1].getsockname()[1:].decode(),
+        "answers": str(self.answers), "folder": str(folder)}
+
+  def untouched(self) -> bool:
+    return ([*self.folder.iterdir()] == [self.answers]
+            and self.answers.read_text() == "42"
+            and self.answers.stat().st_mode & 0o777 == 0o644
+            and not any(map(self._connected, self.listeners)))
+
+  def _connected(self, listener: socket.socket) -> bool:
+    try:
+      listener.accept()
+    except BlockingIOError:
+      return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def host():
+  with contextlib.ExitStack() as stack:
+    listeners = [stack.enter_context(socket.socket()),
+                 stack.enter_context(socket.socket(socket.AF_UNIX))]
+    for listener, name in zip(
+        listeners, (("127.0.0.1", 0), f"\0dlrl-test-{os.getpid()}"),
+        strict=True):
+      listener.bind(name)
+      listener.listen()
+      listener.setblocking(False)
+    # Not pytest's own directories, which only their owner can enter.
+    folder = tempfile.mkdtemp(prefix="dlrl-test-")
+    stack.callback(shutil.rmtree, folder)
+    yield Host(listeners, pathlib.Path(folder))
+
+
+def attack(name: str, host: Host) -> code_sandbox.Program:
+  code = f"HOST = {host.found!r}\n{sandbox_attacks.ATTACKS[name]}"
+  return code_sandbox.Program(code, (sandbox_attacks.TEST,),
+                              entry_point="add")
+
+
+@pytest.fixture(scope="module")
+def attacked(tier, host):
+  """Results of all attacks by name, and what was left of them."""
+  names = list(sandbox_attacks.ATTACKS)
+  with sandbox(tier, workers=8) as box:
+    before = processes_of(SHORT)
+    results = box.run([attack(name, host) for name in names])
+    left = set(processes_of(SHORT)) - set(before)
+  return dict(zip(names, results, strict=True)), left
+
+
+@pytest.mark.parametrize("name", sandbox_attacks.ATTACKS)
+def test_an_attack_scores_nothing(attacked, name):
+  results, _ = attacked
+  assert results[name].infrastructure_error is None
+  assert results[name].passed == (False,)
+
+
+def test_memory_is_bounded_before_it_is_used_up(attacked):
+  results, _ = attacked
+  assert results["filling memory"].reasons[0].startswith("MemoryError")
+  assert "Cannot allocate" in results["filling memory by mapping"].reasons[0]
+
+
+def test_attacks_leave_no_process_file_or_connection(attacked, host):
+  _, left = attacked
+  assert left == set()
+  assert processes_of(SHORT) == {}
+  assert host.untouched()
+
+
+def test_many_hostile_programs_leave_no_zombie(host):
+  known = zombies()
+  with sandbox("all", workers=4) as box:
+    jobs = [attack(QUICK[at % len(QUICK)], host) for at in range(HOSTILE_RUNS)]
+    results = box.run(jobs)
+    assert not any(any(result.passed) for result in results)
+    assert box.infrastructure_errors == 0
+    # What started the server and the server are all that is left.
+    assert len(processes_of(SHORT)) <= 2
+    assert zombies() - known == set()
+  assert processes_of(SHORT) == {}
+
+
+@pytest.fixture(scope="module")
+def box():
+  with sandbox("all", code_sandbox.LIMITS) as box:
+    yield box
+
+
+def verdicts(box, code: str, *tests: str, setup="", entry_point="add"):
+  result = box.run([code_sandbox.Program(code, tests, setup, entry_point)])[0]
+  assert result.infrastructure_error is None
+  return result.passed
+
+
+ADD = "def add(a, b): return a + b"
+WRONG = "def add(a, b): return a - b\n"
+
+
+def test_each_test_has_its_verdict(box):
+  assert verdicts(box, ADD, "assert add(1, 2) == 3", "assert add(1, 2) == 4",
+                  "assert add('a', 'b') == 'ab'") == (True, False, True)
+
+
+def test_a_failed_test_says_why(box):
+  result = box.run([code_sandbox.Program(
+      ADD, ("assert add(1, 2) == 4, 'four'", "add(1)", "sub(1)"))])[0]
+  assert result.reasons[0] == "AssertionError: four"
+  assert "missing 1 required positional argument" in result.reasons[1]
+  assert "name 'sub' is not defined" in result.reasons[2]
+
+
+def test_a_test_that_does_not_end_costs_that_test_alone():
+  code = """
+def add(a, b):
+  while a == 2: pass
+  return a + b
+"""
+  with sandbox("all") as box:
+    assert verdicts(box, code, *(f"assert add({a}, 1) == {a + 1}"
+                                 for a in (1, 2, 3))) == (True, False, True)
+
+
+def test_a_test_that_kills_the_program_costs_that_test_alone(box):
+  code = """
+import os
+def add(a, b): return os._exit(0) if a == 2 else a + b
+"""
+  assert verdicts(box, code, *(f"assert add({a}, 1) == {a + 1}"
+                               for a in (1, 2, 3))) == (True, False, True)
+
+
+def test_a_test_that_expects_an_exception_does_not_take_an_end_for_one(box):
+  test = """
+try: add(1, 2)
+except BaseException: pass
+else: assert False
+"""
+  assert verdicts(box, "def add(a, b): raise ValueError", test) == (True,)
+  assert verdicts(box, "import os\ndef add(a, b): os._exit(0)", test) == (
+      False,)
+
+
+def test_exceptions_keep_their_builtin_class(box):
+  code = """
+class Mine(KeyError): pass
+def add(a, b): raise Mine(a)
+"""
+  assert verdicts(box, code, """
+try: add(1, 2)
+except LookupError: pass
+""", "add(1, 2)") == (True, False)
+
+
+def test_a_module_that_a_test_forgot_to_import_is_pythons_own(box):
+  test = "assert math.isclose(add(1, 2), 3)"
+  forged = "class math:\n  isclose = lambda *args: True\n"
+  assert verdicts(box, ADD, test) == (True,)
+  assert verdicts(box, forged + WRONG, test) == (False,)
+
+
+def test_what_a_setup_defines_is_not_the_programs(box):
+  setup = """
+def same(a, b): return a == b
+def add(a, b): return 0
+"""
+  test = "assert same(add(1, 2), 3)"
+  forged = "def same(a, b): return True\n"
+  assert verdicts(box, ADD, test, setup=setup) == (True,)
+  assert verdicts(box, forged + WRONG, test, setup=setup) == (False,)
+
+
+@pytest.mark.parametrize("forged", [
+    "def same(a, b): return True",
+    "class same:\n  def __init__(self, *args): pass",
+    "class same(int):\n  def __new__(cls, *args): return 1",
+])
+def test_other_names_of_the_program_give_a_test_nothing_to_look_at(box, forged):
+  for test in ("assert same(add(1, 2), 3)", "assert same(add(1, 2), 3) == True",
+               "if not same(add(1, 2), 3): raise ValueError"):
+    assert verdicts(box, f"{WRONG}{forged}", test) == (False,)
+
+
+def test_a_test_can_give_back_objects_of_the_program(box):
+  code = """
+class Node:
+  def __init__(self, value): self.value, self.left = value, None
+def add(node): return node.value + (add(node.left) if node.left else 0)
+"""
+  setup = """
+root = Node(1)
+root.left = Node(2)
+root.left.left = Node(4)
+"""
+  assert verdicts(box, code, "assert add(root) == 7",
+                  "assert add(Node(value=5)) == 5", setup=setup) == (True,) * 2
+
+
+def test_the_programs_objects_can_be_used_but_not_compared(box):
+  code = """
+import re
+class Pair:
+  items = [1, 2]
+  def __eq__(self, other): return True
+  def __len__(self): return 2
+  def __getitem__(self, key): return self.items[key]
+def add(kind):
+  if kind == "pair": return Pair()
+  if kind == "generator": return (x * x for x in range(3))
+  if kind == "function": return lambda x, y=1: x + y
+  if kind == "match": return re.match("a", "ab")
+  if kind == "no match": return re.match("a", "b")
+"""
+  assert verdicts(
+      box, code, "assert list(add('generator')) == [0, 1, 4]",
+      "assert next(add('generator')) == 0",
+      "assert add('function')(1, y=4) == 5",
+      "assert add('match')", "assert not add('no match')",
+      "assert add('match').group() == 'a'",
+      "assert add('pair').items == [1, 2]",
+      "assert len(add('pair')) == 2 and add('pair')[1] == 2") == (True,) * 8
+  assert verdicts(
+      box, code, "assert add('pair') == [1, 2]", "assert [1, 2] == add('pair')",
+      "assert not add('pair') != [1, 2]", "assert 5 in add('pair')",
+      "assert add('pair') in [3]", "assert add('pair') <= 3") == (False,) * 6
+
+
+def test_data_keeps_its_type_and_what_derives_from_it_becomes_it(box):
+  code = "import collections, enum\ndef add(text): return eval(text)"
+  for text in ("None", "True", "1", "-10 ** 5000", "0.1", "float('inf')", "'é'",
+               "'\\ud800'", "b'\\xff'", "bytearray(b'a')", "1j", "[1, [2]]",
+               "(1, (2,), ())", "{1, 2}", "frozenset([(1, 2)])", "range(3, 9)",
+               "{'a': [1], 2: {}, (1, 2): None}", "int", "list",
+               "__import__('fractions').Fraction(1, 3)",
+               "__import__('decimal').Decimal('1.50')",
+               "__import__('collections').deque([1])"):
+    assert verdicts(
+        box, code, f"value = add({text!r})\n"
+        f"assert value == {text} and type(value) is type({text})") == (True,)
+  for text, plain in (
+      ("collections.Counter('aab')", "{'a': 2, 'b': 1}"),
+      ("collections.OrderedDict(b=1, a=2)", "{'a': 2, 'b': 1}"),
+      ("collections.namedtuple('T', 'a b')(1, 2)", "(1, 2)"),
+      ("enum.IntEnum('E', 'A').A", "1")):
+    assert verdicts(
+        box, code, f"value = add({text!r})\n"
+        f"assert value == {plain} and type(value) is type({plain})") == (True,)
+
+
+def test_arguments_that_the_program_changes_are_changed(box):
+  code = """
+def add(rows, table, unchanged):
+  rows.append([3])
+  rows[0][0] = 9
+  table.clear()
+"""
+  assert verdicts(box, code, """
+rows, table, unchanged = [[1], [2]], {'a': 1}, [1]
+assert add(rows, table, unchanged) is None
+assert rows == [[9], [2], [3]] and table == {} and unchanged == [1]
+""") == (True,)
+
+
+def test_what_cannot_be_sent_fails_with_a_reason(box):
+  result = box.run([code_sandbox.Program(
+      "def add(f): return f(1)", ("assert add(lambda x: x) == 1",))])[0]
+  assert result.reasons == (
+      "TypeError: a test gives the program a function, which cannot be sent",)
+
+
+def test_tests_share_nothing_but_the_program(box):
+  assert verdicts(box, ADD, "x = 1", "assert x == 1") == (True, False)
+
+
+def test_the_python_of_a_program_is_complete(box):
+  code = """
+import asyncio, colorsys, graphlib, threading
+async def later(): await asyncio.sleep(0); return 1
+def add(a, b):
+  kept = []
+  thread = threading.Thread(target=kept.append, args=(1,))
+  thread.start()
+  thread.join()
+  return [kept, asyncio.run(later()), colorsys.rgb_to_hsv(0, 0, 0)[0],
+          __import__('datetime').datetime.strptime('2020', '%Y').year,
+          'a'.encode('utf-16-le').decode('utf-16-le')]
+"""
+  assert verdicts(box, code, "assert add(1, 2) == [[1], 1, 0.0, 2020, 'a']",
+                  ) == (True,)
+
+
+def test_a_program_has_an_empty_temporary_directory():
+  code = """
+import os, tempfile
+def add(a, b):
+  found = os.listdir()
+  with tempfile.NamedTemporaryFile("w+") as file:
+    file.write(str(a + b))
+    file.seek(0)
+    open("kept", "w").close()
+    return found, int(file.read())
+"""
+  with sandbox("namespaces alone") as box:
+    for _ in range(2):
+      assert verdicts(box, code, "assert add(1, 2) == ([], 3)") == (True,)
+
+
+def test_files_are_bounded_in_size_and_number():
+  code = """
+import os
+def size():
+  found = 0
+  try:
+    for name in range(100):
+      with open(str(name), "wb") as file: found += file.write(bytes(1 << 20))
+  except OSError: pass
+  return found
+def add(a, b):
+  found = size()
+  for name in os.listdir():
+    os.remove(name) if os.path.isfile(name) else os.rmdir(name)
+  try:
+    for name in range(10_000): os.mkdir(str(name))
+  except OSError: pass
+  return found, len(os.listdir())
+"""
+  with sandbox("namespaces alone",
+               code_sandbox.Limits(files_mib=16, total_s=60)) as box:
+    assert verdicts(
+        box, code, "assert 0 < add(1, 2)[0] <= 1 << 24",
+        "assert 1000 < add(1, 2)[1] <= 1024") == (True,) * 2
+
+
+def test_a_judge_that_ends_is_no_verdict(box):
+  code = """
+import threading
+def busy():
+  while True: pass
+threading.Thread(target=busy).start()
+""" + ADD
+  start = time.monotonic()
+  result = box.run([code_sandbox.Program(code, ("__import__('os')._exit(0)",))])
+  assert "judge" in result[0].infrastructure_error
+  assert time.monotonic() - start < code_sandbox.LIMITS.wall_s
+
+
+def test_the_server_may_die(box):
+  starts = box._server.starts
+  job = code_sandbox.Program(
+      "import time\n" + ADD + "\ntime.sleep(0.3)", ("assert add(1, 2) == 3",))
+  pool_result = []
+  thread = threading.Thread(
+      target=lambda: pool_result.extend(box.run([job] * 4)))
+  thread.start()
+  time.sleep(0.2)
+  os.kill(box.server, signal.SIGKILL)
+  thread.join()
+  assert [result.passed for result in pool_result] == [(True,)] * 4
+  assert box._server.starts == starts + 1
+  assert box.infrastructure_errors == 0
+
+
+def test_a_sandbox_that_fails_is_not_a_program_that_fails(box, monkeypatch):
+  before = box.infrastructure_errors
+  monkeypatch.setattr(sandbox_process, "_PAIR_S", 0.0)
+  result = box.run([code_sandbox.Program(ADD, ("assert add(1, 2) == 3",))])[0]
+  assert result.infrastructure_error is not None
+  assert result.passed == (False,)
+  assert box.infrastructure_errors == before + 1
+
+
+def test_a_test_that_is_no_python_says_nothing_of_the_program(box):
+  result = box.run([code_sandbox.Program(ADD, ("assert add(1, 2) ==",))])[0]
+  assert "does not compile" in result.infrastructure_error
+  assert result.passed == (False,)
+
+
+def test_it_refuses_to_run_unprotected_unless_told_to():
+  everything = ("namespaces", "filter")
+  with pytest.raises(strict.ConfigError, match="reach files"):
+    code_sandbox.Sandbox(SHORT, without=everything)
+  with pytest.raises(strict.ConfigError, match="reach network"):
+    code_sandbox.Sandbox(SHORT, without=everything, allow_missing=["files"])
+  with code_sandbox.Sandbox(
+      SHORT, without=everything,
+      allow_missing=["files", "network", "processes"]) as box:
+    assert "files OPEN; network OPEN; processes OPEN" in box.protections
+    assert verdicts(box, ADD, "assert add(1, 2) == 3") == (True,)
+
+
+def test_protections_are_one_line():
+  text = subprocess.run(
+      [sys.executable, "-m", "dlrl.tasks.code_sandbox"], check=True,
+      capture_output=True, text=True).stdout
+  assert re.fullmatch(r"code sandbox: .*(closed|OPEN).*\n", text)
+
+
+@pytest.mark.parametrize("tier", list(TIERS)[1:])
+@pytest.mark.parametrize("whose", ["trainer", "server"])
+def test_everything_ends_with_the_trainer_and_with_the_server(tier, whose):
+  script = f"""
+from dlrl.tasks import code_sandbox
+box = code_sandbox.Sandbox(code_sandbox.Limits(**{vars(SHORT)!r}),
+                           without={TIERS[tier]!r})
+print(box.server, flush=True)
+code_sandbox._ATTEMPTS = 1
+box.run([code_sandbox.Program("import time; time.sleep(60)", ("",))] * 2)
+__import__("time").sleep(60)
+"""
+  with sandbox(tier):
+    pass  # or skip
+  with subprocess.Popen([sys.executable, "-c", script],
+                        stdout=subprocess.PIPE) as trainer:
+    server = int(trainer.stdout.readline())
+    time.sleep(0.3)
+    assert len(processes_of(SHORT)) > 3
+    os.kill(server if whose == "server" else trainer.pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while processes_of(SHORT) and time.monotonic() < end:
+      time.sleep(0.05)
+    assert processes_of(SHORT) == {}
+    trainer.kill()
+
+
+def test_a_program_needs_a_test_and_has_bounds():
+  with pytest.raises(strict.ConfigError, match="at least one"):
+    code_sandbox.Program(ADD, ())
+  with pytest.raises(strict.ConfigError, match="at most"):
+    code_sandbox.Program("x" * (code_sandbox.LONGEST + 1), ("",))
+  with pytest.raises(strict.ConfigError, match="cpu_s"):
+    code_sandbox.Limits(cpu_s=0)

@@ -1,0 +1,131 @@
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from dlrl import config
+from dlrl import config_check
+from dlrl import evaluate
+from dlrl import scores
+from dlrl import setup as setup_lib
+from dlrl import tasks
+from dlrl.runtime import strict
+
+
+def configured(data_dir, **evaluation):
+  values = config.default()
+  values.model.layers = 1
+  values.mesh.data, values.mesh.fsdp = 4, 2
+  values.task.data_dir = data_dir
+  values.learn.micro_batch = values.sft.batch_size = 8
+  values.rollout.prompts = 8
+  values.eval.batch_size = 8
+  values.eval.sampler.temperature = 1.0
+  values.evaluation.update(
+    {"size": 6, "lengths": (16, 32), "samples": 2} | evaluation)
+  return values
+
+
+@pytest.fixture(scope="module")
+def setup(sudoku_dir):
+  return setup_lib.make(evaluate.prepare(
+    configured(sudoku_dir), model="", protocol=""))
+
+
+def run(setup, out):
+  with jax.set_mesh(setup.mesh):
+    text = evaluate.evaluate(setup, setup.init_params(), {"step": 0}, out)
+  lines = (out / "completions.jsonl").read_text().splitlines()
+  return text, [json.loads(line) for line in lines]
+
+
+def by_place(records):
+  return {(r["length"], r["sample"], r["item"]): r for r in records}
+
+
+@pytest.fixture(scope="module")
+def evaluated(setup, tmp_path_factory):
+  out = tmp_path_factory.mktemp("evaluation")
+  return out, *run(setup, out)
+
+
+def test_every_completion_is_there_with_its_scores_and_steps(setup, evaluated):
+  _, _, records = evaluated
+  assert sorted(by_place(records)) == [
+    (length, sample, item) for length in (16, 32) for sample in range(2)
+    for item in range(6)]
+  rows = {row["index"]: row for row in setup.task.load(
+    setup.cfg.task.data_dir, "test", setup.cfg.eval.difficulty)}
+  for record in records:
+    row = rows[record["index"]]
+    assert record["prompt"] == setup.prompt.question(row)
+    again = tasks.TASKS["sudoku"].metrics(
+      [record["prompt"]], [record["completion"]], **tasks.columns([row]))
+    assert record["scores"] == {k: v[0] for k, v in again.items()}
+    # Half as many steps as tokens: two tokens in each.
+    assert sorted(record["commit_steps"]) == [
+      i // 2 for i in range(record["length"])]
+
+
+def test_the_table_is_of_the_completions_and_names_their_settings(
+    setup, evaluated):
+  out, text, records = evaluated
+  saved = json.loads((out / "results.json").read_text())
+  assert saved["scores"] == json.loads(json.dumps(
+    [s._asdict() for s in scores.summarize(records)]))
+  assert saved["settings"]["checksum"] == setup.task.checksum
+  assert text == (out / "results.md").read_text()
+  assert f"version {setup.task.version}" in text
+  assert "* prompt: bare" in text
+
+
+def test_samples_of_an_item_differ(evaluated):
+  found = by_place(evaluated[2])
+  first, second = ([found[16, sample, item]["completion"] for item in range(6)]
+                   for sample in range(2))
+  assert first != second
+
+
+def test_killed_it_goes_on_and_ends_with_the_same(
+    setup, evaluated, tmp_path, monkeypatch):
+  out, _, records = evaluated
+  lines = (out / "completions.jsonl").read_text().splitlines(keepends=True)
+  (tmp_path / "settings.json").write_text((out / "settings.json").read_text())
+  (tmp_path / "completions.jsonl").write_text(
+    "".join(lines[:9]) + lines[9][:30])
+  decoded = []
+  read = evaluate._read
+  monkeypatch.setattr(evaluate, "_read", lambda places, out: (
+    decoded.extend(places), read(places, out))[1])
+  _, again = run(setup, tmp_path)
+  assert len(decoded) == len(records) - 9
+  assert by_place(again) == by_place(records)
+
+
+def test_a_completion_does_not_depend_on_its_batch(setup, evaluated, tmp_path):
+  cfg = dataclasses.replace(setup.cfg, eval=dataclasses.replace(
+    setup.cfg.eval, batch_size=16))
+  _, again = run(dataclasses.replace(setup, cfg=cfg), tmp_path)
+  assert by_place(again) == by_place(evaluated[2])
+
+
+def test_other_settings_need_another_directory(setup, evaluated):
+  with pytest.raises(strict.ConfigError, match=r"parameters\.step"):
+    evaluate.evaluate(setup, None, {"step": 1}, evaluated[0])
+
+
+def test_several_greedy_samples_are_refused(sudoku_dir):
+  values = configured(sudoku_dir)
+  values.eval.sampler.temperature = 0.0
+  with pytest.raises(strict.ConfigError, match=r"evaluation\.samples = 2"):
+    evaluate.prepare(values, model="", protocol="")
+
+
+def test_steps_grow_with_the_length_or_are_as_said():
+  cfg = config_check.from_dict(config.default())
+  assert cfg.eval.sampler.steps / cfg.eval.sampler.gen_length == 0.5
+  assert evaluate.sampler(cfg, 64).steps == 32
+  whole = dataclasses.replace(
+    cfg, evaluation=config.Evaluation(tokens_per_step=1))
+  assert evaluate.sampler(whole, 64).steps == 64

@@ -1,0 +1,54 @@
+import pytest
+
+from dlrl import config
+from dlrl import config_check
+from dlrl import evaluate
+from dlrl import protocols
+from dlrl import tasks
+from dlrl.runtime import strict
+from dlrl.tasks import scorers
+
+CASES = [(name, task) for name, table in protocols.PROTOCOLS.items()
+         for task in table]
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_a_protocol_can_be_carried_out(name, task):
+  values = config.default()
+  values.task.name = task
+  values.eval.sampler.temperature, values.task.few_shot = 0.7, 3
+  cfg = evaluate.prepare(values, model="", protocol=name)
+  protocol = protocols.PROTOCOLS[name][task]
+  assert cfg.task.name == protocol.data
+  assert cfg.eval.sampler.temperature == 0 and cfg.task.few_shot == 0
+  assert cfg.evaluation.split == "test" and cfg.evaluation.size == 0
+  scorers.SCORERS[cfg.evaluation.scorer](
+    cfg.task.name, tasks.find(cfg.task))
+  for length in protocol.lengths:
+    sampler = evaluate.sampler(cfg, length)
+    assert (sampler.gen_length, sampler.block_length) == (length, 32)
+    assert sampler.steps == length // protocol.tokens_per_step
+
+
+def test_d1s_decoding_is_half_as_many_steps_as_tokens():
+  values = config.default()
+  values.task.name = "sudoku"
+  cfg = evaluate.prepare(values, model="", protocol="d1")
+  assert [(n, evaluate.sampler(cfg, n).steps) for n in evaluate.lengths(cfg)
+          ] == [(128, 64), (256, 128), (512, 256)]
+  assert cfg.evaluation.scorer == "legacy_d1"
+  assert cfg.eval.sampler.remasking == "low_confidence"
+
+
+def test_a_task_that_a_paper_lacks_is_refused():
+  values = config.default()
+  values.task.name = "mbpp"
+  with pytest.raises(strict.ConfigError, match="'countdown', 'gsm8k'"):
+    protocols.apply(values, "d1")
+
+
+def test_the_data_of_a_protocol_names_its_task():
+  values = config.default()
+  values.task.name = "sudoku_d1"
+  protocols.apply(values, "d1")
+  assert config_check.from_dict(values).task.name == "sudoku_d1"

@@ -1,0 +1,88 @@
+import pytest
+
+from dlrl import scores
+from dlrl.runtime import stats
+
+
+def record(item, sample, answer, *, length=16, task="t", **values):
+  return {"item": item, "sample": sample, "answer": answer, "length": length,
+          "task": task, "scores": values}
+
+
+def found(records, metric):
+  return next(s for s in scores.summarize(records) if s.metric == metric)
+
+
+def test_one_completion_per_item_has_a_wilson_interval():
+  rows = [record(i, 0, "x", right=float(i < 3)) for i in range(10)]
+  score = found(rows, "right")
+  assert (score.n, score.mean) == (10, 0.3)
+  assert (score.low, score.high) == stats.wilson(3, 10)
+  assert [s.metric for s in scores.summarize(rows)] == ["right"]
+
+
+def test_a_fraction_has_an_interval_of_its_mean():
+  rows = [record(i, 0, "x", cells=i / 8) for i in range(9)]
+  score = found(rows, "cells")
+  assert score.mean == pytest.approx(0.5)
+  assert (score.low, score.high) == stats.mean_interval(
+    [i / 8 for i in range(9)])
+
+
+# Item 0: a, a, b of which b is right; item 1: right by majority; item 2: none
+# is right; item 3: no answer was found but once, and that one is right.
+SAMPLES = [
+  record(0, 0, "a", right=0.0), record(0, 1, "a", right=0.0),
+  record(0, 2, "b", right=1.0),
+  record(1, 0, "c", right=1.0), record(1, 1, "d", right=0.0),
+  record(1, 2, "c", right=1.0),
+  record(2, 0, None, right=0.0), record(2, 1, None, right=0.0),
+  record(2, 2, None, right=0.0),
+  record(3, 0, None, right=0.0), record(3, 1, "e", right=1.0),
+  record(3, 2, None, right=0.0),
+]
+
+
+def test_samples_give_their_mean_any_and_majority():
+  assert found(SAMPLES, "right").mean == pytest.approx(4 / 12)
+  assert found(SAMPLES, "right_pass@3").mean == 3 / 4
+  assert found(SAMPLES, "right_maj@3").mean == 2 / 4
+
+
+def test_the_interval_of_samples_is_over_items():
+  score = found(SAMPLES, "right")
+  assert score.n == 4
+  assert (score.low, score.high) == stats.mean_interval(
+    [1 / 3, 2 / 3, 0.0, 1 / 3])
+
+
+def test_of_equally_frequent_answers_the_first_sample_counts():
+  rows = [record(0, 1, "b", right=1.0), record(0, 0, "a", right=0.0)]
+  assert found(rows, "right_maj@2").mean == 0.0
+
+
+def test_a_grader_that_broke_down_is_no_failure():
+  rows = [record(0, 0, "a", right=1.0), record(1, 0, "a", right=None),
+          record(2, 0, "a", right=0.0)]
+  score = found(rows, "right")
+  assert (score.mean, score.n, score.lost) == (0.5, 2, 1)
+
+
+def test_nothing_known_is_no_score():
+  score = found([record(0, 0, "a", right=None)], "right")
+  assert (score.n, score.low, score.high, score.lost) == (0, 0.0, 1.0, 1)
+
+
+def test_tasks_and_lengths_are_apart():
+  rows = [record(0, 0, "a", right=1.0, length=16),
+          record(0, 0, "a", right=0.0, length=32),
+          record(0, 0, "a", right=0.0, task="u")]
+  assert {(s.task, s.length): s.mean for s in scores.summarize(rows)} == {
+    ("t", 16): 1.0, ("t", 32): 0.0, ("u", 16): 0.0}
+
+
+def test_the_table_names_what_it_is_true_of():
+  text = scores.markdown(
+    scores.summarize([record(0, 0, "x", right=1.0)]), {"prompt": "dlrl"})
+  assert "* prompt: dlrl\n" in text
+  assert "| t | 16 | right | 100.0 | 20.7 to 100.0 | 1 | 0 |" in text
