@@ -80,6 +80,19 @@ def test_every_method_has_a_preset_of_every_task(method, preset):
   assert cfg.model.layers == (32 if preset.startswith("llada") else 28)
 
 
+@pytest.mark.parametrize(("method", "task", "rank"), [
+  ("wd1", "math", 128), ("espo", "math", 128), ("espo", "code", 0),
+  ("bgpo", "math", 0)])
+def test_adapters_are_trained_where_the_paper_does(method, task, rank):
+  module = importlib.import_module(f"configs.{method}")
+  cfg = config_check.from_dict(module.get_config("llada_8b_" + task))
+  assert cfg.lora.rank == rank
+  assert cfg.model.param_dtype == ("bfloat16" if rank else "float32")
+  if rank:
+    assert cfg.lora.scale == 0.5
+    assert lora.names(cfg.lora) == lora.MATRICES
+
+
 def test_bgpos_settings_are_those_of_its_table():
   for task, (name, length, steps, updates, samples) in {
       "math": ("gsm8k+math", 512, 256, 700, 16),
