@@ -32,6 +32,8 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
       cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
     if cfg.task.name == "mbpp":
       cfg.learn.optimizer.learning_rate = 1e-6
+      # All parameters are trained in code.
+      cfg.lora.rank, cfg.model.param_dtype = 0, "float32"
     if cfg.task.name == "countdown":
       cfg.learn.loss_args = {
         "clip_low": 0.2, "clip_high": 0.2, "kl_coef": 3e-3, "kl": "k2"}

@@ -2,9 +2,8 @@
 
 Presets of the methods' configs: `llada_8b_TASK` or `dream_7b_TASK` for the
 tasks in `TASKS`. Weights come with `--config.pretrained` or
-`--config.init_from`; without, RL would start from random ones. The papers of
-d1's lineage train LoRA adapters on a 4-bit model; here all parameters are
-trained, with their learning rates.
+`--config.init_from`; without, RL would start from random ones. The methods of
+d1's lineage train adapters on a frozen bf16 model, the others all parameters.
 Prompts are those of `dlrl/tasks` in words, `--config.task.prompt=d1` and others
 those of papers; rewards are sound ones, not the papers'.
 
@@ -90,7 +89,14 @@ def d1(cfg: ml_collections.ConfigDict, *, epochs: int,
   96 completions of 256 tokens a step in groups of 6, each used `epochs` times,
   or `math_epochs` in mathematics and code. GSM8K and MATH are runs of their
   own: this is MATH's, `--config.task.name=gsm8k` the other.
+
+  Adapters are on all matrices of the layers, as the papers say. In LLaDA, the
+  names in their code are those of q, k, v and up alone:
+  `--config.lora.targets='layers/(attention/(q|k|v)|mlp/up)'`. Most of them have
+  a 4-bit base: `--config.lora.quantize=nf4`. There is no dropout here.
   """
+  cfg.lora.rank, cfg.lora.alpha = 128, 64.0
+  cfg.model.param_dtype = "bfloat16"  # frozen
   if cfg.task.name == "gsm8k+math":
     cfg.task.name = "math"
   if cfg.task.name in ("math", "mbpp"):

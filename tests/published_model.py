@@ -21,7 +21,7 @@ QWEN = {
   "mask_token_id": 41, "auto_map": {"AutoModel": "modeling.Model"}}
 
 
-def write(root):
+def write(root, seed=7):
   """A directory as one downloads it: characters as tokens, random weights."""
   bare = root / "bare"
   bare.mkdir()
@@ -44,7 +44,7 @@ def write(root):
                       (41, "<mask>"))}}))
   cfg, hf = families.read_config(bare)
   model = transformer.build(cfg, hf["mask_token_id"])
-  params = jax.jit(model.init)(jax.random.key(7))
+  params = jax.jit(model.init)(jax.random.key(seed))
   out = root / "model"
   hf_checkpoints.save(params, bare, out)
   return out

@@ -307,5 +307,34 @@ def test_loading_params_where_there_are_none_says_so(tmp_path):
     checkpoint.load_params(tmp_path, {})
 
 
+def test_what_was_saved_with_the_newest_state_is_read_alone(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as saver:
+    saver.save(1, init(), batches(), {"at": 1})
+    saver.save(2, init(), batches(), {"at": 2})
+  assert checkpoint.load_meta(tmp_path) == {"at": 2}
+  with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+    checkpoint.load_meta(tmp_path / "nowhere")
+
+
+def test_a_fingerprint_tells_any_two_trees_apart_and_no_two_meshes():
+  rng = np.random.default_rng(0)
+  tree = {"w": rng.normal(size=(16, 8)).astype(np.float32),
+          "b": jnp.asarray(rng.normal(size=8), jnp.bfloat16)}
+  found = {checkpoint.fingerprint(tree)}
+  assert {len(x) for x in found} == {12}
+  for sizes in ((4, 2), (2, 4), (1, 1)):
+    placed = jax.device_put(tree, {
+      "w": sharded(sizes)["params"]["w"], "b": sharded(sizes)["params"]["b"]})
+    assert checkpoint.fingerprint(placed) in found
+  for place in ((0, 0), (3, 5), (15, 7)):  # the last bit of one element
+    other = tree["w"].copy()
+    other[place] = np.nextafter(other[place], np.inf)
+    found.add(checkpoint.fingerprint(tree | {"w": other}))
+  found.add(checkpoint.fingerprint(tree | {"w": tree["w"][::-1].copy()}))
+  found.add(checkpoint.fingerprint(tree | {"b": tree["b"].at[3].mul(-1)}))
+  found.add(checkpoint.fingerprint({"v": tree["w"], "b": tree["b"]}))
+  assert len(found) == 7
+
+
 if __name__ == "__main__":
   train(sys.argv[1])

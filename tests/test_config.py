@@ -134,6 +134,13 @@ BAD = {
     learn__loss="stable_drl", learn__score_norm="none",
     learn__micro_batch=4),
   "learn.prompt_noise": dict(learn__prompt_noise=1.5),
+  "lora.rank": dict(lora__rank=-1),
+  "lora.alpha": dict(lora__rank=4, lora__alpha=0.0),
+  "lora.targets": dict(lora__rank=4, lora__targets="layers/attention"),
+  "lora.targets ": dict(lora__rank=4, lora__targets="layers/(q"),
+  "lora.dtype": dict(lora__rank=4, lora__dtype="float16"),
+  "lora.quantize": dict(lora__rank=4, lora__quantize="int4"),
+  "lora.quantize ": dict(lora__quantize="nf4"),
   "sft.optimizer.learning_rate": dict(sft__optimizer__learning_rate=0.0),
 }
 
@@ -162,6 +169,12 @@ def test_unknown_keys_and_wrong_types_are_refused(change, message):
   with pytest.raises(strict.ConfigError) as error:
     config_check.from_dict(changed(**change))
   assert message in str(error.value)
+
+
+def test_a_quantised_base_needs_qwix_and_says_so(monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(strict.ConfigError, match=r"pip install.*quantized"):
+    config_check.from_dict(changed(lora__rank=4, lora__quantize="nf4"))
 
 
 def test_the_slices_of_a_trace_have_to_cover_it():

@@ -9,25 +9,40 @@ import numpy as np
 import published_model
 import pytest
 import test_train
+from safetensors import numpy as safetensors_numpy
 
 from dlrl import export
 from dlrl import models
 from dlrl import setup as setup_lib
 from dlrl import train
+from dlrl.models import families
+from dlrl.models import lora
+from dlrl.runtime import checkpoint
 from dlrl.runtime import strict
 
 
-@pytest.fixture(scope="module")
-def run(published, sudoku_dir, tmp_path_factory):
-  """A finished run that started from it."""
+def finished(published, sudoku_dir, workdir, **changes):
+  """(workdir, config) of a finished run that started from `published`."""
   cfg = test_train.tiny(
     sudoku_dir, pretrained=str(published), task__prompt_length=40,
-    sft__steps=2, steps=2, rollout__reward="units")
-  workdir = tmp_path_factory.mktemp("runs") / "run"
+    sft__steps=2, steps=2, rollout__reward="units", **changes)
   workdir.mkdir()
   (workdir / "config.json").write_text(json.dumps(strict.to_json(cfg)))
   test_train.run_here(cfg, workdir)
   return workdir, cfg
+
+
+@pytest.fixture(scope="module")
+def run(published, sudoku_dir, tmp_path_factory):
+  return finished(
+    published, sudoku_dir, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def adapted(published, sudoku_dir, tmp_path_factory):
+  return finished(
+    published, sudoku_dir, tmp_path_factory.mktemp("runs") / "adapted",
+    lora__rank=2, lora__alpha=3.0)
 
 
 def test_a_run_starts_from_the_published_parameters(published, run):
@@ -62,6 +77,57 @@ def test_an_export_has_the_runs_parameters_and_the_other_files(
   assert hf == published_model.QWEN | {"torch_dtype": "float32"}
   assert model.cfg == dataclasses.replace(
     setup_lib.make(cfg).cfg.model, remat=model.cfg.remat)
+
+
+def test_adapters_are_merged_or_written_alone(
+    published, adapted, tmp_path):
+  workdir, cfg = adapted
+  whole, alone = tmp_path / "whole", tmp_path / "alone"
+  export.export(str(workdir), str(whole))
+  export.export(str(workdir), str(alone), adapter=True)
+  _, base = models.load(published, dtype="float32")
+  model, got = models.load(whole, dtype="float32")
+  tensors = safetensors_numpy.load_file(alone / "adapter_model.safetensors")
+  assert len(tensors) == 2 * 7
+  settings = json.loads((alone / "adapter_config.json").read_text())
+  assert settings["base_model_name_or_path"] == str(published)
+  family = families.FAMILIES["a2d-qwen3"].names
+  scale = settings["lora_alpha"] / settings["r"]
+
+  def one(path, before, after):
+    path = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = family[path].format(0).removesuffix(".weight")
+    a, b = (tensors.get(f"base_model.model.{name}.lora_{x}.weight")
+            for x in "AB")
+    if a is None:
+      np.testing.assert_array_equal(after, before)
+    else:
+      change = scale * (b @ a).T
+      assert np.abs(change).max() > 1e-6
+      np.testing.assert_allclose(after[0], before[0] + change, atol=1e-6)
+
+  jax.tree.map_with_path(one, base, got)
+
+  # The policy that was trained, after a warm start by adapters as well.
+  setup = setup_lib.make(cfg)
+  policy = lora.join(setup.load_base().params, checkpoint.load_params(
+    workdir / "checkpoints", setup.abstract_trained()))
+  ids = np.arange(12).reshape(2, 6)
+  np.testing.assert_allclose(
+    model.logits(got, ids), setup.model.logits(policy, ids), atol=1e-5)
+
+
+def test_an_adapter_needs_a_base_that_is_published(
+    published, run, adapted, tmp_path):
+  out = str(tmp_path / "out")
+  with pytest.raises(strict.ConfigError) as error:
+    export.export(str(run[0]), out, adapter=True)
+  assert error.value.field == "adapter"
+  other = published_model.write(tmp_path, seed=8)
+  with pytest.raises(strict.ConfigError, match="other parameters") as error:
+    export.export(str(adapted[0]), out, str(other))
+  assert error.value.field == "pretrained"
+  assert not (tmp_path / "out").exists()
 
 
 def test_errors_name_the_argument(published, run, tmp_path):

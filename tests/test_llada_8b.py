@@ -1,5 +1,6 @@
 """The large presets: the published size, and updates that can be traced."""
 
+import dataclasses
 import importlib
 import pathlib
 
@@ -9,9 +10,10 @@ import pytest
 
 from configs import llada_8b
 from dlrl import config_check
-from dlrl import losses
 from dlrl import tasks
+from dlrl import train
 from dlrl import update
+from dlrl.models import lora
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
 
@@ -22,15 +24,26 @@ PRESET = "llada_8b_sudoku"
 def test_an_update_of_eight_billion_parameters_has_its_shapes(method):
   module = importlib.import_module(f"configs.{method}")
   cfg = config_check.from_dict(module.get_config(PRESET))
-  model = transformer.build(cfg.model, 126336)
+  model = transformer.build(cfg.model, 126336, cfg.lora)
   params = jax.eval_shape(model.init, jax.random.key(0))
   # Of the published checkpoint's index.
   assert sum(x.size for x in jax.tree.leaves(params)) == 8_015_581_184
+  adapted = method in ("diffu_grpo", "espo")
+  trained = lora.shapes(params, cfg.lora) if adapted else params
   tx = optimizer.make(cfg.learn.optimizer, 10)
-  needs_ref = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args).needs_ref
   state = jax.eval_shape(lambda p: update.State(
     jnp.int32(0), p, tx.init(p), jax.random.key_data(jax.random.key(0)),
-    p if needs_ref else None), params)
+    train.first_reference(cfg, p)), trained)
+  if adapted:
+    # r (in + out) of seven matrices; two moments of each, and a few counters.
+    size = 32 * 128 * (4 * (4096 + 4096) + 3 * (4096 + 12288))
+    assert sum(x.size for x in jax.tree.leaves(trained)) == size
+    assert 0 <= sum(
+      x.size for x in jax.tree.leaves(state.opt_state)) - 2 * size < 10
+    assert state.ref_params == {}
+    assert {x.dtype for x in jax.tree.leaves(params)} == {
+      jnp.dtype("bfloat16")}
+    state = dataclasses.replace(state, base=params)
   rows = cfg.rollout.prompts * cfg.rollout.group_size
   length = cfg.rollout.sampler.gen_length
 
@@ -65,6 +78,19 @@ def test_every_method_has_a_preset_of_every_task(method, preset):
   assert "dlrl" in tasks.find(cfg.task).prompts
   assert cfg.rollout.sampler.gen_length in (256, 512)
   assert cfg.model.layers == (32 if preset.startswith("llada") else 28)
+
+
+@pytest.mark.parametrize(("method", "task", "rank"), [
+  ("wd1", "math", 128), ("espo", "math", 128), ("espo", "code", 0),
+  ("bgpo", "math", 0)])
+def test_adapters_are_trained_where_the_paper_does(method, task, rank):
+  module = importlib.import_module(f"configs.{method}")
+  cfg = config_check.from_dict(module.get_config("llada_8b_" + task))
+  assert cfg.lora.rank == rank
+  assert cfg.model.param_dtype == ("bfloat16" if rank else "float32")
+  if rank:
+    assert cfg.lora.scale == 0.5
+    assert lora.names(cfg.lora) == lora.MATRICES
 
 
 def test_bgpos_settings_are_those_of_its_table():

@@ -33,6 +33,9 @@ def test_bytes_are_those_of_the_arrays_on_a_device():
   held = sum(x.addressable_shards[0].data.nbytes
              for x in jax.tree.leaves(arrays))
   assert memory.per_device(arrays) == held
+  four_bits = jax.ShapeDtypeStruct(
+    (8, 6), "uint4", sharding=tree["w"].sharding)
+  assert memory.per_device(four_bits) == 8 * 6 // 2 // 8
 
 
 def test_the_line_lists_the_parts_and_their_sum():

@@ -441,6 +441,58 @@ def test_a_run_starts_from_the_parameters_of_another(
     run_here(tiny(sudoku_dir, init_from=str(tmp_path)), tmp_path / "none")
 
 
+def test_adapters_are_trained_and_saved_without_what_is_beneath_them(
+    finished, sudoku_dir, tmp_path):
+  workdir = tmp_path / "run"
+  cfg = tiny(sudoku_dir, init_from=str(finished[0]), lora__rank=2, steps=2,
+             learn__loss="diffu_grpo", learn__loss_args={"kl_coef": 0.5},
+             learn__score_norm="none")
+  _, rows = run_here(cfg, workdir)
+  before = {k: v for k, v in rows[0].items() if k.startswith("eval/")}
+  after = {k: v for k, v in metrics.rows(finished[0])[-1].items()
+           if k.startswith("eval/")}
+  assert before == pytest.approx(after)  # nothing but the base at first
+  assert rows[-1]["update/kl"] > 0
+  longer = dataclasses.replace(cfg, steps=3)  # goes on after step 2
+  _, want = run_here(longer, tmp_path / "whole")
+  assert run_here(longer, workdir)[1][-1] == want[-1]
+  setup = setup_lib.make(cfg)
+  saved, again = (checkpoint.load_params(
+    root / "checkpoints", setup.abstract_trained())
+    for root in (workdir, tmp_path / "whole"))
+  jax.tree.map(np.testing.assert_array_equal, saved, again)
+  fresh = setup.init_policy(setup.load_base())["adapter"]
+  assert all(np.any(a != b) for a, b in zip(
+    jax.tree.leaves(saved), jax.tree.leaves(fresh), strict=True))
+  with pytest.raises(ValueError, match=r"embedding: absent saved"):
+    checkpoint.load_params(workdir / "checkpoints", setup.abstract_params())
+
+  # They go on from the same base only, and are none for others by themselves.
+  other = dataclasses.replace(
+    cfg, init_from="", steps=4, sft=dataclasses.replace(cfg.sft, steps=0))
+  with pytest.raises(strict.ConfigError, match="other parameters") as error:
+    run_here(other, workdir)
+  assert error.value.field == "seed"
+  (workdir / "config.json").write_text(json.dumps(strict.to_json(cfg)))
+  with pytest.raises(strict.ConfigError, match="adapters alone") as error:
+    run_here(dataclasses.replace(cfg, init_from=str(workdir)), tmp_path / "x")
+  assert error.value.field == "init_from"
+
+
+def test_the_reference_is_the_base_where_that_is_what_rl_starts_from():
+  def first(sft_steps, kl_coef=0.5, **changes):
+    cfg = tiny("", learn__loss="diffu_grpo", learn__score_norm="none",
+               learn__loss_args={"kl_coef": kl_coef}, sft__steps=sft_steps,
+               **changes)
+    return train.first_reference(cfg, "trained")
+
+  assert first(0) == first(9) == "trained"
+  assert first(0, lora__rank=2) == {}
+  assert first(9, lora__rank=2) == "trained"  # and no longer fresh
+  assert first(9, lora__rank=2, init_from="run") == {}
+  assert first(0, 0.0) is first(0, 0.0, lora__rank=2) is None
+
+
 def test_the_summary_table_names_every_metric_with_its_interval(finished):
   table = report.table(report.read(finished[0]))
   for text in ("solved", "cells", "before", "after", "wall time", "%"):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dlrl.runtime import strict
 
@@ -14,8 +15,15 @@ def per_device(tree: Any) -> int:
   total = 0
   for leaf in jax.tree.leaves(tree):
     shape = leaf.sharding.shard_shape(leaf.shape)
-    total += math.prod(shape) * leaf.dtype.itemsize
+    total += math.prod(shape) * _bits(leaf.dtype) // 8
   return total
+
+
+def _bits(dtype: Any) -> int:
+  # What has less than a byte is packed, which its itemsize does not say.
+  if jnp.issubdtype(dtype, jnp.integer):
+    return jnp.iinfo(dtype).bits
+  return 8 * dtype.itemsize
 
 
 def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
