@@ -1,3 +1,4 @@
+import os
 import pathlib
 
 import jax
@@ -7,10 +8,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def of_session(tmp_path_factory) -> pathlib.Path:
+  """A directory that all of the session's worker processes share."""
+  base = tmp_path_factory.getbasetemp()
+  return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory) -> pathlib.Path:
   """Programs that several tests or child processes run are compiled once."""
-  path = tmp_path_factory.mktemp("compiled")
+  path = of_session(tmp_path_factory) / "compiled"
   jax.config.update("jax_compilation_cache_dir", str(path))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   return path
@@ -19,7 +26,7 @@ def compiled_programs(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def sudoku_dir(tmp_path_factory) -> str:
   """A TFDS directory for the session; the first to load prepares it."""
-  return str(tmp_path_factory.mktemp("tensorflow_datasets"))
+  return str(of_session(tmp_path_factory) / "tensorflow_datasets")
 
 
 @pytest.fixture(scope="session")
