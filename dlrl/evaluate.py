@@ -65,9 +65,8 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
       suffice.
   """
   cfg = setup.cfg
-  source = setup.task.load(
-    cfg.task.data_dir, cfg.evaluation.split, cfg.eval.difficulty,
-    field="eval.difficulty")
+  source = setup.rows(
+    cfg.evaluation.split, cfg.eval.difficulty, field="eval.difficulty")
   items = data.eval_rows(
     source, setup.tokenizer, setup.prompt,
     items=cfg.evaluation.size or len(source),

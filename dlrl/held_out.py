@@ -62,8 +62,7 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
 def _items(setup: setup_lib.Setup, split: str):
   """`(rows, arrays)` of `data.eval_rows`."""
   cfg = setup.cfg
-  source = setup.task.load(
-    cfg.task.data_dir, split, cfg.eval.difficulty, field="eval.difficulty")
+  source = setup.rows(split, cfg.eval.difficulty, field="eval.difficulty")
   arrays = data.eval_rows(
     source, setup.tokenizer, setup.prompt, items=cfg.eval.size,
     prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)

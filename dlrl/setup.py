@@ -27,6 +27,7 @@ from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import strict
+from dlrl.tasks import files
 from dlrl.tasks import rewards as rewards_lib
 
 
@@ -53,6 +54,25 @@ class Setup:
   tokenizer: Tokenizer
   model: transformer.Model
   param_shardings: Any
+
+  def rows(self, split: str, difficulty: config.Range, *, field: str
+           ) -> tasks.Rows:
+    """The task's rows; says how many malformed ones are left out.
+
+    Args:
+      split: of `tasks.SPLITS`.
+      difficulty: the least and the greatest.
+      field: the config field that `difficulty` came from, for messages.
+
+    Raises:
+      strict.ConfigError: there are none, or they cannot be read.
+    """
+    rows = self.task.load(
+      self.cfg.task.data_dir, split, difficulty, field=field)
+    if isinstance(rows, files.Rows) and rows.skipped:
+      progress.say(f"{rows.skipped} malformed rows of {split} are left out; "
+                   f"the first: {rows.problem}")
+    return rows
 
   def start_graders(self) -> None:
     """Starts what graders need, and says what it is; once, before scoring."""

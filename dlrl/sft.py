@@ -155,8 +155,7 @@ def _jit(step, abstract: update.State):
 
 def _batches(setup: setup_lib.Setup):
   cfg = setup.cfg.sft
-  source = setup.task.load(
-    setup.cfg.task.data_dir, "train", cfg.difficulty, field="sft.difficulty")
+  source = setup.rows("train", cfg.difficulty, field="sft.difficulty")
   return data.sft_batches(
     source, setup.tokenizer, setup.prompt, batch_size=cfg.batch_size,
     prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,

@@ -154,10 +154,8 @@ def inputs(setup: setup_lib.Setup, batch: dict[str, Any],
 
 def prompt_rows(setup: setup_lib.Setup) -> tasks.Rows:
   """The rows that rollouts are of."""
-  cfg = setup.cfg
-  return setup.task.load(
-    cfg.task.data_dir, "train", cfg.rollout.difficulty,
-    field="rollout.difficulty")
+  return setup.rows("train", setup.cfg.rollout.difficulty,
+                    field="rollout.difficulty")
 
 
 def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
