@@ -13,7 +13,6 @@ from configs import espo
 from configs import fork_grpo
 from configs import gdsd
 from configs import just_grpo
-from configs import llada_8b
 from configs import sft
 from configs import spg
 from configs import stable_drl
@@ -35,7 +34,6 @@ PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
            (sft, "smoke"), (stp, ""), (stp, "countdown"),
            (stp, "smoke"), (bgpo, "countdown"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
-LARGE = [llada_8b.PREFIX + task for task in llada_8b.LENGTHS]
 
 
 @pytest.mark.parametrize(("module", "preset"), PRESETS)
@@ -44,15 +42,6 @@ def test_every_preset_is_valid_and_named_in_its_docstring(module, preset):
   assert isinstance(cfg, config.Config)
   page = sudoku_tiny if module in METHODS else module
   assert preset in page.__doc__
-
-
-@pytest.mark.parametrize("preset", LARGE)
-@pytest.mark.parametrize("module", [bgpo, *METHODS])
-def test_every_method_has_its_settings_at_the_size_of_its_paper(module, preset):
-  cfg = config_check.from_dict(module.get_config(preset))
-  assert (cfg.model.layers, cfg.model.width) == (32, 4096)
-  assert cfg.rollout.sampler.gen_length == 256
-  assert cfg.learn.optimizer.learning_rate < 1e-5
 
 
 @pytest.mark.parametrize("module", [bgpo, sft, stp, *METHODS])

@@ -25,7 +25,7 @@ def finished(published, sudoku_dir, workdir, **changes):
   """(workdir, config) of a finished run that started from `published`."""
   cfg = test_train.tiny(
     sudoku_dir, pretrained=str(published), task__prompt_length=40,
-    sft__steps=2, steps=2, rollout__reward="units", **changes)
+    sft__steps=2, steps=2, rollout__rewards=("units",), **changes)
   workdir.mkdir()
   (workdir / "config.json").write_text(json.dumps(strict.to_json(cfg)))
   test_train.run_here(cfg, workdir)
@@ -157,8 +157,6 @@ def test_a_prompt_that_is_too_long_with_its_template_is_an_error(
   assert error.value.field == "task.prompt_length"
   setup = setup_lib.make(dataclasses.replace(
     cfg, task=dataclasses.replace(cfg.task, long_prompts="truncate")))
-  batch = next(train._batches(setup))
-  ids = np.full((cfg.rollout.prompts * cfg.rollout.group_size, 16), 3)
-  _, row, _ = train.score(setup, batch, ids)
-  assert row["rollout/truncated_prompts"] == cfg.rollout.prompts
+  batch = next(train.prompt_batches(setup, train.prompt_rows(setup)))
+  assert batch["truncated"].tolist() == [1] * cfg.rollout.prompts
   assert (batch["prompt_ids"][:, -1] == setup.tokenizer.encode("|")[0]).all()

@@ -77,6 +77,7 @@ def test_every_method_has_a_preset_of_every_task(method, preset):
   cfg = config_check.from_dict(module.get_config(preset))
   assert "dlrl" in tasks.find(cfg.task).prompts
   assert cfg.rollout.sampler.gen_length in (256, 512)
+  assert cfg.learn.optimizer.learning_rate < 1e-5
   assert cfg.model.layers == (32 if preset.startswith("llada") else 28)
 
 

@@ -126,7 +126,7 @@ def test_an_adapted_forward_is_that_of_the_merged_matrices(adapters):
   row = (jnp.asarray(IDS), jnp.tile(jnp.arange(7), (3, 1)), jnp.full(3, 7))
   whole, cache = model.hidden_and_cache(lora.join(base, adapter), *row)
   part = model.hidden_of_part(
-    lora.join(base, adapter), row[0][:, 2:5], row[1][:, 2:5], row[2], cache, 2)
+    lora.join(base, adapter), *row, cache, 2, width=3)
   np.testing.assert_allclose(part, whole[:, 2:5], atol=1e-5)
 
 

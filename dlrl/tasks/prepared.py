@@ -109,7 +109,8 @@ def load(builder: type[Dataset], data_dir: str, split: str) -> list[Row]:
   """
   with _quiet():
     directory = _prepare(builder, data_dir)
-    return list(_read(builder, directory, split, _stamp(directory)))
+    return list(_read(builder, directory, split, builder.SHA256[split],
+                      _stamp(directory)))
 
 
 def whole_checksum(builder: type[Dataset]) -> str:
@@ -177,8 +178,8 @@ def _stamp(directory: epath.Path) -> tuple[tuple[str, int, int], ...]:
 # A run reads the same rows for fine-tuning, rollouts and evaluation.
 @functools.lru_cache(maxsize=8)
 def _read(builder: type[Dataset], directory: epath.Path, split: str,
-          stamp: tuple[tuple[str, int, int], ...]) -> list[Row]:
-  del stamp  # of the cache's key
+          pinned: str, stamp: tuple[tuple[str, int, int], ...]) -> list[Row]:
+  del pinned, stamp  # of the cache's key
   try:
     source = tfds.builder_from_directory(directory).as_data_source(split)
     rows = [{name: _plain(row[name]) for name in builder.COLUMNS}
