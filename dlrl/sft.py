@@ -17,6 +17,7 @@ from dlrl import config
 from dlrl import data
 from dlrl import held_out
 from dlrl import initial
+from dlrl import resume
 from dlrl import setup as setup_lib
 from dlrl import update
 from dlrl.diffusion import elbo
@@ -105,12 +106,9 @@ def train(
     checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
     metrics_lib.MetricsWriter(directory) as writer,
   ):
-    restored = checkpoints.restore_latest(abstract.saved, batches)
+    restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:
-      state, meta, start = restored
-      base.check(meta["base"])
-      state = dataclasses.replace(state, base=base.params)
-      clock = clock_lib.Clock(meta["seconds"])
+      state, clock, start = restored
       progress.say(f"fine-tuned for {start} of {cfg.steps} steps")
       writer.truncate_after(start)
     else:
@@ -142,9 +140,7 @@ def train(
         writer.write(now, row)
       if last or now % cfg.checkpoint_every == 0:
         writer.flush()
-        checkpoints.save(
-          now, state.saved, batches,
-          {"seconds": clock.totals, "base": base.id})
+        resume.save(checkpoints, now, state, batches, clock, base)
   return state.policy, clock.totals
 
 

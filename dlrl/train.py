@@ -25,6 +25,7 @@ from dlrl import initial
 from dlrl import journal as journal_lib
 from dlrl import losses
 from dlrl import prior
+from dlrl import resume
 from dlrl import scoring
 from dlrl import setup as setup_lib
 from dlrl import sft
@@ -196,12 +197,9 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     metrics_lib.MetricsWriter(workdir) as writer,
   ):
-    restored = checkpoints.restore_latest(abstract.saved, batches)
+    restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:
-      state, meta, start = restored
-      base.check(meta["base"])
-      state = dataclasses.replace(state, base=base.params)
-      clock = clock_lib.Clock(meta["seconds"])
+      state, clock, start = restored
       progress.say(f"continuing after step {start}")
       writer.truncate_after(start)
     else:
@@ -230,16 +228,13 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
         prompts.as_text(done.prompts[0]), done.texts[0], float(reward[0])))
       journal.row |= _rollout_row(setup, batch, done, free, forwards)
 
-      evaluates = now % cfg.eval.every == 0 or now == cfg.steps
-      if evaluates:
+      if now % cfg.eval.every == 0 or now == cfg.steps:
         journal.wait()
         with clock.phase("evaluation"):
           journal.row |= evaluator(state.policy, ends=now == cfg.steps)
       if now % cfg.checkpoint_every == 0 or now == cfg.steps:
         journal.finish()
         writer.flush()
-        checkpoints.save(
-          now, state.saved, batches,
-          {"seconds": clock.totals, "base": base.id})
+        resume.save(checkpoints, now, state, batches, clock, base)
     journal.finish()
   return clock.totals

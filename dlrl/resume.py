@@ -1,0 +1,41 @@
+"""What a loop keeps to be continued: its state, its data and its clock."""
+
+import dataclasses
+from typing import Any
+
+from dlrl import initial
+from dlrl import update
+from dlrl.runtime import checkpoint
+from dlrl.runtime import clock as clock_lib
+
+
+def save(checkpoints: checkpoint.Checkpoints, step: int, state: update.State,
+         batches: Any, clock: clock_lib.Clock, base: initial.Base) -> None:
+  """Begins a checkpoint; of the base it holds the fingerprint alone."""
+  checkpoints.save(step, state.saved, batches,
+                   {"seconds": clock.totals, "base": base.id})
+
+
+def restore(
+  checkpoints: checkpoint.Checkpoints, abstract: update.State, batches: Any,
+  base: initial.Base,
+) -> tuple[update.State, clock_lib.Clock, int] | None:
+  """`(state, clock, step)` of the newest checkpoint; None: there is none.
+
+  Args:
+    checkpoints: of the loop.
+    abstract: the state's shapes with shardings.
+    batches: the loop's iterator; is set to the saved position.
+    base: what adapters are on; joins the state.
+
+  Raises:
+    strict.ConfigError: it was saved with another base.
+    ValueError: it is of another model.
+  """
+  restored = checkpoints.restore_latest(abstract.saved, batches)
+  if restored is None:
+    return None
+  state, meta, step = restored
+  base.check(meta["base"])
+  state = dataclasses.replace(state, base=base.params)
+  return state, clock_lib.Clock(meta["seconds"]), step
