@@ -74,7 +74,8 @@ def test_depth_is_bounded(make):
     sandbox_data.encode(deep, refuse)
 
 
-def test_number_is_bounded():
+def test_number_is_bounded(monkeypatch):
+  monkeypatch.setattr(sandbox_data, "_MOST", 10_000)
   wide = [[]] * 1000
   for _ in range(3):
     wide = [wide] * 1000  # a billion places, though few objects

@@ -23,7 +23,7 @@ from dlrl.tasks import sandbox_probe
 from dlrl.tasks import sandbox_process
 
 LONGEST = 1_000_000  # characters of a program, its tests and its setup
-_ATTEMPTS = 3
+_ATTEMPTS, _PAUSE_S = 3, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +168,7 @@ class Sandbox:
         break
       except sandbox_process.InfrastructureError as error:
         reason = str(error)
+        time.sleep(_PAUSE_S)
       else:
         return Result(tuple(not one for one in reasons), tuple(reasons))
     with self._lock:

@@ -129,6 +129,7 @@ def _empty_root() -> None:
 
 def _outlive(child: int, parent: int) -> None:
   """Ends with the child, and ends it with whoever started this process."""
+  os.closerange(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
   while os.waitpid(child, os.WNOHANG)[0] == 0 and os.getppid() == parent:
     time.sleep(0.2)
   os._exit(0)
