@@ -534,3 +534,10 @@ def test_a_program_needs_a_test_and_has_bounds():
     code_sandbox.Program("x" * (code_sandbox.LONGEST + 1), ("",))
   with pytest.raises(strict.ConfigError, match="cpu_s"):
     code_sandbox.Limits(cpu_s=0)
+
+
+@pytest.mark.parametrize("settings", [
+    {"workers": 0}, {"without": ["filters"]}, {"allow_missing": ["file"]}])
+def test_settings_that_mean_nothing_are_refused(settings):
+  with pytest.raises(strict.ConfigError, match=next(iter(settings))):
+    code_sandbox.Sandbox(SHORT, **settings)

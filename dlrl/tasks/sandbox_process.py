@@ -14,6 +14,8 @@ from typing import Any
 
 from dlrl.tasks import sandbox_data as data
 
+MECHANISMS = ("namespaces", "filter")
+
 _SERVER_S = 60.0
 _PAIR_S = 30.0  # two forks, on a machine that has much else to do
 _END_S = 10.0
