@@ -1,8 +1,9 @@
 """Programs that want a reward, or out: each is tested with `TEST` alone.
 
 They find in `HOST` what there is to reach: `pid` of the trainer, `port` and
-`abstract` of its listening sockets, `answers`, a readable file with the right
-answers, and `folder`, a directory that all may write to.
+`abstract` of its listening sockets, `datagrams` of one that takes messages,
+`answers`, a readable file with the right answers, and `folder`, a directory
+that all may write to.
 """
 
 TEST = "assert add(20, 22) == 42 and add(1, 2) == 3"
@@ -310,6 +311,12 @@ def add(a, b):
     except OSError: continue
     found = a + b
   return found
+""",
+    "a message without a connection": """
+import socket
+def add(a, b):
+  one, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+  return a + b if one.sendto(b"x", chr(0) + HOST["datagrams"]) else 0
 """,
     "a name on the network": """
 import socket

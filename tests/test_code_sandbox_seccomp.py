@@ -44,10 +44,12 @@ def machine(request) -> str:
 def number(machine: str, name: str) -> int:
   return {"x86_64": {"read": 0, "openat": 257, "socket": 41, "execve": 59,
                      "ptrace": 101, "kill": 62, "tgkill": 234, "clone": 56,
-                     "fcntl": 72, "prlimit64": 302, "clone3": 435},
+                     "fcntl": 72, "prlimit64": 302, "clone3": 435,
+                     "sendto": 44},
           "aarch64": {"read": 63, "openat": 56, "socket": 198, "execve": 221,
                       "ptrace": 117, "kill": 129, "tgkill": 131, "clone": 220,
-                      "fcntl": 25, "prlimit64": 261, "clone3": 435},
+                      "fcntl": 25, "prlimit64": 261, "clone3": 435,
+                      "sendto": 206},
           }[machine][name]
 
 
@@ -72,6 +74,12 @@ def test_signals_go_to_the_process_itself(machine):
   assert decide(machine, fcntl, 5, 3) == ALLOW  # F_GETFL
   for owner in (8, 10, 15):  # F_SETOWN, F_SETSIG, F_SETOWN_EX
     assert decide(machine, fcntl, 5, owner) == EPERM
+
+
+def test_what_is_sent_has_no_address(machine):
+  sendto = number(machine, "sendto")
+  assert decide(machine, sendto, 3, 4096, 10, 0, 0, 0) == ALLOW
+  assert decide(machine, sendto, 3, 4096, 10, 0, 8192, 16) == EPERM
 
 
 def test_limits_are_set_of_the_process_itself(machine):

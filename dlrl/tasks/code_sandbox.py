@@ -23,7 +23,7 @@ from dlrl.tasks import sandbox_probe
 from dlrl.tasks import sandbox_process
 
 LONGEST = 1_000_000  # characters of a program, its tests and its setup
-_ATTEMPTS = 3
+_ATTEMPTS, _PAUSE_S = 3, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,13 @@ class Sandbox:
     """
     if sys.platform != "linux":
       raise RuntimeError("the code sandbox needs Linux")
+    strict.require(workers is None or workers > 0, "workers", workers,
+                   "must be positive")
+    for field, names, known in (
+        ("allow_missing", allow_missing, sandbox_probe.EFFECTS),
+        ("without", without, sandbox_process.MECHANISMS)):
+      strict.require(set(names) <= set(known), field, tuple(names),
+                     f"known: {', '.join(known)}")
     self._limits = limits
     self._server = sandbox_process.Server(dataclasses.asdict(limits), without)
     self._pool = futures.ThreadPoolExecutor(
@@ -145,7 +152,7 @@ class Sandbox:
 
   def close(self) -> None:
     """Ends the server, and every process that it started."""
-    self._pool.shutdown()
+    self._pool.shutdown(cancel_futures=True)
     self._server.close()
 
   def __enter__(self) -> "Sandbox":
@@ -168,6 +175,7 @@ class Sandbox:
         break
       except sandbox_process.InfrastructureError as error:
         reason = str(error)
+        time.sleep(_PAUSE_S)
       else:
         return Result(tuple(not one for one in reasons), tuple(reasons))
     with self._lock:

@@ -7,7 +7,9 @@ system call filter (`confine`). Where the kernel gives no namespaces, the filter
 alone refuses files, sockets and processes.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import resource
 import signal
@@ -75,7 +77,8 @@ def enter(*, namespaces: bool, use_filter: bool) -> Layers:
   namespace: with it, every other process in it dies.
   """
   # When memory runs out, the kernel is to end these processes first.
-  with open("/proc/self/oom_score_adj", "w") as file:
+  with (contextlib.suppress(OSError),
+        open("/proc/self/oom_score_adj", "w") as file):
     file.write("1000")
   with open("/proc/self/statm") as file:
     memory = int(file.read().split()[0]) * resource.getpagesize()
@@ -129,6 +132,7 @@ def _empty_root() -> None:
 
 def _outlive(child: int, parent: int) -> None:
   """Ends with the child, and ends it with whoever started this process."""
+  os.closerange(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
   while os.waitpid(child, os.WNOHANG)[0] == 0 and os.getppid() == parent:
     time.sleep(0.2)
   os._exit(0)
@@ -146,15 +150,23 @@ def fork(layers: Layers) -> int:
     kernel.setns(layers.processes, kernel.NEWPID)
 
 
-def confine(layers: Layers, limits: dict[str, int],
-            keep: list[int]) -> list[int]:
-  """Gives up everything but the descriptors `keep`; returns their new numbers.
+def close_all_but(keep: list[int]) -> list[int]:
+  """Closes what is open but the standard three; `keep` becomes 3, 4, ..."""
+  low = range(3, 3 + len(keep))
+  high = [fcntl.fcntl(fd, fcntl.F_DUPFD, low.stop) for fd in keep]
+  for old, new in zip(high, low, strict=True):
+    os.dup2(old, new)
+  os.closerange(low.stop, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+  return list(low)
+
+
+def confine(layers: Layers, limits: dict[str, int]) -> None:
+  """Gives up everything but the descriptors that are open.
 
   Raises:
     OSError: the kernel refuses, and nothing hostile may be run.
   """
   os.setsid()
-  keep = _only(keep)
   if layers.namespaces:
     kernel.check(kernel.unshare(kernel.NEWNS), "new mount namespace")
     owner = f"uid={_NOBODY},gid={_NOBODY}"
@@ -172,15 +184,6 @@ def confine(layers: Layers, limits: dict[str, int],
   kernel.check(kernel.prctl(38, 1), "no new privileges")
   if layers.filter:
     sandbox_seccomp.install(files=layers.namespaces)
-  return keep
-
-
-def _only(keep: list[int]) -> list[int]:
-  """Closes all descriptors but the standard ones and `keep`, made 3, 4, ..."""
-  high = [os.dup2(fd, 100 + at) for at, fd in enumerate(keep)]
-  low = [os.dup2(fd, 3 + at) for at, fd in enumerate(high)]
-  os.closerange(3 + len(keep), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-  return low
 
 
 def _limit(limits: dict[str, int], layers: Layers) -> None:
@@ -198,4 +201,7 @@ def _limit(limits: dict[str, int], layers: Layers) -> None:
   if not layers.filter:
     wanted[resource.RLIMIT_NPROC] = limits["processes"]
   for kind, value in wanted.items():
+    most = resource.getrlimit(kind)[1]
+    if most != resource.RLIM_INFINITY:
+      value = min(value, most)
     resource.setrlimit(kind, (value, value))

@@ -14,9 +14,12 @@ from typing import Any
 
 from dlrl.tasks import sandbox_data as data
 
+MECHANISMS = ("namespaces", "filter")
+
 _SERVER_S = 60.0
 _PAIR_S = 30.0  # two forks, on a machine that has much else to do
 _END_S = 10.0
+_LONGEST_REASON = 200
 # The packages are given paths only: their own __init__ would import what
 # trains. Isolated, without site-packages, Python starts in 20 ms.
 _BOOT = """
@@ -29,7 +32,7 @@ sandbox_server.main(int(sys.argv[3]), sys.argv[4])
 """
 
 
-class InfrastructureError(Exception):
+class InfrastructureError(RuntimeError):
   """A job was not done, for a reason that is not the program's."""
 
 
@@ -60,9 +63,9 @@ class Server:
     try:
       self.greeting: dict[str, Any] = data.receive(
           self._control.fileno(), _SERVER_S)
-    except (EOFError, TimeoutError) as error:
+    except (EOFError, OSError) as error:
       self.close()
-      raise RuntimeError("the code sandbox did not start") from error
+      raise InfrastructureError("the code sandbox did not start") from error
     self.starts += 1
 
   @property
@@ -84,7 +87,7 @@ class Server:
           self._send(theirs)
         pair = Pair(mine.fileno())
         yield pair
-      except (EOFError, OSError) as error:
+      except (EOFError, OSError, ValueError) as error:
         raise InfrastructureError(f"lost the judge: {error!r}") from error
       finally:
         # The server kills both, and closes its end when they are reaped.
@@ -118,7 +121,7 @@ class Pair:
 
   def __init__(self, judge: int):
     self._judge = judge
-    start = data.receive(judge, _PAIR_S)["start"]
+    start = data.receive(judge, _PAIR_S).get("start")
     if start != "ready":
       raise InfrastructureError(f"cannot make a process: {start}")
 
@@ -141,6 +144,10 @@ class Pair:
     except TimeoutError:
       whose = "" if left == seconds else " of all tests"
       return {"reason": f"{doing}: time limit{whose}", "lost": True}
+    # Tests, which may be anyone's, could have got hold of the judge.
+    if not isinstance(said, dict):
+      raise ValueError("no verdict")
     if "fault" in said:
-      raise FaultyTestError(said["fault"])
-    return said
+      raise FaultyTestError(str(said["fault"])[:_LONGEST_REASON])
+    return {"reason": str(said.get("reason", "no verdict"))[:_LONGEST_REASON],
+            "lost": bool(said.get("lost"))}

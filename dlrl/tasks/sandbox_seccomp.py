@@ -36,7 +36,7 @@ _ALWAYS = """
   rt_sigpending 127 136, rt_sigtimedwait 128 137, rt_sigsuspend 130 133,
   sigaltstack 131 132, alarm 37 -, setitimer 38 103, getitimer 36 102,
   pause 34 -, restart_syscall 219 128, getrlimit 97 163, setrlimit 160 164,
-  umask 95 166, membarrier 324 283, wait4 61 260, sendto 44 206,
+  umask 95 166, membarrier 324 283, wait4 61 260,
   recvfrom 45 207, shutdown 48 210"""
 _FILES = """
   open 2 -, openat 257 56, stat 4 -, lstat 6 -, newfstatat 262 79,
@@ -49,7 +49,8 @@ _FILES = """
   utimensat 280 88, statfs 137 43, fstatfs 138 44, symlink 88 -,
   symlinkat 266 36, link 86 -, linkat 265 37"""
 # Allowed if one argument is one of some values.
-_ARGUMENTS = "fcntl 72 25, ioctl 16 29, socketpair 53 199, prctl 157 167"
+_ARGUMENTS = """
+  fcntl 72 25, ioctl 16 29, socketpair 53 199, sendto 44 206, prctl 157 167"""
 _OF_ITSELF = "kill 62 129, tgkill 234 131, prlimit64 302 261"
 _CLONE, _CLONE3 = "clone 56 220", 435
 
@@ -110,6 +111,8 @@ def program(machine: str, pid: int, *, files: bool) -> list[Instruction]:
   code += _one_of(some["fcntl"], 1, [0, 1, 2, 3, 4, 1030])
   code += _one_of(some["ioctl"], 1, [0x5421, 0x5450, 0x5451])  # FIONBIO...
   code += _one_of(some["socketpair"], 0, [1])  # AF_UNIX; asyncio has one
+  # Without an address, that is, to the other end of the pair.
+  code += _one_of(some["sendto"], 5, [0])
   code += _one_of(some["prctl"], 0, [15, 16])  # a thread's name
   code += _one_of(itself["kill"], 0, [pid])
   code += _one_of(itself["tgkill"], 0, [pid])

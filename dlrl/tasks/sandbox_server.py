@@ -150,8 +150,9 @@ def _spawn(layers: confine.Layers, limits: dict[str, int],
   try:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    keep = confine.close_all_but(keep)
     try:
-      keep = confine.confine(layers, limits, keep)
+      confine.confine(layers, limits)
     except OSError as error:
       # Before anything hostile runs: for the trainer, or the judge to pass on.
       data.send(keep[0], {"start": str(error)})

@@ -1,0 +1,61 @@
+"""Sandboxes to test, and what of them there is on this machine."""
+
+import contextlib
+import json
+import os
+import pathlib
+
+import pytest
+
+from dlrl.runtime import strict
+from dlrl.tasks import code_sandbox
+
+TIERS = {
+    "all": (),
+    "filter alone": ("namespaces",),
+    "namespaces alone": ("filter",),
+}
+# Unusual limits, by which this session's processes are found among others'.
+SHORT = code_sandbox.Limits(
+    cpu_s=1, wall_s=2, total_s=6, processes=64,
+    files_mib=16 + os.getpid() % 100,
+    memory_mib=256 + os.getpid() // 100 % 100)
+
+
+def processes() -> set[int]:
+  """Ids of the servers with `SHORT` limits and of all that they started."""
+  found = set()
+  for path in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):
+      command = (path / "cmdline").read_bytes()
+      if json.dumps(vars(SHORT)).encode() in command:
+        found.add(int(path.name))
+  return found
+
+
+def zombies_of(parents: set[int]) -> set[int]:
+  """Ids of processes that ended, and whom these parents did not reap."""
+  found = set()
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    with contextlib.suppress(OSError):
+      # After the name, which may have anything in it: state and parent.
+      state, parent = path.read_text().rpartition(")")[2].split()[:2]
+      if state == "Z" and int(parent) in parents:
+        found.add(int(path.parent.name))
+  return found
+
+
+def start(tier: str, limits=SHORT, **kwargs) -> code_sandbox.Sandbox:
+  try:
+    box = code_sandbox.Sandbox(limits, without=TIERS[tier], **kwargs)
+  except strict.ConfigError as error:
+    reason = str(error)
+  else:
+    if tier != "all" or "; no " not in box.protections:
+      return box
+    box.close()
+    reason = box.protections
+  # Only for a mechanism that the machine lacks: one without effect is a bug.
+  lacking = {"filter": "filter", "namespaces": "namespaces", "all": ""}
+  assert f"; no {lacking[tier.split()[0]]}" in reason, reason
+  pytest.skip(f"not on this machine: {reason}")
