@@ -71,7 +71,7 @@ class Attention(nnx.Module):
 
   def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
     inner, kv_inner = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
-    self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
+    self.head_dim = cfg.head_dim
     self.backend = cfg.attention
     self.q = _linear(cfg, cfg.width, inner, rngs, bias=cfg.qkv_bias)
     self.k = _linear(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
@@ -82,14 +82,13 @@ class Attention(nnx.Module):
       self.q_norm = _norm(cfg, cfg.head_dim, rngs)
       self.k_norm = _norm(cfg, cfg.head_dim, rngs)
 
-  def __call__(self, x, positions, lengths, cache=None, start=0, before=None):
+  def __call__(self, x, turn, lengths, cache=None, start=0, before=None):
     """[b, t, d] to [b, t, d], and the (keys, values) of all columns."""
     q, k, v = (f(x).reshape(*x.shape[:2], -1, self.head_dim)
                for f in (self.q, self.k, self.v))
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
-    q = attention.rope(q, positions, self.rope_theta)
-    k = attention.rope(k, positions, self.rope_theta)
+    q, k = attention.rope(q, turn), attention.rope(k, turn)
     if cache is not None:
       k, v = (_renewed(old, new, start, before)
               for old, new in zip(cache, (k, v), strict=True))
@@ -154,6 +153,7 @@ class Transformer(nnx.Module):
     if not cfg.tied:
       self.unembed = _linear(cfg, cfg.width, cfg.vocab_size, rngs)
     self.remat = cfg.remat
+    self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
 
   def __call__(self, ids, positions, lengths, cache=None, start=0,
                before=None, *, keep=False):
@@ -163,12 +163,13 @@ class Transformer(nnx.Module):
     after those of column `before` [b] unless that is None.
     """
     definition, stacked = nnx.split(self.layers)
+    turn = attention.rotation(positions, self.head_dim, self.rope_theta)
 
     def layer(x, one):
       weights, cache = one
       x = mesh_lib.shard_batch(x)
       x, keys_values = nnx.merge(definition, weights)(
-        x, positions, lengths, cache, start, before)
+        x, turn, lengths, cache, start, before)
       return x, keys_values if keep else None
 
     policy = REMAT[self.remat]

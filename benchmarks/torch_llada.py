@@ -1,0 +1,175 @@
+"""LLaDA's network, update and sampler in plain PyTorch, to be compared with.
+
+Written as the published modelling and `generate` work: modules with a fused
+attention, logits of all columns, a softmax over all of them, masks by boolean
+indices. A child of `benchmarks.torch_reference`, in whatever Python has torch:
+reads a folder's `inputs.npz`, then names of jobs from stdin; after each it
+writes what came out to `JOB.npz` and the seconds that it took to stdout.
+"""
+
+import pathlib
+import sys
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Norm(nn.Module):
+  """RMSNorm in fp32."""
+
+  def __init__(self, width: int):
+    super().__init__()
+    self.weight = nn.Parameter(torch.ones(width))
+
+  def forward(self, x):
+    """[..., d] to [..., d]."""
+    variance = x.pow(2).mean(-1, keepdim=True)
+    return self.weight * (x * torch.rsqrt(variance + 1e-5))
+
+
+class Block(nn.Module):
+  """A pre-norm residual block without biases."""
+
+  def __init__(self, width: int, heads: int, mlp_width: int):
+    super().__init__()
+    self.heads = heads
+    self.attention_norm, self.mlp_norm = Norm(width), Norm(width)
+    self.q, self.k, self.v, self.out = (
+      nn.Linear(width, width, bias=False) for _ in range(4))
+    self.gate, self.up = (
+      nn.Linear(width, mlp_width, bias=False) for _ in range(2))
+    self.down = nn.Linear(mlp_width, width, bias=False)
+
+  def forward(self, x, sin, cos):
+    """[b, t, d] to [b, t, d]."""
+    b, t, d = x.shape
+    y = self.attention_norm(x)
+    q, k, v = (f(y).view(b, t, self.heads, -1).transpose(1, 2)
+               for f in (self.q, self.k, self.v))
+    q, k = (z * cos + _turned(z) * sin for z in (q, k))
+    y = F.scaled_dot_product_attention(q, k, v)
+    x = x + self.out(y.transpose(1, 2).reshape(b, t, d))
+    y = self.mlp_norm(x)
+    return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+def _turned(x):
+  a, b = x.chunk(2, -1)
+  return torch.cat([-b, a], -1)
+
+
+class LLaDA(nn.Module):
+  """Ids [b, t] to logits [b, t, v]."""
+
+  def __init__(self, sizes: dict[str, int], rope_theta: float):
+    super().__init__()
+    width, heads = sizes["width"], sizes["heads"]
+    self.embed = nn.Embedding(sizes["vocab_size"], width)
+    self.blocks = nn.ModuleList(
+      Block(width, heads, sizes["mlp_width"]) for _ in range(sizes["layers"]))
+    self.norm = Norm(width)
+    self.unembed = nn.Linear(width, sizes["vocab_size"], bias=False)
+    half = width // heads // 2
+    self.frequency = rope_theta ** (-torch.arange(half) / half)
+
+  def forward(self, ids):
+    """Without a mask: all rows are full."""
+    angle = torch.arange(ids.shape[1])[:, None] * self.frequency
+    angle = torch.cat([angle, angle], -1)
+    sin, cos = angle.sin(), angle.cos()
+    x = self.embed(ids)
+    for block in self.blocks:
+      x = block(x, sin, cos)
+    return self.unembed(self.norm(x))
+
+
+def load(model: LLaDA, arrays) -> None:
+  """Copies parameters that have our paths as names."""
+  state = {}
+  for name, array in arrays.items():
+    path = name.split("/")
+    module = path[-2]
+    tensor = torch.from_numpy(array)
+    if path[-1] == "kernel":
+      tensor = tensor.transpose(-1, -2)
+    if path[0] == "layers":
+      for i, one in enumerate(tensor):
+        state[f"blocks.{i}.{module}.weight"] = one
+    else:
+      state[f"{module}.weight"] = tensor
+  model.load_state_dict(state)
+
+
+def update(model: LLaDA, data) -> dict[str, np.ndarray]:
+  """The loss of rows [prompt | noisy completion], and its gradients."""
+  ids, mask = torch.from_numpy(data["ids"]), torch.from_numpy(data["mask"])
+  weight = torch.from_numpy(data["weight"])
+  advantage = torch.from_numpy(data["advantage"])
+  model.zero_grad()
+  logits = model(torch.where(mask, int(data["mask_id"]), ids))
+  logps = -F.cross_entropy(logits[mask], ids[mask], reduction="none")
+  rows = torch.nonzero(mask)[:, 0]
+  score = torch.zeros(len(ids)).index_add(0, rows, logps * weight[mask])
+  loss = -(advantage * score).mean()
+  loss.backward()
+  grads = {f"grad/{name}": parameter.grad.numpy()
+           for name, parameter in model.named_parameters()}
+  return {"loss": loss.detach().numpy(), **grads}
+
+
+@torch.no_grad()
+def generate(model: LLaDA, data) -> dict[str, np.ndarray]:
+  """LLaDA's greedy `generate`: low-confidence remasking, block by block."""
+  prompt, mask_id = torch.from_numpy(data["prompt"]), int(data["mask_id"])
+  length, width, steps = (
+    int(data[k]) for k in ("gen_length", "block_length", "steps"))
+  x = F.pad(prompt, (0, length), value=mask_id)
+  count = steps * width // length
+  for start in range(prompt.shape[1], x.shape[1], width):
+    for _ in range(count):
+      masked = x == mask_id
+      logits = model(x)
+      token = logits.argmax(-1)
+      probs = F.softmax(logits, dim=-1)
+      sure = probs.gather(-1, token[..., None])[..., 0]
+      sure[:, start + width:] = -torch.inf
+      sure = torch.where(masked, sure, -torch.inf)
+      for row, confidence, new in zip(x, sure, token, strict=True):
+        chosen = confidence.topk(width // count).indices
+        row[chosen] = new[chosen]
+  return {"completion": x[:, prompt.shape[1]:].numpy()}
+
+
+@torch.no_grad()
+def logits(model: LLaDA, data) -> dict[str, np.ndarray]:
+  """Of the rows of the update without their noise."""
+  return {"logits": model(torch.from_numpy(data["ids"])).numpy()}
+
+
+JOBS = {"logits": logits, "update": update, "generate": generate}
+
+
+def main(folder: pathlib.Path, threads: int) -> None:
+  """Serves jobs until stdin ends."""
+  torch.set_num_threads(threads)
+  data = dict(np.load(folder / "inputs.npz"))
+  params = {k.removeprefix("params/"): data.pop(k)
+            for k in list(data) if k.startswith("params/")}
+  sizes = {k.removeprefix("sizes/"): int(data.pop(k))
+           for k in list(data) if k.startswith("sizes/")}
+  model = LLaDA(sizes, float(data["rope_theta"]))
+  load(model, params)
+  print(torch.__version__, flush=True)
+  for line in sys.stdin:
+    start = time.monotonic()
+    out = JOBS[line.strip()](model, data)
+    seconds = time.monotonic() - start
+    np.savez(folder / f"{line.strip()}.npz", **out)
+    print(seconds, flush=True)
+
+
+if __name__ == "__main__":
+  main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))

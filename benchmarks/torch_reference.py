@@ -1,0 +1,250 @@
+"""Our update and exact sampler against plain PyTorch, on the same CPU cores.
+
+    python -m benchmarks.torch_reference --out=benchmarks/results \\
+      --torch_python=/path/to/a/python/with/torch
+
+The small shape of `benchmarks.sampler` in fp32, the same random weights. The
+update is the gradient of one draw's ELBO of 4 completions of 256 tokens after
+prompts of 256, half of them masked; the sampler is LLaDA's, greedy, 128 tokens
+in 64 steps. `benchmarks/torch_llada.py` is the other side and says how it is
+written. Logits, gradients and completions are compared first. Then both sides
+take turns, while the other one waits: the ratio is the median of those of the
+turns. Writes `torch_reference.json`; about 5 minutes on 2 idle cores.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app
+from absl import flags
+
+from benchmarks import sampler
+from dlrl import config
+from dlrl import update
+from dlrl.diffusion import masks
+from dlrl.models import transformer
+from dlrl.runtime import progress
+from dlrl.sampling import denoise
+
+ROWS, PROMPT, COMPLETION = 4, 256, 256
+LEARN = config.Learn(
+  loss="elbo_reinforce", forward_process="quadrature", n_mc=1,
+  micro_batch=ROWS, logps_chunk=64)
+
+
+@dataclasses.dataclass
+class Torch:
+  """The child process and the folder that both sides see."""
+
+  process: subprocess.Popen[str]
+  folder: pathlib.Path
+
+  def run(self, job: str) -> float:
+    """Seconds of a job."""
+    assert self.process.stdin is not None
+    self.process.stdin.write(job + "\n")
+    self.process.stdin.flush()
+    return float(self.line())
+
+  def line(self) -> str:
+    """What the child says next.
+
+    Raises:
+      RuntimeError: it has ended; why is on stderr.
+    """
+    assert self.process.stdout is not None
+    line = self.process.stdout.readline()
+    if not line:
+      raise RuntimeError("the process with torch has ended")
+    return line.strip()
+
+  def result(self, job: str) -> dict[str, np.ndarray]:
+    """What the last run of a job returned."""
+    return dict(np.load(self.folder / f"{job}.npz"))
+
+
+@contextlib.contextmanager
+def child(python: str, threads: int, inputs: dict[str, Any]) -> Iterator[Torch]:
+  """A process with torch that knows the inputs."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder)
+    np.savez(path / "inputs.npz", **inputs)
+    script = pathlib.Path(__file__).with_name("torch_llada.py")
+    with subprocess.Popen(
+        [python, str(script), folder, str(threads)], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+      try:
+        yield Torch(process, path)
+      finally:
+        process.kill()
+
+
+def problem(model: transformer.Model) -> tuple[Any, update.Batch, jax.Array]:
+  """Random parameters, a batch to learn from, and prompts to complete."""
+  params = jax.jit(model.init)(jax.random.key(0))
+  # Never predicted: LLaDA's `generate` does not rule the mask out, ours does.
+  head = params["unembed"]["kernel"].at[:, model.mask_id].set(0)
+  params |= {"unembed": {"kernel": head}}
+  keys = jax.random.split(jax.random.key(1), 4)
+
+  def tokens(key, width):
+    return jax.random.randint(key, (ROWS, width), 0, model.mask_id)
+
+  batch = update.Batch(
+    tokens(keys[0], PROMPT), jnp.full(ROWS, PROMPT),
+    tokens(keys[1], COMPLETION), jnp.ones((ROWS, COMPLETION), bool),
+    jnp.asarray([1.0, -0.5, 0.25, -0.75]), jax.random.split(keys[2], ROWS))
+  return params, batch, tokens(keys[3], sampler.PROMPT)
+
+
+def torch_inputs(
+  model: transformer.Model, params: Any, batch: update.Batch, prompt: jax.Array
+) -> dict[str, Any]:
+  """The same for the other side; rows there are from left to right."""
+  mask, weight = masks.PROCESSES[LEARN.forward_process](
+    batch.keys, batch.maskable, 0, 1)
+  before = [(0, 0), (PROMPT, 0)]
+  exact = sampler.EXACT
+  inputs = {
+    "ids": np.concatenate([batch.prompt, batch.completion], 1, dtype=np.int64),
+    "mask": np.pad(mask, before), "weight": np.pad(weight / COMPLETION, before),
+    "advantage": batch.advantage, "prompt": np.asarray(prompt, np.int64),
+    "mask_id": model.mask_id, "rope_theta": model.cfg.rope_theta,
+    "gen_length": exact.gen_length, "block_length": exact.block_length,
+    "steps": exact.steps}
+  for name in ("vocab_size", "width", "heads", "layers", "mlp_width"):
+    inputs[f"sizes/{name}"] = getattr(model.cfg, name)
+  for path, leaf in _leaves(params):
+    inputs[f"params/{path}"] = np.asarray(leaf)
+  return inputs
+
+
+def programs(
+  model: transformer.Model, params: Any, batch: update.Batch, prompt: jax.Array
+) -> dict[str, Callable[[], Any]]:
+  """Our jobs, compiled; their names are those of the other side."""
+  lengths = jnp.full(ROWS, prompt.shape[1])
+  keys = jax.random.split(jax.random.key(0), ROWS)
+  ids = jnp.concatenate([batch.prompt, batch.completion], 1)
+  lowered = {
+    "logits": jax.jit(model.logits).lower(params, ids),
+    "update": jax.jit(lambda params: update.batch_grads(
+      model, LEARN, params, batch, update.Others(None, None))).lower(params),
+    "generate": jax.jit(lambda params: denoise.decode(
+      model, params, prompt, lengths, keys, sampler=sampler.EXACT
+    ).completion).lower(params)}
+  compiled = {name: program.compile() for name, program in lowered.items()}
+  return {
+    "logits": lambda: compiled["logits"](params, ids),
+    "update": lambda: compiled["update"](params),
+    "generate": lambda: compiled["generate"](params)}
+
+
+def compare(ours: dict[str, Callable[[], Any]], torch: Torch) -> dict[str, Any]:
+  """How far the results are apart; both sides are warm afterwards.
+
+  Raises:
+    AssertionError: further than rounding can explain.
+  """
+  for job in ours:
+    torch.run(job)
+  logits = np.asarray(ours["logits"]())
+  error = float(abs(logits - torch.result("logits")["logits"]).max())
+  assert error < 1e-3, f"logits differ by {error}"
+  theirs = torch.result("update")
+  metrics, grads = ours["update"]()
+  np.testing.assert_allclose(metrics["loss"], theirs["loss"], rtol=1e-3)
+  worst = 0.0
+  for path, leaf in _leaves(grads):
+    want = _as_ours(path, theirs)
+    worst = max(worst, float(abs(leaf - want).max() / abs(want).max()))
+  assert worst < 1e-3, f"gradients differ by {worst} of the largest"
+  same = np.asarray(ours["generate"]()) == torch.result(
+    "generate")["completion"]
+  assert same.mean() > 0.9, f"only {same.mean():.0%} of the tokens agree"
+  return {"logits_max_difference": error, "gradients_max_relative": worst,
+          "tokens_equal": float(same.mean())}
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+  flat, _ = jax.tree.flatten_with_path(tree)
+  return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+          for path, leaf in flat]
+
+
+def _as_ours(path: str, theirs: dict[str, np.ndarray]) -> np.ndarray:
+  """A gradient of the other side in our layout."""
+  module = path.split("/")[-2]
+  if path.startswith("layers/"):
+    layers = sorted(
+      (int(name.split(".")[1]), grad) for name, grad in theirs.items()
+      if name.startswith("grad/blocks.") and f".{module}." in name)
+    value = np.stack([grad for _, grad in layers])
+  else:
+    value = theirs[f"grad/{module}.weight"]
+  return value.swapaxes(-1, -2) if path.endswith("kernel") else value
+
+
+def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int):
+  """Seconds of both sides in turns, and the median of the turns' ratios."""
+  result: dict[str, Any] = {}
+  for job in ("update", "generate"):
+    mine, theirs = [], []
+    for i in range(repeats):
+      start = time.monotonic()
+      jax.block_until_ready(ours[job]())
+      mine.append(time.monotonic() - start)
+      theirs.append(torch.run(job))
+      progress.say(f"{job} {i + 1}/{repeats}: ours {mine[-1]:.2f} s, "
+                   f"torch's {theirs[-1]:.2f} s")
+    ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
+    result[job] = {
+      "ours_seconds": statistics.median(mine),
+      "torch_seconds": statistics.median(theirs),
+      "ratio": statistics.median(ratios), "ratios": ratios}
+  return result
+
+
+def main(argv: list[str]) -> None:
+  """Compares, measures, writes the file."""
+  del argv
+  options = flags.FLAGS
+  model = transformer.build(sampler.SMALL, sampler.SMALL.vocab_size - 1)
+  params, batch, prompt = problem(model)
+  ours = programs(model, params, batch, prompt)
+  cores = len(os.sched_getaffinity(0))
+  with child(options.torch_python, cores,
+             torch_inputs(model, params, batch, prompt)) as torch:
+    version = torch.line()
+    checked = compare(ours, torch)
+    progress.say(f"compared: {checked}")
+    jobs = measure(ours, torch, options.repeats)
+  out = pathlib.Path(options.out)
+  out.mkdir(parents=True, exist_ok=True)
+  (out / "torch_reference.json").write_text(json.dumps({
+    "command": "python -m benchmarks.torch_reference", "cores": cores,
+    "jax": jax.__version__, "torch": version, "compared": checked,
+    "jobs": jobs}, indent=1) + "\n")
+  for job, row in jobs.items():
+    print(f"{job}: {row['ratio']:.2f} times as fast as torch {version}")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("out", "benchmarks/results", "directory")
+  flags.DEFINE_string(
+    "torch_python", None, "an interpreter that has torch", required=True)
+  flags.DEFINE_integer("repeats", 3, "turns")
+  app.run(main)
