@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import published_model
 import pytest
-import test_train
+import runs
 from safetensors import numpy as safetensors_numpy
 
 from dlrl import export
@@ -23,12 +23,12 @@ from dlrl.runtime import strict
 
 def finished(published, sudoku_dir, workdir, **changes):
   """(workdir, config) of a finished run that started from `published`."""
-  cfg = test_train.tiny(
+  cfg = runs.tiny(
     sudoku_dir, pretrained=str(published), task__prompt_length=40,
     sft__steps=2, steps=2, rollout__rewards=("units",), **changes)
   workdir.mkdir()
   (workdir / "config.json").write_text(json.dumps(strict.to_json(cfg)))
-  test_train.run_here(cfg, workdir)
+  runs.run_here(cfg, workdir)
   return workdir, cfg
 
 
@@ -67,7 +67,7 @@ def test_an_export_has_the_runs_parameters_and_the_other_files(
   export.export(str(workdir), str(out))
   model, params = models.load(out, dtype="float32")
   jax.tree.map(
-    np.testing.assert_array_equal, params, test_train.params_of(workdir))
+    np.testing.assert_array_equal, params, runs.params_of(workdir))
   _, before = models.load(published, dtype="float32")
   moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), params, before)
   assert any(jax.tree.leaves(moved))
@@ -151,9 +151,9 @@ def test_errors_name_the_argument(published, run, tmp_path):
 
 def test_a_prompt_that_is_too_long_with_its_template_is_an_error(
     published, sudoku_dir, tmp_path):
-  cfg = test_train.tiny(sudoku_dir, pretrained=str(published), sft__steps=0)
+  cfg = runs.tiny(sudoku_dir, pretrained=str(published), sft__steps=0)
   with pytest.raises(strict.ConfigError, match="33 tokens") as error:
-    test_train.run_here(cfg, tmp_path / "run")
+    runs.run_here(cfg, tmp_path / "run")
   assert error.value.field == "task.prompt_length"
   setup = setup_lib.make(dataclasses.replace(
     cfg, task=dataclasses.replace(cfg.task, long_prompts="truncate")))

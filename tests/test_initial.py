@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import test_train
+import runs
 
 from dlrl import config
 from dlrl import initial
@@ -21,7 +21,7 @@ def base_of(cfg, *sizes):
 
 
 def test_random_parameters_are_those_of_the_seed_on_every_mesh(sudoku_dir):
-  cfg = test_train.tiny(sudoku_dir, lora__rank=2)
+  cfg = runs.tiny(sudoku_dir, lora__rank=2)
   first = base_of(cfg, -1, 1, 1)
   assert (first.field, first.value) == ("seed", 0)
   split = base_of(cfg, 2, 2, 2)
@@ -34,13 +34,13 @@ def test_random_parameters_are_those_of_the_seed_on_every_mesh(sudoku_dir):
 
 
 def test_without_adapters_there_is_no_base(sudoku_dir):
-  assert setup_lib.make(test_train.tiny(sudoku_dir)).load_base() is initial.NONE
+  assert setup_lib.make(runs.tiny(sudoku_dir)).load_base() is initial.NONE
   initial.NONE.check("")
 
 
 def test_a_pretrained_base_is_what_is_published(published, sudoku_dir):
   pytest.importorskip("qwix")
-  cfg = test_train.tiny(
+  cfg = runs.tiny(
     sudoku_dir, pretrained=str(published), lora__rank=2, sft__steps=0)
   base = setup_lib.make(cfg).load_base()
   assert (base.field, base.value) == ("pretrained", str(published))

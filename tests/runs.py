@@ -1,0 +1,73 @@
+"""Tiny runs: their settings, in this process or in one of their own."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+
+from configs import bgpo
+from dlrl import config_check
+from dlrl import setup as setup_lib
+from dlrl import train
+from dlrl.runtime import checkpoint
+from dlrl.runtime import metrics
+from dlrl.runtime import strict
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = {
+  "model.width": 16, "model.layers": 1, "model.heads": 2, "model.kv_heads": 2,
+  "model.head_dim": 8, "model.mlp_width": 16, "sft.steps": 120,
+  "sft.log_every": 30, "sft.checkpoint_every": 40, "sft.batch_size": 16,
+  "steps": 6, "checkpoint_every": 2, "rollout.rewards": ("units",),
+  "rollout.prompts": 4, "rollout.group_size": 4, "learn.n_mc": 2,
+  "learn.micro_batch": 8, "eval.size": 16,
+  "eval.batch_size": 16, "eval.every": 3, "sample_every": 2,
+  # A program that does not depend on the number of steps is compiled once.
+  "learn.optimizer.schedule": "constant", "learn.optimizer.warmup_steps": 0,
+}
+
+
+def tiny(data_dir, **changes):
+  cfg = bgpo.get_config("smoke")
+  changes = {k.replace("__", "."): v for k, v in changes.items()}
+  cfg.learn.loss_args = changes.pop("learn.loss_args", {})
+  cfg.update_from_flattened_dict(
+    TINY | changes | {"task.data_dir": data_dir})
+  return config_check.from_dict(cfg)
+
+
+def run_here(cfg, workdir):
+  """The job inside this process; its rows, without times."""
+  workdir.mkdir(exist_ok=True)
+  setup = setup_lib.make(cfg)
+  with jax.set_mesh(setup.mesh):
+    seconds = train.train(setup, workdir)
+  return seconds, timeless(workdir)
+
+
+def timeless(workdir):
+  return [{k: v for k, v in row.items() if not k.startswith("time/")}
+          for row in metrics.rows(workdir)]
+
+
+def command(workdir, data_dir, *more):
+  flags = [f"--config.{k}={v}" for k, v in TINY.items()]
+  return [sys.executable, "-m", "dlrl.main", "--config=configs/bgpo.py:smoke",
+          f"--workdir={workdir}", f"--config.task.data_dir={data_dir}",
+          *flags, *more]
+
+
+def start(environment, *args):
+  return subprocess.Popen(
+    command(*args), cwd=ROOT, env=environment, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def params_of(workdir):
+  """Every array of the newest checkpoint, as saved."""
+  cfg = json.loads((workdir / "config.json").read_text())
+  setup = setup_lib.make(strict.build(config_check.config.Config, cfg))
+  return checkpoint.load_params(
+    workdir / "checkpoints", setup.abstract_params())
