@@ -1,3 +1,4 @@
+import gc
 import os
 import pathlib
 
@@ -6,6 +7,8 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Traced programs are millions of objects that live to the end.
+gc.set_threshold(100_000, 50, 100)
 
 
 def of_session(tmp_path_factory) -> pathlib.Path:

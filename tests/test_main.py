@@ -189,6 +189,14 @@ def test_adapters_are_trained_and_saved_without_what_is_beneath_them(
   assert error.value.field == "init_from"
 
 
+def test_several_updates_per_rollout_move_the_scores_off_policy(
+    finished, sudoku_dir, tmp_path):
+  cfg = runs.tiny(sudoku_dir, steps=2, learn__updates_per_rollout=2)
+  _, rows = runs.run_here(cfg, tmp_path / "two")
+  assert rows[-1]["update/delta"] > 1e-4  # not rounding
+  assert runs.timeless(finished[0])[-1]["update/delta"] == 0
+
+
 def test_the_summary_table_names_every_metric_with_its_interval(finished):
   table = report.table(report.read(finished[0]))
   for text in ("solved", "cells", "before", "after", "wall time", "%"):

@@ -144,14 +144,6 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
   assert first != other
 
 
-def test_several_updates_per_rollout_move_the_scores_off_policy(
-    finished, sudoku_dir, tmp_path):
-  cfg = runs.tiny(sudoku_dir, steps=2, learn__updates_per_rollout=2)
-  _, rows = runs.run_here(cfg, tmp_path / "two")
-  assert rows[-1]["update/delta"] > 1e-4  # not rounding
-  assert runs.timeless(finished[0])[-1]["update/delta"] == 0
-
-
 def test_nothing_is_compiled_after_the_first_step(
     sudoku_dir, tmp_path, monkeypatch):
   compiled, at_step = [], []
