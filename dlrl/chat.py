@@ -4,16 +4,13 @@ Talks with a published checkpoint, or one from `dlrl.export`, and shows its
 answers being denoised. With `--html`, a page replays the last answer.
 """
 
-import functools
 import pathlib
 import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app
 from absl import flags
@@ -22,47 +19,18 @@ from absl import logging
 from dlrl import config
 from dlrl import models
 from dlrl.models import hf_tokenizer
-from dlrl.models import transformer
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.sampling import check
 from dlrl.sampling import denoise
 from dlrl.sampling import prompts
+from dlrl.sampling import remasking
 from dlrl.sampling import replay
 
+# Flags that are fields of `config.Sampler`.
+SETTINGS = ("gen_length", "block_length", "temperature", "top_p", "cfg_scale",
+            "remasking", "threshold", "factor", "cache")
 _MASKED = "\u2591"
-_step = functools.partial(
-  jax.jit, static_argnames=("model", "sampler", "eos_id"))(denoise.decode)
-
-
-def answers(
-  model: transformer.Model, params: Any, prompt: list[int],
-  sampler: config.Sampler, eos_id: int, seed: int = 0,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """(ids, steps, confidence), [t] each, after every denoising step.
-
-  Args:
-    model: from `dlrl.models.load`.
-    params: of the model.
-    prompt: ids.
-    sampler: as of `denoise.decode`, without a cache.
-    eos_id: where an answer ends.
-    seed: of the sampling.
-  """
-  ids, lengths = prompts.pad([prompt])
-  canvas = jnp.full((1, sampler.gen_length), model.mask_id, jnp.int32)
-  steps = np.full(sampler.gen_length, -1)
-  confidence = np.zeros(sampler.gen_length)
-  key, now = jax.random.key(seed), 0
-  while bool(jnp.any(canvas == model.mask_id)):
-    out = _step(
-      model, params, ids, lengths, jax.random.fold_in(key, now)[None],
-      sampler=sampler, canvas=canvas, eos_id=eos_id, limit=1)
-    new = np.asarray(out.trace)[0] >= 0
-    steps[new], now = now, now + 1
-    confidence[new] = np.asarray(out.confidence)[0][new]
-    canvas = out.completion
-    yield np.asarray(canvas)[0], steps.copy(), confidence.copy()
 
 
 def printable(text: str) -> str:
@@ -85,6 +53,28 @@ def picture(tokenizer: hf_tokenizer.HfTokenizer, ids: np.ndarray) -> str:
   return printable(_MASKED.join(map(tokenizer.decode, runs)))
 
 
+def wrapped(text: str, columns: int) -> list[str]:
+  """The lines that a terminal shows; wide characters take two columns."""
+  lines = []
+  for line in text.split("\n"):
+    used, start = 0, 0
+    for i, char in enumerate(line := line.expandtabs()):
+      width = 1 + (unicodedata.east_asian_width(char) in "WF")
+      if used + width > columns:
+        lines.append(line[start:i])
+        used, start = 0, i
+      used += width
+    lines.append(line[start:])
+  return lines
+
+
+def visible(lines: list[str], room: int) -> list[str]:
+  """So many of the lines, from the first on that leave the first mask in."""
+  masked = [i for i, line in enumerate(lines) if _MASKED in line]
+  stop = max(room, min(masked, default=len(lines) - 1) + 1)
+  return lines[stop - room:stop]
+
+
 class Screen:
   """Draws a text over the one before; on a terminal only."""
 
@@ -94,14 +84,18 @@ class Screen:
 
   def draw(self, text: str, last: bool = False) -> None:
     """Replaces what was drawn; without a terminal only `last` is written."""
-    if self.live and self.height:
-      sys.stdout.write(f"\x1b[{self.height}A\r\x1b[J")
-    if self.live or last:
-      sys.stdout.write(text + "\n")
-      sys.stdout.flush()
-    width = shutil.get_terminal_size().columns
-    self.height = sum(
-      max(1, -(-len(line) // width)) for line in text.split("\n"))
+    if not (self.live or last):
+      return
+    if self.height:
+      sys.stdout.write(f"\x1b[{self.height}A\r")
+    size = shutil.get_terminal_size()
+    lines = text.split("\n") if last else visible(
+      wrapped(text, size.columns), size.lines - 1)
+    # Line by line: a terminal may keep a screen that is cleared as a whole.
+    clear, end = ("\x1b[K", "\x1b[J") if self.live else ("", "")
+    sys.stdout.write("".join(f"{line}{clear}\n" for line in lines) + end)
+    sys.stdout.flush()
+    self.height = len(lines)
 
 
 def run() -> None:
@@ -115,33 +109,35 @@ def run() -> None:
   tokenizer = hf_tokenizer.load(options.model)
   model, params = models.load(options.model, dtype=options.dtype)
   sampler = config.Sampler(
-    gen_length=options.gen_length, block_length=options.block_length,
-    steps=options.steps or options.gen_length, temperature=options.temperature,
-    threshold=options.threshold, eos="stop")
+    steps=options.steps or options.gen_length, eos="stop",
+    **{name: getattr(options, name) for name in SETTINGS})
   check.sampler(sampler, "chat")
   messages: list[dict[str, str]] = []
   for question in [options.prompt] if options.prompt else _questions():
     messages.append({"role": "user", "content": question})
     prompt = (tokenizer.chat(messages) if tokenizer.template
               else tokenizer.encode(question))
-    screen, last = Screen(), None
-    for last in answers(
-        model, params, prompt, sampler, tokenizer.eos_id, options.seed):
-      screen.draw(picture(tokenizer, last[0]))
-    assert last is not None  # a canvas has a token
-    text = tokenizer.decode(last[0])
+    ids, lengths = prompts.pad([prompt])
+    screen = Screen()
+    for last in denoise.stream(
+        model, params, ids, lengths, jax.random.key(options.seed)[None],
+        sampler=sampler, eos_id=tokenizer.eos_id):
+      answer = np.asarray(last.completion)[0]
+      screen.draw(picture(tokenizer, answer))
+    text = tokenizer.decode(answer)
     screen.draw(printable(text), last=True)
     messages.append({"role": "assistant", "content": text})
     if options.html:
-      _write_page(tokenizer, question, *last)
+      _write_page(tokenizer, question, last)
 
 
-def _write_page(tokenizer, question, ids, steps, confidence) -> None:
+def _write_page(tokenizer, question, decoded: denoise.Decoded) -> None:
   # One by one: a page shows tokens, not characters that several make up.
   tokens = [
-    replay.Token(tokenizer.table.decode([int(i)], skip_special_tokens=False),
-                 int(step), float(sure))
-    for i, step, sure in zip(ids, steps, confidence, strict=True)]
+    replay.Token(tokenizer.table.decode([i], skip_special_tokens=False), step,
+                 sure, end=i in tokenizer.ends)
+    for i, step, sure in zip(*(np.asarray(x)[0].tolist() for x in (
+      decoded.completion, decoded.trace, decoded.confidence)), strict=True)]
   path = pathlib.Path(str(flags.FLAGS.html)).expanduser()
   path.write_text(replay.page(question, tokens, str(flags.FLAGS.model)))
   progress.say(f"wrote {path}")
@@ -180,8 +176,15 @@ if __name__ == "__main__":
   flags.DEFINE_integer("steps", None, "denoising steps; one per token")
   flags.DEFINE_integer("block_length", 32, "tokens")
   flags.DEFINE_float("temperature", 0.0, "0 is greedy")
+  flags.DEFINE_float("top_p", 1.0, "share of the probability to sample from")
+  flags.DEFINE_float("cfg_scale", 0.0, "classifier-free guidance; 0 is none")
+  flags.DEFINE_enum("remasking", "low_confidence", list(remasking.RULES),
+                    "what is committed first")
   flags.DEFINE_float(
     "threshold", 0.0, "commit all tokens of this probability; 0: by steps")
+  flags.DEFINE_float("factor", 0.0, "commit by Fast-dLLM's factor; 0: by steps")
+  flags.DEFINE_enum(
+    "cache", "none", list(denoise.CACHES), "keys and values kept in a block")
   flags.DEFINE_enum(
     "dtype", "bfloat16", ["bfloat16", "float32"], "of the parameters")
   flags.DEFINE_integer("seed", 0, "of the sampling")

@@ -1,22 +1,16 @@
 """Talking to a model, and the page that replays an answer."""
 
-import functools
 import html.parser
-import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dlrl import chat
-from dlrl import config
-from dlrl import models
-from dlrl import sampling
 from dlrl.models import hf_tokenizer
 from dlrl.sampling import replay
 
@@ -24,48 +18,49 @@ ROOT = pathlib.Path(__file__).parents[1]
 SIZES = {"gen_length": 8, "block_length": 4, "steps": 4}
 
 
-@functools.cache
-def loaded(published):
-  return (*models.load(published, dtype="float32"),
-          hf_tokenizer.load(published))
-
-
-def test_step_by_step_is_what_generate_does_at_once(published):
-  model, params, tokenizer = loaded(published)
-  prompt = tokenizer.prompt("1+2")
-  seen = list(chat.answers(
-    model, params, prompt, config.Sampler(**SIZES), tokenizer.eos_id))
-  assert len(seen) == 4
-  left = [int((ids == model.mask_id).sum()) for ids, _, _ in seen]
-  assert left == [6, 4, 2, 0]
-  ids, steps, confidence = seen[-1]
-  np.testing.assert_array_equal(
-    sampling.generate(model, params, [prompt], **SIZES)[0], ids)
-  assert sorted(steps) == [0, 0, 1, 1, 2, 2, 3, 3]
-  assert ((confidence > 0) & (confidence <= 1)).all()
-  for (before, _, _), (after, _, _) in itertools.pairwise(seen):
-    old = before != model.mask_id
-    np.testing.assert_array_equal(before[old], after[old])
-
-
-def test_sampling_goes_on_with_other_noise(published):
-  model, params, tokenizer = loaded(published)
-  flat = dict(params, embed={"embedding": jnp.zeros_like(
-    params["embed"]["embedding"])})  # all tokens equally likely
-  sampler = config.Sampler(
-    gen_length=8, block_length=8, steps=8, temperature=1.0)
-  *_, (ids, _, _) = chat.answers(
-    model, flat, tokenizer.prompt("1"), sampler, tokenizer.eos_id)
-  assert len(set(ids.tolist())) > 3
-
-
 def test_what_commands_a_terminal_is_not_written():
   assert chat.printable("a\x1b[2Jb\nc\td\u202e\x07é") == (
     "a\ufffd[2Jb\nc\td\ufffd\ufffdé")
 
 
+def test_lines_are_as_long_as_the_terminal_is_wide():
+  assert chat.wrapped("abcdefg\n\nab", 3) == ["abc", "def", "g", "", "ab"]
+  assert chat.wrapped("a\u4e2d\u4e2d\u4e2d", 4) == [
+    "a\u4e2d", "\u4e2d\u4e2d"]
+  assert chat.wrapped("a\tb", 80) == ["a       b"]
+
+
+def test_a_text_is_drawn_over_the_one_before(monkeypatch, capsys):
+  monkeypatch.setenv("COLUMNS", "4")
+  monkeypatch.setenv("LINES", "3")
+  screen = chat.Screen()
+  screen.draw("not on a terminal")
+  assert capsys.readouterr().out == ""
+  screen.live = True
+  screen.draw("abcdef")
+  screen.draw("a\nb\nc")
+  screen.draw("a\nb\nc", last=True)
+  assert capsys.readouterr().out == (
+    "abcd\x1b[K\nef\x1b[K\n\x1b[J"
+    "\x1b[2A\rb\x1b[K\nc\x1b[K\n\x1b[J"
+    "\x1b[2A\ra\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J")
+
+
+@pytest.mark.parametrize("lines, room, want", [
+  ("abc", 3, "abc"), ("abc", 2, "bc"), ("abc", 5, "abc"),
+  ("\u2591\u2591\u2591", 2, "\u2591\u2591"), ("abc\u2591\u2591", 2, "c\u2591"),
+  ("\u2591bc\u2591", 2, "\u2591b")])
+def test_the_first_mask_is_visible(lines, room, want):
+  assert "".join(chat.visible(list(lines), room)) == want
+
+
+def test_without_a_terminal_there_are_no_commands_for_one(capsys):
+  chat.Screen().draw("a\nb", last=True)
+  assert capsys.readouterr().out == "a\nb\n"
+
+
 def test_the_picture_has_masks_and_ends_at_the_end(published):
-  *_, tokenizer = loaded(published)
+  tokenizer = hf_tokenizer.load(published)
   mask, eos = tokenizer.mask_id, tokenizer.eos_id
   ids = [*tokenizer.encode("12"), mask, *tokenizer.encode("3"), mask]
   assert chat.picture(tokenizer, np.array(ids)) == "12\u25913\u2591"
@@ -94,14 +89,15 @@ class Page(html.parser.HTMLParser):
   "</script><script>alert(1)</script>", "<!-- <script>", "<img onerror=x>",
   "\u2028", "\"};alert(1)//", "DATA"])
 def test_tokens_are_data_and_never_markup(evil):
-  tokens = [replay.Token(evil, 0, 0.5), replay.Token("x", 1, 1.0)]
+  tokens = [replay.Token(evil, 0, 0.5),
+            replay.Token("x", 1, 1.0, end=True)]
   page = replay.page(evil, tokens, evil)
   plain = Page(replay.page("a", [replay.Token("b", 0, 1.0)], "c"))
   found = Page(page)
   assert found.tags == plain.tags
   data = json.loads(found.scripts[0])
   assert data == {"title": evil, "prompt": evil,
-                  "tokens": [[evil, 0, 0.5], ["x", 1, 1.0]]}
+                  "tokens": [[evil, 0, 0.5, 0], ["x", 1, 1.0, 1]]}
   assert found.scripts[1] == plain.scripts[1]
 
 
@@ -110,9 +106,9 @@ def test_the_command_answers_and_writes_the_page(
   page = tmp_path / "page.html"
   done = subprocess.run(
     [sys.executable, "-m", "dlrl.chat", f"--model={published}",
-     "--dtype=float32", "--gen_length=8", "--block_length=4",
-     f"--html={page}"], input="1+2\n\n3\n", cwd=ROOT, text=True,
-    capture_output=True, timeout=120, check=False, env=os.environ | {
+     "--dtype=float32", "--gen_length=8", "--block_length=4", "--cache=dual",
+     "--threshold=0.9", f"--html={page}"], input="1+2\n\n3\n", cwd=ROOT,
+    text=True, capture_output=True, timeout=120, check=False, env=os.environ | {
       "JAX_COMPILATION_CACHE_DIR": str(compiled_programs)})
   assert done.returncode == 0, done.stderr
   data = json.loads(Page(page.read_text()).scripts[0])

@@ -1,6 +1,9 @@
 """The sampler against a loop in NumPy and against golden tokens."""
 
+import dataclasses
 import functools
+import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +58,7 @@ def decoded(model, params, prompt, lengths, keys, canvas=None, **sampler):
 
 
 decode_jit = jax.jit(
-  denoise.decode, static_argnums=0, static_argnames="sampler")
+  denoise.decode, static_argnums=0, static_argnames=("sampler", "eos_id"))
 
 
 def by_hand(model, params, prompt, *, gen_length, block_length, steps):
@@ -340,3 +343,113 @@ def test_blocks_that_are_filled_at_once_have_noise_of_their_own():
   want = (probs[4] / probs.sum()) ** 2
   both = ((got[:, 0] == 4) & (got[:, 1] == 4)).mean()
   assert abs(both - want) <= 5 * np.sqrt(want * (1 - want) / n)
+
+
+@pytest.mark.parametrize("options", [
+  {"cache": "prefix"}, {"cache": "dual", "temperature": 1.0},
+  {"fill_after": 0.5, "temperature": 1.0}], ids=str)
+def test_a_stream_shows_every_step_of_the_program(options):
+  model, params = tiny()
+  args = model, params, jnp.asarray(prompts()), jnp.asarray(LENGTHS)
+  keys = jax.random.split(jax.random.key(5), 3)
+  want = decoded(*args, keys, **SMALL, **options)
+  seen = list(denoise.stream(
+    *args, keys, sampler=config.Sampler(**SMALL, **options)))
+  jax.tree.map(np.testing.assert_array_equal, seen[-1], want)
+  assert [int(out.forwards) for out in seen] == list(
+    range(1, int(want.forwards) + 1))
+  for before, after in itertools.pairwise(seen):
+    old = np.asarray(before.trace) >= 0
+    new = np.asarray(after.trace) >= 0
+    assert (new & ~old).any(1).all()
+    np.testing.assert_array_equal(np.asarray(before.completion) == MASK, ~old)
+    assert (np.asarray(before.confidence)[~old] == 0).all()
+    for x, y in zip(before, after, strict=True):
+      if x.ndim:
+        np.testing.assert_array_equal(np.asarray(x)[old], np.asarray(y)[old])
+
+
+@pytest.mark.parametrize("options", [
+  {}, {"fill_after": 0.5, "temperature": 1.0}, {"cache": "prefix"},
+  {"cache": "dual", "threshold": 0.9, "cfg_scale": 1.0},
+  {"remasking": "margin", "temperature": 0.5, "top_p": 0.9, "eos": "stop"}],
+  ids=str)
+def test_logits_exist_only_for_a_block_and_nothing_waits_for_the_host(options):
+  v = 25  # and nothing else is
+  model = transformer.build(dataclasses.replace(TINY, vocab_size=v), MASK)
+  b, block = 5, SMALL["block_length"]
+  text = decode_jit.lower(
+    model, networks.shapes_of(model), jnp.zeros((b, 7), jnp.int32),
+    jnp.ones(b, jnp.int32), jax.random.split(jax.random.key(0), b),
+    sampler=config.Sampler(**SMALL, **options), eos_id=1).as_text()
+  shapes = {tuple(map(int, dims.split("x")[:-1]))
+            for dims in re.findall(r"tensor<((?:\d+x)+)\w+>", text)}
+  rows = b * (2 if options.get("cfg_scale") else 1)
+  assert (rows, block, v) in shapes
+  wide = {shape for shape in shapes if shape[-1] == v and len(shape) > 2}
+  assert max(map(np.prod, wide)) == rows * block * v
+  assert "callback" not in text
+
+
+class Written:
+  """Predicts what a table [n, t, v] says; a row's prompt is its number."""
+
+  mask_id = MASK
+
+  def __init__(self, logits):
+    self.table = jnp.asarray(logits, jnp.float32)
+
+  def hidden(self, params, ids, positions, lengths):
+    t = self.table.shape[1]
+    return jnp.pad(
+      self.table[ids[:, t]], [(0, 0), (0, ids.shape[1] - t), (0, 0)])
+
+  def hidden_and_cache(self, *args):
+    return self.hidden(*args), 0
+
+  def hidden_of_part(self, params, ids, positions, lengths, cache, start,
+                     width):
+    return jax.lax.dynamic_slice_in_dim(
+      self.hidden(params, ids, positions, lengths), start, width, 1)
+
+  def unembed(self, params):
+    return jnp.eye(self.table.shape[-1])
+
+  def decode(self, rows, **options):
+    t = self.table.shape[1]
+    return decode_jit(
+      self, {}, jnp.asarray(rows, jnp.int32)[:, None],
+      jnp.ones(len(rows), jnp.int32),
+      jax.random.split(jax.random.key(0), len(rows)), eos_id=1,
+      sampler=config.Sampler(
+        gen_length=t, steps=t, block_length=t // 3, **options))
+
+
+@pytest.mark.parametrize("cache", denoise.CACHES)
+def test_decoding_ends_when_the_text_of_every_row_has_ended(cache):
+  text = np.full((2, 12), 4)
+  text[0, 1] = text[1, 5] = 1
+  model = Written(10 * np.eye(6)[text])
+  options = {"remasking": "left_to_right", "cache": cache}
+  for rows, forwards in (([0], 2), ([1], 6), ([0, 1], 6)):
+    out = model.decode(rows, eos="stop", **options)
+    assert int(out.forwards) == forwards
+    for row, got, trace in zip(rows, out.completion, out.trace, strict=True):
+      end = 2 if row == 0 else 6
+      assert got.tolist() == [4] * (end - 1) + [1] * (13 - end)
+      assert trace.tolist() == [*range(end), *[end - 1] * (12 - end)]
+  assert int(model.decode([0, 1], eos="free", **options).forwards) == 12
+
+
+@pytest.mark.parametrize("cache", denoise.CACHES)
+def test_a_block_ends_when_every_row_has_filled_it(cache):
+  sure = np.where(np.arange(6) == 4, 10.0, 0.0)
+  unsure = np.where(np.arange(6) == 4, 0.5, 0.0)
+  model = Written(np.stack([
+    np.tile(sure, (12, 1)),
+    np.concatenate([np.tile(sure, (4, 1)), np.tile(unsure, (8, 1))])]))
+  for rows, forwards in (([0], 3), ([1], 9), ([0, 1], 9)):
+    out = model.decode(rows, threshold=0.9, cache=cache)
+    assert int(out.forwards) == forwards
+    assert [int(trace.max()) + 1 for trace in out.trace] == [
+      3 if row == 0 else 9 for row in rows]

@@ -1,13 +1,14 @@
 """Semi-autoregressive decoding: blocks left to right, any order inside.
 
 Every step predicts all masked tokens of the block, commits some of them for
-good and leaves the rest masked. One jitted program serves rollout, evaluation
-and chat. Sources: LLaDA (arXiv 2502.09992) and its published `generate`; the
-caches and parallel decoding are Fast-dLLM's (arXiv 2505.22618).
+good and leaves the rest masked. One jitted program serves rollout and
+evaluation; for those who watch, its steps can be had one by one. Sources: LLaDA
+(arXiv 2502.09992) and its published `generate`; the caches and parallel
+decoding are Fast-dLLM's (arXiv 2505.22618).
 """
 
-import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
 
@@ -15,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
-from dlrl.sampling import predict as predict_lib
-from dlrl.sampling import remasking
 from dlrl.sampling.forward import Forward
+from dlrl.sampling.steps import State
+from dlrl.sampling.steps import Steps
 
 CACHES = ("none", "prefix", "dual")
 
@@ -41,16 +42,6 @@ class Decoded(NamedTuple):
   confidence: jax.Array
 
 
-class _State(NamedTuple):
-  """Of the loop: `Decoded` and, [b], the steps that rows have taken."""
-
-  canvas: jax.Array
-  trace: jax.Array
-  forwards: jax.Array
-  confidence: jax.Array
-  taken: jax.Array
-
-
 def decode(
   model: Any,
   params: Any,
@@ -61,7 +52,6 @@ def decode(
   sampler: config.Sampler,
   canvas: jax.Array | None = None,
   eos_id: int | None = None,
-  limit: int | jax.Array | None = None,
 ) -> Decoded:
   """Fills the masks of a canvas.
 
@@ -72,173 +62,86 @@ def decode(
     prompt_length: [b] int32.
     keys: [b] one key per row, so that a row's completion depends neither on its
       neighbours nor on the number of hosts; unused at temperature 0.
-    sampler: as checked by `config_check.sampler`. Once `fill_after` of a row's
-      masks are filled, one more forward pass fills the others, in all blocks
-      (STP's temporal pruning).
+    sampler: as checked by `check.sampler`. Once `fill_after` of a row's masks
+      are filled, one more forward pass fills the others, in all blocks (STP's
+      temporal pruning).
     canvas: [b, gen_length] int32; what is not a mask stays as it is and counts
       as committed, so that fewer masks take fewer steps. None: all masks.
     eos_id: needed unless `sampler.eos` is "free".
-    limit: forward passes after which the rest stays masked, to go on from the
-      canvas with other keys; None: until nothing is masked.
   """
-  width = sampler.block_length
-  if canvas is None:
-    canvas = jnp.full(
-      (prompt.shape[0], sampler.gen_length), model.mask_id, jnp.int32)
-  free = jnp.sum(canvas == model.mask_id, -1)
-  state = _State(
-    canvas, jnp.full_like(canvas, -1), jnp.int32(0),
-    (canvas != model.mask_id).astype(jnp.float32), jnp.zeros_like(free))
-  loop = _Loop(
-    Forward(model, params, prompt, prompt_length, sampler.cfg_scale), sampler,
-    keys, eos_id, limit, free)
-  if sampler.cache == "prefix":
-    # What is computed narrows from block to block: a program of its own each.
-    for start in range(0, sampler.gen_length, width):
-      state = jax.lax.cond(
-        loop.goes_on(state, start),
-        functools.partial(
-          loop.block, start=start, columns=sampler.gen_length - start),
-        lambda state: state, state)
+  steps, state = _begin(
+    Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
+    sampler, canvas, eos_id)
+
+  def block(state: State, columns: int) -> State:
+    state, start, cache = steps.first(state)
+    return jax.lax.while_loop(
+      lambda state: steps.goes_on(state, start),
+      lambda state: steps.next(state, start, cache, columns=columns), state)
+
+  if sampler.cache == "none":
+    state = jax.lax.while_loop(
+      steps.goes_on, lambda state: steps.first(state)[0], state)
+  elif sampler.cache == "dual":
+    state = jax.lax.while_loop(
+      steps.goes_on,
+      functools.partial(block, columns=sampler.block_length), state)
   else:
-    state = jax.lax.while_loop(loop.goes_on, loop.step, state)
-  if sampler.fill_after < 1 and limit is None:
-    state = loop.fill(state)
+    # What is computed narrows from block to block: a program of its own each.
+    for start in range(0, sampler.gen_length, sampler.block_length):
+      state = jax.lax.cond(
+        steps.goes_on(state, start),
+        functools.partial(block, columns=sampler.gen_length - start),
+        lambda state: state, state)
+  if sampler.fill_after < 1:
+    state = steps.fill(state)
   return Decoded(*state[:4])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loop:
-  """What `decode` repeats; fields as its arguments.
+def stream(
+  model: Any,
+  params: Any,
+  prompt: jax.Array,
+  prompt_length: jax.Array,
+  keys: jax.Array,
+  *,
+  sampler: config.Sampler,
+  eos_id: int | None = None,
+) -> Iterator[Decoded]:
+  """What `decode` has after each of its steps, for those who watch.
 
-  Attributes:
-    free: [b] int32, masks of each row at the start.
+  Arguments as of `decode`. Masked tokens are still in `completion`; their trace
+  is -1 and their confidence 0.
   """
-
-  forward: Forward
-  sampler: config.Sampler
-  keys: jax.Array
-  eos_id: Any
-  limit: int | jax.Array | None
-  free: jax.Array
-
-  @property
-  def mask_id(self) -> int:
-    return self.forward.model.mask_id
-
-  def open_of(self, state: _State) -> jax.Array:
-    """[b, t], masks of rows that go on step by step."""
-    masks = state.canvas == self.mask_id
-    left = jnp.sum(masks, -1)
-    # 1e-3: rounding
-    enough = jnp.ceil(self.sampler.fill_after * self.free - 1e-3)
-    return masks & ((left > 0) & (self.free - left < enough))[:, None]
-
-  def goes_on(self, state: _State, start=None) -> jax.Array:
-    """Whether there is something to do: in the block at `start`, or at all."""
-    masks = self.open_of(state)
-    if start is not None:
-      masks = _columns(masks, start, self.sampler.block_length)
-    some = jnp.any(masks)
-    return some if self.limit is None else some & (state.forwards < self.limit)
-
-  def step(self, state: _State) -> _State:
-    """One step of the first block with masks; with a cache, all its steps."""
-    width = self.sampler.block_length
-    start = jnp.argmax(jnp.any(self.open_of(state), 0)) // width * width
-    if self.sampler.cache == "dual":
-      return self.block(state, start, width)
-    hidden = self.forward.whole(state.canvas)
-    return self.commit(state, _columns(hidden, start, width), start)
-
-  def block(self, state: _State, start, columns: int) -> _State:
-    """All steps of a block; after the first, only `columns` are computed."""
-    width = self.sampler.block_length
-    hidden, cache = self.forward.whole_and_cache(state.canvas)
-    state = self.commit(state, _columns(hidden, start, width), start)
-
-    def step(state):
-      hidden = self.forward.part(state.canvas, start, columns, cache)
-      return self.commit(state, hidden[:, :width], start)
-
-    return jax.lax.while_loop(
-      lambda state: self.goes_on(state, start), step, state)
-
-  def commit(self, state: _State, hidden: jax.Array, start) -> _State:
-    """The state after a step of the block at `start`, of hidden states."""
-    masked = _columns(self.open_of(state), start, self.sampler.block_length)
-    found = predict_lib.predict(
-      self.forward.logits(hidden), self.keys, state.taken, self.sampler,
-      self.eos_id)
-    state = _put(state, found, _chosen(found, masked, self.sampler), start)
-    if self.sampler.eos == "stop":
-      state = _stop(state, self.mask_id, self.eos_id)
-    return state
-
-  def fill(self, state: _State) -> _State:
-    """The state with all masks filled from one more forward pass."""
-    hidden = self.forward.whole(state.canvas)
-    width = self.sampler.block_length
-
-    def of_block(i):
-      # Blocks have noise of their own: step numbers that no step has used.
-      found = predict_lib.predict(
-        self.forward.logits(_columns(hidden, i * width, width)), self.keys,
-        state.taken + i, self.sampler, self.eos_id)
-      return found.token, found.confidence
-
-    token, confidence = jax.tree.map(
-      lambda x: x.swapaxes(0, 1).reshape(state.canvas.shape),
-      jax.lax.map(of_block, jnp.arange(self.sampler.gen_length // width)))
-    masked = state.canvas == self.mask_id
-    return state._replace(
-      canvas=jnp.where(masked, token, state.canvas),
-      trace=jnp.where(masked, state.taken[:, None], state.trace),
-      confidence=jnp.where(masked, confidence, state.confidence),
-      forwards=state.forwards + 1)
+  steps, state = _begin(
+    Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
+    sampler, None, eos_id)
+  while _goes_on(steps, state):
+    state, start, cache = _first(steps, state)
+    yield Decoded(*state[:4])
+    columns = (sampler.gen_length - int(start) if sampler.cache == "prefix"
+               else sampler.block_length)
+    while cache is not None and _goes_on(steps, state, start):
+      state = _next(steps, state, start, cache, columns=columns)
+      yield Decoded(*state[:4])
+  if sampler.fill_after < 1:
+    yield Decoded(*_fill(steps, state)[:4])
 
 
-def _chosen(found, masked, sampler: config.Sampler) -> jax.Array:
-  """[b, w] bool, the predictions to be committed now."""
-  if sampler.threshold:
-    return remasking.FALLBACKS[sampler.fallback](
-      found.score, masked, sampler.threshold)
-  if sampler.factor:
-    return remasking.by_factor(found.score, masked, sampler.factor)
-  width = sampler.block_length
-  blocks = sampler.gen_length // width
-  each, first = divmod(width, sampler.steps // blocks)
-  # As many as if the block's other tokens had been committed by steps.
-  committed = jnp.sum(~masked, -1)
-  count = each + (committed < first * (each + 1))
-  return remasking.highest(found.score, masked, count)
+_goes_on = jax.jit(Steps.goes_on)
+_first = jax.jit(Steps.first)
+_next = jax.jit(Steps.next, static_argnames="columns")
+_fill = jax.jit(Steps.fill)
 
 
-def _put(state: _State, found, chosen, start) -> _State:
-  """The state with the chosen predictions of the block at `start`."""
-  values = {"canvas": found.token, "trace": state.taken[:, None],
-            "confidence": found.confidence}
-
-  def put(name, value):
-    array = getattr(state, name)
-    new = jnp.where(chosen, value, _columns(array, start, chosen.shape[1]))
-    return jax.lax.dynamic_update_slice_in_dim(array, new, start, 1)
-
-  return state._replace(
-    **{name: put(name, value) for name, value in values.items()},
-    taken=state.taken + jnp.any(chosen, -1), forwards=state.forwards + 1)
-
-
-def _stop(state: _State, mask_id: int, eos_id: Any) -> _State:
-  """Rows whose text has ended get the end for all that is masked."""
-  masks = state.canvas == mask_id
-  ended = (state.canvas == eos_id) & (jnp.cumsum(masks, -1) == 0)
-  rest = masks & jnp.any(ended, -1, keepdims=True)
-  return state._replace(
-    canvas=jnp.where(rest, eos_id, state.canvas),
-    trace=jnp.where(rest, state.taken[:, None] - 1, state.trace),
-    confidence=jnp.where(rest, 1.0, state.confidence))
-
-
-def _columns(array: jax.Array, start, width: int) -> jax.Array:
-  return jax.lax.dynamic_slice_in_dim(array, start, width, 1)
+def _begin(forward: Forward, keys, sampler, canvas, eos_id):
+  """The steps and the state before the first."""
+  mask_id = forward.model.mask_id
+  if canvas is None:
+    canvas = jnp.full(
+      (forward.prompt.shape[0], sampler.gen_length), mask_id, jnp.int32)
+  free = jnp.sum(canvas == mask_id, -1)
+  state = State(
+    canvas, jnp.full_like(canvas, -1), jnp.int32(0),
+    (canvas != mask_id).astype(jnp.float32), jnp.zeros_like(free))
+  return Steps(forward, keys, free, sampler, eos_id), state

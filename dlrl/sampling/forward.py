@@ -4,16 +4,16 @@ With classifier-free guidance every row is computed twice, the second time with
 a prompt of masks, and the logits are extrapolated away from the second's.
 """
 
-import dataclasses
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from dlrl.diffusion import rows
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class Forward:
   """The model at its parameters and prompts; b rows in, b or 2b computed.
 
@@ -27,11 +27,11 @@ class Forward:
       (cfg_scale + 1) (guided - unguided).
   """
 
-  model: Any
+  model: Any = flax.struct.field(pytree_node=False)
   params: Any
   prompt: jax.Array
   prompt_length: jax.Array
-  cfg_scale: float
+  cfg_scale: float = flax.struct.field(pytree_node=False)
 
   def _rows(self, canvas: jax.Array) -> rows.Rows:
     prompt, length = self.prompt, self.prompt_length

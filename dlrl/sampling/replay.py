@@ -10,11 +10,15 @@ from typing import NamedTuple
 
 
 class Token(NamedTuple):
-  """A committed token: its text, denoising step from 0, probability."""
+  """A committed token: its text, denoising step from 0, probability.
+
+  Of one that ends the text the page shows a mark only.
+  """
 
   text: str
   step: int
   confidence: float
+  end: bool = False
 
 
 def page(prompt: str, tokens: Sequence[Token], title: str) -> str:
@@ -27,7 +31,8 @@ def page(prompt: str, tokens: Sequence[Token], title: str) -> str:
   """
   data = json.dumps({
     "title": title, "prompt": prompt,
-    "tokens": [[t.text, t.step, round(t.confidence, 4)] for t in tokens]})
+    "tokens": [[t.text, t.step, round(t.confidence, 4), int(t.end)]
+               for t in tokens]})
   # No text can end the script or start another one.
   for char in "<>&\u2028\u2029":
     data = data.replace(char, f"\\u{ord(char):04x}")
@@ -47,21 +52,24 @@ body { font: 16px/1.6 system-ui, sans-serif; max-width: 46rem;
 h1 { font-size: 1.1rem; }
 #prompt { white-space: pre-wrap; color: #555; border-left: 3px solid #ccc;
   padding-left: .8rem; }
-#text { white-space: pre-wrap; font-family: ui-monospace, monospace;
-  margin: 1rem 0; min-height: 8rem; }
+#text { white-space: pre-wrap; overflow-wrap: anywhere;
+  font-family: ui-monospace, monospace; margin: 1rem 0; }
 #text span { border-radius: 3px; }
 .masked { color: #bbb; }
+.mark { color: #888; }
 .new { outline: 2px solid #2b6cb0; }
-#bar { display: flex; gap: .8rem; align-items: center; }
+#bar { display: flex; gap: .8rem; align-items: center; position: sticky;
+  top: 0; background: #fff; padding: .5rem 0; margin-top: 1rem; }
 #bar input { flex: 1; }
-#key { background: linear-gradient(90deg, hsl(0 80% 85%), hsl(120 60% 85%));
-  border-radius: 3px; padding: 0 .6rem; font-size: .8rem; }
+#step { min-width: 8rem; text-align: right; }
+#key { background: linear-gradient(90deg, hsl(0 70% 88%), hsl(60 70% 88%),
+  hsl(120 70% 88%)); border-radius: 3px; padding: 0 .6rem; font-size: .8rem; }
 </style>
 <h1></h1>
 <div id="prompt"></div>
-<div id="text"></div>
 <div id="bar"><button>play</button><input type="range" min="0">
 <span id="step"></span></div>
+<div id="text"></div>
 <p><span id="key">unsure &rarr; sure</span></p>
 <script type="application/json" id="data">DATA</script>
 <script>
@@ -73,7 +81,8 @@ document.querySelector("h1").textContent = data.title;
 document.getElementById("prompt").textContent = data.prompt;
 const spans = data.tokens.map(([word, step, confidence]) => {
   const span = document.createElement("span");
-  span.title = `step ${step + 1}, probability ${confidence}`;
+  span.title = `${JSON.stringify(word)}: step ${step + 1}, ` +
+    `probability ${confidence}`;
   text.append(span);
   return span;
 });
@@ -81,11 +90,12 @@ const last = 1 + Math.max(-1, ...data.tokens.map(token => token[1]));
 slider.max = last;
 function show() {
   const now = Number(slider.value);
-  data.tokens.forEach(([word, step, confidence], i) => {
+  data.tokens.forEach(([word, step, confidence, end], i) => {
     const there = step < now;
-    spans[i].textContent = there ? word : "\\u2591";
-    spans[i].className =
-      there ? (step === now - 1 ? "new" : "") : "masked";
+    const shown = end ? "\\u25aa" : word.replaceAll("\\n", "\\u21b5\\n");
+    spans[i].textContent = there ? shown : "\\u2591";
+    spans[i].className = !there ? "masked" :
+      (end ? "mark " : "") + (step === now - 1 ? "new" : "");
     spans[i].style.background =
       there ? `hsl(${120 * confidence} 70% 88%)` : "";
   });
@@ -105,7 +115,7 @@ button.onclick = () => {
     slider.value = Number(slider.value) + 1;
     show();
     if (Number(slider.value) >= last) stop();
-  }, 120);
+  }, Math.min(120, 15000 / last));
 };
 slider.oninput = () => { stop(); show(); };
 slider.value = last;
