@@ -170,6 +170,7 @@ def updated():
           step(state_of(merged(base, adapter), ref=base), batch))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_through_the_merged_matrices():
   (state, _), (whole, _) = updated()
   got = state.opt_state.inner_state
