@@ -97,8 +97,9 @@ def _draw(ax: axes.Axes, panel: Panel, rows: Rows) -> None:
   for key, label, colour in panel.lines:
     x, y = _series(rows, key)
     if x:
-      ax.plot(x, y, color=colour, label=label, lw=1.6,
-              marker="o" if panel.points or len(x) == 1 else "", ms=4)
+      # Two points, before and after, say nothing of the way between them.
+      ax.plot(x, y, color=colour, label=label, lw=1.6 if len(x) > 2 else 0,
+              marker="o" if panel.points or len(x) <= 2 else "", ms=4)
       drawn += y
   if panel.band:
     x, low, high = _band(panel, rows)
