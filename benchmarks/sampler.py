@@ -5,9 +5,11 @@
 A transformer of LLaDA's kind, width 512, 8 layers, vocabulary 32,000, with
 random weights: batch 4, prompt 128, 128 new tokens in 64 steps, blocks of 32.
 The straightforward sampler computes all logits of whole rows at every step and
-is otherwise the same. Times are medians of interleaved runs, as ratios: they
-are of one machine. FLOPs are counted in the traced programs, once more for
-LLaDA-8B's shape. Writes `sampler.json` and `sampler.png`; some minutes.
+is otherwise the same. All modes run in turns; a speed is the median of the
+turns' ratios to the straightforward sampler, since seconds are of one machine.
+FLOPs are those of the steps' lowered programs, once more for LLaDA-8B's shape.
+Writes `sampler.json` and `sampler.png` and prints the table of
+`docs/models.md`; about 5 minutes on 2 idle CPU cores.
 
 Random weights are never sure. The head is scaled until half of a fresh canvas's
 predictions have a probability of 0.9, so that a threshold has something to do;
@@ -38,6 +40,7 @@ from dlrl.runtime import progress
 from dlrl.runtime.flops import flops
 from dlrl.sampling import denoise
 from dlrl.sampling import remasking
+from dlrl.sampling import steps
 from dlrl.sampling.forward import Forward
 
 BATCH, PROMPT = 4, 128
@@ -62,7 +65,8 @@ def straightforward(model, params, prompt, lengths):
   """Completions [b, t] as of the exact mode, at the cost of all logits."""
   width = EXACT.block_length
   steps = EXACT.steps * width // EXACT.gen_length
-  canvas = jnp.full((BATCH, EXACT.gen_length), model.mask_id, jnp.int32)
+  b = len(lengths)
+  canvas = jnp.full((b, EXACT.gen_length), model.mask_id, jnp.int32)
 
   def step(i, canvas):
     row = rows.assemble(canvas, prompt, lengths)
@@ -75,15 +79,31 @@ def straightforward(model, params, prompt, lengths):
     column = jnp.arange(EXACT.gen_length)[None]
     masked = (canvas == model.mask_id) & (column < (i // steps + 1) * width)
     chosen = remasking.highest(
-      sure, masked, jnp.full(BATCH, width // steps))
+      sure, masked, jnp.full(b, width // steps))
     return jnp.where(chosen, token, canvas)
 
   return jax.lax.fori_loop(0, EXACT.steps, step, canvas)
 
 
+def random_params(model, seed: int = 0):
+  """Like those of `model.init`, whose program takes minutes to compile."""
+  rng = np.random.default_rng(seed)
+
+  def one(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if name.endswith("scale"):
+      return jnp.ones(leaf.shape, leaf.dtype)
+    scale = leaf.shape[-2 if name.endswith("kernel") else -1] ** -0.5
+    return jnp.asarray(
+      scale * rng.standard_normal(leaf.shape, np.float32), leaf.dtype)
+
+  return jax.tree.map_with_path(
+    one, jax.eval_shape(model.init, jax.random.key(seed)))
+
+
 def inputs(model):
   """Random parameters with a head that is sure, and prompts."""
-  params = jax.jit(model.init)(jax.random.key(0))
+  params = random_params(model)
   prompt = jax.random.randint(
     jax.random.key(1), (BATCH, PROMPT), 0, model.cfg.vocab_size - 1)
   lengths = jnp.full(BATCH, PROMPT)
@@ -99,95 +119,128 @@ def inputs(model):
   return params | {"unembed": head}, prompt, lengths
 
 
-def costs(cfg: config.Model) -> dict[str, float]:
-  """FLOPs of a step's parts, per row, of a model of this shape."""
+def costs(cfg: config.Model) -> dict[str, Any]:
+  """FLOPs of a row's steps, of a model of this shape.
+
+  Of all steps of the straightforward sampler; of a step of whole rows; and with
+  a cache, of another step of the block that starts at each column.
+  """
   model = transformer.build(cfg, cfg.vocab_size - 1)
   params = jax.eval_shape(model.init, jax.random.key(0))
-  ids = jax.ShapeDtypeStruct((1, PROMPT), "int32")
+  prompt = jax.ShapeDtypeStruct((1, PROMPT), "int32")
   length = jax.ShapeDtypeStruct((1,), "int32")
-  canvas = jax.ShapeDtypeStruct((1, EXACT.gen_length), "int32")
   columns = PROMPT + EXACT.gen_length
   kept = jax.ShapeDtypeStruct(
     (cfg.layers, 1, columns, cfg.kv_heads, cfg.head_dim), cfg.compute_dtype)
 
-  def part(width):
-    return flops(
-      lambda params, ids, length, canvas, cache: Forward(
-        model, params, ids, length, 0.0).part(canvas, 0, width, cache),
-      params, ids, length, canvas, (kept, kept))
+  def of_step(step):
+    def program(params, prompt, length, cache):
+      forward = Forward(model, params, prompt, length, 0.0)
+      canvas = jnp.full((1, EXACT.gen_length), model.mask_id)
+      state = steps.State(canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape),
+                          length)
+      keys = jax.random.split(jax.random.key(0), 1)
+      return step(
+        steps.Steps(forward, keys, length, EXACT, None), state, cache)
 
-  whole = flops(
-    lambda params, ids, length, canvas: Forward(
-      model, params, ids, length, 0.0).whole(canvas),
-    params, ids, length, canvas)
-  head = 2 * cfg.width * cfg.vocab_size
+    return flops(program, params, prompt, length, (kept, kept))
+
+  def another(start, width):
+    return of_step(lambda s, state, cache: s.next(
+      state, start, cache, columns=width))
+
+  starts = range(0, EXACT.gen_length, EXACT.block_length)
+  return {
+    PLAIN: flops(lambda *args: straightforward(model, *args),
+                 params, prompt, length),
+    "whole": of_step(lambda s, state, cache: s.first(state)[0]),
+    "dual": {i: another(i, EXACT.block_length) for i in starts},
+    "prefix": {i: another(i, EXACT.gen_length - i) for i in starts}}
+
+
+def passes(trace: np.ndarray) -> dict[int, int]:
+  """Steps that the batch took in the block that starts at each column."""
   width = EXACT.block_length
   return {
-    "whole": whole, "all logits": columns * head, "block logits": width * head,
-    "dual": part(width),
-    "prefix": sum(part(EXACT.gen_length - start) for start in range(
-      0, EXACT.gen_length, width)) / (EXACT.gen_length // width)}
+    start: max(len(set(row[start:start + width])) for row in trace.tolist())
+    for start in range(0, EXACT.gen_length, width)}
 
 
-def flops_per_token(name: str, forwards: int, cost: dict[str, float]) -> float:
-  """Of a completion that took so many forward passes."""
+def flops_per_token(name: str, taken: dict[int, int], cost) -> float:
+  """Of a completion whose blocks took so many steps."""
   if name == PLAIN:
-    total = forwards * (cost["whole"] + cost["all logits"])
-  else:
-    cache = MODES[name].cache
-    blocks = EXACT.gen_length // EXACT.block_length
-    firsts = forwards if cache == "none" else blocks
-    total = firsts * cost["whole"] + forwards * cost["block logits"]
-    if cache != "none":
-      total += (forwards - firsts) * cost[cache]
+    return cost[PLAIN] / EXACT.gen_length
+  kind = MODES[name].cache
+  total = sum(
+    n * cost["whole"] if kind == "none"
+    else cost["whole"] + (n - 1) * cost[kind][start]
+    for start, n in taken.items())
   return total / EXACT.gen_length
 
 
 def measure(repeats: int) -> dict[str, Any]:
-  """All modes, interleaved."""
+  """All modes in turns.
+
+  Raises:
+    AssertionError: the exact mode is not the straightforward sampler's.
+  """
   model = transformer.build(SMALL, SMALL.vocab_size - 1)
   params, prompt, lengths = inputs(model)
   keys = jax.random.split(jax.random.key(2), BATCH)
-  run: dict[str, Any] = {PLAIN: jax.jit(
-    lambda params: (straightforward(model, params, prompt, lengths),
-                    jnp.int32(EXACT.steps)))}
+  programs: dict[str, Any] = {PLAIN: jax.jit(
+    lambda params: straightforward(model, params, prompt, lengths))}
   for name, sampler in MODES.items():
-    run[name] = jax.jit(lambda params, sampler=sampler: tuple(denoise.decode(
-      model, params, prompt, lengths, keys, sampler=sampler))[::2])
-  seconds: dict[str, list[float]] = {name: [] for name in run}
-  outputs = {name: jax.block_until_ready(f(params)) for name, f in run.items()}
-  np.testing.assert_array_equal(outputs[PLAIN][0], outputs["exact"][0])
+    programs[name] = jax.jit(lambda params, sampler=sampler: denoise.decode(
+      model, params, prompt, lengths, keys, sampler=sampler))
+  programs = {
+    name: program.lower(params).compile() for name, program in programs.items()}
+  progress.say("compiled")
+  seconds: dict[str, list[float]] = {name: [] for name in programs}
+  outputs = {}
   for i in range(repeats):
-    for name, f in run.items():
+    for name, program in programs.items():
       start = time.monotonic()
-      jax.block_until_ready(f(params))
+      outputs[name] = jax.block_until_ready(program(params))
       seconds[name].append(time.monotonic() - start)
       progress.say(f"{i + 1}/{repeats} {name}: {seconds[name][-1]:.2f} s")
+  plain = outputs.pop(PLAIN)
+  np.testing.assert_array_equal(plain, outputs["exact"].completion)
+  taken = {name: passes(np.asarray(out.trace)) for name, out in outputs.items()}
+  for name, out in outputs.items():
+    assert sum(taken[name].values()) == int(out.forwards), name
+  return rows_of(seconds, taken | {PLAIN: taken["exact"]})
+
+
+def rows_of(seconds, taken) -> dict[str, Any]:
+  """The rows of the table."""
   small = costs(SMALL)
   large = costs(config_check.from_dict(llada_8b.base("llada_8b_sudoku")).model)
   result = {}
-  for name, (_, forwards) in outputs.items():
-    taken = statistics.median(seconds[name])
+  for name, times in seconds.items():
+    here, there, exact = (flops_per_token(mode, taken[mode], cost) for
+                          mode, cost in ((name, small), (name, large),
+                                         ("exact", large)))
     result[name] = {
-      "forwards": int(forwards), "seconds": taken,
-      "tokens_per_second": BATCH * EXACT.gen_length / taken,
-      "speedup": statistics.median(seconds[PLAIN]) / taken,
-      "gflops_per_token": flops_per_token(name, int(forwards), small) / 1e9,
-      "llada_8b_gflops_per_token":
-        flops_per_token(name, int(forwards), large) / 1e9}
+      "forward_passes": sum(taken[name].values()), "seconds": times,
+      "tokens_per_second":
+        BATCH * EXACT.gen_length / statistics.median(times),
+      "speed": statistics.median(
+        b / a for a, b in zip(times, seconds[PLAIN], strict=True)),
+      "gflops_per_token": here / 1e9, "llada_8b_gflops_per_token": there / 1e9,
+      "llada_8b_flops_to_exact": there / exact}
   return result
 
 
 def table(modes: dict[str, Any]) -> str:
   """Of `docs/models.md`."""
   lines = [
-    "| mode | forward passes | speed | GFLOPs per token | LLaDA-8B's |",
-    "| --- | --- | --- | --- | --- |"]
+    "| mode | forward passes | speed | LLaDA-8B's GFLOPs per token "
+    "| to the exact mode's |", "| --- | --- | --- | --- | --- |"]
   for name, row in modes.items():
     lines.append(
-      f"| {name} | {row['forwards']} | {row['speedup']:.2f} | "
-      f"{row['gflops_per_token']:.2f} | "
-      f"{row['llada_8b_gflops_per_token']:.0f} |")
+      f"| {name} | {row['forward_passes']} | {row['speed']:.1f} | "
+      f"{row['llada_8b_gflops_per_token']:,.0f} | "
+      f"{row['llada_8b_flops_to_exact']:.2f} |")
   return "\n".join(lines)
 
 
@@ -196,7 +249,7 @@ def plot(modes: dict[str, Any], path: pathlib.Path) -> None:
   fig = figure.Figure(figsize=(7, 3.4), layout="constrained")
   ax = fig.add_subplot()
   names = list(modes)[::-1]
-  speeds = [modes[name]["speedup"] for name in names]
+  speeds = [modes[name]["speed"] for name in names]
   bars = ax.barh(names, speeds, color="#4878a8")
   ax.bar_label(bars, [f"{x:.1f}" for x in speeds], padding=3)
   ax.set(xlabel="speed, straightforward sampler = 1")
@@ -220,5 +273,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   # Here, so that tests can import this module next to others.
   flags.DEFINE_string("out", "benchmarks/results", "directory")
-  flags.DEFINE_integer("repeats", 5, "runs of each mode")
+  flags.DEFINE_integer("repeats", 2, "turns")
   app.run(main)

@@ -94,7 +94,7 @@ def child(python: str, threads: int, inputs: dict[str, Any]) -> Iterator[Torch]:
 
 def problem(model: transformer.Model) -> tuple[Any, update.Batch, jax.Array]:
   """Random parameters, a batch to learn from, and prompts to complete."""
-  params = jax.jit(model.init)(jax.random.key(0))
+  params = sampler.random_params(model)
   # Never predicted: LLaDA's `generate` does not rule the mask out, ours does.
   head = params["unembed"]["kernel"].at[:, model.mask_id].set(0)
   params |= {"unembed": {"kernel": head}}
