@@ -45,6 +45,7 @@ def export(
   Raises:
     strict.ConfigError: names the argument and what would do.
     ValueError: the checkpoint's parameters do not fit the source's config.json.
+    FileNotFoundError: an adapter is to be merged, and the source has no tensors.
   """
   root, target = (pathlib.Path(x).expanduser() for x in (workdir, out))
   strict.require(not target.exists(), "out", out, "exists; choose another name")
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> None:
   try:
     export(options.workdir, options.out, options.source,
            adapter=options.adapter)
-  except (strict.ConfigError, ValueError) as e:
+  except (strict.ConfigError, ValueError, FileNotFoundError) as e:
     print(f"dlrl: {e}", file=sys.stderr, flush=True)
     sys.exit(2)
   progress.say(f"wrote {flags.FLAGS.out}")
