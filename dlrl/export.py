@@ -45,7 +45,7 @@ def export(
   Raises:
     strict.ConfigError: names the argument and what would do.
     ValueError: the checkpoint's parameters do not fit the source's config.json.
-    FileNotFoundError: an adapter is to be merged, and the source has no tensors.
+    FileNotFoundError: the source has no tensors to merge an adapter into.
   """
   root, target = (pathlib.Path(x).expanduser() for x in (workdir, out))
   strict.require(not target.exists(), "out", out, "exists; choose another name")
