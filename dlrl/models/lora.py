@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dlrl import config
+from dlrl.models import product
 from dlrl.models import quantized
 
 # The matrices of a layer, which `config.LoRA.targets` chooses from.
@@ -43,7 +44,10 @@ class Linear(nnx.Linear):
   def __call__(self, x):  # type: ignore[override]
     """[..., in] to [..., out] in the compute dtype; never makes W + A B."""
     x = x.astype(self.dtype)
-    y = x @ quantized.dense(self.kernel.get_value()).astype(self.dtype)
+    # A frozen base needs no gradient, so its product keeps nothing for one.
+    multiply = product.product if self.a is None else jnp.matmul
+    y = multiply(
+      x, quantized.dense(self.kernel.get_value()).astype(self.dtype))
     if self.bias is not None:
       bias = self.bias.get_value().astype(self.dtype)
       y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
