@@ -109,7 +109,7 @@ def inputs(model):
   lengths = jnp.full(BATCH, PROMPT)
   forward = Forward(model, params, prompt, lengths, 0.0)
   canvas = jnp.full((BATCH, EXACT.gen_length), model.mask_id, jnp.int32)
-  logits = jax.jit(lambda c: forward.logits(forward.whole(c)[:, :16]))(canvas)
+  logits = jax.jit(lambda c: forward.logits(forward.block(c, 0, 16)))(canvas)
   low, high = 1.0, 1000.0
   for _ in range(30):
     scale = (low * high) ** 0.5

@@ -140,8 +140,8 @@ class Constant:
   mask_id = MASK
   logits = np.float32([0.3, 1.0, 9.0, -0.7, 2.0])
 
-  def hidden(self, params, ids, positions, lengths):
-    return jnp.ones((*ids.shape, 1), jnp.float32)
+  def hidden(self, params, ids, positions, lengths, columns):
+    return jnp.ones((*columns.shape, 1), jnp.float32)
 
   def unembed(self, params):
     return jnp.asarray(self.logits)[None]
@@ -399,10 +399,13 @@ class Written:
   def __init__(self, logits):
     self.table = jnp.asarray(logits, jnp.float32)
 
-  def hidden(self, params, ids, positions, lengths):
+  def hidden(self, params, ids, positions, lengths, columns=None):
     t = self.table.shape[1]
-    return jnp.pad(
+    hidden = jnp.pad(
       self.table[ids[:, t]], [(0, 0), (0, ids.shape[1] - t), (0, 0)])
+    if columns is None:
+      return hidden
+    return jnp.take_along_axis(hidden, columns[..., None], 1)
 
   def hidden_and_cache(self, *args):
     return self.hidden(*args), 0

@@ -13,6 +13,7 @@ import pytest
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
+from dlrl.runtime.flops import flops
 
 
 @pytest.fixture
@@ -204,6 +205,40 @@ def test_every_parameter_matches_one_sharding_row_of_its_rank():
     assert len(transformer.SHARDING[found[0]]) == leaf.ndim
     used.update(found)
   assert used == set(transformer.SHARDING)
+
+
+@pytest.mark.parametrize("changes", [
+  {}, {"shifted": True, "qkv_bias": True}, {"qk_norm": True, "kv_heads": 1}])
+def test_hidden_states_of_some_columns_are_those_of_all(changes):
+  model, params = tiny(**changes)
+  ids = ids_of((3, 9))
+  row = rows.assemble(ids[:, :5], ids[:, 5:], jnp.array([4, 2, 0]))
+  some = jnp.array([[0, 3], [4, 0], [1, 1]])
+
+  def loss(params, columns=None):
+    hidden = model.hidden(params, *row, columns)
+    if columns is None:
+      hidden = hidden[jnp.arange(3)[:, None], some]
+    return jnp.sum(jnp.sin(hidden)), hidden
+
+  (_, got), ours = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    params, some)
+  (_, want), theirs = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+    a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+
+
+def test_the_last_layer_computes_no_other_columns():
+  model, params = tiny()
+  row = in_order(ids_of((2, 64)))
+  cfg, b, t, w = model.cfg, 2, 64, 4
+  saved = flops(model.hidden, params, *row) - flops(
+    lambda *a: model.hidden(*a, jnp.tile(jnp.arange(w), (b, 1))), params, *row)
+  inner = cfg.heads * cfg.head_dim
+  want = 2 * b * (t - w) * (
+    2 * cfg.width * inner + 2 * t * inner + 3 * cfg.width * cfg.mlp_width)
+  assert saved == want
 
 
 def test_what_is_rematerialised_changes_no_value_and_no_gradient():

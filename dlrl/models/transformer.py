@@ -82,18 +82,32 @@ class Attention(nnx.Module):
       self.q_norm = _norm(cfg, cfg.head_dim, rngs)
       self.k_norm = _norm(cfg, cfg.head_dim, rngs)
 
-  def __call__(self, x, turn, lengths, cache=None, start=0, before=None):
-    """[b, t, d] to [b, t, d], and the (keys, values) of all columns."""
-    q, k, v = (f(x).reshape(*x.shape[:2], -1, self.head_dim)
-               for f in (self.q, self.k, self.v))
+  def __call__(self, x, turn, lengths, cache=None, start=0, before=None, *,
+               columns=None):
+    """[b, t, d] to [b, t, d], and the (keys, values) of all columns.
+
+    With `columns` [b, w] to [b, w, d], what these see.
+    """
+    asking = _take(x, columns)
+    q, k, v = (f(y).reshape(*y.shape[:2], -1, self.head_dim)
+               for f, y in ((self.q, asking), (self.k, x), (self.v, x)))
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
-    q, k = attention.rope(q, turn), attention.rope(k, turn)
+    q = attention.rope(q, tuple(_take(angle, columns) for angle in turn))
+    k = attention.rope(k, turn)
     if cache is not None:
       k, v = (_renewed(old, new, start, before)
               for old, new in zip(cache, (k, v), strict=True))
     y = attention.bidirectional(q, k, v, lengths, backend=self.backend)
-    return self.out(y.reshape(*x.shape[:2], -1)), (k, v)
+    return self.out(y.reshape(*asking.shape[:2], -1)), (k, v)
+
+
+def _take(x, columns):
+  """[b, w, ...] of [b, t, ...]; all of them if `columns` [b, w] is None."""
+  if columns is None:
+    return x
+  return jnp.take_along_axis(
+    x, columns.reshape(*columns.shape, *(1,) * (x.ndim - 2)), 1)
 
 
 def _renewed(cache, new, start, before):
@@ -131,10 +145,11 @@ class Layer(nnx.Module):
     self.mlp_norm = _norm(cfg, cfg.width, rngs)
     self.mlp = MLP(cfg, rngs=rngs)
 
-  def __call__(self, x, *where):
+  def __call__(self, x, *where, columns=None):
     """[b, t, d] to [b, t, d], and keys and values; see `Attention`."""
-    y, keys_values = self.attention(self.attention_norm(x), *where)
-    x = x + y
+    y, keys_values = self.attention(
+      self.attention_norm(x), *where, columns=columns)
+    x = _take(x, columns) + y
     return x + self.mlp(self.mlp_norm(x)), keys_values
 
 
@@ -156,11 +171,12 @@ class Transformer(nnx.Module):
     self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
 
   def __call__(self, ids, positions, lengths, cache=None, start=0,
-               before=None, *, keep=False):
+               before=None, *, keep=False, columns=None):
     """Final hidden states [b, t, d], and if `keep` is set, a cache.
 
     With a cache, ids and positions are those of its columns from `start` on,
-    after those of column `before` [b] unless that is None.
+    after those of column `before` [b] unless that is None. With `columns`
+    [b, w] (and no cache), states of these alone, [b, w, d].
     """
     definition, stacked = nnx.split(self.layers)
     turn = attention.rotation(positions, self.head_dim, self.rope_theta)
@@ -179,8 +195,20 @@ class Transformer(nnx.Module):
     # that is split by width would leave [b, t, d] split by width, too.
     table = mesh_lib.constrain(self.embed.embedding[...], "tensor", None)
     x = mesh_lib.shard_batch(table[ids].astype(self.embed.dtype))
-    x, cache = jax.lax.scan(layer, x, (stacked, cache))
-    return self.norm(x), cache
+    if columns is None:
+      x, cache = jax.lax.scan(layer, x, (stacked, cache))
+      return self.norm(x), cache
+
+    def at(i):
+      # In the loop, as a scan does: parts of the stacks would be copies.
+      return jax.tree.map(lambda w: w[i], stacked)
+
+    last = jax.tree.leaves(stacked)[0].shape[0] - 1
+    x, _ = jax.lax.scan(
+      lambda x, i: layer(x, (at(i), None)), x, jnp.arange(last))
+    x, _ = nnx.merge(definition, at(last))(
+      mesh_lib.shard_batch(x), turn, lengths, columns=columns)
+    return self.norm(x), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,20 +240,29 @@ class Model:
     lora.attach(network, adapter, self.adapters.scale)
     return network
 
-  def hidden(self, params: Params, ids, positions, lengths) -> jax.Array:
+  def hidden(self, params: Params, ids, positions, lengths, columns=None
+             ) -> jax.Array:
     """Final hidden states [b, t, d] that predict each column's token.
 
     In the compute dtype. Of a model with shifted outputs they are those of the
-    token before.
+    token before. With `columns` the last layer computes no others; gradients
+    are exact but slower, as all layers' are added up layer by layer.
 
     Args:
       params: from `init`, or an adapter on them (`lora`).
       ids: [b, t] int, in ordinary order or canvas first (`diffusion.rows`).
       positions: [b, t] int, for RoPE and the shift.
       lengths: [b] int; columns from there on are padding and nobody sees them.
+      columns: [b, w] int, of those to return, [b, w, d]; None: all.
     """
-    hidden, _ = self._network(params)(ids, positions, lengths)
-    return self._of_columns(hidden, positions, lengths)
+    network = self._network(params)
+    if columns is None:
+      hidden, _ = network(ids, positions, lengths)
+      return self._of_columns(hidden, positions, lengths)
+    if self.cfg.shifted:
+      columns = _take(_before(positions, lengths), columns)
+    hidden, _ = network(ids, positions, lengths, columns=columns)
+    return hidden
 
   def hidden_and_cache(
     self, params: Params, ids, positions, lengths

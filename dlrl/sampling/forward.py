@@ -41,13 +41,16 @@ class Forward:
         [prompt, jnp.full_like(prompt, self.model.mask_id)])
     return rows.assemble(canvas, prompt, length)
 
-  def whole(self, canvas: jax.Array) -> jax.Array:
-    """Hidden states [b or 2b, t, d] of a canvas [b, t]."""
-    hidden = self.model.hidden(self.params, *self._rows(canvas))
-    return hidden[:, : canvas.shape[1]]
+  def block(self, canvas: jax.Array, start, width: int) -> jax.Array:
+    """Hidden states [b or 2b, width, d] of a canvas's columns from `start` on.
+    """
+    row = self._rows(canvas)
+    columns = jnp.broadcast_to(
+      start + jnp.arange(width), (row.ids.shape[0], width))
+    return self.model.hidden(self.params, *row, columns)
 
   def whole_and_cache(self, canvas: jax.Array) -> tuple[jax.Array, Any]:
-    """`whole`, and the keys and values of canvas and prompt."""
+    """Of the whole canvas, [b or 2b, t, d]; canvas's and prompt's cache."""
     hidden, cache = self.model.hidden_and_cache(
       self.params, *self._rows(canvas))
     return hidden[:, : canvas.shape[1]], cache

@@ -72,13 +72,12 @@ class Steps:
     """
     width = self.sampler.block_length
     start = jnp.argmax(jnp.any(self._open(state), 0)) // width * width
-    cache = None
     if self.sampler.cache == "none":
-      hidden = self.forward.whole(state.canvas)
+      hidden, cache = self.forward.block(state.canvas, start, width), None
     else:
       hidden, cache = self.forward.whole_and_cache(state.canvas)
-    state = self._commit(state, _columns(hidden, start, width), start)
-    return state, start, cache
+      hidden = _columns(hidden, start, width)
+    return self._commit(state, hidden, start), start, cache
 
   def next(self, state: State, start, cache, *, columns: int) -> State:
     """Another step of the block, whose cache this is.
@@ -91,7 +90,7 @@ class Steps:
 
   def fill(self, state: State) -> State:
     """The state with all masks filled from one more forward pass."""
-    hidden = self.forward.whole(state.canvas)
+    hidden = self.forward.block(state.canvas, 0, state.canvas.shape[1])
     width = self.sampler.block_length
 
     def of_block(i):
