@@ -17,6 +17,14 @@ def of_session(tmp_path_factory) -> pathlib.Path:
   return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.fixture
+def unoptimized():
+  """Programs compile twice as fast and compute the same, to rounding."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory) -> pathlib.Path:
   """Programs that several tests or child processes run are compiled once."""
