@@ -52,6 +52,9 @@ class Tokenizer(Protocol):
   def decode(self, ids: Iterable[int]) -> str:
     """The text of a completion, up to its end."""
 
+  def decode_all(self, ids: Iterable[int]) -> str:
+    """The text of a completion with its end and what follows."""
+
 
 def rl_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
                *, batch_size: int, prompt_length: int, seed: int,

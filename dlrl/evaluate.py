@@ -38,6 +38,7 @@ from dlrl import protocols
 from dlrl import scores
 from dlrl import scoring
 from dlrl import setup as setup_lib
+from dlrl import tasks
 from dlrl import trained
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
@@ -187,16 +188,23 @@ def _read(places, decoded):
 def _records(setup, length, source, items, places: Sequence[Place], decoded
              ) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
-  done = scoring.read(setup, rows, decoded.completion[:len(places)])
+  ids = decoded.completion[:len(places)]
+  done = scoring.read(setup, rows, ids)
+  raw: list[dict[str, str]] = [{} for _ in rows]
+  if setup.cfg.evaluation.scorer != "sound":  # it reads past the end, too
+    raw = [{"generation": setup.tokenizer.decode_all(row)} for row in ids]
+    done = dataclasses.replace(
+      done, columns=done.columns | tasks.columns(raw))
   found = scoring.each(setup.task, rows, done)
   return [{
     "length": length, "sample": sample, "item": item,
     "task": row.get("task", setup.cfg.task.name), "index": row["index"],
     "prompt": prompt, "completion": text,
     "answer": setup.task.answer(row, text), "scores": values,
-    "commit_steps": steps.tolist(),
-  } for (sample, item), row, prompt, text, values, steps in zip(
-    places, rows, done.prompts, done.texts, found,
+    "out_of": {name: of(row) for name, of in setup.task.out_of.items()},
+    "commit_steps": steps.tolist(), **more,
+  } for (sample, item), row, prompt, text, more, values, steps in zip(
+    places, rows, done.prompts, done.texts, raw, found,
     decoded.trace[:len(places)], strict=True)]
 
 

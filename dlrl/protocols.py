@@ -24,7 +24,7 @@ from dlrl import config
 from dlrl import tasks
 from dlrl.runtime import strict
 
-SOUND, D1 = "sound", "legacy_d1"
+SOUND, D1, SPG = "sound", "legacy_d1", "legacy_spg"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +62,10 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "math": Protocol("math", "d1_eval"),
   },
   "spg": {
-    "sudoku": Protocol("sudoku_spg", "spg_eval"),
-    "countdown": Protocol("countdown_d1", "spg_eval"),
-    "gsm8k": Protocol("gsm8k", "spg_eval"),
-    "math": Protocol("math", "spg_eval"),
+    "sudoku": Protocol("sudoku_spg", "spg_eval", SPG),
+    "countdown": Protocol("countdown_d1", "spg_eval", SPG),
+    "gsm8k": Protocol("gsm8k", "spg_eval", SPG),
+    "math": Protocol("math", "spg_eval", SPG),
   },
   "espo": {
     "sudoku": Protocol("sudoku_d1", "espo_eval"),

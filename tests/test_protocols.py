@@ -40,6 +40,13 @@ def test_d1s_decoding_is_half_as_many_steps_as_tokens():
   assert cfg.eval.sampler.remasking == "low_confidence"
 
 
+def test_spg_scores_by_its_own_rules():
+  values = config.default()
+  values.task.name = "gsm8k"
+  cfg = evaluate.prepare(values, model="", protocol="spg")
+  assert cfg.evaluation.scorer == "legacy_spg"
+
+
 def test_a_task_that_a_paper_lacks_is_refused():
   values = config.default()
   values.task.name = "mbpp"

@@ -81,6 +81,8 @@ class Task:
       about it. None: they need nothing.
     template: of a row, what is known of any answer to its bare prompt: texts,
       and numbers of tokens that are not known; eos follows. None: nothing is.
+    out_of: by metric, of how many things of a row it is the share, where a
+      table is of all rows' things together, and not the mean over rows.
   """
 
   load: Callable[..., Rows]
@@ -93,6 +95,8 @@ class Task:
   answer: Callable[[Row, str], str | None] = final
   start: Callable[[Sequence[str]], str] | None = None
   template: Callable[[Row], Sequence[str | int]] | None = None
+  out_of: Mapping[str, Callable[[Row], int]] = dataclasses.field(
+    default_factory=dict)
 
 
 def columns(rows: Rows) -> dict[str, list[Any]]:
