@@ -71,7 +71,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "sudoku": Protocol("sudoku_d1", "espo_eval"),
     "countdown": Protocol("countdown_d1", "espo_eval"),
     "gsm8k": _box("gsm8k", "espo_eval"),
-    "math": _box("math", "espo"),
+    "math": _box("math_5000", "espo"),  # its test set, not MATH500
     "mbpp": _box("mbpp", "espo"),
     "humaneval": _box("humaneval", "espo"),
   },

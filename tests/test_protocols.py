@@ -47,6 +47,13 @@ def test_spg_scores_by_its_own_rules():
   assert cfg.evaluation.scorer == "legacy_spg"
 
 
+def test_espo_evaluates_all_of_maths_test():
+  values = config.default()
+  values.task.name = "math"
+  cfg = evaluate.prepare(values, model="", protocol="espo")
+  assert cfg.task.name == "math_5000" and cfg.evaluation.size == 0
+
+
 def test_a_task_that_a_paper_lacks_is_refused():
   values = config.default()
   values.task.name = "mbpp"

@@ -117,6 +117,7 @@ TASKS = {
     prompts=code_prompts.HUMANEVAL),
   "math": _MATH,
   "math_4500": _of(math_dataset.Math4500, math_dataset.load_4500, _MATH),
+  "math_5000": _of(math_dataset.Math5000, math_dataset.load_5000, _MATH),
   "mbpp": _MBPP,
   "mbpp_sanitized": _of(
     code_dataset.MbppSanitized, code_dataset.load_mbpp_sanitized, _MBPP),
