@@ -110,7 +110,7 @@ def describe(setup: setup_lib.Setup, items: int, origin: dict[str, Any]
     "task": cfg.task.name, "version": setup.task.version,
     "checksum": setup.task.checksum, "split": cfg.evaluation.split,
     "items": items, "difficulty": cfg.eval.difficulty,
-    "prompt": cfg.task.prompt, "few_shot": cfg.task.few_shot,
+    "prompt": tasks.prompt_version(cfg.task), "few_shot": cfg.task.few_shot,
     "scorer": cfg.evaluation.scorer, "samples": cfg.evaluation.samples,
     "seed": cfg.seed,
     "lengths": {str(n): sampler(cfg, n).steps for n in lengths(cfg)},
@@ -208,14 +208,15 @@ def _records(setup, length, source, items, places: Sequence[Place], decoded
     decoded.trace[:len(places)], strict=True)]
 
 
-def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str
-            ) -> config.Config:
+def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
+            prompt_file: str = "") -> config.Config:
   """The config of an evaluation.
 
   Args:
     values: of a config file, or of a run.
     model: directory of a published model; "": the config's.
     protocol: a paper's, see `protocols`; "": as the config says.
+    prompt_file: asks in its words; "": as the config or the protocol says.
 
   Raises:
     strict.ConfigError: settings do not fit each other.
@@ -224,6 +225,8 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str
     values.pretrained = model
   if protocol:
     protocols.apply(values, protocol)
+  if prompt_file:
+    values.task.prompt_file, values.task.prompt_text = prompt_file, ""
   cfg = config_check.from_dict(values)
   how = cfg.evaluation
   strict.require(
@@ -249,7 +252,8 @@ def run() -> None:
     (options.workdir and trained.settings(options.workdir)) or None)
   strict.require(values is not None, "config", None,
                  "give --config=FILE: it says which task")
-  cfg = prepare(values, model=options.model, protocol=options.protocol)
+  cfg = prepare(values, model=options.model, protocol=options.protocol,
+                prompt_file=options.prompt_file)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
   try:
@@ -298,5 +302,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("model", "", "directory of a published model")
   flags.DEFINE_string("out", "", "directory; else WORKDIR/evaluation")
   flags.DEFINE_enum(
-    "protocol", "", ["", *protocols.PROTOCOLS], "of a paper, exactly")
+    "protocol", "", ["", *protocols.PROTOCOLS], "of a paper")
+  flags.DEFINE_string(
+    "prompt_file", "", "asks in its words; a text, or JSON of chat messages")
   app.run(main)

@@ -89,6 +89,8 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
 def apply(values: ml_collections.ConfigDict, name: str) -> None:
   """Sets what the paper `name` does for `values.task.name`, in place.
 
+  A prompt file that has not been read yet stays: its text is the paper's.
+
   Raises:
     strict.ConfigError: it has no such task.
   """
@@ -100,6 +102,8 @@ def apply(values: ml_collections.ConfigDict, name: str) -> None:
       "task.name", values.task.name,
       f"protocol {name!r} has only {', '.join(map(repr, table))}")
   values.task.name, values.task.prompt = protocol.data, protocol.prompt
+  if values.task.prompt_text:  # what a run was trained with
+    values.task.prompt_file = values.task.prompt_text = ""
   values.task.few_shot = 0
   values.eval.difficulty = tasks.TASKS[protocol.data].difficulties
   first = protocol.lengths[0]
