@@ -139,7 +139,8 @@ def _difficulties(cfg: config.Config, task: tasks.Task) -> None:
     low, high = operator.attrgetter(field)(cfg)
     strict.require(
       low <= high and low <= most and least <= high, field, (low, high),
-      f"must be an ascending pair that has some of {least}..{most}")
+      f"must be an ascending pair that has some of {least}..{most}, the "
+      f"difficulties of {cfg.task.name!r}")
 
 
 def _lora(cfg: config.LoRA) -> None:

@@ -73,6 +73,8 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
     items=cfg.evaluation.size or len(source),
     prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
   settings = describe(setup, len(items["position"]), origin)
+  progress.say("{task}: {items} items of {split}, {samples} completion(s) "
+               "each, prompt {prompt}".format(**settings))
   with completions_log.Log(out, settings) as log:
     for length in lengths(cfg):
       _complete(setup, params, length, source, items, log)

@@ -32,7 +32,7 @@ class Protocol:
   """Of one task.
 
   Attributes:
-    data: a key of `dlrl.tasks.TASKS`; all its test rows are evaluated.
+    data: a key of `dlrl.tasks.TASKS`, of which the test rows are evaluated.
     prompt: one of that task's.
     scorer: a key of `dlrl.tasks.scorers.SCORERS`.
     lengths: tokens of completions.
@@ -59,13 +59,13 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "sudoku": Protocol("sudoku_d1", "d1_eval"),
     "countdown": Protocol("countdown_d1", "d1_eval"),
     "gsm8k": Protocol("gsm8k", "d1_eval"),
-    "math": Protocol("math", "d1_eval"),
+    "math": Protocol("math_500", "d1_eval"),
   },
   "spg": {
     "sudoku": Protocol("sudoku_spg", "spg_eval", SPG),
     "countdown": Protocol("countdown_d1", "spg_eval", SPG),
     "gsm8k": Protocol("gsm8k", "spg_eval", SPG),
-    "math": Protocol("math", "spg_eval", SPG),
+    "math": Protocol("math_500", "spg_eval", SPG),
   },
   "espo": {
     "sudoku": Protocol("sudoku_d1", "espo_eval"),
@@ -79,7 +79,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "sudoku": _bgpo("sudoku_d1", "d1_eval", 256),
     "countdown": _bgpo("countdown_d1", "d1_eval", 256),
     "gsm8k": _bgpo("gsm8k", "bgpo", 512),
-    "math": _bgpo("math", "bgpo", 512),
+    "math": _bgpo("math_500", "bgpo", 512),
     "mbpp": _bgpo("mbpp", "bgpo", 512),
     "humaneval": _bgpo("humaneval", "bgpo", 512),
   },
@@ -89,7 +89,8 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
 def apply(values: ml_collections.ConfigDict, name: str) -> None:
   """Sets what the paper `name` does for `values.task.name`, in place.
 
-  A prompt file that has not been read yet stays: its text is the paper's.
+  A prompt file that has not been read yet stays: its text is the paper's. So
+  does `evaluation.size`, for a trial.
 
   Raises:
     strict.ConfigError: it has no such task.
@@ -105,11 +106,15 @@ def apply(values: ml_collections.ConfigDict, name: str) -> None:
   if values.task.prompt_text:  # what a run was trained with
     values.task.prompt_file = values.task.prompt_text = ""
   values.task.few_shot = 0
-  values.eval.difficulty = tasks.TASKS[protocol.data].difficulties
+  whole = tasks.TASKS[protocol.data].difficulties
+  values.eval.difficulty = whole
+  # Of training, which a config of another task may have settings for.
+  values.rollout.difficulty = values.sft.difficulty = whole
+  values.rollout.rewards, values.rollout.reward_weights = ("solved",), (1.0,)
   first = protocol.lengths[0]
   values.eval.sampler = dataclasses.asdict(config.Sampler(
     gen_length=first, block_length=32,
     steps=first // protocol.tokens_per_step))
   values.evaluation = dataclasses.asdict(config.Evaluation(
-    lengths=protocol.lengths, tokens_per_step=protocol.tokens_per_step,
-    scorer=protocol.scorer))
+    size=values.evaluation.size, lengths=protocol.lengths,
+    tokens_per_step=protocol.tokens_per_step, scorer=protocol.scorer))

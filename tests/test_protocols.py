@@ -1,5 +1,8 @@
+import dataclasses
+
 import pytest
 
+from configs import bgpo
 from dlrl import config
 from dlrl import config_check
 from dlrl import evaluate
@@ -59,6 +62,24 @@ def test_a_task_that_a_paper_lacks_is_refused():
   values.task.name = "mbpp"
   with pytest.raises(strict.ConfigError, match="'countdown', 'gsm8k'"):
     protocols.apply(values, "d1")
+
+
+def test_a_trial_of_a_few_items_is_the_same_but_for_their_number():
+  values = config.default()
+  values.task.name, values.evaluation.size = "sudoku", 4
+  few = evaluate.prepare(values, model="", protocol="d1")
+  assert few.evaluation.size == 4
+  values.task.name, values.evaluation.size = "sudoku", 0
+  whole = evaluate.prepare(values, model="", protocol="d1")
+  assert dataclasses.replace(few, evaluation=whole.evaluation) == whole
+
+
+def test_settings_of_another_tasks_training_do_not_matter():
+  values = bgpo.get_config("smoke")  # puzzles with 3 to 6 and 9 to 12 blanks
+  values.task.name, values.rollout.rewards = "gsm8k", ("units",)
+  cfg = evaluate.prepare(values, model="", protocol="d1")
+  assert cfg.rollout.rewards == ("solved",)
+  assert cfg.sft.difficulty == (1, 1)
 
 
 def test_the_data_of_a_protocol_names_its_task():

@@ -74,6 +74,7 @@ CONTENTS = {
   math_dataset.Math: {"train": lines([*TRAIN_12000, *TESTED]),
                       "test": lines(TESTED)},
   math_dataset.Math4500: {"train": lines(PROBLEMS), "test": lines(TESTED)},
+  math_dataset.Math500: {"test": lines(TESTED)},
   math_dataset.Math5000: {"rest": lines(PROBLEMS), "test": lines(TESTED)},
   code_dataset.Mbpp: {"all": lines(PROGRAMS)},
   code_dataset.MbppSanitized: {"all": json.dumps(SANITIZED).encode()},
@@ -144,6 +145,8 @@ def test_maths_whole_test_is_what_math500_leaves_and_then_math500(made_up):
   assert [row["problem"] for row in rows] == [
     f"Find {i}." for i in range(60) if i != 7] + ["Find 7."]
   assert [row["index"] for row in rows] == list(range(60))
+  assert math_dataset.load_500(made_up, "test", EVERY) == [
+    rows[-1] | {"index": 0}]
   # Of the one that both files have, MATH500's answer is taken.
   assert rows[-1]["answer"] == "7"
   with pytest.raises(strict.ConfigError, match="no train rows, only test"):

@@ -128,6 +128,7 @@ TASKS = {
     prompts=code_prompts.HUMANEVAL, extras={}),
   "math": _MATH,
   "math_4500": _of(math_dataset.Math4500, math_dataset.load_4500, _MATH),
+  "math_500": _of(math_dataset.Math500, math_dataset.load_500, _MATH),
   "math_5000": _of(math_dataset.Math5000, math_dataset.load_5000, _MATH),
   "mbpp": _MBPP,
   "mbpp_sanitized": _of(

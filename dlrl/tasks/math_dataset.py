@@ -3,8 +3,9 @@
 MATH500 (Lightman et al., arXiv 2305.20050) is 500 problems of MATH's test set;
 the other 4,500 and the 7,500 of its train set are the 12,000 problems that
 published runs train on. `Math` has all 12,000, `Math4500` the former part
-alone: two datasets with names of their own, and the same test. `Math5000` is
-the test set of MATH itself, of which either of them trains on nine tenths.
+alone: two datasets with names of their own, and the same test, which `Math500`
+is alone. `Math5000` is the test set of MATH itself, of which either of them
+trains on nine tenths.
 """
 
 import functools
@@ -83,6 +84,19 @@ class Math4500(Math):
   }
 
 
+class Math500(Math):
+  """MATH500 alone, for evaluation without any file to train on."""
+
+  DESCRIPTION = "MATH500: 500 competition problems."
+  FILES: Mapping[str, published.File] = {"test": _MATH500}
+  SHA256: Mapping[str, str] = {"test": _TEST_ROWS}
+
+  def parse(self, contents: Mapping[str, bytes]
+            ) -> Mapping[str, list[prepared.Row]]:
+    """All of them."""
+    return {"test": _rows(contents["test"])}
+
+
 class Math5000(Math):
   """All of MATH's test, for evaluation alone: MATH500 comes last."""
 
@@ -103,6 +117,7 @@ class Math5000(Math):
 
 
 load = functools.partial(published.load, Math)
+load_500 = functools.partial(published.load, Math500)
 load_5000 = functools.partial(published.load, Math5000)
 load_4500 = functools.partial(published.load, Math4500)
 
