@@ -227,6 +227,11 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
     values.pretrained = model
   if protocol:
     protocols.apply(values, protocol)
+  # Nothing is trained: what the config says of that may be of another task. The
+  # metrics of users' files are their rewards.
+  values.rollout.difficulty = values.sft.difficulty = config.ALL
+  if tasks.FILES not in values.task.name.split("+"):
+    values.rollout.rewards, values.rollout.reward_weights = ("solved",), (1.0,)
   if prompt_file:
     values.task.prompt_file, values.task.prompt_text = prompt_file, ""
   cfg = config_check.from_dict(values)

@@ -106,11 +106,7 @@ def apply(values: ml_collections.ConfigDict, name: str) -> None:
   if values.task.prompt_text:  # what a run was trained with
     values.task.prompt_file = values.task.prompt_text = ""
   values.task.few_shot = 0
-  whole = tasks.TASKS[protocol.data].difficulties
-  values.eval.difficulty = whole
-  # Of training, which a config of another task may have settings for.
-  values.rollout.difficulty = values.sft.difficulty = whole
-  values.rollout.rewards, values.rollout.reward_weights = ("solved",), (1.0,)
+  values.eval.difficulty = tasks.TASKS[protocol.data].difficulties
   first = protocol.lengths[0]
   values.eval.sampler = dataclasses.asdict(config.Sampler(
     gen_length=first, block_length=32,

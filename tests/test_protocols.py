@@ -76,10 +76,14 @@ def test_a_trial_of_a_few_items_is_the_same_but_for_their_number():
 
 def test_settings_of_another_tasks_training_do_not_matter():
   values = bgpo.get_config("smoke")  # puzzles with 3 to 6 and 9 to 12 blanks
-  values.task.name, values.rollout.rewards = "gsm8k", ("units",)
-  cfg = evaluate.prepare(values, model="", protocol="d1")
-  assert cfg.rollout.rewards == ("solved",)
-  assert cfg.sft.difficulty == (1, 1)
+  values.task.name, values.rollout.rewards = "gsm8k+math", ("units",)
+  with pytest.raises(strict.ConfigError, match=r"eval\.difficulty"):
+    evaluate.prepare(values, model="", protocol="")
+  values.eval.difficulty = (1, 5)
+  evaluate.prepare(values, model="", protocol="")
+  values.task.name = "gsm8k"
+  assert evaluate.prepare(
+    values, model="", protocol="d1").eval.difficulty == (1, 1)
 
 
 def test_the_data_of_a_protocol_names_its_task():

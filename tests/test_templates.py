@@ -40,6 +40,8 @@ def asked(tmp_path, text, *, task="gsm8k", name="p.txt", prompt="dlrl"):
    "Is {numbers} {question} 3? as {question}, \\boxed{} {...}"),
   ("math", "E.g. $\\text{some} \\frac{a}{b} x^{two} {{}}{ }$\n{question}",
    "E.g. $\\text{some} \\frac{a}{b} x^{two} {{}}{ }$\nFind $x^{2}$."),
+  ("gsm8k", "{question} {{it}} {{numbers}} {N} {a}",
+   "Is {numbers} {question} 3? {{it}} {numbers} {N} {a}"),
   ("math", "\\boxed{question}", "\\boxed" + "Find $x^{2}$."),
   ("sudoku", "S{question}", "S1034041221430021"),
   ("countdown", "Using {numbers}: {target}, {target}",

@@ -23,9 +23,10 @@ from dlrl.tasks import messages
 from dlrl.tasks import task as task_lib
 
 _FIELD = "task.prompt_file"
-_BRACES = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
-# What looks like a field and not like LaTeX, where braces follow something.
-_MEANT = re.compile(r"(?<![\w\\^}{])\{([a-z][a-z_]{2,})\}(?!\})")
+_NAME = "([a-z][a-z_]{2,})"
+_BRACES = re.compile(rf"\{{\{{{_NAME}\}}\}}|\{{{_NAME}\}}")
+# What is meant as a field, and is not LaTeX, where braces follow something.
+_MEANT = re.compile(rf"(?<![\w\\^}}{{])\{{{_NAME}\}}(?!\}})")
 
 
 def read(path: str) -> str:
@@ -82,12 +83,12 @@ def question(path: str, text: str, task: str,
   strict.require(
     not (unknown := sorted(meant - known.keys())), _FIELD, path,
     f"has a field {', '.join(map(repr, unknown))}; {task!r} has "
-    f"{', '.join(map(repr, known))}. Write {{{{...}}}} for braces that stay")
+    f"{', '.join(map(repr, known))}. Write {{{{name}}}} for the text {{name}}")
 
   def fill(part: str, row: task_lib.Row) -> str:
     # In one pass: what a row says is never read as a field.
     return _BRACES.sub(lambda found: (
-      f"{{{found[1]}}}" if found[1] in known
+      f"{{{found[1]}}}" if found[1]
       else known[found[2]](row) if found[2] in known else found[0]), part)
 
   if isinstance(asked, str):
