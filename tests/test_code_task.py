@@ -1,6 +1,7 @@
 """A code task from prompt to update, with programs in the real sandbox."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -92,7 +93,7 @@ def test_programs_are_run_and_their_rewards_learned_from(
     train.train(setup, tmp_path)
   assert len(found) == 2
   # All that can be said was, or this proves little.
-  assert set(sum(found, [])) == {1.5, 1.0, 0.5, 0.0}
+  assert set(itertools.chain(*found)) == {1.5, 1.0, 0.5, 0.0}
   rows = [row for row in runs.timeless(tmp_path) if "reward/tests" in row]
   for row, rewards in zip(rows, found, strict=True):
     assert row["rollout/tests"] == pytest.approx(row["reward/tests"])

@@ -1,6 +1,8 @@
 """Prompts in users' own words."""
 
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -161,6 +163,24 @@ def test_an_evaluation_asks_by_the_file_and_says_so(tmp_path):
 
 
 DIGEST = "bfb4a4481dd6390f46c52923ba3bdda1b602ef4b357f6924a699319accf3d577"
+
+
+def test_the_documented_program_takes_words_from_a_published_file(
+    tmp_path, monkeypatch):
+  page = pathlib.Path(__file__).parents[1] / "docs" / "evaluation.md"
+  (program,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+  (tmp_path / "d1/eval").mkdir(parents=True)
+  (tmp_path / "d1/eval/gsm8k.py").write_text(
+    "import not_installed\nA.b = 1\n"
+    "GSM_SYSTEM_PROMPT = ('Be' + ' brief {}. ')\n")
+  monkeypatch.chdir(tmp_path)
+  exec(program, {})
+  text = templates.read("d1_gsm8k.json")
+  fields = tasks.TASKS["gsm8k"].fields
+  assert templates.question("d1_gsm8k.json", text, "gsm8k", fields, {})(
+    {"question": "1+1?"}) == [
+      {"role": "user", "content": "Be brief {}. \n\n1+1?"},
+      {"role": "assistant", "content": "<reasoning>"}]
 
 
 def test_templates_of_answers_are_of_bare_prompts_alone(tmp_path):
