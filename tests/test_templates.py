@@ -95,8 +95,9 @@ def test_a_file_that_does_not_fit_is_refused(
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
   (tmp_path / "bytes").write_bytes(b"{question}\xff")
-  for name in ("absent", "bytes", "."):
-    with pytest.raises(strict.ConfigError, match="cannot be read as a UTF-8"):
+  for name, reason in (("absent", "No such file"), ("bytes", "'utf-8' codec"),
+                       (".", "Is a directory")):
+    with pytest.raises(strict.ConfigError, match=f"can be read: {reason}"):
       templates.read(str(tmp_path / name))
 
 

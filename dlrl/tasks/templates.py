@@ -38,8 +38,9 @@ def read(path: str) -> str:
   try:
     text = pathlib.Path(path).expanduser().read_bytes().decode()
   except (OSError, UnicodeDecodeError) as e:
+    reason = e.strerror if isinstance(e, OSError) else e
     raise strict.ConfigError(
-      _FIELD, path, f"cannot be read as a UTF-8 text: {e}") from e
+      _FIELD, path, f"is no text that can be read: {reason}") from e
   strict.require("\r" not in text, _FIELD, path,
                  "has line ends of Windows; write it with line feeds alone")
   return text
