@@ -4,15 +4,17 @@
            with `<reasoning>`, half as many steps as tokens, greedy. 256 of 500
            puzzles of Sudoku, with cells as the score.
     spg    the same, but Sudoku with three worked examples, on puzzles of its
-           own, of which the solutions occur in no training puzzle.
+           own, of which the solutions occur in no training puzzle, and GSM8K
+           with a last resort in its scorer.
     espo   Sudoku and Countdown as d1 with prompts of its own; mathematics and
            code by OpenCompass' texts, a token a step.
     bgpo   arXiv 2510.11683: one length, a token a step. Its prompts and scorers
            are not public: the common request for a box and sound scorers stand
            for them.
 
-Prompts are reconstructed from descriptions, see `dlrl/tasks/*_prompts.py`. The
-papers report the best of many checkpoints on the test set itself.
+Prompts are reconstructed from descriptions, see `dlrl/tasks/*_prompts.py`; for
+their exact words give a file, `task.prompt_file`. The papers report the best of
+many checkpoints on the test set itself.
 """
 
 import dataclasses
