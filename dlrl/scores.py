@@ -104,7 +104,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _score(task, length, metric, values, lost, sizes=()) -> Score:
-  if len(set(sizes)) > 1:
+  if len(set(sizes)) > 1:  # or it is the mean, with Wilson's where that fits
     mean = stats.pooled_share(values, sizes)
     low, high = stats.pooled_interval(values, sizes)
   else:
