@@ -26,6 +26,8 @@ class Task:
   name: str = "sudoku"  # a key of dlrl.tasks.TASKS, or several: "a+b"
   weights: Weights = ()  # of several tasks, their shares of a batch; (): equal
   prompt: str = "bare"  # how it is asked: a key of the task's prompts
+  prompt_file: str = ""  # asks in its own words: see dlrl.tasks.templates
+  prompt_text: str = ""  # what is in that file; read, not set
   few_shot: int = 0  # worked examples before each question, from train
   train_files: str = ""  # of the task "files": JSONL or Parquet, by commas
   validation_files: str = ""

@@ -1,5 +1,6 @@
 """From a `ConfigDict` to a typed config that is known to work."""
 
+import dataclasses
 import importlib.util
 import operator
 import re
@@ -20,6 +21,7 @@ from dlrl.runtime import strict
 from dlrl.sampling import check
 from dlrl.tasks import files
 from dlrl.tasks import scorers
+from dlrl.tasks import templates
 
 DTYPES = ("float32", "bfloat16")
 
@@ -45,7 +47,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
     strict.ConfigError: an unknown, missing or mistyped key, or values that do
       not fit each other. Says which, its value and what would do.
   """
-  cfg = strict.build(config.Config, values.to_dict())
+  cfg = _with_prompt(strict.build(config.Config, values.to_dict()))
   task = tasks.find(cfg.task, cfg.rollout.rewards)
   _choices(cfg, task)
   _numbers(cfg)
@@ -60,6 +62,18 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _trace(cfg)
   _groups(cfg)
   return cfg
+
+
+def _with_prompt(cfg: config.Config) -> config.Config:
+  """With the prompt's text, so that it is kept wherever the config is."""
+  task = cfg.task
+  if not task.prompt_file:
+    strict.require(not task.prompt_text, "task.prompt_text", task.prompt_text,
+                   "must be empty; name its file as task.prompt_file")
+    return cfg
+  text = task.prompt_text or templates.read(task.prompt_file)
+  return dataclasses.replace(
+    cfg, task=dataclasses.replace(task, prompt_text=text))
 
 
 def _choices(cfg: config.Config, task: tasks.Task) -> None:
@@ -125,7 +139,8 @@ def _difficulties(cfg: config.Config, task: tasks.Task) -> None:
     low, high = operator.attrgetter(field)(cfg)
     strict.require(
       low <= high and low <= most and least <= high, field, (low, high),
-      f"must be an ascending pair that has some of {least}..{most}")
+      f"must be an ascending pair that has some of {least}..{most}, the "
+      f"difficulties of {cfg.task.name!r}")
 
 
 def _lora(cfg: config.LoRA) -> None:
@@ -183,8 +198,10 @@ def _prior(cfg: config.Config, task: tasks.Task) -> None:
     not prior.template or task.template is not None, "rollout.prior.template",
     prior.template, f"must be 0: {cfg.task.name!r} has no template")
   strict.require(
-    not prior.template or cfg.task.prompt == "bare", "rollout.prior.template",
-    prior.template, "must be 0: templates are of answers to task.prompt 'bare'")
+    not prior.template or (
+      cfg.task.prompt == "bare" and not cfg.task.prompt_file),
+    "rollout.prior.template", prior.template,
+    "must be 0: templates are of answers to task.prompt 'bare'")
 
 
 def _trace(cfg: config.Config) -> None:

@@ -52,6 +52,9 @@ class Tokenizer(Protocol):
   def decode(self, ids: Iterable[int]) -> str:
     """The text of a completion, up to its end."""
 
+  def decode_all(self, ids: Iterable[int]) -> str:
+    """The text of a completion with its end and what follows."""
+
 
 def rl_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
                *, batch_size: int, prompt_length: int, seed: int,
@@ -99,7 +102,7 @@ def sft_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
   def item(position: int) -> Arrays:
     text = prompt.answer(source[position])
     completion = _fit(tokenizer.encode(text), gen_length, tokenizer.eos_id,
-                      f"answer {text!r}", "sft.gen_length")[0]
+                      f"answer {_short(text)}", "sft.gen_length")[0]
     asked = _prompt(
       source, position, tokenizer, prompt, prompt_length, truncate)
     return {**asked, "completion": completion}
@@ -172,12 +175,16 @@ def _prompt(source: tasks.Rows, position: int, tokenizer: Tokenizer,
   # The end stays: the question, and where a chat's answer starts.
   kept = whole[-length:] if truncate else whole
   ids, size = _fit(kept, length, tokenizer.pad_id,
-                   f"prompt {text!r}", "task.prompt_length")
+                   f"prompt {_short(text)}", "task.prompt_length")
   arrays = {"position": np.asarray(position, np.int32), "prompt_ids": ids,
             "prompt_length": np.asarray(size, np.int32)}
   if truncate:
     arrays["truncated"] = np.asarray(len(whole) > length, np.int32)
   return arrays
+
+
+def _short(text: str) -> str:
+  return repr(text) if len(text) <= 160 else f"{text[:80]!r}...{text[-80:]!r}"
 
 
 def _fit(ids: list[int], length: int, fill: int, what: str, field: str

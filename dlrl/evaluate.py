@@ -38,6 +38,7 @@ from dlrl import protocols
 from dlrl import scores
 from dlrl import scoring
 from dlrl import setup as setup_lib
+from dlrl import tasks
 from dlrl import trained
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
@@ -72,6 +73,8 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
     items=cfg.evaluation.size or len(source),
     prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
   settings = describe(setup, len(items["position"]), origin)
+  progress.say("{task}: {items} items of {split}, {samples} completion(s) "
+               "each, prompt {prompt}".format(**settings))
   with completions_log.Log(out, settings) as log:
     for length in lengths(cfg):
       _complete(setup, params, length, source, items, log)
@@ -109,7 +112,7 @@ def describe(setup: setup_lib.Setup, items: int, origin: dict[str, Any]
     "task": cfg.task.name, "version": setup.task.version,
     "checksum": setup.task.checksum, "split": cfg.evaluation.split,
     "items": items, "difficulty": cfg.eval.difficulty,
-    "prompt": cfg.task.prompt, "few_shot": cfg.task.few_shot,
+    "prompt": tasks.prompt_version(cfg.task), "few_shot": cfg.task.few_shot,
     "scorer": cfg.evaluation.scorer, "samples": cfg.evaluation.samples,
     "seed": cfg.seed,
     "lengths": {str(n): sampler(cfg, n).steps for n in lengths(cfg)},
@@ -187,27 +190,35 @@ def _read(places, decoded):
 def _records(setup, length, source, items, places: Sequence[Place], decoded
              ) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
-  done = scoring.read(setup, rows, decoded.completion[:len(places)])
+  ids = decoded.completion[:len(places)]
+  done = scoring.read(setup, rows, ids)
+  raw: list[dict[str, str]] = [{} for _ in rows]
+  if setup.cfg.evaluation.scorer != "sound":  # it reads past the end, too
+    raw = [{"generation": setup.tokenizer.decode_all(row)} for row in ids]
+    done = dataclasses.replace(
+      done, columns=done.columns | tasks.columns(raw))
   found = scoring.each(setup.task, rows, done)
   return [{
     "length": length, "sample": sample, "item": item,
     "task": row.get("task", setup.cfg.task.name), "index": row["index"],
     "prompt": prompt, "completion": text,
     "answer": setup.task.answer(row, text), "scores": values,
-    "commit_steps": steps.tolist(),
-  } for (sample, item), row, prompt, text, values, steps in zip(
-    places, rows, done.prompts, done.texts, found,
+    "out_of": {name: of(row) for name, of in setup.task.out_of.items()},
+    "commit_steps": steps.tolist(), **more,
+  } for (sample, item), row, prompt, text, more, values, steps in zip(
+    places, rows, done.prompts, done.texts, raw, found,
     decoded.trace[:len(places)], strict=True)]
 
 
-def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str
-            ) -> config.Config:
+def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
+            prompt_file: str = "") -> config.Config:
   """The config of an evaluation.
 
   Args:
     values: of a config file, or of a run.
     model: directory of a published model; "": the config's.
     protocol: a paper's, see `protocols`; "": as the config says.
+    prompt_file: asks in its words; "": as the config or the protocol says.
 
   Raises:
     strict.ConfigError: settings do not fit each other.
@@ -216,6 +227,13 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str
     values.pretrained = model
   if protocol:
     protocols.apply(values, protocol)
+  # Nothing is trained: what the config says of that may be of another task. The
+  # metrics of users' files are their rewards.
+  values.rollout.difficulty = values.sft.difficulty = config.ALL
+  if tasks.FILES not in values.task.name.split("+"):
+    values.rollout.rewards, values.rollout.reward_weights = ("solved",), (1.0,)
+  if prompt_file:
+    values.task.prompt_file, values.task.prompt_text = prompt_file, ""
   cfg = config_check.from_dict(values)
   how = cfg.evaluation
   strict.require(
@@ -241,7 +259,8 @@ def run() -> None:
     (options.workdir and trained.settings(options.workdir)) or None)
   strict.require(values is not None, "config", None,
                  "give --config=FILE: it says which task")
-  cfg = prepare(values, model=options.model, protocol=options.protocol)
+  cfg = prepare(values, model=options.model, protocol=options.protocol,
+                prompt_file=options.prompt_file)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
   try:
@@ -290,5 +309,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("model", "", "directory of a published model")
   flags.DEFINE_string("out", "", "directory; else WORKDIR/evaluation")
   flags.DEFINE_enum(
-    "protocol", "", ["", *protocols.PROTOCOLS], "of a paper, exactly")
+    "protocol", "", ["", *protocols.PROTOCOLS], "of a paper")
+  flags.DEFINE_string(
+    "prompt_file", "", "asks in its words; a text, or JSON of chat messages")
   app.run(main)

@@ -8,6 +8,8 @@ A record is one completion, a line of `completions.jsonl`:
     task      name
     answer    what was read as its answer, a text; null: nothing was
     scores    metric to a number in [0, 1]; null: its grader broke down
+    out_of    metric to the things of the item that it is the share of; those
+              of all items are counted together. Without it, items are.
 
 Items are independent, samples of one item are not: an interval is over items.
 """
@@ -71,7 +73,8 @@ def _of_cell(
   known = [records for records in known if records]
   values = [[r["scores"][metric] for r in records] for records in known]
   means = [statistics.fmean(v) for v in values]
-  scores = [_score(task, length, metric, means, lost)]
+  sizes = [records[0].get("out_of", {}).get(metric, 1) for records in known]
+  scores = [_score(task, length, metric, means, lost, sizes)]
   k = max(map(len, values), default=0)
   if k > 1 and all(x in (0, 1) for v in values for x in v):
     scores.append(_score(task, length, f"{metric}_pass@{k}",
@@ -100,10 +103,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return stats.mean_interval(values)
 
 
-def _score(task, length, metric, values, lost) -> Score:
-  mean = statistics.fmean(values) if values else 0.0
-  return Score(task, length, metric, len(values), mean, *interval(values),
-               lost=lost)
+def _score(task, length, metric, values, lost, sizes=()) -> Score:
+  if len(set(sizes)) > 1:  # or it is the mean, with Wilson's where that fits
+    mean = stats.pooled_share(values, sizes)
+    low, high = stats.pooled_interval(values, sizes)
+  else:
+    mean = statistics.fmean(values) if values else 0.0
+    low, high = interval(values)
+  return Score(task, length, metric, len(values), mean, low, high, lost)
 
 
 def markdown(scores: Sequence[Score], settings: Mapping[str, str]) -> str:

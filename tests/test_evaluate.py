@@ -10,7 +10,10 @@ from dlrl import evaluate
 from dlrl import scores
 from dlrl import setup as setup_lib
 from dlrl import tasks
+from dlrl.models import tokenizer
 from dlrl.runtime import strict
+from dlrl.tasks import legacy_d1
+from dlrl.tasks import scorers
 
 
 def configured(data_dir, **evaluation):
@@ -108,6 +111,38 @@ def test_a_completion_does_not_depend_on_its_batch(setup, evaluated, tmp_path):
     setup.cfg.eval, batch_size=16))
   _, again = run(dataclasses.replace(setup, cfg=cfg), tmp_path)
   assert by_place(again) == by_place(evaluated[2])
+
+
+class AnswersAfterItsEnd(tokenizer.CharTokenizer):
+  def decode(self, ids):
+    return tokenizer.CharTokenizer().decode(ids)
+
+  def decode_all(self, ids):
+    return f"{super().decode_all(ids)}<answer>{'1234' * 4}</answer>"
+
+
+def test_a_published_scorer_reads_past_the_end_and_counts_cells_together(
+    setup, tmp_path):
+  task = scorers.SCORERS["legacy_d1"]("sudoku", setup.task)
+  how = dataclasses.replace(
+    setup.cfg.evaluation, scorer="legacy_d1", lengths=(32,))
+  cfg = dataclasses.replace(setup.cfg, evaluation=how)
+  _, records = run(dataclasses.replace(
+    setup, cfg=cfg, task=task, tokenizer=AnswersAfterItsEnd()), tmp_path)
+  rows = {row["index"]: row for row in setup.task.load(
+    cfg.task.data_dir, "test", cfg.eval.difficulty)}
+  points = blanks = 0
+  for record in records:
+    assert record["generation"].startswith(record["completion"])
+    row = rows[record["index"]]
+    hit, of = legacy_d1.sudoku(
+      row["puzzle"], record["generation"], row["solution"])
+    points, blanks = points + hit, blanks + of
+    assert record["out_of"] == {"legacy_d1": row["puzzle"].count("0")}
+  assert points > 0
+  table = json.loads((tmp_path / "results.json").read_text())["scores"]
+  (score,) = [s for s in table if s["metric"] == "legacy_d1"]
+  assert score["mean"] == pytest.approx(points / blanks)
 
 
 def test_other_settings_need_another_directory(setup, evaluated):

@@ -113,9 +113,9 @@ def test_math_before_its_other_process(completion):
 @hypothesis.given(completion=COMPLETIONS)
 def test_legacy_scorers(task, completion):
   question, truth = ROWS[task]
-  points, out_of = timed(
-    score.TASKS[task].legacy_d1, question, completion, truth)
-  assert 0 <= points <= out_of
+  for scorer in (score.TASKS[task].legacy_d1, score.TASKS[task].legacy_spg):
+    points, out_of = timed(scorer, question, completion, truth)
+    assert 0 <= points <= out_of
 
 
 @fuzzed

@@ -49,6 +49,8 @@ def test_special_ids_ends_and_the_template_come_from_the_files(tmp_path):
   assert tokenizer.decode([0, 3, 8, 1]) == tokenizer.decode([0, 3, 4]) == (
     "yes 42")
   assert "<|mask|>" in tokenizer.decode([0, 5, 3])
+  assert tokenizer.decode_all([0, 8, 1, 4]).split() == [
+    "yes", "<|eot|>", "no", "<|end|>"]
 
 
 def test_a_last_message_of_the_assistant_is_the_beginning_of_its_answer(

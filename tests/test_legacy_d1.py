@@ -4,6 +4,7 @@ import time
 import pytest
 
 from dlrl.tasks import legacy_d1
+from dlrl.tasks import legacy_spg
 
 PUZZLE = "1234341200000000"
 SOLUTION = "1234341221434321"
@@ -24,6 +25,15 @@ def test_the_published_scores_of_real_outputs(shared, task, n, percent):
   points, out_of = (sum(column) for column in zip(*pairs, strict=True))
   assert len(rows) == n
   assert round(100 * points / out_of, 2) == percent
+
+
+@pytest.mark.shared_data
+def test_spgs_score_of_real_outputs(shared):
+  # 880 by the published program, of which 17 are numbers that d1 does not see.
+  path = shared / "data/llada_outputs/gsm8k_len256_steps128.jsonl"
+  rows = list(map(json.loads, path.read_text().splitlines()))
+  assert sum(legacy_spg.gsm8k("", r["generation"], r["ground_truth"])[0]
+             for r in rows) == 880
 
 
 @pytest.mark.parametrize("generation, points", [
@@ -85,6 +95,22 @@ def test_where_a_gsm8k_number_is_looked_for(generation, number):
   assert legacy_d1.gsm8k("", generation, None) == (0, 1)
 
 
+# Numbers by SPG's published program; d1's has none of those of the second half.
+@pytest.mark.parametrize("generation, number", [
+  ("\\boxed{18} 19", 18.0), ("<answer>5 of 6</answer> 7", 6.0),
+  ("\\boxed{x} <answer>8</answer> 9", 8.0),
+  ("5", 5.0), ("#### 5", 5.0), ("of 5 and 6.", 6.0), ("about 1,000", 0.0),
+  ("6 <answer>5", 5.0), ("5</answer> 6", 5.0),
+  ("<answer>none</answer> 6", None), ("4 <answer>3 <answer>5", 5.0),
+  ("<answer>none</answer><answer>5</answer>", 5.0), ("five", None), ("", None),
+])
+def test_where_spg_looks_for_a_gsm8k_number_when_d1_finds_none(
+    generation, number):
+  for right in (number, 123.0):
+    assert legacy_spg.gsm8k("", generation, right) == (
+      int(number is not None and right == number), 1)
+
+
 @pytest.mark.parametrize("generation, points", [
   ("\\boxed{\\frac12}", 1), ("\\boxed{1/2}", 1), ("\\boxed{0.5}", 1),
   ("\\boxed{0.50}", 0), ("1/2", 1), ("<answer>1/2</answer>", 0),
@@ -95,7 +121,7 @@ def test_where_a_math_answer_is_looked_for(generation, points):
   assert legacy_d1.math500("", generation, "\\frac{1}{2}") == (points, 1)
 
 
-@pytest.mark.parametrize("scorer", SCORERS.values())
+@pytest.mark.parametrize("scorer", [*SCORERS.values(), legacy_spg.gsm8k])
 @pytest.mark.parametrize("part", [
   "\\boxed{", "<answer>", "<answer>```", "```1 ", "(", "1 ", "</answer>"])
 def test_a_long_text_of_the_same_part_takes_no_time(scorer, part):

@@ -14,6 +14,7 @@ from dlrl.tasks import competition_math
 from dlrl.tasks import gsm8k
 from dlrl.tasks import legacy_d1
 from dlrl.tasks import legacy_d1_rewards as legacy
+from dlrl.tasks import legacy_spg
 from dlrl.tasks import score
 
 # A puzzle with two solutions: rows three and four can be exchanged.
@@ -228,6 +229,13 @@ def test_gsm8k_numbers_are_floats():
   near = "\\boxed{42.00000000000000000001}"
   assert legacy_d1.gsm8k("", near, 42.0) == (1, 1)
   assert not solved("gsm8k", "", near, 42.0)
+
+
+def test_gsm8k_the_last_number_of_a_text_counts_by_spg():
+  for text in ("One of 41, 42", "<answer>none</answer> <answer>42"):
+    assert legacy_d1.gsm8k("", text, 42.0) == (0, 1)
+    assert legacy_spg.gsm8k("", text, 42.0) == (1, 1)
+    assert not solved("gsm8k", "", text, 42.0)
 
 
 @pytest.mark.parametrize("completion, gold", [

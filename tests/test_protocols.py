@@ -1,5 +1,8 @@
+import dataclasses
+
 import pytest
 
+from configs import bgpo
 from dlrl import config
 from dlrl import config_check
 from dlrl import evaluate
@@ -40,11 +43,47 @@ def test_d1s_decoding_is_half_as_many_steps_as_tokens():
   assert cfg.eval.sampler.remasking == "low_confidence"
 
 
+def test_spg_scores_by_its_own_rules():
+  values = config.default()
+  values.task.name = "gsm8k"
+  cfg = evaluate.prepare(values, model="", protocol="spg")
+  assert cfg.evaluation.scorer == "legacy_spg"
+
+
+def test_espo_evaluates_all_of_maths_test():
+  values = config.default()
+  values.task.name = "math"
+  cfg = evaluate.prepare(values, model="", protocol="espo")
+  assert cfg.task.name == "math_5000" and cfg.evaluation.size == 0
+
+
 def test_a_task_that_a_paper_lacks_is_refused():
   values = config.default()
   values.task.name = "mbpp"
   with pytest.raises(strict.ConfigError, match="'countdown', 'gsm8k'"):
     protocols.apply(values, "d1")
+
+
+def test_a_trial_of_a_few_items_is_the_same_but_for_their_number():
+  values = config.default()
+  values.task.name, values.evaluation.size = "sudoku", 4
+  few = evaluate.prepare(values, model="", protocol="d1")
+  assert few.evaluation.size == 4
+  values.task.name, values.evaluation.size = "sudoku", 0
+  whole = evaluate.prepare(values, model="", protocol="d1")
+  assert dataclasses.replace(few, evaluation=whole.evaluation) == whole
+
+
+def test_settings_of_another_tasks_training_do_not_matter():
+  values = bgpo.get_config("smoke")  # puzzles with 3 to 6 and 9 to 12 blanks
+  values.task.name, values.rollout.rewards = "gsm8k+math", ("units",)
+  with pytest.raises(strict.ConfigError, match=r"eval\.difficulty"):
+    evaluate.prepare(values, model="", protocol="")
+  values.eval.difficulty = (1, 5)
+  evaluate.prepare(values, model="", protocol="")
+  values.task.name = "gsm8k"
+  assert evaluate.prepare(
+    values, model="", protocol="d1").eval.difficulty == (1, 1)
 
 
 def test_the_data_of_a_protocol_names_its_task():

@@ -74,6 +74,8 @@ CONTENTS = {
   math_dataset.Math: {"train": lines([*TRAIN_12000, *TESTED]),
                       "test": lines(TESTED)},
   math_dataset.Math4500: {"train": lines(PROBLEMS), "test": lines(TESTED)},
+  math_dataset.Math500: {"test": lines(TESTED)},
+  math_dataset.Math5000: {"rest": lines(PROBLEMS), "test": lines(TESTED)},
   code_dataset.Mbpp: {"all": lines(PROGRAMS)},
   code_dataset.MbppSanitized: {"all": json.dumps(SANITIZED).encode()},
   code_dataset.HumanEval: {"test": gzip.compress(lines(HUMAN))},
@@ -136,6 +138,19 @@ def test_math_takes_the_last_box_the_level_and_what_is_not_tested(made_up):
   assert math_dataset.load(made_up, "test", (4, 4)) == [{
     "problem": "Find 7.", "answer": "7", "solution": r"\boxed{7}",
     "subject": "Geometry", "difficulty": 4, "index": 0}]
+
+
+def test_maths_whole_test_is_what_math500_leaves_and_then_math500(made_up):
+  rows = math_dataset.load_5000(made_up, "test", EVERY)
+  assert [row["problem"] for row in rows] == [
+    f"Find {i}." for i in range(60) if i != 7] + ["Find 7."]
+  assert [row["index"] for row in rows] == list(range(60))
+  assert math_dataset.load_500(made_up, "test", EVERY) == [
+    rows[-1] | {"index": 0}]
+  # Of the one that both files have, MATH500's answer is taken.
+  assert rows[-1]["answer"] == "7"
+  with pytest.raises(strict.ConfigError, match="no train rows, only test"):
+    math_dataset.load_5000(made_up, "train", EVERY)
 
 
 def test_the_two_sizes_of_math_are_different_datasets_cut_alike(made_up):

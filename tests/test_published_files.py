@@ -85,6 +85,14 @@ def test_math_has_the_published_rows(real, shared):
   assert len(set(problems)) == len(problems)
 
 
+def test_maths_test_set_has_the_published_rows(real):
+  # Its 5,000 problems by level, as MATH's authors count them.
+  rows = math_dataset.load_5000(real, "test", EVERY)
+  assert collections.Counter(row["difficulty"] for row in rows) == {
+    1: 437, 2: 894, 3: 1131, 4: 1214, 5: 1324}
+  assert len({row["problem"] for row in rows}) == 5000
+
+
 def test_the_answers_to_all_prompts_are_right_for_the_graders(real):
   for table, load, grader, wrong in (
       (math_prompts.GSM8K, gsm8k_dataset.load, gsm8k, "-1.5"),

@@ -43,6 +43,7 @@ def write(path, rows):
   ("sudoku", "legacy_d1", {"score": 33.33, "points": 8, "out_of": 24}),
   ("gsm8k", "sound", {"score": 50.0, "points": 2, "out_of": 4, "format": 75.0}),
   ("gsm8k", "legacy_d1", {"score": 25.0, "points": 1, "out_of": 4}),
+  ("gsm8k", "legacy_spg", {"score": 50.0, "points": 2, "out_of": 4}),
   ("math500", "sound",
    {"score": 50.0, "points": 2, "out_of": 4, "format": 75.0}),
   ("math500", "legacy_d1", {"score": 25.0, "points": 1, "out_of": 4}),

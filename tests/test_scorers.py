@@ -19,9 +19,33 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_d1s_rules_stand_beside_ours(name):
   row, text, want = CASES[name]
-  task = scorers.SCORERS["legacy_d1"](name, tasks.TASKS[name])
-  found = task.metrics(["?"], [text], **tasks.columns([row]))
-  assert {k: found[k][0] for k in want} == want
+  assert scored("legacy_d1", name, row, text).items() >= want.items()
+
+
+def scored(scorer, name, row, text, end=""):
+  task = scorers.SCORERS[scorer](name, tasks.TASKS[name])
+  found = task.metrics(
+    ["?"], [text], **tasks.columns([row]), generation=[text + end])
+  return {k: v[0] for k, v in found.items()}
+
+
+def test_published_scorers_read_past_the_end_and_ours_do_not():
+  found = scored("legacy_d1", "sudoku", SUDOKU, "no",
+                 end="<|eot_id|> " + SUDOKU["solution"])
+  assert (found["legacy_d1"], found["solved"]) == (1.0, 0.0)
+
+
+def test_spg_finds_a_number_that_d1_does_not():
+  row = {"answer": "#### 18"}
+  assert scored("legacy_spg", "gsm8k", row, "It is 18")["legacy_spg"] == 1.0
+  assert scored("legacy_d1", "gsm8k", row, "It is 18")["legacy_d1"] == 0.0
+  assert scored("legacy_spg", "sudoku", SUDOKU, "no")["legacy_spg"] == 0.0
+
+
+def test_a_share_of_cells_says_of_how_many():
+  of = {name: scorers.SCORERS["legacy_spg"](name, tasks.TASKS[name]).out_of[
+    "legacy_spg"](row) for name, (row, _, _) in CASES.items()}
+  assert of == {"sudoku": 2, "countdown": 1, "gsm8k": 1, "math": 1}
 
 
 def test_ours_are_the_default_and_unchanged():

@@ -61,6 +61,30 @@ def test_of_equally_frequent_answers_the_first_sample_counts():
   assert found(rows, "right_maj@2").mean == 0.0
 
 
+def test_cells_of_all_items_are_counted_together():
+  # 1 of 4, 6 of 8, and of 3 none: 7 of 15, not the mean of the shares.
+  rows = [record(item, 0, "x", cells=share) | {"out_of": {"cells": size}}
+          for item, (share, size) in enumerate([(0.25, 4), (0.75, 8), (0, 3)])]
+  score = found(rows, "cells")
+  assert (score.n, score.mean) == (3, pytest.approx(7 / 15))
+  assert (score.low, score.high) == stats.pooled_interval(
+    [0.25, 0.75, 0], [4, 8, 3])
+
+
+def test_samples_of_an_item_share_its_cells():
+  rows = [record(item, sample, "x", cells=share) | {"out_of": {"cells": size}}
+          for item, size, shares in ((0, 2, (0.5, 1.0)), (1, 10, (0.1, 0.3)))
+          for sample, share in enumerate(shares)]
+  # Cells of all samples, 1 + 2 + 1 + 3 of 24.
+  assert found(rows, "cells").mean == pytest.approx(7 / 24)
+
+
+def test_as_many_cells_in_each_item_make_no_difference():
+  plain = [record(i, 0, "x", cells=float(i < 3)) for i in range(8)]
+  sized = [r | {"out_of": {"cells": 8}} for r in plain]
+  assert scores.summarize(sized) == scores.summarize(plain)
+
+
 def test_a_grader_that_broke_down_is_no_failure():
   rows = [record(0, 0, "a", right=1.0), record(1, 0, "a", right=None),
           record(2, 0, "a", right=0.0)]

@@ -61,3 +61,32 @@ def test_mean_interval_covers_the_truth_about_95_times_in_100():
   draws = np.random.default_rng(0).beta(2, 5, (2000, 64))
   hits = [low <= 2 / 7 <= high for low, high in map(stats.mean_interval, draws)]
   assert 0.93 < np.mean(hits) < 0.965
+
+
+def test_a_pooled_interval_is_that_of_the_mean_where_sizes_are_equal():
+  values = [0.2, 0.4, 0.6, 0.9]
+  assert stats.pooled_share(values, [7] * 4) == pytest.approx(np.mean(values))
+  assert stats.pooled_interval(values, [7] * 4) == pytest.approx(
+    stats.mean_interval(values))
+  assert stats.pooled_interval([0.5], [3]) == (0.0, 1.0)
+  assert stats.pooled_interval([0.5, 0.5], [0, 0]) == (0.0, 1.0)
+
+
+def test_pooled_interval_covers_the_truth_about_95_times_in_100():
+  # Sizes differ, and large items are worse: the mean of shares is another.
+  rng = np.random.default_rng(5)
+  kinds = np.array([[2, 0.9], [10, 0.2], [4, 0.5]])
+  truth = np.average(kinds[:, 1], weights=kinds[:, 0])
+  hits, means = 0, 0
+  for _ in range(1000):
+    size, chance = kinds[rng.integers(0, 3, 100)].T
+    # Cells of an item go together: half of the items are all right or wrong.
+    cells = rng.binomial(size.astype(int), chance)
+    together = rng.random(100) < 0.5
+    cells = np.where(together, size * (rng.random(100) < chance), cells)
+    low, high = stats.pooled_interval(
+      (cells / size).tolist(), size.astype(int).tolist())
+    hits += low <= truth <= high
+    means += low <= kinds[:, 1].mean() <= high
+  assert 925 <= hits <= 970
+  assert means < 100

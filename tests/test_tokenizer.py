@@ -17,6 +17,7 @@ def test_text_survives_encoding_and_decoding(text):
   ids = TOKENIZER.encode(text)
   assert TOKENIZER.decode(ids) == text
   assert TOKENIZER.decode([*ids, EOS, *ids]) == text
+  assert TOKENIZER.decode_all([*ids, EOS, PAD, *ids]) == f"{text}?{text}"
   assert len(ids) == len(text)
 
 

@@ -98,6 +98,10 @@ class HfTokenizer:
       kept.append(token)
     return self.table.decode(kept, skip_special_tokens=False)
 
+  def decode_all(self, ids: Iterable[int]) -> str:
+    """The text of all ids, with special tokens."""
+    return self.table.decode([int(i) for i in ids], skip_special_tokens=False)
+
   def _render(self, messages: Sequence[Message], **options: Any) -> str:
     if self.template is None:
       raise ValueError("this model has no chat template")

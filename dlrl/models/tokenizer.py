@@ -1,6 +1,7 @@
 """One id per character, for the tasks that need no pretrained model."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -47,11 +48,11 @@ class CharTokenizer:
     A mask or an id out of range becomes `?`, which no task's answer contains:
     dropping it instead could turn an unfinished completion into a valid one.
     """
-    chars = []
-    for token in map(int, ids):
-      if token == self.eos_id:
-        break
-      if token != self.pad_id:
-        known = 3 <= token < self.vocab_size
-        chars.append(self.alphabet[token - 3] if known else "?")
-    return "".join(chars)
+    kept = itertools.takewhile(lambda i: i != self.eos_id, map(int, ids))
+    return self.decode_all(kept)
+
+  def decode_all(self, ids: Iterable[int]) -> str:
+    """The text of all ids but padding; an eos in it is `?`, as a mask is."""
+    return "".join(
+      self.alphabet[i - 3] if 3 <= i < self.vocab_size else "?"
+      for i in map(int, ids) if i != self.pad_id)

@@ -45,3 +45,30 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
   mean = statistics.fmean(values)
   half = Z95 * statistics.stdev(values) / math.sqrt(len(values))
   return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def pooled_interval(shares: Sequence[float], sizes: Sequence[int]
+                    ) -> tuple[float, float]:
+  """A normal interval `(low, high)` of a share of things that items hold.
+
+  The pooled share is r = sum_i m_i s_i / sum_i m_i, of items with shares s_i of
+  m_i things. Things of one item are not independent, items are: the variance is
+  that of a ratio of two means, linearised (W. G. Cochran, "Sampling
+  Techniques", 6.4), n / (n - 1) sum_i (m_i (s_i - r))^2 / (sum_i m_i)^2. With
+  equal sizes it is `mean_interval`, and it has the same limits.
+  """
+  whole = sum(sizes)
+  if len(shares) < 2 or not whole:
+    return 0.0, 1.0
+  pooled = pooled_share(shares, sizes)
+  n = len(shares)
+  squares = sum((m * (s - pooled)) ** 2
+                for s, m in zip(shares, sizes, strict=True))
+  half = Z95 * math.sqrt(n / (n - 1) * squares) / whole
+  return max(0.0, pooled - half), min(1.0, pooled + half)
+
+
+def pooled_share(shares: Sequence[float], sizes: Sequence[int]) -> float:
+  """The share of all things together; 0 where there are none."""
+  part = sum(m * s for s, m in zip(shares, sizes, strict=True))
+  return part / (sum(sizes) or 1)

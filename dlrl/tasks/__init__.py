@@ -1,5 +1,6 @@
 """What can be learned: the tasks of `known`, mixtures of them, users' files."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from dlrl import config
@@ -8,6 +9,7 @@ from dlrl.tasks import files
 from dlrl.tasks import mixture
 from dlrl.tasks import prompts
 from dlrl.tasks import rewards as rewards_lib
+from dlrl.tasks import templates
 from dlrl.tasks.known import TASKS
 from dlrl.tasks.task import SPLITS
 from dlrl.tasks.task import Prompt
@@ -20,7 +22,7 @@ from dlrl.tasks.task import columns
 
 __all__ = [
   "SPLITS", "TASKS", "Prompt", "Reward", "Row", "Rows", "Task", "Text",
-  "columns", "find", "prompt"]
+  "columns", "find", "prompt", "prompt_version"]
 
 FILES = "files"
 
@@ -57,13 +59,20 @@ def find(cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
 def prompt(cfg: config.Task) -> Prompt:
   """How rows of `find(cfg)` are asked, with worked examples if there are any.
 
+  A prompt file says what is asked; what its answer is stays `cfg.prompt`'s.
+
   Raises:
-    strict.ConfigError: the examples' data cannot be read, or are too few.
+    strict.ConfigError: the examples' data cannot be read, or are too few; or
+      the prompt file does not fit the task.
   """
   styles = {}
   for name in cfg.name.split("+"):
     task = _one(name, cfg)
     styles[name] = task.prompts[cfg.prompt]
+    if cfg.prompt_file:
+      styles[name] = dataclasses.replace(
+        styles[name], question=templates.question(
+          cfg.prompt_file, cfg.prompt_text, name, task.fields, task.extras))
     if cfg.few_shot:
       rows = task.load(cfg.data_dir, "train", task.difficulties,
                        field="task.few_shot")
@@ -71,6 +80,13 @@ def prompt(cfg: config.Task) -> Prompt:
                      f"must be less than the {len(rows)} rows of {name!r}")
       styles[name] = prompts.with_examples(styles[name], rows, cfg.few_shot)
   return styles[cfg.name] if len(styles) == 1 else mixture.prompt(styles)
+
+
+def prompt_version(cfg: config.Task) -> str:
+  """Which prompt it is: its name, or its file's name and checksum."""
+  if cfg.prompt_file:
+    return templates.version(cfg.prompt_file, cfg.prompt_text)
+  return cfg.prompt
 
 
 def _one(name: str, cfg: config.Task, rewards: Sequence[str] = ()) -> Task:

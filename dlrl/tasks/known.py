@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 
 from dlrl.tasks import code
@@ -36,6 +37,8 @@ _COUNTDOWN = task_lib.Task(
     version="1.1.0",
     checksum=prepared.whole_checksum(countdown_dataset.Countdown3),
     template=countdown.template,
+    fields={"numbers": lambda row: str(list(row["numbers"])),
+            "target": lambda row: str(row["target"])},
 )
 _SUDOKU = task_lib.Task(
     load=sudoku_dataset.load,
@@ -46,6 +49,7 @@ _SUDOKU = task_lib.Task(
     version="1.1.0",
     checksum=prepared.whole_checksum(sudoku_dataset.Sudoku4x4),
     template=sudoku.template,
+    fields={"question": operator.itemgetter("puzzle")},
 )
 
 
@@ -73,6 +77,7 @@ _GSM8K = task_lib.Task(
     version="1.0.0",
     checksum=prepared.whole_checksum(gsm8k_dataset.Gsm8k),
     answer=gsm8k.answer,
+    fields={"question": operator.itemgetter("question")},
 )
 _MATH = task_lib.Task(
     load=math_dataset.load,
@@ -84,6 +89,7 @@ _MATH = task_lib.Task(
     version="1.0.0",
     checksum=prepared.whole_checksum(math_dataset.Math),
     answer=competition_math.answer,
+    fields={"question": operator.itemgetter("problem")},
 )
 _MBPP = task_lib.Task(
     load=code_dataset.load_mbpp,
@@ -96,6 +102,11 @@ _MBPP = task_lib.Task(
     checksum=prepared.whole_checksum(code_dataset.Mbpp),
     answer=code.answer,
     start=code.start,
+    fields={"question": operator.itemgetter("text")},
+    # Tests that are scored, as some papers show.
+    extras={"signature": operator.itemgetter("signature"),
+            "test": lambda row: row["tests"][0],
+            "tests": lambda row: "\n".join(row["tests"])},
 )
 
 TASKS = {
@@ -114,9 +125,11 @@ TASKS = {
   "gsm8k": _GSM8K,
   "humaneval": dataclasses.replace(
     _of(code_dataset.HumanEval, code_dataset.load_humaneval, _MBPP),
-    prompts=code_prompts.HUMANEVAL),
+    prompts=code_prompts.HUMANEVAL, extras={}),
   "math": _MATH,
   "math_4500": _of(math_dataset.Math4500, math_dataset.load_4500, _MATH),
+  "math_500": _of(math_dataset.Math500, math_dataset.load_500, _MATH),
+  "math_5000": _of(math_dataset.Math5000, math_dataset.load_5000, _MATH),
   "mbpp": _MBPP,
   "mbpp_sanitized": _of(
     code_dataset.MbppSanitized, code_dataset.load_mbpp_sanitized, _MBPP),

@@ -1,8 +1,8 @@
 r"""The scorers of d1's published evaluation (arXiv 2504.12216), to the digit.
 
-wd1 and SPG score with nearly the same rules, so old tables stay comparable by
-these. They are not sound; docs/graders.md lists why, item by item, and what our
-own graders do instead. Every function has the signature
+wd1 and SPG score with the same rules, `legacy_spg` but for one, so old tables
+stay comparable by these. They are not sound; docs/graders.md lists why, item by
+item, and what our own graders do instead. Every function has the signature
 
     (question, generation, ground_truth) -> (points, out of)
 
@@ -89,8 +89,8 @@ def gsm8k(question: str, generation: str, ground_truth: float | None
           ) -> tuple[int, int]:
   """1 of 1, if the first box or the first answer tags have that number."""
   del question
-  number = _gsm8k_answer(generation)
-  return int(number is not None and number == ground_truth), 1
+  answer = gsm8k_answer(generation)
+  return int(answer is not None and answer == ground_truth), 1
 
 
 def math500(question: str, generation: str, ground_truth: str
@@ -123,21 +123,22 @@ def _first_sum(text: str) -> str | None:
   return None
 
 
-def _gsm8k_answer(text: str) -> float | None:
+def gsm8k_answer(text: str) -> float | None:
+  """The number of the first box that has one, or of the first answer tags."""
   # A box ends at the first brace that closes, on the same line; a line is read
   # to its last brace, or a thousand boxes that never close take quadratic time.
   for line in text.split("\n"):
     for box in _BOX.finditer(line, 0, line.rfind("}") + 1):
       content = box[1].strip()
       if content.strip("."):
-        number = _number(content, first=True)
-        if number is not None:
-          return number
+        found = number(content, first=True)
+        if found is not None:
+          return found
   tagged = first_tagged(text)
-  return None if tagged is None else _number(tagged, first=False)
+  return None if tagged is None else number(tagged, first=False)
 
 
-def _number(text: str, *, first: bool) -> float | None:
+def number(text: str, *, first: bool) -> float | None:
   """The text as a number, or else the first or last number in it."""
   try:
     return float(text)

@@ -3,12 +3,15 @@
 MATH500 (Lightman et al., arXiv 2305.20050) is 500 problems of MATH's test set;
 the other 4,500 and the 7,500 of its train set are the 12,000 problems that
 published runs train on. `Math` has all 12,000, `Math4500` the former part
-alone: two datasets with names of their own, and the same test.
+alone: two datasets with names of their own, and the same test, which `Math500`
+is alone. `Math5000` is the test set of MATH itself, of which either of them
+trains on nine tenths.
 """
 
 import functools
 import re
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
@@ -62,10 +65,7 @@ class Math(published.Published):
             ) -> Mapping[str, list[prepared.Row]]:
     """Without problems of the test, if the train file has any."""
     test = _rows(contents["test"])
-    tested = {row["problem"] for row in test}
-    rest = [row for row in _rows(contents["train"])
-            if row["problem"] not in tested]
-    rest = [{**row, "index": index} for index, row in enumerate(rest)]
+    rest = _without(contents["train"], test)
     return {**published.cut(rest, "problem"), "test": test}
 
 
@@ -84,8 +84,50 @@ class Math4500(Math):
   }
 
 
+class Math500(Math):
+  """MATH500 alone, for evaluation without any file to train on."""
+
+  DESCRIPTION = "MATH500: 500 competition problems."
+  FILES: Mapping[str, published.File] = {"test": _MATH500}
+  SHA256: Mapping[str, str] = {"test": _TEST_ROWS}
+
+  def parse(self, contents: Mapping[str, bytes]
+            ) -> Mapping[str, list[prepared.Row]]:
+    """All of them."""
+    return {"test": _rows(contents["test"])}
+
+
+class Math5000(Math):
+  """All of MATH's test, for evaluation alone: MATH500 comes last."""
+
+  DESCRIPTION = "MATH: the 5,000 competition problems of its test set."
+  FILES: Mapping[str, published.File] = {
+    "rest": _WHOLE_TEST, "test": _MATH500}
+  SHA256: Mapping[str, str] = {
+    "test": "fed9f839f7244b685d7d25d041b5efa9"
+            "a7b57290dc6704f547f18ce73c9815c3"}
+
+  def parse(self, contents: Mapping[str, bytes]
+            ) -> Mapping[str, list[prepared.Row]]:
+    """The same rows from either form of the file."""
+    test = _rows(contents["test"])
+    rest = _without(contents["rest"], test)
+    return {"test": [{**row, "index": index}
+                     for index, row in enumerate([*rest, *test])]}
+
+
 load = functools.partial(published.load, Math)
+load_500 = functools.partial(published.load, Math500)
+load_5000 = functools.partial(published.load, Math5000)
 load_4500 = functools.partial(published.load, Math4500)
+
+
+def _without(content: bytes, test: Sequence[prepared.Row]
+             ) -> list[prepared.Row]:
+  """The rows whose problems are not in the test."""
+  tested = {row["problem"] for row in test}
+  rest = [row for row in _rows(content) if row["problem"] not in tested]
+  return [{**row, "index": index} for index, row in enumerate(rest)]
 
 
 def _rows(content: bytes) -> list[prepared.Row]:

@@ -9,9 +9,9 @@ Scores generations that are in files, one JSON object a line with `question`,
     math500    LaTeX
 
 Prints one JSON object: `n` rows, of which the `score` in percent is right by
-our graders. `--scorer=legacy_d1` scores as d1's published evaluation, where
-`points` of Sudoku are cells, `out_of` all that were blank. Exit codes: 0
-scored, 2 a file cannot be.
+our graders. `--scorer=legacy_d1` and `legacy_spg` score as the published
+evaluations of d1 and SPG, where `points` of Sudoku are cells, `out_of` all that
+were blank. Exit codes: 0 scored, 2 a file cannot be.
 """
 
 import json
@@ -33,6 +33,7 @@ from dlrl.tasks import competition_math
 from dlrl.tasks import countdown
 from dlrl.tasks import gsm8k
 from dlrl.tasks import legacy_d1
+from dlrl.tasks import legacy_spg
 from dlrl.tasks import numbers
 from dlrl.tasks import sudoku
 
@@ -53,6 +54,8 @@ class Row(NamedTuple):
     return _SPECIAL.split(self.generation, maxsplit=1)[0]
 
 
+# (question, generation, ground truth) -> (points, out of)
+Case = Callable[[str, str, Any], tuple[int, int]]
 # Of every row, each in [0, 1].
 Metrics = Mapping[str, Sequence[float]]
 
@@ -95,11 +98,15 @@ def _texts(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
   return [row.question for row in rows], [row.completion for row in rows]
 
 
-def _legacy_gsm8k(question: str, generation: str, ground_truth: Any
-                  ) -> tuple[int, int]:
-  if isinstance(ground_truth, str):
-    ground_truth = float(gsm8k.gold(ground_truth).value)
-  return legacy_d1.gsm8k(question, generation, ground_truth)
+def _of_number(case: Case) -> Case:
+  """The scorer with a gold answer's text in place of its number, too."""
+  def score(question: str, generation: str, ground_truth: Any
+            ) -> tuple[int, int]:
+    if isinstance(ground_truth, str):
+      ground_truth = float(gsm8k.gold(ground_truth).value)
+    return case(question, generation, ground_truth)
+
+  return score
 
 
 def _is_problem(row: Row) -> bool:
@@ -130,20 +137,23 @@ class Task(NamedTuple):
   """How the rows of a task are checked and scored."""
 
   sound: Callable[[Sequence[Row]], Metrics]
-  legacy_d1: Callable[[str, str, Any], tuple[int, int]]
+  legacy_d1: Case
+  legacy_spg: Case
   fits: Callable[[Row], bool]  # whether it can be scored
   expected: str  # of the ground truth
 
 
 TASKS = {
-  "countdown": Task(_countdown, legacy_d1.countdown, _is_problem,
-                    "[[numbers...], target], all integers"),
-  "sudoku": Task(_sudoku, legacy_d1.sudoku, _is_sudoku,
+  "countdown": Task(_countdown, legacy_d1.countdown, legacy_d1.countdown,
+                    _is_problem, "[[numbers...], target], all integers"),
+  "sudoku": Task(_sudoku, legacy_d1.sudoku, legacy_d1.sudoku, _is_sudoku,
                  "16 digits from 1 to 4"),
-  "gsm8k": Task(_gsm8k, _legacy_gsm8k, _is_number, "a number or null"),
-  "math500": Task(_math500, legacy_d1.math500, _is_text, "a LaTeX text"),
+  "gsm8k": Task(_gsm8k, _of_number(legacy_d1.gsm8k),
+                _of_number(legacy_spg.gsm8k), _is_number, "a number or null"),
+  "math500": Task(_math500, legacy_d1.math500, legacy_d1.math500, _is_text,
+                  "a LaTeX text"),
 }
-SCORERS = ("sound", "legacy_d1")
+SCORERS = ("sound", "legacy_d1", "legacy_spg")
 
 
 def score(task: str, scorer: str, paths: Sequence[str | pathlib.Path]
@@ -165,7 +175,9 @@ def score(task: str, scorer: str, paths: Sequence[str | pathlib.Path]
     more = {name: _percent(sum(values), len(rows))
             for name, values in metrics.items()}
   else:
-    pairs = [TASKS[task].legacy_d1(*row) for row in rows]
+    case = {"legacy_d1": TASKS[task].legacy_d1,
+            "legacy_spg": TASKS[task].legacy_spg}[scorer]
+    pairs = [case(*row) for row in rows]
     points, out_of = (sum(column) for column in zip(*pairs, strict=True))
     more = {}
   return result | {"score": _percent(points, out_of), "points": points,

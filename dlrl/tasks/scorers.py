@@ -1,19 +1,22 @@
-"""Whose rules decide whether a completion is right: ours, or d1's as published.
+"""Whose rules decide whether a completion is right: ours, or published ones.
 
-d1's scorers let things pass that ours refuse, and the other way round
-(`docs/graders.md`). Papers of its lineage report their numbers.
+The scorers of d1 and SPG let things pass that ours refuse, and the other way
+round (`docs/graders.md`). Papers of their lineage report their numbers.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 from dlrl.tasks import gsm8k
 from dlrl.tasks import legacy_d1
+from dlrl.tasks import legacy_spg
 from dlrl.tasks import task as task_lib
 
-# (question, generation, ground truth) of one completion, from its row.
+# (points, out of) of one completion, from its row and its raw text.
 _Case = Callable[[task_lib.Row, str], tuple[int, int]]
 
 
@@ -29,12 +32,17 @@ def _gsm8k(row: task_lib.Row, text: str) -> tuple[int, int]:
   return legacy_d1.gsm8k("", text, float(gsm8k.gold(row["answer"]).value))
 
 
+def _gsm8k_spg(row: task_lib.Row, text: str) -> tuple[int, int]:
+  return legacy_spg.gsm8k("", text, float(gsm8k.gold(row["answer"]).value))
+
+
 def _math(row: task_lib.Row, text: str) -> tuple[int, int]:
   return legacy_d1.math500("", text, row["answer"])
 
 
-_OF_D1: dict[str, _Case] = {
+_OF_D1: Mapping[str, _Case] = {
   "countdown": _countdown, "gsm8k": _gsm8k, "math": _math, "sudoku": _sudoku}
+_OF_SPG: Mapping[str, _Case] = {**_OF_D1, "gsm8k": _gsm8k_spg}
 
 
 def _sound(name: str, task: task_lib.Task) -> task_lib.Task:
@@ -42,23 +50,35 @@ def _sound(name: str, task: task_lib.Task) -> task_lib.Task:
   return task
 
 
-def _d1(name: str, task: task_lib.Task) -> task_lib.Task:
-  case = _OF_D1.get(name.partition("_")[0])
-  if case is None:
-    raise ValueError(f"d1 has no scorer of {name!r}, only of "
-                     f"{', '.join(_OF_D1)} and their variants")
+def _legacy(label: str, cases: Mapping[str, _Case], name: str,
+            task: task_lib.Task) -> task_lib.Task:
+  """The task with the metric `label` before its own.
 
-  def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str],
-              **columns: Any) -> dict[str, Sequence[float | None]]:
+  Published scorers read all that was decoded, with what follows the end of the
+  answer: the column `generation`.
+  """
+  case = cases.get(name.partition("_")[0])
+  if case is None:
+    raise ValueError(f"{label} has no scorer of {name!r}, only of "
+                     f"{', '.join(cases)} and their variants")
+
+  def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
+              generation: Sequence[str], **columns: Any
+              ) -> dict[str, Sequence[float | None]]:
     rows = [dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)]
     points = [case(row, text)
-              for row, text in zip(rows, completions, strict=True)]
+              for row, text in zip(rows, generation, strict=True)]
     ours = task.metrics(prompts, completions, **columns)
-    return {"legacy_d1": [a / b if b else 0.0 for a, b in points], **ours}
+    return {label: [a / b if b else 0.0 for a, b in points], **ours}
 
-  return dataclasses.replace(task, metrics=metrics)
+  return dataclasses.replace(
+    task, metrics=metrics, out_of={label: lambda row: case(row, "")[1]})
 
 
 # (name, task) -> the task with these metrics; raises ValueError if it has none.
-SCORERS = {"sound": _sound, "legacy_d1": _d1}
+SCORERS: Mapping[str, Callable[[str, task_lib.Task], task_lib.Task]] = {
+  "sound": _sound,
+  "legacy_d1": functools.partial(_legacy, "legacy_d1", _OF_D1),
+  "legacy_spg": functools.partial(_legacy, "legacy_spg", _OF_SPG),
+}

@@ -27,6 +27,9 @@ Reward = Callable[..., Sequence[float | None]]
 # Of every completion; None as of a reward.
 Metrics = Callable[..., Mapping[str, Sequence[float | None]]]
 
+# Something of a row, as a prompt shows it.
+Show = Callable[[Row], str]
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -81,6 +84,10 @@ class Task:
       about it. None: they need nothing.
     template: of a row, what is known of any answer to its bare prompt: texts,
       and numbers of tokens that are not known; eos follows. None: nothing is.
+    fields: what prompts of users' files show of a row, by name, all of it.
+    extras: what they may show besides.
+    out_of: by metric, of how many things of a row it is the share, where a
+      table is of all rows' things together, and not the mean over rows.
   """
 
   load: Callable[..., Rows]
@@ -93,6 +100,10 @@ class Task:
   answer: Callable[[Row, str], str | None] = final
   start: Callable[[Sequence[str]], str] | None = None
   template: Callable[[Row], Sequence[str | int]] | None = None
+  fields: Mapping[str, Show] = dataclasses.field(default_factory=dict)
+  extras: Mapping[str, Show] = dataclasses.field(default_factory=dict)
+  out_of: Mapping[str, Callable[[Row], int]] = dataclasses.field(
+    default_factory=dict)
 
 
 def columns(rows: Rows) -> dict[str, list[Any]]:
