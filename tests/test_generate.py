@@ -21,6 +21,8 @@ from dlrl.sampling import generate
 from dlrl.sampling import predict
 from dlrl.sampling import remasking
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MASK, EOS = 2, 1
 CFG = config.Model(vocab_size=24, width=16, layers=2, heads=2, kv_heads=2,
                    head_dim=8, mlp_width=24, remat="none")

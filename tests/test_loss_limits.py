@@ -16,6 +16,8 @@ from dlrl import losses
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import token_logps
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 B, T = test_objectives.B, test_objectives.T
 N = 6
 every = pytest.mark.parametrize("name", sorted(losses.OBJECTIVES))

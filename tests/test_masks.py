@@ -9,6 +9,8 @@ import pytest
 
 from dlrl.diffusion import masks
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LIVE = np.array([True, False, True, True, False, True, True, True])
 T, M, B = len(LIVE), int(LIVE.sum()), 4096
 SIGMAS = 5.0
