@@ -119,14 +119,16 @@ class Others(NamedTuple):
 
 
 def micro_batch_grads(
-  model, cfg: config.Learn, params, batch: Batch, others: Others, live, tokens
+  model, cfg: config.Learn, params, onto, batch: Batch, others: Others, live,
+  tokens,
 ):
-  """`(sums over live rows, gradients)` of the mean loss of a few rows.
+  """`(sums over live rows, onto + gradients)` of the mean loss of a few rows.
 
   Args:
     model: of the policy.
     cfg: of the update.
     params: of the policy; gradients are those of what is trained (`lora`).
+    onto: what they are added to.
     batch: rows that are processed together.
     others: their log-probs by other parameters.
     live: [b] bool, the rows that have a gradient.
@@ -148,7 +150,8 @@ def micro_batch_grads(
 
   (loss, means), grads = montecarlo.value_and_grad(
     losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
-    losses.Rows(batch.advantage, batch.maskable, tokens), trained, cfg.n_mc)
+    losses.Rows(batch.advantage, batch.maskable, tokens), trained, cfg.n_mc,
+    onto)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
   means["score_std"] = jnp.sqrt(var)
   sums = {k: jnp.sum(v * live) for k, v in means.items()}
@@ -176,21 +179,24 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   parts = _split(parts, cfg.micro_batch)
   n = parts[2].shape[0]
 
-  def grads_of(params, batch, others, live, tokens):
+  def grads_of(onto, batch, others, live, tokens):
     others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)
-    return micro_batch_grads(model, cfg, params, batch, others, live, tokens)
+    return micro_batch_grads(
+      model, cfg, params, onto, batch, others, live, tokens)
 
-  shapes = jax.eval_shape(
-    grads_of, params, *jax.tree.map(lambda x: x[0], parts))
+  zeros = montecarlo.zeros(lora.split(params)[1])
+  sums, _ = jax.eval_shape(
+    grads_of, zeros, *jax.tree.map(lambda x: x[0], parts))
 
   def step(total, part):
-    return jax.lax.cond(
-      jnp.any(part[2]),
-      lambda: montecarlo.add(total, grads_of(params, *part)),
-      lambda: total,
-    ), None
+    def compute():
+      sums, grads = grads_of(total[1], *part)
+      return montecarlo.add(total[0], sums), grads
 
-  (sums, grads), _ = jax.lax.scan(step, montecarlo.zeros(shapes), parts)
+    return jax.lax.cond(jnp.any(part[2]), compute, lambda: total), None
+
+  (sums, grads), _ = jax.lax.scan(
+    step, (montecarlo.zeros(sums), zeros), parts)
   loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
   metrics = {k: v / count for k, v in sums.items()}
   metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token

@@ -75,6 +75,21 @@ def test_only_one_draw_exists_at_a_time():
   assert temporaries(scanned) <= 10 * size * 4
 
 
+@pytest.mark.parametrize("value_and_grad", [
+  lambda p, **more: montecarlo.separable_value_and_grad(term, p, 3, **more),
+  lambda p, **more: montecarlo.joint_value_and_grad(
+    lambda p, j: term(p, j)[0], lambda mean: (jnp.exp(0.1 * mean), None), p, 3,
+    **more)], ids=["separable", "joint"])
+def test_gradients_are_added_to_what_is_given(value_and_grad):
+  p, before = params(), params(seed=1)
+  value, grads = value_and_grad(p)
+  again, total = value_and_grad(p, onto=before)
+  jax.tree.map(np.testing.assert_array_equal, again, value)
+  jax.tree.map(
+    lambda a, b, c: np.testing.assert_allclose(a, b + c, rtol=1e-5, atol=1e-6),
+    total, before, grads)
+
+
 def test_accumulators_are_zero_and_at_least_fp32():
   shapes = {"a": jax.ShapeDtypeStruct((2,), jnp.bfloat16),
             "b": jax.ShapeDtypeStruct((), jnp.int32),

@@ -31,35 +31,41 @@ Score = Callable[[Params, jax.Array], tuple[losses.Scored, losses.Metrics]]
 
 
 def separable_value_and_grad(
-  term: Term, params: Params, n: int
+  term: Term, params: Params, n: int, onto: Params | None = None
 ) -> tuple[tuple[jax.Array, Any], Params]:
-  """((sum_j term_j, sum_j extras_j), gradient of the former).
+  """((sum_j term_j, sum_j extras_j), `onto` + gradient of the former).
 
   Args:
     term: of one draw; it makes the draw from j, so nothing is stored per draw.
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
+    onto: what gradients are added to, like `zeros(params)`; None: zeros. The
+      gradients of several calls take one accumulator, not one more each.
   """
   value_and_grad = jax.value_and_grad(term, has_aux=True)
 
   def step(total, j):
     return add(total, value_and_grad(params, j)), None
 
-  shapes = jax.eval_shape(value_and_grad, params, jnp.int32(0))
-  total, _ = jax.lax.scan(step, zeros(shapes), jnp.arange(n, dtype=jnp.int32))
+  shapes, _ = jax.eval_shape(value_and_grad, params, jnp.int32(0))
+  total, _ = jax.lax.scan(
+    step, (zeros(shapes), zeros(params) if onto is None else onto),
+    jnp.arange(n, dtype=jnp.int32))
   return total
 
 
 def joint_value_and_grad(
-  statistic: Statistic, outer: Outer, params: Params, n: int
+  statistic: Statistic, outer: Outer, params: Params, n: int,
+  onto: Params | None = None,
 ) -> tuple[tuple[jax.Array, Any], Params]:
-  """((value, extras) of `outer`, gradient of the value), exactly.
+  """((value, extras) of `outer`, `onto` + gradient of the value), exactly.
 
   Args:
     statistic: of one draw; a tree of arrays.
     outer: of the mean over draws of the statistic.
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
+    onto: as of `separable_value_and_grad`.
   """
   draws = jnp.arange(n, dtype=jnp.int32)
   shapes = jax.eval_shape(statistic, params, jnp.int32(0))
@@ -74,13 +80,13 @@ def joint_value_and_grad(
     parts = jax.tree.map(lambda s, x: jnp.sum(s * x) / n, slope, each)
     return jax.tree.reduce(jnp.add, parts), None
 
-  _, grads = separable_value_and_grad(term, params, n)
+  _, grads = separable_value_and_grad(term, params, n, onto)
   return value, grads
 
 
 def value_and_grad(
   objective: losses.Objective, score: Score, rows: losses.Rows, params: Params,
-  n: int,
+  n: int, onto: Params | None = None,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
   """((loss, metrics), gradients) of any objective, averaged over responses.
 
@@ -90,9 +96,11 @@ def value_and_grad(
     rows: the responses.
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
+    onto: as of `separable_value_and_grad`.
 
   Returns:
-    The loss, a scalar; metrics [b], averaged over draws; and gradients.
+    The loss, a scalar; metrics [b], averaged over draws; and `onto` +
+    gradients.
   """
   if isinstance(objective, losses.Separable):
     loss_of = objective.loss
@@ -102,9 +110,9 @@ def value_and_grad(
       loss, more = loss_of(draw, rows)
       return jnp.mean(loss) / n, _mean(metrics | more, n)
 
-    return separable_value_and_grad(term, params, n)
+    return separable_value_and_grad(term, params, n, onto)
   statistic, outer = _joint(objective, score, rows)
-  return joint_value_and_grad(statistic, outer, params, n)
+  return joint_value_and_grad(statistic, outer, params, n, onto)
 
 
 def stacked_value_and_grad(
