@@ -150,7 +150,7 @@ def measure(name: str) -> dict[str, Any]:
       str(n): temporaries(dataclasses.replace(learn, n_mc=n)) for n in ns}}
 
 
-def kept_value_and_grad(objective, score, rows, params, n):
+def kept_value_and_grad(objective, score, rows, params, n, onto):
   """Of a joint loss: draw after draw, all graphs kept until the backward."""
   def loss(params):
     def one(j):
@@ -162,7 +162,8 @@ def kept_value_and_grad(objective, score, rows, params, n):
     value, more = objective.outer(statistic, rows)
     return jnp.mean(value), metrics | more
 
-  return jax.value_and_grad(loss, has_aux=True)(params)
+  value, grads = jax.value_and_grad(loss, has_aux=True)(params)
+  return value, montecarlo.add(onto, grads)
 
 
 def table(result: dict[str, Any]) -> str:

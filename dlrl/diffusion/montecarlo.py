@@ -117,7 +117,7 @@ def value_and_grad(
 
 def stacked_value_and_grad(
   objective: losses.Objective, score: Score, rows: losses.Rows, params: Params,
-  n: int,
+  n: int, onto: Params | None = None,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
   """`value_and_grad` with all draws in memory at once.
 
@@ -133,7 +133,8 @@ def stacked_value_and_grad(
       jnp.arange(n, dtype=jnp.int32))
     return outer(jax.tree.map(lambda x: jnp.mean(x, 0), each))
 
-  return jax.value_and_grad(loss, has_aux=True)(params)
+  value, grads = jax.value_and_grad(loss, has_aux=True)(params)
+  return value, grads if onto is None else add(onto, grads)
 
 
 def _joint(objective: losses.Joint, score: Score, rows: losses.Rows):
