@@ -2,7 +2,7 @@
 
 Starts the job that the config describes, or continues it where it was
 interrupted. Exit codes: 0 finished, 1 failed, 2 the config or workdir cannot
-work, 130 interrupted.
+work, 42 told to stop (SIGTERM) and to be started again, 130 interrupted.
 """
 
 import sys
@@ -20,6 +20,7 @@ from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import preemption
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.runtime import workdir as workdir_lib
@@ -68,9 +69,13 @@ def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # or every save prints a page
   try:
-    run()
+    with preemption.Notice():
+      run()
   except strict.ConfigError as e:
     sys.exit(_say_error(str(e), 2))
+  except preemption.Preempted as e:
+    sys.exit(_say_error(f"told to stop: {e}; the same command continues",
+                        preemption.EXIT_CODE))
   except KeyboardInterrupt:
     sys.exit(_say_error("interrupted; the same command continues", 130))
 

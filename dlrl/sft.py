@@ -30,6 +30,7 @@ from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
+from dlrl.runtime import preemption
 from dlrl.runtime import progress
 
 
@@ -103,6 +104,7 @@ def train(
   line = progress.Progress(cfg.steps, "sft")
 
   with (
+    preemption.Notice() as notice,
     checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
     metrics_lib.MetricsWriter(directory) as writer,
   ):
@@ -138,9 +140,12 @@ def train(
           with clock.phase("evaluation"):
             row |= evaluator(state.policy)
         writer.write(now, row)
-      if last or now % cfg.checkpoint_every == 0:
+      stops = notice.reached() and not last
+      if stops or last or now % cfg.checkpoint_every == 0:
         writer.flush()
         resume.save(checkpoints, now, state, batches, clock, base)
+      if stops:
+        raise preemption.Preempted(f"step {now} of fine-tuning is saved")
   return state.policy, clock.totals
 
 

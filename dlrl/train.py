@@ -38,6 +38,7 @@ from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
+from dlrl.runtime import preemption
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.sampling import denoise
@@ -193,6 +194,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   batches = prompt_batches(setup, source)
 
   with (
+    preemption.Notice() as notice,
     checkpoint.Checkpoints(
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     metrics_lib.MetricsWriter(workdir) as writer,
@@ -228,13 +230,17 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
         prompts.as_text(done.prompts[0]), done.texts[0], float(reward[0])))
       journal.row |= _rollout_row(setup, batch, done, free, forwards)
 
-      if now % cfg.eval.every == 0 or now == cfg.steps:
+      last = now == cfg.steps
+      if last or now % cfg.eval.every == 0:
         journal.wait()
         with clock.phase("evaluation"):
-          journal.row |= evaluator(state.policy, ends=now == cfg.steps)
-      if now % cfg.checkpoint_every == 0 or now == cfg.steps:
+          journal.row |= evaluator(state.policy, ends=last)
+      stops = notice.reached() and not last
+      if stops or last or now % cfg.checkpoint_every == 0:
         journal.finish()
         writer.flush()
         resume.save(checkpoints, now, state, batches, clock, base)
+      if stops:
+        raise preemption.Preempted(f"step {now} is saved")
     journal.finish()
   return clock.totals

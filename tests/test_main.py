@@ -137,6 +137,25 @@ def test_an_interrupt_ends_a_run_with_one_line(
   assert "Traceback" not in output
 
 
+def test_sigterm_ends_a_run_with_the_code_that_asks_for_another_start(
+    environment, sudoku_dir, tmp_path):
+  workdir = tmp_path / "run"
+  process = runs.start(
+    environment, workdir, sudoku_dir, "--config.sft.steps=0", *(
+      f"--config.{k}=100000" for k in (
+        "steps", "eval.every", "checkpoint_every")))
+  while len(metrics.rows(workdir)) < 2 and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate()
+  assert process.returncode == 42, output
+  step = metrics.rows(workdir)[-1]["step"]
+  assert checkpoint.steps(workdir / "checkpoints") == [step]
+  assert (f"dlrl: told to stop: step {step} is saved; the same command "
+          "continues") in output
+  assert "Traceback" not in output
+
+
 def test_a_run_starts_from_the_parameters_of_another(
     finished, sudoku_dir, tmp_path):
   cfg = runs.tiny(sudoku_dir, init_from=str(finished[0]), steps=1)
