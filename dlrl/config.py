@@ -226,6 +226,22 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watchdog:
+  """When a process that does not move is ended, with exit code 43.
+
+  Steps, evaluations and checkpoints are each compared with their like.
+  """
+
+  times: float = 10.0  # of the median time so far; 0: never
+  least_seconds: float = 600.0  # whatever the median
+  first_seconds: float = 7200.0  # of the first of its kind, which compiles
+
+
+# Sections that change no number of a run: it goes on with other values, too.
+OPERATIONS = ("watchdog",)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """One run."""
 
@@ -248,6 +264,7 @@ class Config:
   learn: Learn = Learn()
   eval: Eval = Eval()
   evaluation: Evaluation = Evaluation()
+  watchdog: Watchdog = Watchdog()
 
 
 def default() -> ml_collections.ConfigDict:

@@ -113,12 +113,14 @@ def _numbers(cfg: config.Config) -> None:
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
                 "learn.optimizer.warmup_steps", "mesh.cpu_devices",
                 "rollout.prior.anneal_steps", "task.few_shot", "lora.rank",
-                "evaluation.size", "evaluation.tokens_per_step"):
+                "evaluation.size", "evaluation.tokens_per_step",
+                "watchdog.times"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
                 "learn.optimizer.learning_rate",
-                "learn.optimizer.clip_norm", "model.rope_theta", "lora.alpha"):
+                "learn.optimizer.clip_norm", "model.rope_theta", "lora.alpha",
+                "watchdog.least_seconds", "watchdog.first_seconds"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value > 0, field, value, "must be positive")
   strict.require(0 <= cfg.seed < 2**32, "seed", cfg.seed,

@@ -2,7 +2,8 @@
 
 Starts the job that the config describes, or continues it where it was
 interrupted. Exit codes: 0 finished, 1 failed, 2 the config or workdir cannot
-work, 42 told to stop (SIGTERM) and to be started again, 130 interrupted.
+work, 42 told to stop (SIGTERM) and to be started again, 43 ended by the
+watchdog, 130 interrupted.
 """
 
 import sys
@@ -45,7 +46,8 @@ def run() -> None:
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
   workdir = str(_WORKDIR.value)
-  with workdir_lib.claim(workdir, strict.to_json(cfg)) as claimed:
+  with workdir_lib.claim(
+      workdir, strict.to_json(cfg), config.OPERATIONS) as claimed:
     summary = report.read(claimed.path)
     if summary is not None:
       progress.say(f"the run in {claimed.path} is finished; for another one "

@@ -32,6 +32,7 @@ from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
 from dlrl.runtime import progress
+from dlrl.runtime import watchdog
 
 
 def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
@@ -105,6 +106,7 @@ def train(
 
   with (
     preemption.Notice() as notice,
+    watchdog.Watchdog(setup.cfg.watchdog) as dog,
     checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
     metrics_lib.MetricsWriter(directory) as writer,
   ):
@@ -118,12 +120,14 @@ def train(
       state = make_state(setup.init_policy(base))
       writer.truncate_after(-1)
       if evaluator:
+        dog.begin("evaluation")
         with clock.phase("evaluation"):
           writer.write(0, evaluator(state.policy))
 
     reported = start
     for now in range(start + 1, cfg.steps + 1):
       last = now == cfg.steps
+      dog.begin("step")
       logs = last or now == 1 or now % cfg.log_every == 0
       with clock.phase("fine-tuning"):
         state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
@@ -137,11 +141,13 @@ def train(
         reported = now
         progress.say(line.line(now, loss=row["sft/loss"]))
         if last and evaluator:
+          dog.begin("evaluation")
           with clock.phase("evaluation"):
             row |= evaluator(state.policy)
         writer.write(now, row)
       stops = notice.reached() and not last
       if stops or last or now % cfg.checkpoint_every == 0:
+        dog.begin("checkpoint")
         writer.flush()
         resume.save(checkpoints, now, state, batches, clock, base)
       if stops:

@@ -41,6 +41,7 @@ from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
 from dlrl.runtime import progress
 from dlrl.runtime import strict
+from dlrl.runtime import watchdog
 from dlrl.sampling import denoise
 from dlrl.tasks import prompts
 
@@ -195,6 +196,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
 
   with (
     preemption.Notice() as notice,
+    watchdog.Watchdog(cfg.watchdog) as dog,
     checkpoint.Checkpoints(
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     metrics_lib.MetricsWriter(workdir) as writer,
@@ -208,11 +210,13 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       policy, seconds = first_policy(setup, workdir, base)
       state, start, clock = make_state(policy), 0, clock_lib.Clock(seconds)
       writer.truncate_after(-1)
+      dog.begin("evaluation")
       with clock.phase("evaluation"):
         writer.write(0, evaluator(state.policy, ends=True))
     journal = journal_lib.Journal(cfg, writer, clock)
 
     for now in range(start + 1, cfg.steps + 1):
+      dog.begin("step")
       batch = next(batches)
       rows = [source[i] for i in batch["position"].tolist()]
       began = time.monotonic()
@@ -233,11 +237,13 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       last = now == cfg.steps
       if last or now % cfg.eval.every == 0:
         journal.wait()
+        dog.begin("evaluation")
         with clock.phase("evaluation"):
           journal.row |= evaluator(state.policy, ends=last)
       stops = notice.reached() and not last
       if stops or last or now % cfg.checkpoint_every == 0:
         journal.finish()
+        dog.begin("checkpoint")
         writer.flush()
         resume.save(checkpoints, now, state, batches, clock, base)
       if stops:

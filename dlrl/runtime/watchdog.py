@@ -57,6 +57,10 @@ class Watchdog:
     return max(self._cfg.least_seconds,
                self._cfg.times * statistics.median(took))
 
+  def _usual(self, work: str | None) -> str:
+    took = self._took.get(work or "")
+    return f"{statistics.median(took):.0f} s" if took else "an unknown time"
+
   def _finish(self) -> None:
     if self._work is not None:
       took = self._took.setdefault(
@@ -71,10 +75,9 @@ class Watchdog:
         work, waited = self._work, self._waited
         late = work is not None and waited > self.limit(work)
       if late:
-        print(f"dlrl: hangs: one {work} has taken {waited:.0f} s, and "
-              f"{self._cfg.times:g} times its usual time, or "
-              "config.watchdog's seconds, have passed. Where all threads "
-              "stand:", file=sys.stderr, flush=True)
+        print(f"dlrl: hangs: this {work} has not ended in {waited:.0f} s, it "
+              f"usually takes {self._usual(work)}; see config.watchdog. Where "
+              "all threads stand:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
         self._end()
         return
