@@ -107,7 +107,9 @@ def train(
   with (
     preemption.Notice() as notice,
     watchdog.Watchdog(setup.cfg.watchdog) as dog,
-    checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
+    checkpoint.Checkpoints(
+      directory / "checkpoints",
+      keep=setup.cfg.checkpoint_keep) as checkpoints,
     metrics_lib.MetricsWriter(directory) as writer,
   ):
     restored = resume.restore(checkpoints, abstract, batches, base)
