@@ -20,6 +20,7 @@ from dlrl import report
 from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
+from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import progress
@@ -58,6 +59,7 @@ def run() -> None:
         f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
         f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
         f"workdir {claimed.path}")
+      goodput.start(claimed.path)
       setup.start_graders()
       with jax.set_mesh(setup.mesh):
         seconds = JOBS[cfg.job](setup, claimed.path)

@@ -52,6 +52,7 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
   def step(state: update.State, batch):
+    rate = optimizer.rate(cfg.optimizer, cfg.steps, state.opt_state)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     keys = jax.random.split(key, batch["completion"].shape[0])
     value, grads = jax.value_and_grad(loss)(
@@ -60,6 +61,7 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
     metrics = {
       "loss": value,
       "grad_norm": optimizer.global_norm(grads),
+      "learning_rate": rate,
       "nonfinite_in_a_row": opt_state.notfinite_count,
     }
     return dataclasses.replace(

@@ -9,7 +9,6 @@ Whatever the update does not need of the completions is computed meanwhile.
 import dataclasses
 import functools
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from dlrl import resume
 from dlrl import scoring
 from dlrl import setup as setup_lib
 from dlrl import sft
+from dlrl import speed
 from dlrl import tasks
 from dlrl import update
 from dlrl.diffusion import masks
@@ -70,6 +70,7 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
   """
   cfg = setup.cfg
   step_update = update.make(setup.model, cfg.learn, tx)
+  sizes = cfg.learn.optimizer, _updates(cfg)
 
   def rollout(state: update.State, prompt, prompt_length, index, template
               ) -> Rollout:
@@ -106,7 +107,8 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       state = dataclasses.replace(state, memory=pruning.store(
         state.memory, rollout.index, rollout.completion, reward,
         cfg.rollout.prior.min_reward))
-    return step_update(state, update.Batch(
+    rate = optimizer.rate(*sizes, state.opt_state)
+    state, metrics = step_update(state, update.Batch(
       prompt=rollout.prompt,
       prompt_length=rollout.prompt_length,
       completion=rollout.completion,
@@ -116,10 +118,20 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       keys=rollout.draw_keys,
       trace=rollout.trace,
     ))
+    ends = jnp.cumsum(rollout.completion == setup.tokenizer.eos_id, 1) > 0
+    return state, metrics | {
+      "learning_rate": rate,
+      "rollout/length": jnp.mean(jnp.sum(~ends, 1, dtype=jnp.float32)),
+      "rollout/steps": jnp.mean(1.0 + jnp.max(rollout.trace, 1))}
 
   return jax.jit(rollout), jax.jit(
     learn, donate_argnums=0,
     out_shardings=(setup_lib.shardings_of(abstract), None))
+
+
+def _updates(cfg: config.Config) -> int:
+  """Of the whole run."""
+  return cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout
 
 
 def first_policy(
@@ -183,14 +195,14 @@ def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
 def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   """Runs or continues the job; returns the seconds per phase."""
   cfg = setup.cfg
-  tx = optimizer.make(
-    cfg.learn.optimizer,
-    cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout)
+  tx = optimizer.make(cfg.learn.optimizer, _updates(cfg))
   slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
   make_state, abstract = setup.state_maker(
     tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
   base = setup.load_base()
-  rollout_fn, learn_fn = make_programs(setup, tx, abstract)
+  programs = functools.partial(make_programs, tx=tx, abstract=abstract)
+  rollout_fn, learn_fn = programs(setup)
+  work = speed.work(setup, programs, abstract)
   source, evaluator = prompt_rows(setup), held_out.make(setup)
   batches = prompt_batches(setup, source)
 
@@ -213,21 +225,21 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       dog.begin("evaluation")
       with clock.phase("evaluation"):
         writer.write(0, evaluator(state.policy, ends=True))
-    journal = journal_lib.Journal(cfg, writer, clock)
+    journal = journal_lib.Journal(cfg, writer, clock, work)
 
     for now in range(start + 1, cfg.steps + 1):
       dog.begin("step")
       batch = next(batches)
       rows = [source[i] for i in batch["position"].tolist()]
-      began = time.monotonic()
+      began = clock_lib.now()
       rollout = rollout_fn(state, *inputs(setup, batch, rows))
       began = journal.finish() or began
       ids, free, forwards = jax.device_get(
         (rollout.completion, rollout.free, rollout.forwards))
-      rolled = time.monotonic()
+      rolled = clock_lib.now()
       done = scoring.read(setup, rows, ids)
       reward, row = scoring.rewards(setup, done)
-      rewarded = time.monotonic()
+      rewarded = clock_lib.now()
       state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
       row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
       journal.begin(now, row, metrics, (

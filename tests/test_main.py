@@ -46,8 +46,13 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   rows = metrics.rows(workdir)
   assert [row["step"] for row in rows] == list(range(7))
   assert {"reward/mean", "rollout/solved", "update/score_mean",
-          "update/score_std", "update/grad_norm", "time/rollout",
-          } <= rows[1].keys()
+          "update/score_std", "update/grad_norm", "update/learning_rate",
+          "update/delta", "update/delta_rms", "update/entropy",
+          "update/nonfinite_total", "update/zero_groups", "update/computed",
+          "reward/std", "reward/units", "reward/units_std", "rollout/length",
+          "rollout/steps", "rollout/forwards", "time/rollout", "time/reward",
+          "time/update", "speed/rollout_tokens_per_s",
+          "speed/update_tokens_per_s"} <= rows[1].keys()
   assert all(row["update/grad_norm"] > 0 for row in rows[1:])
   assert [row["step"] for row in rows if "eval/solved" in row] == [0, 3, 6]
   summary = json.loads((workdir / "summary.json").read_text())
@@ -59,6 +64,15 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
     "name": "sudoku", "version": "1.1.0", "prompt": "bare", "few_shot": 0,
     "data_sha256": tasks.TASKS["sudoku"].checksum}
   assert summary["n_eval"] == 16
+  goodput = summary["goodput"]
+  assert goodput["restarts"] == 0
+  assert 0 < goodput["share"] < 1
+  phases = summary["phase_seconds"]
+  assert goodput["step_seconds"] == pytest.approx(sum(
+    phases[k] for k in ("fine-tuning", "rollout", "reward", "update")))
+  assert summary["wall_seconds"] < goodput["running_seconds"]
+  assert phases["compile"] > 1
+  assert f"goodput {goodput['share']:.0%}" in output
   assert summary["wall_seconds"] > 0
   assert len(summary["config_fingerprint"]) == 12
   assert (workdir / "curves.png").stat().st_size > 10_000
@@ -118,6 +132,7 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
   process = runs.start(environment, workdir, sudoku_dir)
   output, _ = process.communicate()
   assert process.returncode == 0, output
+  assert report.read(workdir)["goodput"]["restarts"] == 5
   assert runs.timeless(workdir) == runs.timeless(finished[0])
   assert metrics.samples(workdir) == metrics.samples(finished[0])
   jax.tree.map(np.testing.assert_array_equal, runs.params_of(workdir),
