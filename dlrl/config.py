@@ -237,8 +237,15 @@ class Watchdog:
   first_seconds: float = 7200.0  # of the first of its kind, which compiles
 
 
+@dataclasses.dataclass(frozen=True)
+class Profile:
+  """A trace of some RL steps, in the workdir's `profile/`."""
+
+  steps: str = ""  # first and last, "10-12"; "": none
+
+
 # Sections that change no number of a run: it goes on with other values, too.
-OPERATIONS = ("watchdog",)
+OPERATIONS = ("watchdog", "profile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +272,7 @@ class Config:
   eval: Eval = Eval()
   evaluation: Evaluation = Evaluation()
   watchdog: Watchdog = Watchdog()
+  profile: Profile = Profile()
 
 
 def default() -> ml_collections.ConfigDict:

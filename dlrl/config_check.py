@@ -17,6 +17,7 @@ from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
+from dlrl.runtime import profiling
 from dlrl.runtime import strict
 from dlrl.sampling import check
 from dlrl.tasks import files
@@ -61,6 +62,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _method(cfg.learn)
   _trace(cfg)
   _groups(cfg)
+  _profile(cfg)
   return cfg
 
 
@@ -267,3 +269,14 @@ def _method(learn: config.Learn) -> None:
   strict.require(
     learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
     f"must be a multiple of {divisor} with {learn.forward_process!r}")
+
+
+def _profile(cfg: config.Config) -> None:
+  try:
+    span = profiling.span(cfg.profile.steps)
+    known = span is None or (cfg.job == "rl" and span[1] <= cfg.steps)
+  except ValueError:
+    known = False
+  strict.require(
+    known, "profile.steps", cfg.profile.steps,
+    f"must be the first and the last RL step, in 1..{cfg.steps}, like '10-12'")

@@ -39,6 +39,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
+from dlrl.runtime import profiling
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.runtime import watchdog
@@ -87,10 +88,11 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
     canvas = prior.canvases(
       setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
       index[rows], template)
-    decoded = denoise.decode(
-      setup.model, state.policy, prompt, prompt_length, sample_keys,
-      sampler=cfg.rollout.sampler, canvas=canvas,
-      eos_id=setup.tokenizer.eos_id)
+    with jax.named_scope("rollout/denoise"):
+      decoded = denoise.decode(
+        setup.model, state.policy, prompt, prompt_length, sample_keys,
+        sampler=cfg.rollout.sampler, canvas=canvas,
+        eos_id=setup.tokenizer.eos_id)
     trace = decoded.trace
     if cfg.learn.forward_process == "forks":
       trace = masks.fork_steps(
@@ -209,6 +211,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   with (
     preemption.Notice() as notice,
     watchdog.Watchdog(cfg.watchdog) as dog,
+    profiling.Window(cfg.profile.steps, workdir / "profile") as window,
     checkpoint.Checkpoints(
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     metrics_lib.MetricsWriter(workdir) as writer,
@@ -229,6 +232,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
 
     for now in range(start + 1, cfg.steps + 1):
       dog.begin("step")
+      window.begin(now, state)
       batch = next(batches)
       rows = [source[i] for i in batch["position"].tolist()]
       began = clock_lib.now()
@@ -237,8 +241,9 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       ids, free, forwards = jax.device_get(
         (rollout.completion, rollout.free, rollout.forwards))
       rolled = clock_lib.now()
-      done = scoring.read(setup, rows, ids)
-      reward, row = scoring.rewards(setup, done)
+      with jax.profiler.TraceAnnotation("reward"):
+        done = scoring.read(setup, rows, ids)
+        reward, row = scoring.rewards(setup, done)
       rewarded = clock_lib.now()
       state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
       row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}

@@ -207,6 +207,7 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   return metrics, jax.tree.map(lambda g: g / n, grads)
 
 
+@jax.named_scope("update/forward")
 def batch_logps(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
   """Log-probs of all draws, [n_mc, b, t] fp32, `micro_batch` rows at a time."""
 
@@ -226,8 +227,9 @@ def make(
 
   def one(state: State, rows):
     metrics, grads = batch_grads(model, cfg, state.policy, *rows)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("optimizer"):
+      updates, opt_state = tx.update(grads, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
     metrics |= {
       "grad_norm": optimizer.global_norm(grads),
       "nonfinite_in_a_row": opt_state.notfinite_count,
