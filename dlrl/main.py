@@ -20,6 +20,7 @@ from dlrl import report
 from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
+from dlrl.runtime import compiled
 from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
@@ -60,6 +61,7 @@ def run() -> None:
         f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
         f"workdir {claimed.path}")
       goodput.start(claimed.path)
+      compiled.keep(claimed.path / "compiled")
       setup.start_graders()
       with jax.set_mesh(setup.mesh):
         seconds = JOBS[cfg.job](setup, claimed.path)

@@ -155,8 +155,10 @@ def test_an_interrupt_ends_a_run_with_one_line(
 def test_sigterm_ends_a_run_with_the_code_that_asks_for_another_start(
     environment, sudoku_dir, tmp_path):
   workdir = tmp_path / "run"
+  own = {k: v for k, v in environment.items()
+         if k != "JAX_COMPILATION_CACHE_DIR"}
   process = runs.start(
-    environment, workdir, sudoku_dir, "--config.sft.steps=0", *(
+    own, workdir, sudoku_dir, "--config.sft.steps=0", *(
       f"--config.{k}=100000" for k in (
         "steps", "eval.every", "checkpoint_every")))
   while len(metrics.rows(workdir)) < 2 and process.poll() is None:
@@ -166,6 +168,7 @@ def test_sigterm_ends_a_run_with_the_code_that_asks_for_another_start(
   assert process.returncode == 42, output
   step = metrics.rows(workdir)[-1]["step"]
   assert checkpoint.steps(workdir / "checkpoints") == [step]
+  assert list((workdir / "compiled").iterdir())  # for the next start
   assert (f"dlrl: told to stop: step {step} is saved; the same command "
           "continues") in output
   assert "Traceback" not in output
