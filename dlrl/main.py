@@ -21,6 +21,7 @@ from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
 from dlrl.runtime import compiled
+from dlrl.runtime import faults
 from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
@@ -84,6 +85,11 @@ def main(argv: list[str]) -> None:
                         preemption.EXIT_CODE))
   except KeyboardInterrupt:
     sys.exit(_say_error("interrupted; the same command continues", 130))
+  except Exception as e:
+    known = faults.explain(e, str(_WORKDIR.value))
+    if known is None:
+      raise
+    sys.exit(_say_error(known, 1))
 
 
 def _say_error(text: str, code: int) -> int:
