@@ -244,8 +244,8 @@ class Profile:
   steps: str = ""  # first and last, "10-12"; "": none
 
 
-# Sections that change no number of a run: it goes on with other values, too.
-OPERATIONS = ("watchdog", "profile")
+# What changes no number of a run: it goes on with other values, too.
+OPERATIONS = ("watchdog", "profile", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +262,7 @@ class Config:
   init_from: str = ""  # workdir of a finished job to start from; "": sft
   log_every: int = 1  # RL steps per progress line
   sample_every: int = 20  # steps per logged sample completion
+  wandb: str = ""  # project of Weights & Biases to log to as well; "": none
   task: Task = Task()
   model: Model = Model()
   lora: LoRA = NO_LORA

@@ -63,6 +63,9 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _trace(cfg)
   _groups(cfg)
   _profile(cfg)
+  strict.require(
+    not cfg.wandb or importlib.util.find_spec("wandb") is not None, "wandb",
+    cfg.wandb, "needs wandb: pip install 'dlrl[wandb]'")
   return cfg
 
 

@@ -32,6 +32,8 @@ from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
 from dlrl.runtime import progress
+from dlrl.runtime import strict
+from dlrl.runtime import tracking
 from dlrl.runtime import watchdog
 
 
@@ -112,7 +114,9 @@ def train(
     checkpoint.Checkpoints(
       directory / "checkpoints",
       keep=setup.cfg.checkpoint_keep) as checkpoints,
-    metrics_lib.MetricsWriter(directory) as writer,
+    tracking.wandb(setup.cfg.wandb if setup.cfg.job == "sft" else "", directory,
+                   strict.to_json(setup.cfg)) as tracker,
+    metrics_lib.MetricsWriter(directory, also=tracker) as writer,
   ):
     restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:

@@ -42,6 +42,7 @@ from dlrl.runtime import preemption
 from dlrl.runtime import profiling
 from dlrl.runtime import progress
 from dlrl.runtime import strict
+from dlrl.runtime import tracking
 from dlrl.runtime import watchdog
 from dlrl.sampling import denoise
 from dlrl.tasks import prompts
@@ -214,7 +215,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     profiling.Window(cfg.profile.steps, workdir / "profile") as window,
     checkpoint.Checkpoints(
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
-    metrics_lib.MetricsWriter(workdir) as writer,
+    tracking.wandb(cfg.wandb, workdir, strict.to_json(cfg)) as tracker,
+    metrics_lib.MetricsWriter(workdir, also=tracker) as writer,
   ):
     restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:

@@ -22,6 +22,7 @@ from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto import summary_pb2
 
+from dlrl.runtime import tracking
 from dlrl.runtime import workdir as workdir_lib
 
 _METRICS, _SAMPLES = "metrics.jsonl", "samples.jsonl"
@@ -33,9 +34,12 @@ class MetricsWriter:
   Args:
     workdir: the directory, which exists.
     tensorboard: whether event files are written too.
+    also: told each row, too.
   """
 
-  def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True):
+  def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True,
+               also: tracking.Log | None = None):
+    self._also = also
     self._root = pathlib.Path(workdir)
     self._tensorboard = tensorboard
     self._last = -1
@@ -57,6 +61,8 @@ class MetricsWriter:
     self._last = step
     if self._tensorboard:
       self._scalars(step, row)
+    if self._also is not None:
+      self._also(step, row)
 
   def sample(self, step: int, *, prompt: str, completion: str,
              reward: float) -> None:
