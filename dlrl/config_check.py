@@ -63,6 +63,7 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _trace(cfg)
   _groups(cfg)
   _profile(cfg)
+  _paths(cfg)
   strict.require(
     not cfg.wandb or importlib.util.find_spec("wandb") is not None, "wandb",
     cfg.wandb, "needs wandb: pip install 'dlrl[wandb]'")
@@ -272,6 +273,13 @@ def _method(learn: config.Learn) -> None:
   strict.require(
     learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
     f"must be a multiple of {divisor} with {learn.forward_process!r}")
+
+
+def _paths(cfg: config.Config) -> None:
+  for field in ("init_from", "pretrained"):
+    value = getattr(cfg, field)
+    strict.require("://" not in value, field, value,
+                   "only local directories are read; mount the bucket")
 
 
 def _profile(cfg: config.Config) -> None:

@@ -150,6 +150,14 @@ def test_state_iterator_and_meta_come_back_exactly(tmp_path):
   np.testing.assert_array_equal([next(fresh) for _ in range(20)], following)
 
 
+def test_a_bucket_is_handed_to_orbax_as_it_is_called(monkeypatch):
+  asked = []
+  monkeypatch.setattr(checkpoint.ocp.training, "Checkpointer",
+                      lambda path, **kwargs: asked.append(str(path)))
+  checkpoint.Checkpoints("gs://bucket/run/checkpoints")
+  assert asked == ["gs://bucket/run/checkpoints"]
+
+
 def test_nothing_saved_is_none(tmp_path):
   with checkpoint.Checkpoints(tmp_path / "new") as saver:
     assert saver.restore_latest(abstract(init()), batches()) is None

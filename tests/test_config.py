@@ -78,6 +78,8 @@ BAD = {
   "learn.negative_weight": dict(learn__negative_weight=1.5),
   "learn.loss": dict(learn__loss="bpgo"),
   "learn.n_mc": dict(learn__n_mc=0),
+  "init_from": dict(init_from="gs://bucket/run"),
+  "pretrained": dict(pretrained="gs://bucket/LLaDA"),
   "profile.steps": dict(profile__steps="10-12", steps=11),
   "watchdog.times": dict(watchdog__times=-1.0),
   "watchdog.least_seconds": dict(watchdog__least_seconds=0.0),

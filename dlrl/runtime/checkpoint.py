@@ -42,7 +42,7 @@ class Checkpoints:
 
   def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
     self._manager = ocp.training.Checkpointer(
-      epath.Path(directory).expanduser().resolve(),
+      _root(directory),
       # The caller decides when; Orbax by itself would skip a save while busy.
       save_decision_policy=_decisions.FixedIntervalPolicy(1),
       preservation_policy=_policies.LatestN(keep),
@@ -198,15 +198,21 @@ def load_meta(directory: str | os.PathLike[str], *, step: int | None = None
 
 def steps(directory: str | os.PathLike[str]) -> list[int]:
   """The steps of all complete checkpoints, ascending; nothing is written."""
-  root = epath.Path(directory).expanduser().resolve()
+  root = _root(directory)
   if not root.is_dir():  # which the checkpointer would create
     return []
   with ocp.training.Checkpointer(root) as manager:
     return sorted(found.step for found in manager.checkpoints)
 
 
+def _root(directory: str | os.PathLike[str]) -> epath.Path:
+  root = epath.Path(directory)
+  # A bucket's name would become that of a directory below the current one.
+  return root if "://" in str(root) else root.expanduser().resolve()
+
+
 def _path(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
-  root, there = epath.Path(directory).expanduser().resolve(), steps(directory)
+  root, there = _root(directory), steps(directory)
   if not there or step not in (None, *there):
     raise FileNotFoundError(
       f"no checkpoint{'' if step is None else f' of step {step}'} in {root}; "
