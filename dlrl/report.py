@@ -62,7 +62,8 @@ def table(summary: dict[str, Any]) -> str:
   seconds = summary["phase_seconds"]
   phases = "  ".join(f"{phase} {each:.0f} s" for phase, each in seconds.items())
   lines.append(f"wall time {summary['wall_seconds']:.0f} s: {phases}")
-  lines.append(goodput.line(summary["goodput"], seconds))
+  if "goodput" in summary:  # older runs have none
+    lines.append(goodput.line(summary["goodput"], seconds))
   return "\n".join(lines)
 
 

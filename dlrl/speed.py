@@ -89,18 +89,19 @@ def rates(cfg: config.Config, row: Mapping[str, float], work: Work | None
           ) -> dict[str, float]:
   """Of a step with the row `row`, that has its times."""
   sampler = cfg.rollout.sampler
-  tokens = (cfg.rollout.prompts * cfg.rollout.group_size * sampler.gen_length)
+  tokens = cfg.rollout.prompts * cfg.rollout.group_size * sampler.gen_length
+  # A clock may not have moved.
+  rollout, update = (max(row[f"time/{k}"], 1e-6) for k in ("rollout", "update"))
   found = {
-    "speed/rollout_tokens_per_s":
-      tokens * row["rollout/free"] / row["time/rollout"],
-    "speed/update_tokens_per_s": tokens / row["time/update"]}
+    "speed/rollout_tokens_per_s": tokens * row["rollout/free"] / rollout,
+    "speed/update_tokens_per_s": tokens / update}
   if work is None:
     return found
   rest, all_parts = work.update
   done = rest + row["update/computed"] * all_parts
-  found["speed/update_mfu"] = done / row["time/update"] / work.peak
+  found["speed/update_mfu"] = done / update / work.peak
   if work.rollout is not None:
     rest, each = work.rollout
     done = rest + row["rollout/forwards"] * each
-    found["speed/rollout_mfu"] = done / row["time/rollout"] / work.peak
+    found["speed/rollout_mfu"] = done / rollout / work.peak
   return found

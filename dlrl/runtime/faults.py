@@ -14,9 +14,10 @@ def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
   if any(map(_is_full, _causes(error))):
     return (f"no space left for {workdir}: free some, or raise the quota; what "
             "was saved is whole, and the same command continues from it")
+  root = pathlib.Path(workdir).expanduser().absolute()
   for e in _causes(error):
     if isinstance(e, FileNotFoundError) and e.filename and (
-        str(e.filename).startswith(str(workdir))):
+        root in pathlib.Path(str(e.filename)).parents):
       return (f"{e.filename}: {e.strerror}. Put it back, or start again in "
               "another --workdir")
   return None
