@@ -7,12 +7,9 @@ the same one after it.
 import pathlib
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 
 def keep(directory: pathlib.Path) -> None:
   """Keeps them in `directory`, unless JAX has been told of another."""
   if jax.config.values["jax_compilation_cache_dir"] is None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    # JAX asks only once, at the first program, and there may have been some.
-    compilation_cache.reset_cache()
