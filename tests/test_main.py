@@ -132,7 +132,8 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
   process = runs.start(environment, workdir, sudoku_dir)
   output, _ = process.communicate()
   assert process.returncode == 0, output
-  assert report.read(workdir)["goodput"]["restarts"] == 5
+  # The last ones may have been at its end when the signal came.
+  assert 3 <= report.read(workdir)["goodput"]["restarts"] <= 5
   assert runs.timeless(workdir) == runs.timeless(finished[0])
   assert metrics.samples(workdir) == metrics.samples(finished[0])
   jax.tree.map(np.testing.assert_array_equal, runs.params_of(workdir),
