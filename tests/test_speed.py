@@ -27,35 +27,43 @@ def work(monkeypatch, data_dir, **changes):
   return cfg, speed.work(setup, programs, abstract)
 
 
-def forward(t=P + T, head=T):
-  """FLOPs of a row: 1 layer of width 16, 2 heads of 8, an MLP of 16."""
-  projections = 4 * 16 * 16 + 3 * 16 * 16
-  attention = 2 * t * 16
-  return 2 * t * (projections + attention) + 2 * head * 16 * 40
+HEAD = 2 * T * 16 * 40
+
+
+def forward(columns):
+  """FLOPs of a row: a layer of width 16, 2 heads of 8, an MLP of 16.
+
+  Of the last layer, which is the only one, all columns have keys and values;
+  a rollout needs no more than that of those beside the canvas.
+  """
+  keys_values = 2 * (P + T) * 2 * 16 * 16
+  rest = 2 * columns * (2 * 16 * 16 + 3 * 16 * 16)
+  attention = 2 * 2 * columns * (P + T) * 16
+  return keys_values + rest + attention + HEAD
 
 
 def test_the_flops_of_a_step_are_those_of_its_passes(monkeypatch, sudoku_dir):
   cfg, found = work(monkeypatch, sudoku_dir)
   assert found.peak == 8 * PEAK  # the devices of the tests
-  assert found.rollout == (0, ROWS * forward())
+  assert found.rollout == (0, ROWS * forward(T))
   # One forward and a backward of two, of every draw, whatever remat computes
   # again; and logits again, which are never kept.
   assert found.update[0] == 0
   assert found.update[1] == pytest.approx(
-    N_MC * ROWS * (3 * forward() + forward(t=0)), rel=3e-3)
+    N_MC * ROWS * (3 * forward(P + T) + HEAD), rel=3e-3)
   row = {"rollout/free": 0.5, "rollout/forwards": 8.0, "update/computed": 0.5,
          "time/rollout": 2.0, "time/update": 4.0}
   rates = speed.rates(cfg, row, found)
   assert rates == {
     "speed/rollout_tokens_per_s": ROWS * T / 2 / 2.0,
     "speed/update_tokens_per_s": ROWS * T / 4.0,
-    "speed/rollout_mfu": 8 * ROWS * forward() / 2.0 / (8 * PEAK),
+    "speed/rollout_mfu": 8 * ROWS * forward(T) / 2.0 / (8 * PEAK),
     "speed/update_mfu": found.update[1] / 2 / 4.0 / (8 * PEAK)}
 
 
 def test_the_pass_that_fills_the_rest_counts_once(monkeypatch, sudoku_dir):
   _, found = work(monkeypatch, sudoku_dir, rollout__sampler__fill_after=0.5)
-  assert found.rollout == (0, ROWS * forward())
+  assert found.rollout == (0, ROWS * forward(T))
 
 
 def test_what_is_not_known_is_not_logged(monkeypatch, sudoku_dir, capsys):

@@ -4,70 +4,71 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
-import pytest
 import runs
 
 from dlrl import config
 from dlrl.runtime import watchdog
 
-POLL = 0.01
 
-
-def watch(times=3.0, least=0.2, first=60.0):
+def watch(times=3.0, least=2.0, first=60.0):
+  """A dog that looks only when it is told to; a look stands for a second."""
   ended = []
   cfg = config.Watchdog(times, least, first)
-  return ended, watchdog.Watchdog(
-    cfg, end=lambda: ended.append(1), poll=POLL)
+  return ended, watchdog.Watchdog(cfg, end=lambda: ended.append(1), poll=1.0)
 
 
 def work(dog, kind, seconds, often=1):
   for _ in range(often):
     dog.begin(kind)
-    time.sleep(seconds)
+    for _ in range(seconds):
+      dog.look()
 
 
 def test_what_takes_some_times_longer_than_usual_is_ended_with_its_stacks(
     capfd):
   ended, dog = watch()
-  with dog:
-    work(dog, "step", 0.1, often=3)
-    assert not ended
-    work(dog, "step", 0.9)  # three times 0.1 s, and looks that come late
+  work(dog, "step", 59)  # compiles
+  work(dog, "step", 4, often=2)
+  work(dog, "step", 12)
+  assert not ended
+  work(dog, "step", 25)  # three times the median of 59, 4, 4, 12
   assert ended
   error = capfd.readouterr().err
-  assert "this step has not ended in" in error
+  assert "this step has not ended in 25 s, it usually takes 8 s" in error
   assert "in work\n" in error  # this thread
 
 
 def test_kinds_have_their_own_times_and_a_floor():
-  ended, dog = watch(least=0.4)
-  with dog:
-    work(dog, "step", 0.02, often=5)
-    work(dog, "evaluation", 0.5)  # the first one: nobody knows how long
-    work(dog, "step", 0.2)  # ten times, but below the floor
-    dog.begin("evaluation")
+  ended, dog = watch(least=9.0)
+  work(dog, "step", 1, often=5)
+  work(dog, "evaluation", 50)  # the first one: nobody knows how long
+  work(dog, "step", 9)  # nine times, but not above the floor
+  dog.begin("evaluation")
   assert not ended
-  assert dog.limit("step") == 0.4
-  assert dog.limit("evaluation") == pytest.approx(1.5, rel=0.3)
-  assert dog.limit("checkpoint") == 60
+  assert [dog.limit(kind) for kind in ("step", "evaluation", "checkpoint")] == [
+    9, 150, 60]
 
 
 def test_the_first_of_a_kind_has_a_limit_and_no_work_has_none():
-  ended, dog = watch(first=0.1)
-  with dog:
-    time.sleep(0.3)
-    assert not ended
-    work(dog, "step", 0.6)
+  ended, dog = watch(first=10.0)
+  for _ in range(100):
+    dog.look()
+  work(dog, "step", 10)
+  assert not ended
+  work(dog, "evaluation", 11)
   assert ended
 
 
-def test_it_can_be_left_out():
-  ended, dog = watch(times=0.0, first=0.01)
-  with dog:
-    work(dog, "step", 0.2)
-  assert not ended
+def test_it_looks_by_itself_while_it_is_entered_unless_it_is_left_out():
+  for times in (1.0, 0.0):
+    ended = threading.Event()
+    with watchdog.Watchdog(config.Watchdog(times, 0.02, 0.02), end=ended.set,
+                           poll=0.01) as dog:
+      dog.begin("step")
+      assert ended.wait(60 if times else 0.2) == bool(times)
 
 
 SUSPENDED = """

@@ -57,6 +57,23 @@ class Watchdog:
     return max(self._cfg.least_seconds,
                self._cfg.times * statistics.median(took))
 
+  def look(self) -> bool:
+    """Whether work has taken too long, and the process been ended for it.
+
+    The thread calls it, every `poll` seconds.
+    """
+    with self._lock:
+      self._waited += self._poll
+      work, waited = self._work, self._waited
+      late = work is not None and waited > self.limit(work)
+    if late:
+      print(f"dlrl: hangs: this {work} has not ended in {waited:.0f} s, it "
+            f"usually takes {self._usual(work)}; see config.watchdog. Where "
+            "all threads stand:", file=sys.stderr, flush=True)
+      faulthandler.dump_traceback(all_threads=True)
+      self._end()
+    return late
+
   def _usual(self, work: str | None) -> str:
     took = self._took.get(work or "")
     return f"{statistics.median(took):.0f} s" if took else "an unknown time"
@@ -70,16 +87,7 @@ class Watchdog:
 
   def _watch(self) -> None:
     while not self._closed.wait(self._poll):
-      with self._lock:
-        self._waited += self._poll
-        work, waited = self._work, self._waited
-        late = work is not None and waited > self.limit(work)
-      if late:
-        print(f"dlrl: hangs: this {work} has not ended in {waited:.0f} s, it "
-              f"usually takes {self._usual(work)}; see config.watchdog. Where "
-              "all threads stand:", file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(all_threads=True)
-        self._end()
+      if self.look():
         return
 
   def __enter__(self) -> "Watchdog":
