@@ -268,7 +268,6 @@ def test_rows_without_an_advantage_may_hold_anything():
   want, metrics, _ = run(batch)
   got, others, _ = run(spoiled)
   assert_same(got, want)
-  assert metrics.pop("computed") < others.pop("computed")
   for name, value in metrics.items():
     np.testing.assert_allclose(others[name], value, rtol=1e-4, atol=1e-5)
 
