@@ -226,6 +226,29 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watchdog:
+  """When a process that does not move is ended, with exit code 43.
+
+  Steps, evaluations and checkpoints are each compared with their like.
+  """
+
+  times: float = 10.0  # of the median time so far; 0: never
+  least_seconds: float = 600.0  # whatever the median
+  first_seconds: float = 7200.0  # of the first of its kind, which compiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+  """A trace of some RL steps, in the workdir's `profile/`."""
+
+  steps: str = ""  # first and last, "10-12"; "": none
+
+
+# What changes no number of a run: it goes on with other values, too.
+OPERATIONS = ("watchdog", "profile", "wandb")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """One run."""
 
@@ -239,6 +262,7 @@ class Config:
   init_from: str = ""  # workdir of a finished job to start from; "": sft
   log_every: int = 1  # RL steps per progress line
   sample_every: int = 20  # steps per logged sample completion
+  wandb: str = ""  # project of Weights & Biases to log to as well; "": none
   task: Task = Task()
   model: Model = Model()
   lora: LoRA = NO_LORA
@@ -248,6 +272,8 @@ class Config:
   learn: Learn = Learn()
   eval: Eval = Eval()
   evaluation: Evaluation = Evaluation()
+  watchdog: Watchdog = Watchdog()
+  profile: Profile = Profile()
 
 
 def default() -> ml_collections.ConfigDict:

@@ -17,6 +17,7 @@ from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
 from dlrl.runtime import optimizer
+from dlrl.runtime import profiling
 from dlrl.runtime import strict
 from dlrl.sampling import check
 from dlrl.tasks import files
@@ -61,6 +62,11 @@ def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   _method(cfg.learn)
   _trace(cfg)
   _groups(cfg)
+  _profile(cfg)
+  _paths(cfg)
+  strict.require(
+    not cfg.wandb or importlib.util.find_spec("wandb") is not None, "wandb",
+    cfg.wandb, "needs wandb: pip install 'dlrl[wandb]'")
   return cfg
 
 
@@ -113,12 +119,14 @@ def _numbers(cfg: config.Config) -> None:
   for field in ("sft.steps", "sft.optimizer.warmup_steps",
                 "learn.optimizer.warmup_steps", "mesh.cpu_devices",
                 "rollout.prior.anneal_steps", "task.few_shot", "lora.rank",
-                "evaluation.size", "evaluation.tokens_per_step"):
+                "evaluation.size", "evaluation.tokens_per_step",
+                "watchdog.times"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value >= 0, field, value, "must not be negative")
   for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
                 "learn.optimizer.learning_rate",
-                "learn.optimizer.clip_norm", "model.rope_theta", "lora.alpha"):
+                "learn.optimizer.clip_norm", "model.rope_theta", "lora.alpha",
+                "watchdog.least_seconds", "watchdog.first_seconds"):
     value = operator.attrgetter(field)(cfg)
     strict.require(value > 0, field, value, "must be positive")
   strict.require(0 <= cfg.seed < 2**32, "seed", cfg.seed,
@@ -265,3 +273,21 @@ def _method(learn: config.Learn) -> None:
   strict.require(
     learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
     f"must be a multiple of {divisor} with {learn.forward_process!r}")
+
+
+def _paths(cfg: config.Config) -> None:
+  for field in ("init_from", "pretrained"):
+    value = getattr(cfg, field)
+    strict.require("://" not in value, field, value,
+                   "only local directories are read; mount the bucket")
+
+
+def _profile(cfg: config.Config) -> None:
+  try:
+    span = profiling.span(cfg.profile.steps)
+    known = span is None or (cfg.job == "rl" and span[1] <= cfg.steps)
+  except ValueError:
+    known = False
+  strict.require(
+    known, "profile.steps", cfg.profile.steps,
+    f"must be the first and the last RL step, in 1..{cfg.steps}, like '10-12'")

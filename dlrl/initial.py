@@ -17,6 +17,7 @@ from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
 from dlrl.runtime import checkpoint
+from dlrl.runtime import digest
 from dlrl.runtime import strict
 
 
@@ -106,6 +107,6 @@ def base(cfg: config.Config, model: transformer.Model, abstract: Any) -> Base:
   field = ("init_from" if cfg.init_from else
            "pretrained" if cfg.pretrained else "seed")
   found = params(cfg, model, abstract)
-  identity = checkpoint.fingerprint(found)
+  identity = digest.fingerprint(found)
   quantized.quantize(found, abstract, cfg.lora.quantize, lora.MATRICES)
   return Base(found, identity, field, getattr(cfg, field))

@@ -4,13 +4,14 @@ A step's row is begun while its update runs on the device and finished when the
 next step has started its rollout, so that the loop does not wait for numbers.
 """
 
-import time
 from typing import Any
 
 import jax
 
 from dlrl import config
+from dlrl import speed
 from dlrl.runtime import clock as clock_lib
+from dlrl.runtime import memory
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import progress
@@ -22,8 +23,9 @@ class Journal:
   """The metrics of the step under way: written when its update is finished."""
 
   def __init__(self, cfg: config.Config, writer: metrics_lib.MetricsWriter,
-               clock: clock_lib.Clock):
+               clock: clock_lib.Clock, work: speed.Work | None = None):
     self._cfg, self._writer, self._clock = cfg, writer, clock
+    self._work = work
     self._line = progress.Progress(cfg.steps, "rl")
     self._metrics: Any = None
     self._step: int | None = None
@@ -32,7 +34,7 @@ class Journal:
   def begin(self, step: int, row: dict[str, float], metrics: Any, sample):
     """Step `step` has started an update that will give `metrics`."""
     self._step, self.row, self._metrics = step, row, metrics
-    self._sample, self._started = sample, time.monotonic()
+    self._sample, self._started = sample, clock_lib.now()
 
   def wait(self) -> None:
     """Reads the update's metrics, and so waits for it."""
@@ -40,8 +42,9 @@ class Journal:
       return
     values = jax.device_get(self._metrics)
     self._metrics = None
-    self.row |= {f"update/{k}": float(v) for k, v in values.items()}
-    self.row["time/update"] = time.monotonic() - self._started
+    self.row |= {k if "/" in k else f"update/{k}": float(v)
+                 for k, v in values.items()} | memory.in_use()
+    self.row["time/update"] = clock_lib.now() - self._started
     for phase in ("rollout", "reward", "update"):
       self._clock.add(phase, self.row[f"time/{phase}"])
 
@@ -51,7 +54,8 @@ class Journal:
       return None
     self.wait()
     step, row, self._step = self._step, self.row, None
-    ended = time.monotonic()
+    ended = clock_lib.now()
+    row |= speed.rates(self._cfg, row, self._work)
     self._writer.write(step, row)
     self._line.tick()
     if step % self._cfg.log_every == 0 or "eval/solved" in row:

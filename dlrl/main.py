@@ -2,7 +2,8 @@
 
 Starts the job that the config describes, or continues it where it was
 interrupted. Exit codes: 0 finished, 1 failed, 2 the config or workdir cannot
-work, 130 interrupted.
+work, 42 told to stop (SIGTERM) and to be started again, 43 ended by the
+watchdog, 130 interrupted.
 """
 
 import sys
@@ -19,7 +20,11 @@ from dlrl import report
 from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
+from dlrl.runtime import compiled
+from dlrl.runtime import faults
+from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import preemption
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.runtime import workdir as workdir_lib
@@ -44,7 +49,8 @@ def run() -> None:
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
   workdir = str(_WORKDIR.value)
-  with workdir_lib.claim(workdir, strict.to_json(cfg)) as claimed:
+  with workdir_lib.claim(
+      workdir, strict.to_json(cfg), config.OPERATIONS) as claimed:
     summary = report.read(claimed.path)
     if summary is not None:
       progress.say(f"the run in {claimed.path} is finished; for another one "
@@ -55,6 +61,8 @@ def run() -> None:
         f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
         f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
         f"workdir {claimed.path}")
+      goodput.start(claimed.path)
+      compiled.keep(claimed.path / "compiled")
       setup.start_graders()
       with jax.set_mesh(setup.mesh):
         seconds = JOBS[cfg.job](setup, claimed.path)
@@ -68,11 +76,20 @@ def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # or every save prints a page
   try:
-    run()
+    with preemption.Notice():
+      run()
   except strict.ConfigError as e:
     sys.exit(_say_error(str(e), 2))
+  except preemption.Preempted as e:
+    sys.exit(_say_error(f"told to stop: {e}; the same command continues",
+                        preemption.EXIT_CODE))
   except KeyboardInterrupt:
     sys.exit(_say_error("interrupted; the same command continues", 130))
+  except Exception as e:
+    known = faults.explain(e, str(_WORKDIR.value))
+    if known is None:
+      raise
+    sys.exit(_say_error(known, 1))
 
 
 def _say_error(text: str, code: int) -> int:

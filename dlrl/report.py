@@ -6,6 +6,7 @@ from typing import Any
 
 from dlrl import config
 from dlrl import tasks
+from dlrl.runtime import goodput
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import plots
 from dlrl.runtime import strict
@@ -30,6 +31,7 @@ def write(
     "steps": rows[-1]["step"],
     "wall_seconds": sum(seconds.values()),
     "phase_seconds": seconds,
+    "goodput": goodput.read(workdir, seconds),
     "config_fingerprint": strict.fingerprint(cfg),
   }
   method = cfg.learn.loss if cfg.job == "rl" else cfg.job
@@ -57,9 +59,11 @@ def table(summary: dict[str, Any]) -> str:
     cells = [f"{r[name]:6.1%} [{r[f'{name}_low']:5.1%}, "
              f"{r[f'{name}_high']:5.1%}]" for r in (before, after)]
     lines.append(f"{name:12}{cells[0]:>24}{cells[1]:>24}")
-  phases = "  ".join(f"{phase} {seconds:.0f} s" for phase, seconds
-                     in summary["phase_seconds"].items())
+  seconds = summary["phase_seconds"]
+  phases = "  ".join(f"{phase} {each:.0f} s" for phase, each in seconds.items())
   lines.append(f"wall time {summary['wall_seconds']:.0f} s: {phases}")
+  if "goodput" in summary:  # older runs have none
+    lines.append(goodput.line(summary["goodput"], seconds))
   return "\n".join(lines)
 
 

@@ -48,13 +48,14 @@ def rewards(setup: setup_lib.Setup, done: Completions
     ValueError: a reward is not one number, or None, per completion; names it.
   """
   cfg = setup.cfg.rollout
-  total, row = np.zeros(len(done.texts)), {}
+  total = np.zeros(len(done.texts))
+  row: dict[str, float] = {}
   for (name, function), weight in zip(
       setup.rewards.items(), cfg.reward_weights, strict=True):
     values = _numbers(name, function(
       done.prompts, done.texts, **done.columns), len(done.texts))
     total += weight * values
-    row[f"reward/{name}"] = _mean(values)
+    row |= {f"reward/{name}": _mean(values), f"reward/{name}_std": _std(values)}
   reward = total.astype(np.float32)
   known = ~np.isnan(reward).reshape(-1, cfg.group_size)
   groups = reward.reshape(known.shape)
@@ -62,7 +63,7 @@ def rewards(setup: setup_lib.Setup, done: Completions
            >= np.where(known, groups, -np.inf).max(1))
   return reward, {
     "reward/mean": _mean(reward),
-    "reward/std": float(np.std(groups[known])) if known.any() else math.nan,
+    "reward/std": _std(reward),
     **row,
     "reward/infrastructure_errors": float(np.sum(~known)),
     "update/zero_groups": float(np.mean(equal)),
@@ -123,3 +124,8 @@ def _numbers(name: str, values: Sequence[float | None], count: int
 def _mean(values: np.ndarray) -> float:
   known = values[~np.isnan(values)]
   return float(known.mean()) if known.size else math.nan
+
+
+def _std(values: np.ndarray) -> float:
+  known = values[~np.isnan(values)]
+  return float(known.std()) if known.size else math.nan

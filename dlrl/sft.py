@@ -30,7 +30,11 @@ from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
+from dlrl.runtime import preemption
 from dlrl.runtime import progress
+from dlrl.runtime import strict
+from dlrl.runtime import tracking
+from dlrl.runtime import watchdog
 
 
 def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
@@ -50,6 +54,7 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
   def step(state: update.State, batch):
+    rate = optimizer.rate(cfg.optimizer, cfg.steps, state.opt_state)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     keys = jax.random.split(key, batch["completion"].shape[0])
     value, grads = jax.value_and_grad(loss)(
@@ -58,6 +63,7 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
     metrics = {
       "loss": value,
       "grad_norm": optimizer.global_norm(grads),
+      "learning_rate": rate,
       "nonfinite_in_a_row": opt_state.notfinite_count,
     }
     return dataclasses.replace(
@@ -103,8 +109,14 @@ def train(
   line = progress.Progress(cfg.steps, "sft")
 
   with (
-    checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
-    metrics_lib.MetricsWriter(directory) as writer,
+    preemption.Notice() as notice,
+    watchdog.Watchdog(setup.cfg.watchdog) as dog,
+    checkpoint.Checkpoints(
+      directory / "checkpoints",
+      keep=setup.cfg.checkpoint_keep) as checkpoints,
+    tracking.wandb(setup.cfg.wandb if setup.cfg.job == "sft" else "", directory,
+                   strict.to_json(setup.cfg)) as tracker,
+    metrics_lib.MetricsWriter(directory, also=tracker) as writer,
   ):
     restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:
@@ -116,12 +128,14 @@ def train(
       state = make_state(setup.init_policy(base))
       writer.truncate_after(-1)
       if evaluator:
+        dog.begin("evaluation")
         with clock.phase("evaluation"):
           writer.write(0, evaluator(state.policy))
 
     reported = start
     for now in range(start + 1, cfg.steps + 1):
       last = now == cfg.steps
+      dog.begin("step")
       logs = last or now == 1 or now % cfg.log_every == 0
       with clock.phase("fine-tuning"):
         state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
@@ -135,12 +149,17 @@ def train(
         reported = now
         progress.say(line.line(now, loss=row["sft/loss"]))
         if last and evaluator:
+          dog.begin("evaluation")
           with clock.phase("evaluation"):
             row |= evaluator(state.policy)
         writer.write(now, row)
-      if last or now % cfg.checkpoint_every == 0:
+      stops = notice.reached() and not last
+      if stops or last or now % cfg.checkpoint_every == 0:
+        dog.begin("checkpoint")
         writer.flush()
         resume.save(checkpoints, now, state, batches, clock, base)
+      if stops:
+        raise preemption.Preempted(f"step {now} of fine-tuning is saved")
   return state.policy, clock.totals
 
 

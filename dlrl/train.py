@@ -9,7 +9,6 @@ Whatever the update does not need of the completions is computed meanwhile.
 import dataclasses
 import functools
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from dlrl import resume
 from dlrl import scoring
 from dlrl import setup as setup_lib
 from dlrl import sft
+from dlrl import speed
 from dlrl import tasks
 from dlrl import update
 from dlrl.diffusion import masks
@@ -38,8 +38,12 @@ from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
+from dlrl.runtime import preemption
+from dlrl.runtime import profiling
 from dlrl.runtime import progress
 from dlrl.runtime import strict
+from dlrl.runtime import tracking
+from dlrl.runtime import watchdog
 from dlrl.sampling import denoise
 from dlrl.tasks import prompts
 
@@ -68,6 +72,7 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
   """
   cfg = setup.cfg
   step_update = update.make(setup.model, cfg.learn, tx)
+  sizes = cfg.learn.optimizer, _updates(cfg)
 
   def rollout(state: update.State, prompt, prompt_length, index, template
               ) -> Rollout:
@@ -84,10 +89,11 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
     canvas = prior.canvases(
       setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
       index[rows], template)
-    decoded = denoise.decode(
-      setup.model, state.policy, prompt, prompt_length, sample_keys,
-      sampler=cfg.rollout.sampler, canvas=canvas,
-      eos_id=setup.tokenizer.eos_id)
+    with jax.named_scope("rollout/denoise"):
+      decoded = denoise.decode(
+        setup.model, state.policy, prompt, prompt_length, sample_keys,
+        sampler=cfg.rollout.sampler, canvas=canvas,
+        eos_id=setup.tokenizer.eos_id)
     trace = decoded.trace
     if cfg.learn.forward_process == "forks":
       trace = masks.fork_steps(
@@ -104,7 +110,8 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       state = dataclasses.replace(state, memory=pruning.store(
         state.memory, rollout.index, rollout.completion, reward,
         cfg.rollout.prior.min_reward))
-    return step_update(state, update.Batch(
+    rate = optimizer.rate(*sizes, state.opt_state)
+    state, metrics = step_update(state, update.Batch(
       prompt=rollout.prompt,
       prompt_length=rollout.prompt_length,
       completion=rollout.completion,
@@ -114,10 +121,20 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       keys=rollout.draw_keys,
       trace=rollout.trace,
     ))
+    ends = jnp.cumsum(rollout.completion == setup.tokenizer.eos_id, 1) > 0
+    return state, metrics | {
+      "learning_rate": rate,
+      "rollout/length": jnp.mean(jnp.sum(~ends, 1, dtype=jnp.float32)),
+      "rollout/steps": jnp.mean(1.0 + jnp.max(rollout.trace, 1))}
 
   return jax.jit(rollout), jax.jit(
     learn, donate_argnums=0,
     out_shardings=(setup_lib.shardings_of(abstract), None))
+
+
+def _updates(cfg: config.Config) -> int:
+  """Of the whole run."""
+  return cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout
 
 
 def first_policy(
@@ -181,21 +198,25 @@ def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
 def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   """Runs or continues the job; returns the seconds per phase."""
   cfg = setup.cfg
-  tx = optimizer.make(
-    cfg.learn.optimizer,
-    cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout)
+  tx = optimizer.make(cfg.learn.optimizer, _updates(cfg))
   slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
   make_state, abstract = setup.state_maker(
     tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
   base = setup.load_base()
-  rollout_fn, learn_fn = make_programs(setup, tx, abstract)
+  programs = functools.partial(make_programs, tx=tx, abstract=abstract)
+  rollout_fn, learn_fn = programs(setup)
+  work = speed.work(setup, programs, abstract)
   source, evaluator = prompt_rows(setup), held_out.make(setup)
   batches = prompt_batches(setup, source)
 
   with (
+    preemption.Notice() as notice,
+    watchdog.Watchdog(cfg.watchdog) as dog,
+    profiling.Window(cfg.profile.steps, workdir / "profile") as window,
     checkpoint.Checkpoints(
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
-    metrics_lib.MetricsWriter(workdir) as writer,
+    tracking.wandb(cfg.wandb, workdir, strict.to_json(cfg)) as tracker,
+    metrics_lib.MetricsWriter(workdir, also=tracker) as writer,
   ):
     restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:
@@ -206,35 +227,45 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       policy, seconds = first_policy(setup, workdir, base)
       state, start, clock = make_state(policy), 0, clock_lib.Clock(seconds)
       writer.truncate_after(-1)
+      dog.begin("evaluation")
       with clock.phase("evaluation"):
         writer.write(0, evaluator(state.policy, ends=True))
-    journal = journal_lib.Journal(cfg, writer, clock)
+    journal = journal_lib.Journal(cfg, writer, clock, work)
 
     for now in range(start + 1, cfg.steps + 1):
+      dog.begin("step")
+      window.begin(now, state)
       batch = next(batches)
       rows = [source[i] for i in batch["position"].tolist()]
-      began = time.monotonic()
+      began = clock_lib.now()
       rollout = rollout_fn(state, *inputs(setup, batch, rows))
       began = journal.finish() or began
       ids, free, forwards = jax.device_get(
         (rollout.completion, rollout.free, rollout.forwards))
-      rolled = time.monotonic()
-      done = scoring.read(setup, rows, ids)
-      reward, row = scoring.rewards(setup, done)
-      rewarded = time.monotonic()
+      rolled = clock_lib.now()
+      with jax.profiler.TraceAnnotation("reward"):
+        done = scoring.read(setup, rows, ids)
+        reward, row = scoring.rewards(setup, done)
+      rewarded = clock_lib.now()
       state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
       row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
       journal.begin(now, row, metrics, (
         prompts.as_text(done.prompts[0]), done.texts[0], float(reward[0])))
       journal.row |= _rollout_row(setup, batch, done, free, forwards)
 
-      if now % cfg.eval.every == 0 or now == cfg.steps:
+      last = now == cfg.steps
+      if last or now % cfg.eval.every == 0:
         journal.wait()
+        dog.begin("evaluation")
         with clock.phase("evaluation"):
-          journal.row |= evaluator(state.policy, ends=now == cfg.steps)
-      if now % cfg.checkpoint_every == 0 or now == cfg.steps:
+          journal.row |= evaluator(state.policy, ends=last)
+      stops = notice.reached() and not last
+      if stops or last or now % cfg.checkpoint_every == 0:
         journal.finish()
+        dog.begin("checkpoint")
         writer.flush()
         resume.save(checkpoints, now, state, batches, clock, base)
+      if stops:
+        raise preemption.Preempted(f"step {now} is saved")
     journal.finish()
   return clock.totals

@@ -143,8 +143,9 @@ def micro_batch_grads(
     scored = losses.Scored(
       logps, old, None if others.ref is None else others.ref[j], *draw)
     value = scored.score(logps)
+    delta = value - scored.score(old)
     return scored, {"score_mean": value, "square": value**2,
-                    "delta": abs(value - scored.score(old)),
+                    "delta": abs(delta), "delta_square": delta**2,
                     "entropy": jnp.sum(entropy, -1),
                     "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
 
@@ -200,9 +201,13 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
   loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
   metrics = {k: v / count for k, v in sums.items()}
   metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
-  return metrics | {"loss": loss / n}, jax.tree.map(lambda g: g / n, grads)
+  metrics["delta_rms"] = jnp.sqrt(metrics.pop("delta_square"))
+  computed = jnp.mean(jnp.any(parts[2], -1), dtype=jnp.float32)
+  metrics |= {"loss": loss / n, "computed": computed}
+  return metrics, jax.tree.map(lambda g: g / n, grads)
 
 
+@jax.named_scope("update/forward")
 def batch_logps(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
   """Log-probs of all draws, [n_mc, b, t] fp32, `micro_batch` rows at a time."""
 
@@ -222,8 +227,9 @@ def make(
 
   def one(state: State, rows):
     metrics, grads = batch_grads(model, cfg, state.policy, *rows)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("optimizer"):
+      updates, opt_state = tx.update(grads, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
     metrics |= {
       "grad_norm": optimizer.global_norm(grads),
       "nonfinite_in_a_row": opt_state.notfinite_count,

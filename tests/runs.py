@@ -39,7 +39,7 @@ def tiny(data_dir, **changes):
 
 
 def run_here(cfg, workdir):
-  """The job inside this process; its rows, without times."""
+  """The job inside this process; its rows, without what is measured."""
   workdir.mkdir(exist_ok=True)
   setup = setup_lib.make(cfg)
   with jax.set_mesh(setup.mesh):
@@ -48,7 +48,8 @@ def run_here(cfg, workdir):
 
 
 def timeless(workdir):
-  return [{k: v for k, v in row.items() if not k.startswith("time/")}
+  measured = ("time/", "speed/", "memory/")
+  return [{k: v for k, v in row.items() if not k.startswith(measured)}
           for row in metrics.rows(workdir)]
 
 

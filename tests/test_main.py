@@ -46,8 +46,13 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   rows = metrics.rows(workdir)
   assert [row["step"] for row in rows] == list(range(7))
   assert {"reward/mean", "rollout/solved", "update/score_mean",
-          "update/score_std", "update/grad_norm", "time/rollout",
-          } <= rows[1].keys()
+          "update/score_std", "update/grad_norm", "update/learning_rate",
+          "update/delta", "update/delta_rms", "update/entropy",
+          "update/nonfinite_total", "update/zero_groups", "update/computed",
+          "reward/std", "reward/units", "reward/units_std", "rollout/length",
+          "rollout/steps", "rollout/forwards", "time/rollout", "time/reward",
+          "time/update", "speed/rollout_tokens_per_s",
+          "speed/update_tokens_per_s"} <= rows[1].keys()
   assert all(row["update/grad_norm"] > 0 for row in rows[1:])
   assert [row["step"] for row in rows if "eval/solved" in row] == [0, 3, 6]
   summary = json.loads((workdir / "summary.json").read_text())
@@ -59,6 +64,15 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
     "name": "sudoku", "version": "1.1.0", "prompt": "bare", "few_shot": 0,
     "data_sha256": tasks.TASKS["sudoku"].checksum}
   assert summary["n_eval"] == 16
+  goodput = summary["goodput"]
+  assert goodput["restarts"] == 0
+  assert 0 < goodput["share"] < 1
+  phases = summary["phase_seconds"]
+  assert goodput["step_seconds"] == pytest.approx(sum(
+    phases[k] for k in ("fine-tuning", "rollout", "reward", "update")))
+  assert summary["wall_seconds"] < goodput["running_seconds"]
+  assert phases["compile"] > 1
+  assert f"goodput {goodput['share']:.0%}" in output
   assert summary["wall_seconds"] > 0
   assert len(summary["config_fingerprint"]) == 12
   assert (workdir / "curves.png").stat().st_size > 10_000
@@ -118,6 +132,8 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
   process = runs.start(environment, workdir, sudoku_dir)
   output, _ = process.communicate()
   assert process.returncode == 0, output
+  # The last ones may have been at its end when the signal came.
+  assert 3 <= report.read(workdir)["goodput"]["restarts"] <= 5
   assert runs.timeless(workdir) == runs.timeless(finished[0])
   assert metrics.samples(workdir) == metrics.samples(finished[0])
   jax.tree.map(np.testing.assert_array_equal, runs.params_of(workdir),
@@ -134,6 +150,28 @@ def test_an_interrupt_ends_a_run_with_one_line(
   output, _ = process.communicate()
   assert process.returncode == 130
   assert "interrupted; the same command continues" in output
+  assert "Traceback" not in output
+
+
+def test_sigterm_ends_a_run_with_the_code_that_asks_for_another_start(
+    environment, sudoku_dir, tmp_path):
+  workdir = tmp_path / "run"
+  own = {k: v for k, v in environment.items()
+         if k != "JAX_COMPILATION_CACHE_DIR"}
+  process = runs.start(
+    own, workdir, sudoku_dir, "--config.sft.steps=0", *(
+      f"--config.{k}=100000" for k in (
+        "steps", "eval.every", "checkpoint_every")))
+  while len(metrics.rows(workdir)) < 2 and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate()
+  assert process.returncode == 42, output
+  step = metrics.rows(workdir)[-1]["step"]
+  assert checkpoint.steps(workdir / "checkpoints") == [step]
+  assert list((workdir / "compiled").iterdir())  # for the next start
+  assert (f"dlrl: told to stop: step {step} is saved; the same command "
+          "continues") in output
   assert "Traceback" not in output
 
 

@@ -47,6 +47,18 @@ def test_a_name_stands_for_its_steps(name, plain):
                  got, want)
 
 
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_the_rate_is_of_the_next_update_and_skipped_ones_do_not_count(name):
+  cfg = dataclasses.replace(CFG, name=name, warmup_steps=2, schedule="cosine")
+  tx = optimizer.make(cfg, 4)
+  state, found = tx.init(PARAMS), []
+  for scale in (1, np.nan, 1, 1, 1):
+    found.append(float(optimizer.rate(cfg, 4, state)))
+    _, state = tx.update(
+      jax.tree.map(lambda g, by=scale: g * by, grads(0)), state, PARAMS)
+  np.testing.assert_allclose(found, [5e-3, 1e-2, 1e-2, 1e-2, 5e-3], rtol=1e-6)
+
+
 def test_lion_keeps_half_of_what_adamw_keeps():
   sizes = {}
   for name in optimizer.OPTIMIZERS:

@@ -63,6 +63,7 @@ def test_what_is_learned_is_the_weighted_sum_and_each_mean_is_logged():
   assert reward.tolist() == [1.5, -0.5, 2.0, -1.0]
   assert row == {
     "reward/a": 0.5, "reward/b": 0.5, "reward/mean": 0.5,
+    "reward/a_std": 0.5, "reward/b_std": pytest.approx(0.125**0.5),
     "reward/std": pytest.approx(np.std([1.5, -0.5, 2, -1])),
     "reward/infrastructure_errors": 0.0, "update/zero_groups": 0.0}
 

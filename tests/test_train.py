@@ -48,6 +48,17 @@ def test_what_followed_the_last_checkpoint_is_not_logged_twice(
   assert runs.run_here(cfg, tmp_path / "cut")[1] == want
 
 
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
+    sudoku_dir, tmp_path, capsys):
+  cfg = runs.tiny(sudoku_dir, steps=4)
+  _, want = runs.run_here(cfg, tmp_path / "run")
+  array = max((tmp_path / "run" / "checkpoints" / "4").rglob("d/*"),
+              key=lambda path: path.stat().st_size)
+  array.write_bytes(bytes(array.stat().st_size))
+  assert runs.run_here(cfg, tmp_path / "run")[1] == want
+  assert "continuing after step 2" in capsys.readouterr().out
+
+
 def test_pruned_rollouts_are_shorter_and_keep_the_template(
     sudoku_dir, tmp_path, monkeypatch):
   batches = []

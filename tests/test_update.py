@@ -118,11 +118,12 @@ def test_the_gradient_is_that_of_the_stacked_formula(changes):
   live = np.asarray(batch.advantage) != 0
   score = np.asarray(score, np.float64)[:, live]
   expected = {
-    "loss": loss, "delta": 0, "score_mean": score.mean(),
+    "loss": loss, "delta": 0, "delta_rms": 0, "score_mean": score.mean(),
     "score_std": score.std(0).mean(),
     "grad_norm": math.sqrt(sum(
       (np.asarray(g, np.float64)**2).sum() for g in jax.tree.leaves(want))),
-    "nonfinite_in_a_row": 0, "nonfinite_total": 0}
+    "nonfinite_in_a_row": 0, "nonfinite_total": 0,
+    "computed": 0.75}  # five live rows, two in a part
   assert set(metrics) == set(expected) | {"entropy"}
   for name, value in expected.items():
     np.testing.assert_allclose(
@@ -168,6 +169,9 @@ def test_two_updates_per_rollout_share_the_draws_and_the_old_scores():
   live = np.asarray(second.advantage) != 0
   delta = np.abs(np.asarray(score - old[:, 4:]))[:, live].mean()
   np.testing.assert_allclose(metrics["delta"], delta / 2, rtol=1e-3)
+  square = np.square(np.asarray(score - old[:, 4:]))[:, live].mean()
+  np.testing.assert_allclose(
+    metrics["delta_rms"], np.sqrt(square) / 2, rtol=1e-3)
   assert delta > 0.01
   _, on_policy = stacked(moved, second, LEARN)
   with pytest.raises(AssertionError):
@@ -239,6 +243,7 @@ def test_the_split_into_micro_batches_changes_nothing():
   want, metrics, _ = run(batch)
   got, others, _ = run(batch, dataclasses.replace(LEARN, micro_batch=8))
   assert_same(got, want)
+  assert metrics.pop("computed") < others.pop("computed")
   for name, value in metrics.items():
     np.testing.assert_allclose(others[name], value, rtol=1e-4, atol=1e-5)
 

@@ -62,6 +62,17 @@ def test_another_config_is_refused_with_every_difference(tmp_path):
   assert (tmp_path / "config.json").read_text() == before
 
 
+def test_free_parts_of_a_config_may_change_or_be_new(tmp_path):
+  workdir.claim(tmp_path, CFG).close()
+  before = (tmp_path / "config.json").read_text()
+  other = CFG | {"watchdog": {"times": 3.0}}
+  with pytest.raises(strict.ConfigError, match=r"config.watchdog: None -> "):
+    workdir.claim(tmp_path, other)
+  with workdir.claim(tmp_path, other, free=("watchdog",)) as run:
+    assert run.resumed
+  assert (tmp_path / "config.json").read_text() == before
+
+
 def test_a_refused_claim_does_not_keep_the_lock(tmp_path):
   workdir.claim(tmp_path, CFG).close()
   with pytest.raises(strict.ConfigError) as kept:

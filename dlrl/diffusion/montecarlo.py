@@ -42,7 +42,12 @@ def separable_value_and_grad(
     onto: what gradients are added to, like `zeros(params)`; None: zeros. The
       gradients of several calls take one accumulator, not one more each.
   """
-  value_and_grad = jax.value_and_grad(term, has_aux=True)
+  def value_and_grad(params, j):
+    with jax.named_scope("update/forward"):
+      value, pull, extras = jax.vjp(
+        lambda params: term(params, j), params, has_aux=True)
+    with jax.named_scope("update/backward"):
+      return (value, extras), pull(jnp.ones_like(value))[0]
 
   def step(total, j):
     return add(total, value_and_grad(params, j)), None
@@ -69,9 +74,12 @@ def joint_value_and_grad(
   """
   draws = jnp.arange(n, dtype=jnp.int32)
   shapes = jax.eval_shape(statistic, params, jnp.int32(0))
-  total, _ = jax.lax.scan(
-    lambda total, j: (add(total, statistic(params, j)), None),
-    zeros(shapes), draws)
+
+  @jax.named_scope("update/forward")
+  def step(total, j):
+    return add(total, statistic(params, j)), None
+
+  total, _ = jax.lax.scan(step, zeros(shapes), draws)
   mean = _mean(total, n)
   value, slope = jax.value_and_grad(outer, has_aux=True)(mean)
 

@@ -2,20 +2,31 @@
 
 One checkpoint is one directory, named by its step, that appears under its name
 only when complete. What a killed process leaves is ignored, and removed when
-the directory is opened next.
+the directory is opened next. With the arrays goes a digest of each, because a
+flipped bit on a disk is read as if nothing were.
 """
 
-import hashlib
 import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+
+from dlrl.runtime import digest
+from dlrl.runtime import progress
 
 _policies = ocp.training.preservation_policies
 _decisions = ocp.training.save_decision_policies
+
+
+class Damaged(ValueError):
+  """A checkpoint that cannot be read, or is not what was saved."""
+
+
+class OtherModel(ValueError):
+  """A checkpoint whose leaves are not those wanted."""
 
 
 class Checkpoints:
@@ -24,13 +35,14 @@ class Checkpoints:
   Every process of a job opens it and makes the same calls.
 
   Args:
-    directory: created if absent; nobody else saves there.
+    directory: created if absent; nobody else saves there. Also of an object
+      store, `gs://...`.
     keep: how many of the newest checkpoints stay.
   """
 
   def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
     self._manager = ocp.training.Checkpointer(
-      epath.Path(directory).expanduser().resolve(),
+      _root(directory),
       # The caller decides when; Orbax by itself would skip a save while busy.
       save_decision_policy=_decisions.FixedIntervalPolicy(1),
       preservation_policy=_policies.LatestN(keep),
@@ -65,12 +77,16 @@ class Checkpoints:
     self._manager.wait()
     self._manager.save_checkpointables_async(
       step, {"state": _present(state), "iterator": iterator},
-      custom_metadata=meta, force=True)
+      custom_metadata={"meta": meta, "digest": _digest(state, iterator)},
+      force=True)
 
   def restore_latest(
     self, abstract_state: Any, iterator: Any,
   ) -> tuple[Any, dict[str, Any], int] | None:
     """`(state, meta, step)` of the newest checkpoint, or None without one.
+
+    If it is damaged, of the newest that is not: says so, and moves those that
+    are out of the way, to `STEP.damaged`.
 
     Args:
       abstract_state: `ShapeDtypeStruct`s with the shardings wanted, whatever
@@ -78,18 +94,57 @@ class Checkpoints:
       iterator: of the same dataset; is set to the saved position.
 
     Raises:
-      ValueError: leaves differ; lists their names, shapes and types.
+      OtherModel: leaves differ; lists their names, shapes and types.
+      Damaged: there are checkpoints, and all are damaged.
     """
-    step = self.latest
-    if step is None:
-      return None
+    self.wait()
+    damage: dict[int, Damaged] = {}
+    for step in sorted((c.step for c in self._manager.checkpoints),
+                       reverse=True):
+      found = self._restore(step, abstract_state, iterator)
+      if not isinstance(found, Damaged):
+        self._set_aside(damage, step)
+        return *found, step
+      damage[step] = found
+    if damage:
+      raise Damaged(
+        f"no checkpoint in {self._manager.directory} can be read; the newest: "
+        f"{damage[max(damage)]}")
+    return None
+
+  def _restore(self, step: int, abstract_state: Any, iterator: Any
+               ) -> tuple[Any, dict[str, Any]] | Damaged:
+    """`(state, meta)` of a step; all processes get those, or all damage."""
+    found: tuple[Any, dict[str, Any]] | Damaged
     path = self._manager.directory / str(step)
-    saved = ocp.metadata(path, "state")
-    _check(path, saved.metadata, abstract_state, exact=True)
-    loaded = self._manager.load_checkpointables(
-      step, {"state": _present(abstract_state), "iterator": iterator})
-    state = type(abstract_state)(**_fields(abstract_state) | loaded["state"])
-    return state, saved.custom_metadata, step
+    try:
+      digests, meta = _metadata(path, abstract_state, exact=True)
+      loaded = self._manager.load_checkpointables(
+        step, {"state": _present(abstract_state), "iterator": iterator})
+      _compare(path, digests, _digest(loaded["state"], iterator))
+      found = type(abstract_state)(
+        **_fields(abstract_state) | loaded["state"]), meta
+    except OtherModel:
+      raise
+    except Exception as e:  # Orbax has many, and documents none
+      found = e if isinstance(e, Damaged) else Damaged(f"{path}: {e}")
+    if jax.process_count() > 1 and not multihost_utils.process_allgather(
+        not isinstance(found, Damaged)).all():
+      return found if isinstance(found, Damaged) else Damaged(
+        f"{path}: another process cannot read it")
+    return found
+
+  def _set_aside(self, damage: dict[int, Damaged], used: int) -> None:
+    for step, error in damage.items():
+      path = self._manager.directory / str(step)
+      aside = path.with_name(f"{step}.damaged")
+      progress.say(f"checkpoint {step} is damaged, continuing from {used}; it "
+                   f"is kept in {aside}. {error}")
+      if jax.process_index() == 0:
+        path.rename(aside)
+    if damage and jax.process_count() > 1:
+      multihost_utils.sync_global_devices("damaged checkpoints")
+    self._manager.reload()
 
   def wait(self) -> None:
     """Returns when every checkpoint begun is complete; raises if one failed."""
@@ -117,14 +172,17 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
 
   Raises:
     FileNotFoundError: there is no checkpoint.
-    ValueError: leaves differ; lists their names and shapes.
+    OtherModel: leaves differ; lists their names and shapes.
+    Damaged: it cannot be read; take another step.
   """
   path, wanted = _path(directory, step), {"params": abstract_params}
-  _check(path, ocp.metadata(path, "state").metadata, wanted, exact=False)
+  digests, _ = _metadata(path, wanted, exact=False)
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   with context:
-    return ocp.load(path, wanted, checkpointable_name="state")["params"]
+    loaded = ocp.load(path, wanted, checkpointable_name="state")
+  _compare(path, digests, digest.leaves(loaded))
+  return loaded["params"]
 
 
 def load_meta(directory: str | os.PathLike[str], *, step: int | None = None
@@ -133,48 +191,28 @@ def load_meta(directory: str | os.PathLike[str], *, step: int | None = None
 
   Raises:
     FileNotFoundError: there is no checkpoint.
+    Damaged: it cannot be read.
   """
-  return ocp.metadata(_path(directory, step), "state").custom_metadata
+  return _metadata(_path(directory, step), {}, exact=False)[1]
 
 
 def steps(directory: str | os.PathLike[str]) -> list[int]:
   """The steps of all complete checkpoints, ascending; nothing is written."""
-  root = epath.Path(directory).expanduser().resolve()
+  root = _root(directory)
   if not root.is_dir():  # which the checkpointer would create
     return []
   with ocp.training.Checkpointer(root) as manager:
     return sorted(found.step for found in manager.checkpoints)
 
 
-def fingerprint(tree: Any) -> str:
-  """Twelve hex digits that identify arrays to the bit, on whatever mesh.
-
-  For what a checkpoint does not hold and counts on. A change of any one element
-  changes them; sums of integers do not depend on their order.
-  """
-  sums = jax.device_get(jax.tree.map(jax.jit(_weighted_sum), tree))
-  text = repr([(jax.tree_util.keystr(path), int(x))
-               for path, x in jax.tree_util.tree_leaves_with_path(sums)])
-  return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _weighted_sum(x: jax.Array) -> jax.Array:
-  """The bits of all elements as integers, each times an odd number of its own.
-
-  Modulo 2**32, where no odd number divides zero.
-  """
-  kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-  bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
-  place = jnp.zeros(x.shape, jnp.uint32)
-  for axis, size in enumerate(x.shape):
-    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
-      jnp.uint32, x.shape, axis)
-  odd = place * jnp.uint32(0x3C6EF362) + jnp.uint32(1)
-  return jnp.sum(bits * odd, dtype=jnp.uint32)
+def _root(directory: str | os.PathLike[str]) -> epath.Path:
+  root = epath.Path(directory)
+  # A bucket's name would become that of a directory below the current one.
+  return root if "://" in str(root) else root.expanduser().resolve()
 
 
 def _path(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
-  root, there = epath.Path(directory).expanduser().resolve(), steps(directory)
+  root, there = _root(directory), steps(directory)
   if not there or step not in (None, *there):
     raise FileNotFoundError(
       f"no checkpoint{'' if step is None else f' of step {step}'} in {root}; "
@@ -192,6 +230,39 @@ def _present(state: Any) -> dict[str, Any]:
   return {k: v for k, v in _fields(state).items() if v is not None}
 
 
+def _digest(state: Any, iterator: Any) -> dict[str, str]:
+  return digest.leaves(_present(state)) | {
+    "iterator": f"state:{iterator.get_state()!r}"}
+
+
+def _compare(path: epath.Path, saved: dict[str, str], found: dict[str, str]
+             ) -> None:
+  """Raises unless what was read, and is of its old type, is what was saved."""
+  other = [k for k, v in found.items()
+           if saved[k] != v and _kind(saved[k]) == _kind(v)]
+  if other:
+    raise Damaged(f"{path}: not as they were saved: {', '.join(other)}")
+
+
+def _kind(number: str) -> str:
+  return number.partition(":")[0]
+
+
+def _metadata(path: epath.Path, wanted: Any, exact: bool
+              ) -> tuple[dict[str, str], dict[str, Any]]:
+  """`(digests, meta)` of a checkpoint whose leaves are as wanted."""
+  try:
+    saved = ocp.metadata(path, "state")
+    extra = saved.custom_metadata
+    digests, meta = extra["digest"], extra["meta"]
+  except Exception as e:
+    raise Damaged(f"{path}: its metadata cannot be read ({e!r})") from e
+  if not saved.metadata:
+    raise Damaged(f"{path}: its tree cannot be read")
+  _check(path, saved.metadata, wanted, exact)
+  return digests, meta
+
+
 def _check(path: epath.Path, saved: Any, wanted: Any, exact: bool) -> None:
   """Raises unless leaves fit; `exact` minds types and unwanted leaves too."""
   there, here = _leaves(saved, exact), _leaves(wanted, exact)
@@ -201,7 +272,7 @@ def _check(path: epath.Path, saved: Any, wanted: Any, exact: bool) -> None:
            for name in names if here.get(name) != there.get(name)]
   if lines:
     text = "\n".join(lines)
-    raise ValueError(f"checkpoint {path} is of another model:\n{text}")
+    raise OtherModel(f"checkpoint {path} is of another model:\n{text}")
 
 
 def _leaves(tree: Any, types: bool) -> dict[str, str]:

@@ -10,6 +10,7 @@ itself then shares or drops still counts.
 
 import math
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,7 +27,8 @@ OPAQUE = frozenset({
 
 
 def flops(
-  fn: Callable[..., Any], *args: Any, while_trips: int | None = None
+  fn: Callable[..., Any], *args: Any, while_trips: int | None = None,
+  branch: Callable[[Iterable[int]], int] = max,
 ) -> int:
   """FLOPs of `fn(*args)`, over all devices.
 
@@ -35,12 +37,13 @@ def flops(
     *args: trees of arrays or `jax.ShapeDtypeStruct`s.
     while_trips: how often to count the body of a `while_loop`, whose trips a
       trace does not tell. Loops of a static length need no such bound.
+    branch: which of a `cond`'s branches counts: the dearest, or, with `min`,
+      the cheapest.
 
   Returns:
     2 m n k of every product and the like of convolutions, times the lengths of
-    the scans around them. Of a `cond` the dearest branch counts, so that it is
-    an upper bound where there is one. In a `shard_map` the body counts once per
-    device.
+    the scans around them; an upper bound where there is a `cond`, or with `min`
+    a lower one. In a `shard_map` the body counts once per device.
 
   Raises:
     ValueError: a product within a `while_loop` and no `while_trips`, or a
@@ -48,14 +51,14 @@ def flops(
   """
   jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return _program(jaxpr, while_trips)
+  return _program(jaxpr, while_trips, branch)
 
 
-def _program(jaxpr: core.Jaxpr, trips: int | None) -> int:
-  return sum(_equation(eqn, trips) for eqn in jaxpr.eqns)
+def _program(jaxpr: core.Jaxpr, trips: int | None, branch) -> int:
+  return sum(_equation(eqn, trips, branch) for eqn in jaxpr.eqns)
 
 
-def _equation(eqn: core.JaxprEqn, trips: int | None) -> int:
+def _equation(eqn: core.JaxprEqn, trips: int | None, branch) -> int:
   name, params = eqn.primitive.name, eqn.params
   if name == "dot_general":
     return _dot(eqn)
@@ -65,11 +68,11 @@ def _equation(eqn: core.JaxprEqn, trips: int | None) -> int:
     raise ValueError(
       f"the FLOPs of {name!r} are not known: count the program with a plain "
       "implementation in its place")
-  inner = [_program(j, trips) for j in core.jaxprs_in_params(params)]
+  inner = [_program(j, trips, branch) for j in core.jaxprs_in_params(params)]
   if name == "scan":
     return params["length"] * sum(inner)
   if name == "cond":
-    return max(inner)
+    return branch(inner)
   if name == "shard_map":
     mesh = params["mesh"].shape
     return math.prod(mesh[a] for a in params["newly_manual_axes"]) * sum(inner)
@@ -79,7 +82,8 @@ def _equation(eqn: core.JaxprEqn, trips: int | None) -> int:
         "a while_loop computes products, and its trips are not known: pass "
         "while_trips, or give the loop a static length")
     condition, body = (
-      _program(params[k].jaxpr, trips) for k in ("cond_jaxpr", "body_jaxpr"))
+      _program(params[k].jaxpr, trips, branch)
+      for k in ("cond_jaxpr", "body_jaxpr"))
     return trips * body + (trips + 1) * condition
   if len(inner) > 1 and any(inner):
     raise ValueError(

@@ -19,6 +19,16 @@ def per_device(tree: Any) -> int:
   return total
 
 
+def in_use() -> dict[str, float]:
+  """GiB now and at most so far of the fullest local device; {}: unknown."""
+  found = [stats for d in jax.local_devices() if (stats := d.memory_stats())]
+  return {
+    f"memory/{name}_gib": max(s[key] for s in found) / 2**30
+    for name, key in (("in_use", "bytes_in_use"),
+                      ("peak", "peak_bytes_in_use"))
+    if found and all(key in s for s in found)}
+
+
 def _bits(dtype: Any) -> int:
   # What has less than a byte is packed, which its itemsize does not say.
   if jnp.issubdtype(dtype, jnp.integer):

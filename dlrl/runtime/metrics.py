@@ -9,15 +9,20 @@ none. A loop that writes the row of step s and only then saves checkpoint s
 finds all rows up to s after a restart from s.
 """
 
+import errno
 import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto import summary_pb2
 
+from dlrl.runtime import tracking
 from dlrl.runtime import workdir as workdir_lib
 
 _METRICS, _SAMPLES = "metrics.jsonl", "samples.jsonl"
@@ -29,13 +34,16 @@ class MetricsWriter:
   Args:
     workdir: the directory, which exists.
     tensorboard: whether event files are written too.
+    also: told each row, too.
   """
 
-  def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True):
+  def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True,
+               also: tracking.Log | None = None):
+    self._also = also
     self._root = pathlib.Path(workdir)
     self._tensorboard = tensorboard
     self._last = -1
-    self._events: tensorboardX.SummaryWriter | None = None
+    self._events: event_file_writer.EventsWriter | None = None
     self._open(purge=None)
 
   def write(self, step: int, values: Mapping[str, float | str]) -> None:
@@ -53,6 +61,8 @@ class MetricsWriter:
     self._last = step
     if self._tensorboard:
       self._scalars(step, row)
+    if self._also is not None:
+      self._also(step, row)
 
   def sample(self, step: int, *, prompt: str, completion: str,
              reward: float) -> None:
@@ -73,10 +83,18 @@ class MetricsWriter:
     self._open(purge=step + 1)
 
   def flush(self) -> None:
-    """Returns when everything written is on disk; call it before a save."""
+    """Returns when everything written is on disk; call it before a save.
+
+    Raises:
+      FileNotFoundError: somebody removed the files, and the rows with them.
+    """
+    if not os.fstat(self._metrics).st_nlink:
+      raise FileNotFoundError(
+        errno.ENOENT, "removed while the run wrote to it",
+        str(self._root / _METRICS))
     os.fsync(self._metrics)
     os.fsync(self._samples)
-    if self._events:
+    if self._events is not None:
       self._events.flush()
 
   def close(self) -> None:
@@ -84,7 +102,7 @@ class MetricsWriter:
     self.flush()
     os.close(self._metrics)
     os.close(self._samples)
-    if self._events:
+    if self._events is not None:
       self._events.close()
 
   def __enter__(self) -> "MetricsWriter":
@@ -102,17 +120,25 @@ class MetricsWriter:
     self._events = None
 
   def _scalars(self, step: int, row: dict[str, Any]) -> None:
+    # Not its SummaryWriter: on a full disk the thread of that dies, and the
+    # next row waits for it for ever.
     if self._events is None:
       root = self._root / "tensorboard"
+      root.mkdir(exist_ok=True)
       # The name is host and second: a writer of the same second, without the
       # suffix, would overwrite an older file. TensorBoard itself hides what
       # older files say about the purged steps.
-      self._events = tensorboardX.SummaryWriter(
-        str(root), purge_step=self._purge,
-        filename_suffix=f".{len(list(root.glob('*')))}")
-    for name, value in row.items():
-      if isinstance(value, float):
-        self._events.add_scalar(name, value, step)
+      self._events = event_file_writer.EventsWriter(
+        str(root / "events"), f".{len(list(root.glob('*')))}")
+      if self._purge is not None:
+        self._events.write_event(event_pb2.Event(
+          wall_time=time.time(), step=self._purge,
+          session_log=event_pb2.SessionLog(
+            status=event_pb2.SessionLog.SessionStatus.START)))
+    self._events.write_event(event_pb2.Event(
+      wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=[
+        summary_pb2.Summary.Value(tag=name, simple_value=value)
+        for name, value in row.items() if isinstance(value, float)])))
 
 
 def rows(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -48,6 +48,13 @@ def make(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:
   return optax.apply_if_finite(_in_fp32(tx), max_consecutive_errors=2**31 - 1)
 
 
+def rate(cfg: config.Optimizer, steps: int, state: optax.OptState) -> jax.Array:
+  """The learning rate of the next update; arguments as of `make`."""
+  # Moments and schedule count the same, updates that were not skipped.
+  count = optax.tree.get_all_with_path(state, "count")[0][1]
+  return jnp.asarray(schedule(cfg, steps)(count), jnp.float32)
+
+
 def _in_fp32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
   """`tx` of gradients, and for parameters, that count as fp32."""
   def wide(tree):

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from dlrl.runtime import strict
@@ -19,7 +20,8 @@ from dlrl.runtime import strict
 _OWN = {"lock", "config.json.tmp"}
 
 
-def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any]) -> "Workdir":
+def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
+          free: Collection[str] = ()) -> "Workdir":
   """The directory `path`, created if absent, reserved for this process.
 
   In a job of several processes, process 0 claims. Only local paths are
@@ -29,6 +31,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any]) -> "Workdir":
   Args:
     path: the directory; `~` is expanded.
     cfg_json: the config as given by `strict.to_json`.
+    free: its keys whose values may be others than at the first start.
 
   Raises:
     strict.ConfigError: the directory cannot be written, is in use by another
@@ -53,7 +56,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any]) -> "Workdir":
   try:
     resumed = (root / "config.json").exists()
     if resumed:
-      _compare(root, cfg_json)
+      _compare(root, cfg_json, free)
     else:
       write_json(root / "config.json", cfg_json)
   except BaseException:
@@ -136,14 +139,16 @@ def _lock(root: pathlib.Path) -> int:
   return fd
 
 
-def _compare(root: pathlib.Path, cfg_json: dict[str, Any]) -> None:
+def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
+             free: Collection[str]) -> None:
   try:
     old = json.loads((root / "config.json").read_text(encoding="utf-8"))
   except ValueError:
     old = None
   strict.require(isinstance(old, dict), "workdir", str(root),
                  "its config.json is not of a run; take another --workdir")
-  lines = strict.diff(old, cfg_json)
+  lines = strict.diff(*({k: v for k, v in cfg.items() if k not in free}
+                        for cfg in (old, cfg_json)))
   strict.require(not lines, "workdir", str(root), "\n  ".join([
     "belongs to a run with another config; take another --workdir, or go back "
     "to the values on the left:", *lines]))

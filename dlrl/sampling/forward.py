@@ -60,6 +60,7 @@ class Forward:
     return self.model.hidden_of_part(
       self.params, *self._rows(canvas), cache, start, width)
 
+  @jax.named_scope("rollout/unembed")
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Logits [b, w, v] fp32 of hidden states of w columns; not for the mask."""
     logits = jnp.einsum(

@@ -1,0 +1,44 @@
+"""What went wrong with a disk, in one line instead of a stack of calls."""
+
+import errno
+import pathlib
+import re
+
+# Libraries put the kernel's number into a text.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_IN_TEXT = re.compile(r"os_error_code='(\d+)'")
+
+
+def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
+  """What the user has to know and to do; None: it is something else."""
+  if any(map(_is_full, _causes(error))):
+    return (f"no space left for {workdir}: free some, or raise the quota; what "
+            "was saved is whole, and the same command continues from it")
+  root = pathlib.Path(workdir).expanduser().absolute()
+  for e in _causes(error):
+    if isinstance(e, FileNotFoundError) and e.filename and (
+        root in pathlib.Path(str(e.filename)).parents):
+      return (f"{e.filename}: {e.strerror}. Put it back, or start again in "
+              "another --workdir")
+  return None
+
+
+def _causes(error: BaseException | None):
+  """The error and all that it was raised from or after."""
+  seen: set[int] = set()
+  left = [error]
+  while left:
+    e = left.pop()
+    if e is None or id(e) in seen:
+      continue
+    seen.add(id(e))
+    yield e
+    left += [e.__cause__, e.__context__]
+    if isinstance(e, BaseExceptionGroup):
+      left += e.exceptions
+
+
+def _is_full(error: BaseException) -> bool:
+  if isinstance(error, OSError) and error.errno in _FULL:
+    return True
+  return any(int(n) in _FULL for n in _IN_TEXT.findall(str(error)))

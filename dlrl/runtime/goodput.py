@@ -1,0 +1,67 @@
+"""How much of a run's time went into steps that count, over all its starts.
+
+    workdir/starts.jsonl   one object per process, written as it starts
+
+Steps that were lost, because a process ended before they were saved, do not
+count; nor does compiling, loading, evaluating or waiting to be started again.
+"""
+
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+STEPS = ("fine-tuning", "rollout", "reward", "update")
+_FILE = "starts.jsonl"
+
+
+def start(workdir: pathlib.Path) -> None:
+  """Notes that a process starts, and when the one before it last wrote."""
+  path = workdir / _FILE
+  files = [p for p in (path, workdir / "metrics.jsonl",
+                       *workdir.glob("warm_start/*/metrics.jsonl"))
+           if p.exists()]
+  seen = max((p.stat().st_mtime for p in files), default=None)
+  with path.open("a", encoding="utf-8") as f:
+    f.write(json.dumps({"start": time.time(), "last_seen": seen}) + "\n")
+
+
+def read(workdir: pathlib.Path, seconds: Mapping[str, float]
+         ) -> dict[str, float]:
+  """Of a run that ends now.
+
+  Args:
+    workdir: of the run.
+    seconds: per phase, of what was kept.
+
+  Returns:
+    `restarts`; `running_seconds` of all processes; `idle_seconds` between
+    them; `step_seconds` and `share`, their part of the running time.
+  """
+  starts = [json.loads(line) for line in
+            (workdir / _FILE).read_text(encoding="utf-8").splitlines()]
+  # A process was seen last before the next one started, by which it is told.
+  ends = [max(row["start"], after["last_seen"])
+          for row, after in itertools.pairwise(starts)]
+  running = sum(end - row["start"] for row, end in zip(
+    starts, [*ends, time.time()], strict=True))
+  steps = sum(seconds.get(phase, 0.0) for phase in STEPS)
+  return {
+    "restarts": len(starts) - 1, "running_seconds": running,
+    "idle_seconds": sum(after["start"] - end for after, end in zip(
+      starts[1:], ends, strict=True)),
+    "step_seconds": steps, "share": steps / running}
+
+
+def line(found: Mapping[str, float], seconds: Mapping[str, Any]) -> str:
+  """For people, with the other phases of the run."""
+  others = {k: v for k, v in seconds.items() if k not in STEPS}
+  known = sum(others.values()) + found["step_seconds"]
+  others["other"] = max(found["running_seconds"] - known, 0.0)
+  text = ", ".join(f"{phase} {each:.0f} s" for phase, each in others.items())
+  return (f"goodput {found['share']:.0%}: {found['step_seconds']:.0f} s of "
+          f"steps in {found['running_seconds']:.0f} s; {text}; "
+          f"{found['restarts']:.0f} restarts, {found['idle_seconds']:.0f} s "
+          "between them")

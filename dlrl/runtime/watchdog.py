@@ -1,0 +1,101 @@
+"""Ends a process that has stopped moving, and says where it stands.
+
+A collective that one process never joins, or a file system that no longer
+answers, keeps a job waiting for ever, and whoever pays for it.
+"""
+
+import collections
+import faulthandler
+import os
+import statistics
+import sys
+import threading
+from collections.abc import Callable
+
+from dlrl import config
+
+EXIT_CODE = 43
+_REMEMBERED = 101  # durations of each kind of work, for their median
+
+
+class Watchdog:
+  """A thread that ends the process if work takes too long, while entered.
+
+  Work is of named kinds, "step", "evaluation", "checkpoint": each takes about
+  as long as it did before, and no longer than a few times that.
+
+  Args:
+    cfg: how long it may take.
+    end: called instead of ending the process, for tests.
+    poll: seconds between looks; time counts in these, so that a process that
+      was suspended is not taken for one that hangs.
+  """
+
+  def __init__(self, cfg: config.Watchdog, *,
+               end: Callable[[], None] = lambda: os._exit(EXIT_CODE),
+               poll: float = 1.0):
+    self._cfg, self._end, self._poll = cfg, end, poll
+    self._took: dict[str, collections.deque[float]] = {}
+    self._work: str | None = None
+    self._waited = 0.0
+    self._lock = threading.Lock()
+    self._closed = threading.Event()
+    self._thread = threading.Thread(
+      target=self._watch, name="watchdog", daemon=True)
+
+  def begin(self, work: str) -> None:
+    """Begins work of a kind; ends that of before."""
+    with self._lock:
+      self._finish()
+      self._work = work
+
+  def limit(self, work: str) -> float:
+    """Seconds that work of this kind may take now."""
+    took = self._took.get(work)
+    if not took:
+      return self._cfg.first_seconds
+    return max(self._cfg.least_seconds,
+               self._cfg.times * statistics.median(took))
+
+  def look(self) -> bool:
+    """Whether work has taken too long, and the process been ended for it.
+
+    The thread calls it, every `poll` seconds.
+    """
+    with self._lock:
+      self._waited += self._poll
+      work, waited = self._work, self._waited
+      late = work is not None and waited > self.limit(work)
+    if late:
+      print(f"dlrl: hangs: this {work} has not ended in {waited:.0f} s, it "
+            f"usually takes {self._usual(work)}; see config.watchdog. Where "
+            "all threads stand:", file=sys.stderr, flush=True)
+      faulthandler.dump_traceback(all_threads=True)
+      self._end()
+    return late
+
+  def _usual(self, work: str | None) -> str:
+    took = self._took.get(work or "")
+    return f"{statistics.median(took):.0f} s" if took else "an unknown time"
+
+  def _finish(self) -> None:
+    if self._work is not None:
+      took = self._took.setdefault(
+        self._work, collections.deque(maxlen=_REMEMBERED))
+      took.append(self._waited)
+    self._work, self._waited = None, 0.0
+
+  def _watch(self) -> None:
+    while not self._closed.wait(self._poll):
+      if self.look():
+        return
+
+  def __enter__(self) -> "Watchdog":
+    if self._cfg.times:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self._closed.set()
+    if self._cfg.times:
+      self._thread.join()

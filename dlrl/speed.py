@@ -1,0 +1,107 @@
+"""Tokens per second of a step, and the share of the devices' peak it used."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from dlrl import config
+from dlrl import setup as setup_lib
+from dlrl.models import transformer
+from dlrl.runtime import chips
+from dlrl.runtime import progress
+from dlrl.runtime.flops import flops
+
+# setup -> (rollout, learn), as `train.make_programs`
+Programs = Callable[[setup_lib.Setup], tuple[Any, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """FLOPs of a step's programs, as the model needs them: none twice.
+
+  Attributes:
+    peak: of all devices, FLOPs per second in bf16.
+    rollout: without a forward pass, and what each adds; None: passes differ,
+      as with a cache.
+    update: without any micro-batch, and what all of them add.
+  """
+
+  peak: float
+  rollout: tuple[int, int] | None
+  update: tuple[int, int]
+
+
+def work(setup: setup_lib.Setup, programs: Programs, state: Any) -> Work | None:
+  """What the programs of a run compute; None: the peak is not known.
+
+  Args:
+    setup: of the run.
+    programs: makes them.
+    state: shapes.
+  """
+  chip = chips.find(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
+  cfg = setup.cfg
+  # Kernels do not say what they compute; remat would compute it again.
+  plain = dataclasses.replace(setup, model=transformer.build(
+    dataclasses.replace(cfg.model, attention="xla", remat="none"),
+    setup.model.mask_id, cfg.lora))
+  try:
+    return _counted(plain, programs(plain), state, chip.flops)
+  except ValueError as e:
+    progress.say(f"the share of the devices' peak is not logged: {e}")
+    return None
+
+
+def _counted(setup: setup_lib.Setup, programs, state: Any, peak: float) -> Work:
+  cfg, (rollout, learn) = setup.cfg, programs
+  prompts, sampler = cfg.rollout.prompts, cfg.rollout.sampler
+
+  def shape(dtype, *sizes):
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+  args = (state, shape("int32", prompts, cfg.task.prompt_length),
+          shape("int32", prompts), shape("int32", prompts),
+          shape("int32", prompts, sampler.gen_length))
+  done = jax.eval_shape(rollout, *args)
+  batch = (state, done, shape("float32", prompts * cfg.rollout.group_size))
+  least = flops(learn, *batch, branch=min)
+  return Work(
+    peak * jax.device_count(), _of_rollout(rollout, args, sampler),
+    (least, flops(learn, *batch) - least))
+
+
+def _of_rollout(rollout, args, sampler: config.Sampler
+                ) -> tuple[int, int] | None:
+  if sampler.cache != "none":
+    return None
+  none, one = (flops(rollout, *args, while_trips=n) for n in (0, 1))
+  # A pass that fills the rest stands outside of the loop, but is counted.
+  last = one - none if sampler.fill_after < 1 else 0
+  return none - last, one - none
+
+
+def rates(cfg: config.Config, row: Mapping[str, float], work: Work | None
+          ) -> dict[str, float]:
+  """Of a step with the row `row`, that has its times."""
+  sampler = cfg.rollout.sampler
+  tokens = cfg.rollout.prompts * cfg.rollout.group_size * sampler.gen_length
+  # A clock may not have moved.
+  rollout, update = (max(row[f"time/{k}"], 1e-6) for k in ("rollout", "update"))
+  found = {
+    "speed/rollout_tokens_per_s": tokens * row["rollout/free"] / rollout,
+    "speed/update_tokens_per_s": tokens / update}
+  if work is None:
+    return found
+  rest, all_parts = work.update
+  done = rest + row["update/computed"] * all_parts
+  found["speed/update_mfu"] = done / update / work.peak
+  if work.rollout is not None:
+    rest, each = work.rollout
+    done = rest + row["rollout/forwards"] * each
+    found["speed/rollout_mfu"] = done / rollout / work.peak
+  return found

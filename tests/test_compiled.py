@@ -1,0 +1,43 @@
+"""Programs that are compiled once, by real processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import runs
+
+PROGRAM = """
+import json, pathlib, sys
+import jax, jax.numpy as jnp
+from dlrl.runtime import compiled
+hits = []
+jax.monitoring.register_event_listener(
+  lambda name, **kw: hits.append(name) if name.endswith("/cache_hits") else 0)
+jax.jit(lambda x: x + 1)(1.0).block_until_ready()  # compiles something
+compiled.keep(pathlib.Path(sys.argv[1]))
+x = jnp.linspace(0, 1, 600).reshape(20, 30)
+y = jax.jit(lambda x: jnp.sum(jnp.sin(x @ x.T) ** 3))(x)
+print(json.dumps([len(hits), float(y)]))
+"""
+
+
+def run(directory, **more):
+  env = os.environ | {
+    "PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} | more
+  return json.loads(subprocess.run(
+    [sys.executable, "-c", PROGRAM, directory], env=env, check=True,
+    stdout=subprocess.PIPE).stdout)
+
+
+def test_a_second_process_finds_the_programs_of_the_first(tmp_path):
+  (first, value), (second, again) = run(tmp_path / "a"), run(tmp_path / "a")
+  assert first == 0 < second
+  assert value == again
+
+
+def test_a_cache_that_jax_has_is_left(tmp_path):
+  run(tmp_path / "a", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "b"))
+  assert not (tmp_path / "a").exists()
+  assert list((tmp_path / "b").iterdir())
