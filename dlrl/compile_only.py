@@ -55,8 +55,7 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
   chip = chips.find(kind)
   progress.say(f"compiling {cfg.job} of {cfg.task.name} for {len(devices)} x "
                f"{kind}, mesh {dict(setup.mesh.shape)}")
-  with jax.set_mesh(setup.mesh):
-    reports = _compile(setup, limit=chip.hbm if chip else None)
+  reports = _compile(setup, limit=chip.hbm if chip else None)
   job = sft if cfg.job == "sft" else train
   state = {part: memory.per_device(tree)
            for part, tree in memory.parts(job.abstract_state(setup)).items()}
@@ -73,10 +72,13 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
   return not lacking
 
 
-def _compile(setup: setup_lib.Setup, limit: int | None
-             ) -> list[program_report.Report]:
+def _compile(
+  setup: setup_lib.Setup, limit: int | None
+) -> list[program_report.Report]:
   """Of the job's programs, in the order in which they run."""
   cfg = setup.cfg
+  # Outside of the mesh: optimizers make small arrays to find their shapes.
+  of_sft, of_rl = sft.abstract_state(setup), train.abstract_state(setup)
   # Kernels do not say how many FLOPs they take; attention without them does.
   plain = dataclasses.replace(setup, model=transformer.build(
     dataclasses.replace(cfg.model, attention="xla"), setup.model.mask_id,
@@ -88,24 +90,24 @@ def _compile(setup: setup_lib.Setup, limit: int | None
       flops=flops_lib.flops(counted, *args, while_trips=trips))
 
   reports = []
-  if cfg.job == "sft" or (cfg.sft.steps and not cfg.init_from):
-    tx, abstract = sft.make_optimizer(cfg), sft.abstract_state(setup)
-    step, counted = (sft.make_step(s.model, cfg.sft, tx)
-                     for s in (setup, plain))
-    reports.append(report("fine-tuning", sft.jit(step, abstract), counted,
-                          (abstract, sft.input_shapes(setup)))[0])
-  if cfg.job == "rl":
-    tx, abstract = train.make_optimizer(cfg), train.abstract_state(setup)
-    (rollout, learn), (counted_rollout, counted_learn) = (
-      train.make_programs(s, tx, abstract) for s in (setup, plain))
-    args = (abstract, *train.input_shapes(setup))
-    of_rollout, compiled = report(
-      "rollout", rollout, counted_rollout, args,
-      denoise.most_trips(cfg.rollout.sampler))
-    done = _placed(setup, jax.eval_shape(rollout, *args), compiled)
-    of_update, _ = report(
-      "update", learn, counted_learn, (abstract, *done))
-    reports += [of_rollout, of_update]
+  with jax.set_mesh(setup.mesh):
+    if cfg.job == "sft" or (cfg.sft.steps and not cfg.init_from):
+      tx = sft.make_optimizer(cfg)
+      step, counted = (sft.make_step(s.model, cfg.sft, tx)
+                       for s in (setup, plain))
+      reports.append(report("fine-tuning", sft.jit(step, of_sft), counted,
+                            (of_sft, sft.input_shapes(setup)))[0])
+    if cfg.job == "rl":
+      tx = train.make_optimizer(cfg)
+      programs, counted = (
+        train.make_programs(s, tx, of_rl) for s in (setup, plain))
+      args = (of_rl, *train.input_shapes(setup))
+      one, compiled = report("rollout", programs[0], counted[0], args,
+                             denoise.most_trips(cfg.rollout.sampler))
+      reports.append(one)
+      done = _placed(setup, jax.eval_shape(programs[0], *args), compiled)
+      reports.append(
+        report("update", programs[1], counted[1], (of_rl, *done))[0])
   return reports
 
 

@@ -98,7 +98,7 @@ class Setup:
 
   def abstract_params(self) -> Any:
     """Shapes of the parameters, with their shardings."""
-    shapes = jax.eval_shape(self.model.init, self.root_key)
+    shapes = jax.eval_shape(lambda: self.model.init(self.root_key))
     return with_shardings(shapes, self.param_shardings)
 
   def abstract_base(self) -> Any:
