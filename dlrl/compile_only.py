@@ -21,11 +21,11 @@ from dlrl import train
 from dlrl.models import transformer
 from dlrl.runtime import chips
 from dlrl.runtime import flops as flops_lib
-from dlrl.runtime import hlo
 from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import program_report
 from dlrl.runtime import progress
+from dlrl.runtime import strict
 from dlrl.runtime import topology
 from dlrl.sampling import denoise
 
@@ -47,6 +47,8 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
   Raises:
     strict.ConfigError: no such devices, or the config does not fit them.
   """
+  if path and not pathlib.Path(path).absolute().parent.is_dir():
+    raise strict.FlagError("json", path, "its directory does not exist")
   if name == "cpu":
     mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   devices = topology.devices(name)
@@ -202,49 +204,52 @@ def text(
   reports: Sequence[program_report.Report], state: dict[str, int],
   chip: chips.Chip | None, advice: Sequence[str],
 ) -> str:
-  """The table that is printed; numbers are of one device."""
+  """What is printed; numbers are of one device."""
   columns = [_column(r, chip) for r in reports]
-  width = max(len(name) for name in columns[0])
-  lines = ["", " " * width + "".join(f"{r.name:>16}" for r in reports)]
-  for name in columns[0]:
-    cells = [column.get(name, "") for column in columns]
-    lines.append(f"{name:{width}}" + "".join(f"{c:>16}" for c in cells))
-  lines += ["", "of it the state: " + ", ".join(
-    f"{part} {memory.as_text(n)}" for part, n in state.items() if n)]
-  for r in reports:
-    if r.fits is not None:
-      spare = memory.as_text(abs((r.limit or 0) - r.needed))
-      lines.append(f"{r.name}: " + (
-        f"fits, {spare} to spare" if r.fits else f"does not fit: {spare} more "
-        "than there is"))
-  if chip is None:
-    lines.append("Nothing is known of this device's memory and peaks.")
-  else:
+  names = list(dict.fromkeys(name for c in columns for name in c))
+  width = max(map(len, names))
+  lines = ["", " " * width + "".join(f"{r.name:>22}" for r in reports)]
+  lines += [f"{name:{width}}" + "".join(
+    f"{c.get(name, '-'):>22}" for c in columns) for name in names]
+  lines += ["", "of the arguments, with gradients among the temporaries: "
+            + ", ".join(f"{part} {memory.as_text(n)}"
+                        for part, n in state.items() if n)]
+  lines += [_verdict(r) for r in reports]
+  if chip is not None:
     lines.append(ASSUMED)
   if advice:
     lines += ["What may help, not tried:", *(f"  {x}" for x in advice)]
   return "\n".join(lines)
 
 
-def _column(report: program_report.Report, chip: chips.Chip | None
-            ) -> dict[str, str]:
+def _verdict(report: program_report.Report) -> str:
+  if report.limit is None:
+    return (f"{report.name}: whether it fits is not known, nor is this "
+            "device's speed")
+  spare = memory.as_text(abs(report.limit - report.needed))
+  return f"{report.name}: " + (
+    f"fits, {spare} to spare" if report.fits
+    else f"does not fit, {spare} too much")
+
+
+def _column(
+  report: program_report.Report, chip: chips.Chip | None
+) -> dict[str, str]:
   """Name to value, in the order of the table."""
-  rows: dict[str, str] = {}
-  for name in ("arguments", "temporaries", "output", "code", "needed", "limit"):
-    size = getattr(report, name)
-    label = {"needed": "together", "limit": "a device has"}.get(name, name)
-    rows[label] = "?" if size is None else memory.as_text(size)
-  rows["TFLOPs"] = f"{report.flops / 1e12:,.2f}"
-  rows["GB read and written"] = (
-    "?" if report.accessed is None else f"{report.accessed / 1e9:,.2f}")
-  for kind in hlo.KINDS:
-    found = (report.collectives or {}).get(kind, {"count": 0, "bytes": 0})
-    rows[f"{kind}s"] = f"{found['count']:,}"
-    rows["  GB of them" + " " * hlo.KINDS.index(kind)] = (
-      f"{found['bytes'] / 1e9:,.2f}")
-  if chip:
+  sizes = {
+    "arguments": report.arguments, "temporaries": report.temporaries,
+    "output": report.output, "code": report.code, "together": report.needed,
+    "a device has": report.limit}
+  rows = {name: memory.as_text(size) for name, size in sizes.items()
+          if size is not None}
+  rows["GFLOPs of products"] = f"{report.flops / 1e9:,.3f}"
+  if report.accessed is not None:
+    rows["GB read and written"] = f"{report.accessed / 1e9:,.3f}"
+  for kind, found in (report.collectives or {}).items():
+    rows[f"{kind}, times, GB"] = (
+      f"{found['count']:,}  {found['bytes'] / 1e9:,.3f}")
+  if chip is not None:
     least = report.least_seconds(chip)
-    rows |= {f"s, {part}": f"{s:,.3f}" for part, s in least.items()}
-    rows["s, at least"] = f"{max(least.values()):,.3f}"
-  rows["s to compile"] = f"{report.seconds:.1f}"
-  return rows
+    rows |= {f"least s for {part}": f"{s:,.3f}" for part, s in least.items()}
+    rows["least s"] = f"{max(least.values()):,.3f}"
+  return rows | {"s to compile": f"{report.seconds:.1f}"}

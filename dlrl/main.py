@@ -2,8 +2,8 @@
 
 Starts the job that the config describes, or continues it where it was
 interrupted. With `--compile_only=v5e-64` it says instead whether the job fits
-such devices, which need not be there. Exit codes: 0 finished, 1 failed, 2 the config or workdir cannot
-work, 130 interrupted.
+such devices, which need not be there. Exit codes: 0 finished, 1 failed, 2 the
+config or workdir cannot work, 130 interrupted.
 """
 
 import sys
@@ -53,6 +53,8 @@ def run() -> None:
     if not compile_only.main(cfg, _COMPILE_ONLY.value, _JSON.value):
       sys.exit(2)
     return
+  if _JSON.value:
+    raise strict.FlagError("json", _JSON.value, "goes with --compile_only")
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
   workdir = str(_WORKDIR.value)

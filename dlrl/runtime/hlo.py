@@ -8,6 +8,7 @@ not, and knows nothing of what devices exchange.
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ _SHAPE = re.compile(r"([a-z]+\d*)\w*\[([\d,]*)\](\{[^}]*\})?")
 _CALLS = re.compile(
   r"(?:calls|to_apply|body|condition|true_computation|false_computation)="
   r"%?([\w.\-]+)|(?:branch_computations|called_computations)=\{([^}]*)\}")
+_LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 
 
 class Collective(NamedTuple):
@@ -74,12 +76,10 @@ class _Line(NamedTuple):
 
   @property
   def operands(self) -> list[str]:
-    depth = end = 0
-    for end, char in enumerate(self.rest):
-      depth += (char == "(") - (char == ")")
-      if depth < 0:
-        break
-    return re.findall(r"%([\w.\-]+)", self.rest[:end])
+    depth = itertools.accumulate(
+      (char == "(") - (char == ")") for char in self.rest)
+    inside = sum(1 for _ in itertools.takewhile(lambda d: d >= 0, depth))
+    return re.findall(r"%([\w.\-]+)", self.rest[:inside])
 
   @property
   def called(self) -> list[str]:
@@ -133,7 +133,7 @@ class _Module:
   def cost(self, computation: str, trips: tuple[int, ...]
            ) -> tuple[int, dict[str, Collective]]:
     """Bytes accessed, and collectives by a key of their own."""
-    accessed, found = 0, {}
+    accessed, found = 0, dict[str, Collective]()
     for line in self.lines[computation]:
       if line.op == "while":
         more, inner = self._loop(line, trips)
@@ -154,15 +154,14 @@ class _Module:
 
   def _loop(self, line: _Line, trips: tuple[int, ...]
             ) -> tuple[int, dict[str, Collective]]:
-    body, condition = (re.search(rf"{name}=%?([\w.\-]+)", line.rest)[1]
-                       for name in ("body", "condition"))
+    condition, body = _LOOP.findall(line.rest)[0]
     times = self._trips(line, condition)
     if times is None:
       if not trips:
         raise ValueError(
           f"{line.name} runs as often as its data say: pass while_trips")
       times, trips = trips[0], trips[1:]
-    total, found = 0, {}
+    total, found = 0, dict[str, Collective]()
     for name, runs in ((body, times), (condition, times + 1)):
       accessed, inner = self.cost(name, trips)
       total += runs * accessed

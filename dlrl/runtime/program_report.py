@@ -14,9 +14,10 @@ from dlrl.runtime import hlo
 from dlrl.runtime import memory
 
 # The compiler's words if a program is too large for a TPU.
+_SIZE = r"([\d.]+)([KMGT])"
 _TOO_LARGE = (
-  re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
-  re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"))
+  re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
+  re.compile(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
     strict.FlagError: no such accelerator, or its compiler is not installed.
   """
   if match := re.fullmatch(r"(cpu|gpu)(?:-([1-9]\d*))?", name):
-    return _of_host(*match.groups(), name, field)
+    return _of_host(match[1], match[2], name, field)
   slices, layout = parse(name, field)
   for key, value in _NO_TPU.items():
     os.environ.setdefault(key, value)
