@@ -57,7 +57,7 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
   chip = chips.find(kind)
   progress.say(f"compiling {cfg.job} of {cfg.task.name} for {len(devices)} x "
                f"{kind}, mesh {dict(setup.mesh.shape)}")
-  reports = _compile(setup, limit=chip.hbm if chip else None)
+  reports = compile_all(setup, chip.hbm if chip else None)
   job = sft if cfg.job == "sft" else train
   state = {part: memory.per_device(tree)
            for part, tree in memory.parts(job.abstract_state(setup)).items()}
@@ -74,7 +74,7 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
   return not lacking
 
 
-def _compile(
+def compile_all(
   setup: setup_lib.Setup, limit: int | None
 ) -> list[program_report.Report]:
   """Of the job's programs, in the order in which they run."""

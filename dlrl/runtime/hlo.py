@@ -26,6 +26,8 @@ _SHAPE = re.compile(r"([a-z]+\d*)\w*\[([\d,]*)\](\{[^}]*\})?")
 _CALLS = re.compile(
   r"(?:calls|to_apply|body|condition|true_computation|false_computation)="
   r"%?([\w.\-]+)|(?:branch_computations|called_computations)=\{([^}]*)\}")
+_COUNTING = frozenset({"parameter", "get-tuple-element", "constant", "compare",
+                       "fusion", "bitcast", "copy"})
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 
 
@@ -172,13 +174,14 @@ class _Module:
   def _trips(self, line: _Line, condition: str) -> int | None:
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line.rest):
       return int(known[1])
-    # A counter that starts at 0, as JAX's scans have.
+    # A counter that starts at 0, as JAX's scans have, and nothing else.
     text = list(self._within(condition))
-    limits = [re.match(r"\d+", x.rest) for x in text if x.op == "constant"]
+    limits = [x.rest.partition(")")[0] for x in text
+              if x.op == "constant" and re.match("[su](32|64)", x.shape)]
     compared = [x for x in text if x.op == "compare"]
-    if (len(limits) == len(compared) == 1 and limits[0]
+    if (len(limits) == len(compared) == 1 and {x.op for x in text} <= _COUNTING
         and "direction=LT" in compared[0].rest):
-      return int(limits[0][0])
+      return int(limits[0])
     return None
 
   def _within(self, computation: str) -> Iterator[_Line]:

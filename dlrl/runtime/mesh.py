@@ -5,6 +5,7 @@ Axes: `data` (replicas), `fsdp` (parameters split, batch split), `tensor`
 parameters and of the batch, which are fixed here and nowhere else.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -94,6 +95,24 @@ def constrain(x: jax.Array, *spec: Any) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(x: jax.Array, spec: P, home: P) -> jax.Array:
+  """`x` pinned to `spec`, and its gradient to `home`.
+
+  Pinned to `spec`, as `constrain` would have it, the sum of a gradient over
+  devices would be whole on all of them.
+  """
+  del home
+  return constrain(x, *spec)
+
+
+def _gathered(x, spec, home):
+  return gathered(x, spec, home), None
+
+
+gathered.defvjp(_gathered, lambda spec, home, _, g: (constrain(g, *home),))
 
 
 def shard_batch(x: jax.Array) -> jax.Array:

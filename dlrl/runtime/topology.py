@@ -6,6 +6,7 @@ the chips along each axis instead, `2xv5e-16` two slices. `cpu-8` are parts of
 this machine's CPU, `cpu` and `gpu` what JAX finds.
 """
 
+import importlib.util
 import os
 import re
 
@@ -44,6 +45,9 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
   if match := re.fullmatch(r"(cpu|gpu)(?:-([1-9]\d*))?", name):
     return _of_host(match[1], match[2], name, field)
   slices, layout = parse(name, field)
+  if importlib.util.find_spec("libtpu") is None:
+    raise strict.FlagError(
+      field, name, "needs the compiler for TPUs: pip install 'dlrl[tpu]'")
   for key, value in _NO_TPU.items():
     os.environ.setdefault(key, value)
   # Whatever this machine has, it is only to compile.
@@ -54,11 +58,10 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
   try:
     found = topologies.get_topology_desc(
       platform="tpu", topology_name=layout, num_slices=slices,
-      chips_per_host_bounds=tuple(map(min, axes, HOST)))
+      chips_per_host_bounds=tuple(map(min, axes, HOST)), wrap=wrap(axes))
   except (RuntimeError, NotImplementedError, ValueError) as e:
     raise strict.FlagError(
-      field, name, "the compiler for TPUs does not take it; is libtpu there "
-      f"(pip install 'dlrl[tpu]')? It says: {e}") from e
+      field, name, f"the compiler for TPUs does not take it: {e}") from e
   return list(found.devices)
 
 
@@ -97,6 +100,16 @@ def _layout(chips: int, axes: int) -> list[int]:
   doublings = chips.bit_length() - 1
   # The later axes are the longer ones.
   return [2 ** ((doublings + i) // axes) for i in range(axes)]
+
+
+def wrap(axes: list[int]) -> tuple[bool, ...]:
+  """Which axes are rings: of v5e and v6e those of 16 chips, of whole cubes all.
+
+  It decides how the compiler gathers and sums.
+  """
+  if axes[2] == 1:
+    return (axes[0] == 16, axes[1] == 16, False)
+  return (all(n % 4 == 0 for n in axes),) * 3
 
 
 def _of_host(platform: str, parts: str | None, name: str, field: str
