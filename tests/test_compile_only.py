@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import pytest
@@ -15,7 +16,6 @@ from dlrl import config
 from dlrl import config_check
 from dlrl import setup as setup_lib
 from dlrl import train
-from dlrl import update
 from dlrl.runtime import chips
 from dlrl.runtime import flops as flops_lib
 from dlrl.runtime import memory
@@ -35,53 +35,55 @@ def tiny(**changes):
 
 @pytest.fixture(scope="module")
 def compiled():
+  """(setup, reports, what XLA says of the memory of each)."""
   cfg = dataclasses.replace(tiny(), mesh=config.Mesh(1, 4, 2))
   setup = setup_lib.make(cfg)
   before = len(jax.live_arrays())
-  reports = compile_only.compile_all(setup, limit=2**30)
+  stats = []
+  of = program_report.of
+
+  def recorded(*args, **kwargs):
+    report, program = of(*args, **kwargs)
+    stats.append(program.memory_analysis())
+    return report, program
+
+  with mock.patch.object(program_report, "of", recorded):
+    reports = compile_only.compile_all(setup, limit=2**30)
   assert len(jax.live_arrays()) == before  # nothing is allocated
-  return setup, reports
+  return setup, reports, stats
 
 
-def test_it_compiles_the_programs_that_train(compiled):
-  setup, reports = compiled
+def test_figures_are_those_of_the_programs_that_train(compiled):
+  setup, reports, stats = compiled
+  cfg, abstract = setup.cfg, train.abstract_state(setup)
   assert [r.name for r in reports] == ["rollout", "update"]
-  cfg, tx = setup.cfg, train.make_optimizer(setup.cfg)
-  abstract = train.abstract_state(setup)
-  rollout, learn = train.make_programs(setup, tx, abstract)
-  with jax.set_mesh(setup.mesh):
-    args = abstract, *train.input_shapes(setup)
-    program = rollout.lower(*args).compile()
-    done = setup_lib.with_shardings(
-      jax.eval_shape(rollout, *args), program.output_shardings)
-    reward = jax.ShapeDtypeStruct((32,), "float32")
-    stats = learn.lower(abstract, done, reward).compile().memory_analysis()
-    flops = flops_lib.flops(learn, abstract, done, reward)
-  assert reports[0].temporaries == program.memory_analysis().temp_size_in_bytes
-  assert reports[1].temporaries == stats.temp_size_in_bytes
-  assert reports[1].arguments == stats.argument_size_in_bytes
-  assert reports[1].flops == flops / 8
-  # What the rollout does not take, the moments, lies there all the same.
-  assert reports[0].arguments == memory.per_device(args)
-  moments = memory.per_device(abstract.opt_state)
-  assert (reports[0].arguments
-          >= program.memory_analysis().argument_size_in_bytes + moments)
-  for r in reports:
+  for r, stat in zip(reports, stats, strict=True):
+    assert r.temporaries == stat.temp_size_in_bytes
+    assert r.output == stat.output_size_in_bytes - stat.alias_size_in_bytes
     assert r.needed == r.arguments + r.temporaries + r.output + r.code
     assert r.fits
     assert r.seconds > 0
     assert r.accessed > r.arguments
     assert r.collectives["all-gather"]["bytes"] > 0
-  # One forward pass per denoising step, of the whole canvas and prompt.
-  sampler = cfg.rollout.sampler
-  model = setup.model
-  row = jax.ShapeDtypeStruct((32, 48), "int32")
+  # What the rollout does not take, the moments, lies there all the same.
+  assert reports[0].arguments == memory.per_device(
+    (abstract, train.input_shapes(setup)))
+  assert reports[0].arguments >= (
+    stats[0].argument_size_in_bytes + memory.per_device(abstract.opt_state))
+  assert reports[1].arguments == pytest.approx(
+    stats[1].argument_size_in_bytes, rel=0.01)
+  # The update takes over the memory of the state.
+  assert reports[1].output < memory.per_device(abstract) / 100
+  # Of each denoising step, the block's columns and their logits.
+  sampler, rows, width = cfg.rollout.sampler, 32, 32 + 16
+  row = jax.ShapeDtypeStruct((rows, width), "int32")
   with jax.set_mesh(setup.mesh):
     forward = flops_lib.flops(
-      model.hidden, abstract.params, row, row,
-      jax.ShapeDtypeStruct((32,), "int32"))
-  assert sampler.steps == 8
-  assert 0.8 * 8 * forward / 8 <= reports[0].flops <= 1.3 * 8 * forward / 8
+      setup.model.hidden, abstract.params, row, row,
+      jax.ShapeDtypeStruct((rows,), "int32"),
+      jax.ShapeDtypeStruct((rows, 16), "int32"))
+  head = 2 * rows * 16 * cfg.model.width * cfg.model.vocab_size
+  assert reports[0].flops == sampler.steps * (forward + head) / 8
 
 
 def test_shapes_of_inputs_are_those_of_the_loop(sudoku_dir):
@@ -98,7 +100,7 @@ def test_shapes_of_inputs_are_those_of_the_loop(sudoku_dir):
 
 
 def test_the_table_says_what_fits_and_what_the_estimate_assumes(compiled):
-  _, reports = compiled
+  _, reports, _ = compiled
   chip = chips.Chip(flops=1e9, hbm=2**30, bandwidth=1e9, links=1e9)
   least = reports[1].least_seconds(chip)
   assert least["products"] == reports[1].flops / 1e9
@@ -209,25 +211,28 @@ def test_micro_batches_stay_a_multiple_of_the_devices():
     advice(**{"learn.micro_batch": 8})))
 
 
-def run(tmp_path, *flags):
-  return subprocess.run(
-    [sys.executable, "-m", "dlrl.main", *flags], cwd=tmp_path, text=True,
-    capture_output=True, timeout=300, check=False, env={
-      **os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
-      "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)})
-
-
 CONFIG = os.path.abspath(bgpo.__file__)
+
+
+def run(tmp_path, *flags):
+  here, home = tmp_path / "here", tmp_path / "home"
+  here.mkdir()
+  process = subprocess.run(
+    [sys.executable, "-m", "dlrl.main", f"--config={CONFIG}:smoke", *flags],
+    cwd=here, text=True, capture_output=True, timeout=300, check=False, env={
+      **os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
+      "JAX_PLATFORMS": "cpu", "HOME": str(home)})
+  return process, here
 
 
 @pytest.mark.slow
 def test_the_command_needs_no_workdir_and_leaves_nothing_but_its_json(tmp_path):
-  done = run(
-    tmp_path, f"--config={CONFIG}:smoke", "--compile_only=cpu-4",
-    "--json=out.json", "--config.model.layers=1", "--config.sft.steps=0",
+  done, here = run(
+    tmp_path, "--compile_only=cpu-4", "--json=out.json",
+    "--config.model.layers=1", "--config.sft.steps=0",
     "--config.learn.n_mc=1", "--config.mesh.fsdp=2")
   assert done.returncode == 0, done.stderr
-  found = json.loads((tmp_path / "out.json").read_text())
+  found = json.loads((here / "out.json").read_text())
   assert found["devices"] == 4
   assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
   rollout, learn = found["programs"]
@@ -236,30 +241,19 @@ def test_the_command_needs_no_workdir_and_leaves_nothing_but_its_json(tmp_path):
   assert learn["collectives"]["all-reduce"]["bytes"] > 0
   assert rollout["fits"] is None  # of a CPU nothing is known
   assert "whether it fits is not known" in done.stdout
-  assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+  assert [p.name for p in here.iterdir()] == ["out.json"]
 
 
-@pytest.mark.parametrize("flags, message", [
-  (["--compile_only=v9-4"], "--compile_only=v9-4: names no accelerator"),
-  (["--json=x.json", "--workdir=w"], "--json=x.json: goes with --compile_only"),
-  (["--compile_only=cpu", "--json=no/x.json"], "its directory does not exist"),
-  ([], "Flag --workdir must have a value, or --compile_only"),
-])
-def test_mistakes_are_one_line_and_exit_code_two(tmp_path, flags, message):
-  done = run(tmp_path, f"--config={CONFIG}:smoke", *flags)
+def test_without_both_a_workdir_and_devices_there_is_nothing_to_do(tmp_path):
+  done, _ = run(tmp_path)
   assert done.returncode == 2
-  assert message in done.stderr
-  assert "Traceback" not in done.stderr
-  assert list(tmp_path.iterdir()) == []
+  assert ("Flag --workdir must have a value, or --compile_only" in done.stderr)
 
 
-def test_state_and_reference_are_those_that_train(sudoku_dir):
-  del sudoku_dir
-  setup = setup_lib.make(tiny(**{
-    "learn.loss": "espo", "learn.score_norm": "none",
-    "learn.forward_process": "complementary"}))
-  abstract = train.abstract_state(setup)
-  assert isinstance(abstract, update.State)
-  assert abstract.ref_params is None or jax.tree.structure(
-    abstract.ref_params) == jax.tree.structure(abstract.params)
-  assert issubclass(strict.FlagError, strict.ConfigError)
+@pytest.mark.parametrize("name, path, message", [
+  ("v9-4", None, "--compile_only=v9-4: names no accelerator"),
+  ("cpu", "no/x.json", "--json=no/x.json: its directory does not exist"),
+])
+def test_mistakes_are_found_before_anything_is_compiled(name, path, message):
+  with pytest.raises(strict.ConfigError, match=message):
+    compile_only.main(tiny(), name, path)

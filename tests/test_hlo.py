@@ -22,7 +22,8 @@ def compiled(fn, *args):
 
 @pytest.mark.parametrize("fn, args", [
   (lambda x, w: x @ w, (shape(64, 32), shape(32, 48))),
-  (lambda x, w: jnp.sum(jnp.tanh(x @ w) * 2, 0), (shape(64, 32), shape(32, 48))),
+  (lambda x, w: jnp.sum(jnp.tanh(x @ w) * 2, 0),
+   (shape(64, 32), shape(32, 48))),
   (lambda x, i: jax.lax.dynamic_slice_in_dim(x, i, 4, 0) + 1,
    (shape(100, 7), jax.ShapeDtypeStruct((), "int32"))),
 ], ids=["product", "fusion", "slice"])
@@ -154,7 +155,7 @@ def test_groups_of_devices_in_every_spelling(groups, size):
 
 ENTRY %main (a: f32[4]) -> f32[4] {{
   %a = f32[4]{{0}} parameter(0)
-  ROOT %r = f32[4]{{0}} all-reduce(%a), channel_id=1, replica_groups={groups}, to_apply=%add
+  ROOT %r = f32[4]{{0}} all-reduce(%a), replica_groups={groups}, to_apply=%add
 }}
 """
   assert hlo.traffic(text).collectives == (("all-reduce", 16, size, 1),)
