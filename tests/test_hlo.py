@@ -143,7 +143,7 @@ def test_what_is_in_vector_memory_is_not_read_from_the_main_one():
   one = ASYNC.replace("S(1)", "")
   # Once written by a fusion, once read by the negation, five times.
   assert (hlo.traffic(one).accessed - hlo.traffic(ASYNC).accessed
-          == 5 * 8 * 16 * 2)
+          == 5 * 2 * 8 * 16 * 2)
 
 
 @pytest.mark.parametrize("groups, size", [

@@ -212,6 +212,11 @@ class _Module:
     shapes = self.shapes(computation)
     if line.op in _FREE or line.op.endswith(("-done", "-update")):
       return 0
+    if line.op == "copy-start":  # (to, from, context)
+      return sum(_parts(line.shape)[:2])
+    if line.op == "slice-start":  # ((from), to, context)
+      return (_parts(line.shape)[1]
+              + _parts(line.shape, anywhere=True)[1])
     if line.op == "dynamic-slice":
       return 2 * _size(line.shape)
     if line.op == "dynamic-update-slice":
@@ -225,26 +230,40 @@ class _Module:
 
   def _of_fusion(self, line: _Line, shapes: dict[str, str]) -> int:
     """What a fusion reads of its operands, and writes."""
-    inner = self.lines[line.called[0]]
+    inner = {one.name: one for one in self.lines[line.called[0]]}
     inside = self.shapes(line.called[0])
+
+    def seen(name: str) -> str:
+      """The value itself, of one that is only another view of it."""
+      while inner[name].op == "bitcast":
+        name = inner[name].operands[0]
+      return name
+
     users = collections.defaultdict(list)
-    for one in inner:
-      for position, name in enumerate(one.operands):
-        users[name].append((position, one))
+    for one in inner.values():
+      if one.op != "bitcast":
+        for position, name in enumerate(one.operands):
+          users[seen(name)].append((position, one))
     total = 0
-    for one in inner:
+    for one in inner.values():
       if one.op == "parameter":
         number = int(one.rest.partition(")")[0])
         whole = _size(shapes[line.operands[number]])
         parts = [_part(position, user, inside)
                  for position, user in users[one.name]]
         total += min(whole, sum(whole if p is None else p for p in parts))
-      elif one.root:
-        written = [x for x in inner if x.name in one.operands] if (
-          one.op == "tuple") else [one]
-        total += sum(
-          _size(inside[x.operands[1]]) if x.op == "dynamic-update-slice"
-          else _size(x.shape) for x in written)
+    root = inner[seen(next(one.name for one in inner.values() if one.root))]
+    written, sizes = [root.name], [_size(line.shape)]
+    if root.op == "tuple":
+      written, sizes = root.operands, _parts(line.shape)
+    for name, whole in zip(written, sizes, strict=True):
+      one = inner[seen(name)]
+      if one.op == "dynamic-update-slice":
+        whole = min(whole, _size(inside[one.operands[1]]))
+      # What goes through, or is still on its way, is not written here.
+      on_its_way = (one.op == "parameter" or one.op in KINDS
+                    or '"AsyncCollectiveStart"' in one.rest)
+      total += 0 if on_its_way else whole
     return total
 
 
@@ -254,18 +273,25 @@ def _part(position: int, user: _Line, shapes: dict[str, str]) -> int | None:
     return _size(user.shape)
   if user.op == "dynamic-update-slice" and position == 0:
     return 0  # in place
+  if user.op in ("tuple", *KINDS) or '"AsyncCollective' in user.rest:
+    return 0  # goes through; what devices exchange counts where it ends
   return None
 
 
 def _size(shape: str, *, anywhere: bool = False) -> int:
-  """Bytes of an array or of all in a tuple, in the device's main memory.
+  """Bytes of an array or of all in a tuple; see `_parts`."""
+  return sum(_parts(shape, anywhere=anywhere))
+
+
+def _parts(shape: str, *, anywhere: bool = False) -> list[int]:
+  """Bytes of an array, or of each in a tuple, in the device's main memory.
 
   What a TPU keeps in memories of its cores, S(1) and above, counts `anywhere`.
   """
-  return sum(
+  return [
     math.prod(int(n) for n in dims.split(",") if n) * _bits(dtype) // 8
-    for dtype, dims, layout in _SHAPE.findall(shape)
-    if anywhere or not re.search(r"S\([1-9]\)", layout))
+    if anywhere or not re.search(r"S\([1-9]\)", layout) else 0
+    for dtype, dims, layout in _SHAPE.findall(shape)]
 
 
 def _bits(dtype: str) -> int:
