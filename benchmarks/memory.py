@@ -17,7 +17,7 @@ runs, and `DIR/memory.png` shows them all:
     platform     that it was compiled for
     n_mc         samples per completion
     temp_bytes   per device, beside arguments and output; null if the compiler
-                 refused the program, which then has only `needed_bytes`
+                 refused the program, for which `needed_bytes` is its figure
     argument_bytes, needed_bytes   per device, the latter of all together
     measured_bytes   by which the process grew as it ran; tiny alone
 
@@ -51,6 +51,7 @@ from dlrl import train
 from dlrl import update
 from dlrl.diffusion import montecarlo
 from dlrl.runtime import chips
+from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import program_report
 from dlrl.runtime import progress
@@ -181,8 +182,9 @@ def compile_large(name: str, mode: str, n: int, platform: str, devices) -> Row:
   return {
     "objective": name, "mode": mode, "shape": "llada_8b",
     "platform": platform, "n_mc": n, "temp_bytes": report.temporaries,
-    "argument_bytes": report.arguments, "needed_bytes": report.needed,
-    "limit_bytes": report.limit, "seconds": round(report.seconds)}
+    "argument_bytes": report.arguments or memory.per_device((abstract, batch)),
+    "needed_bytes": report.needed, "limit_bytes": report.limit,
+    "seconds": round(report.seconds)}
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
@@ -229,7 +231,7 @@ def _draw(ax, rows: Sequence[Row]) -> None:
     points = sorted((r["n_mc"], r["temp_bytes"]) for r in rows
                     if (r["objective"], r["mode"]) == line
                     and r["temp_bytes"] is not None)
-    refused = sorted((r["n_mc"], r["needed_bytes"] - r["state_bytes"])
+    refused = sorted((r["n_mc"], r["needed_bytes"] - r["argument_bytes"])
                      for r in rows
                      if (r["objective"], r["mode"]) == line
                      and r["temp_bytes"] is None)

@@ -1,8 +1,11 @@
 """`--compile_only` on CPU devices; for TPUs see test_tpu_aot."""
 
+import collections
 import dataclasses
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -18,16 +21,27 @@ from dlrl import setup as setup_lib
 from dlrl import train
 from dlrl.runtime import chips
 from dlrl.runtime import flops as flops_lib
+from dlrl.runtime import hlo
 from dlrl.runtime import memory
 from dlrl.runtime import program_report
 from dlrl.runtime import strict
 
 
+# Sizes that are like no other, so that arrays can be told by them.
+LAYERS, VOCAB, WIDTH, INNER = 3, 104, 64, 176
+DRAWS, ROWS, PARTS, TOKENS, BLOCK, STEPS = 2, 64, 2, 16, 8, 8
+FSDP, TENSOR = 4, 2
+
+
 def tiny(**changes):
   cfg = bgpo.get_config("smoke")
-  cfg.model.layers = 2
+  cfg.model.layers = LAYERS
+  cfg.model.vocab_size = VOCAB
   cfg.sft.steps = 0
-  cfg.rollout.prompts, cfg.learn.n_mc = 8, 2
+  cfg.rollout.prompts, cfg.rollout.group_size = 8, 8
+  cfg.rollout.sampler.block_length = BLOCK
+  cfg.learn.n_mc, cfg.learn.micro_batch = DRAWS, ROWS // PARTS
+  cfg.learn.logps_chunk = 4
   with cfg.unlocked():
     cfg.update_from_flattened_dict(changes)
   return config_check.from_dict(cfg)
@@ -35,26 +49,27 @@ def tiny(**changes):
 
 @pytest.fixture(scope="module")
 def compiled():
-  """(setup, reports, what XLA says of the memory of each)."""
-  cfg = dataclasses.replace(tiny(), mesh=config.Mesh(1, 4, 2))
+  """(setup, reports, the programs)."""
+  cfg = dataclasses.replace(tiny(), mesh=config.Mesh(1, FSDP, TENSOR))
   setup = setup_lib.make(cfg)
   before = len(jax.live_arrays())
-  stats = []
+  programs = []
   of = program_report.of
 
   def recorded(*args, **kwargs):
     report, program = of(*args, **kwargs)
-    stats.append(program.memory_analysis())
+    programs.append(program)
     return report, program
 
   with mock.patch.object(program_report, "of", recorded):
     reports = compile_only.compile_all(setup, limit=2**30)
   assert len(jax.live_arrays()) == before  # nothing is allocated
-  return setup, reports, stats
+  return setup, reports, programs
 
 
 def test_figures_are_those_of_the_programs_that_train(compiled):
-  setup, reports, stats = compiled
+  setup, reports, programs = compiled
+  stats = [p.memory_analysis() for p in programs]
   cfg, abstract = setup.cfg, train.abstract_state(setup)
   assert [r.name for r in reports] == ["rollout", "update"]
   for r, stat in zip(reports, stats, strict=True):
@@ -75,15 +90,73 @@ def test_figures_are_those_of_the_programs_that_train(compiled):
   # The update takes over the memory of the state.
   assert reports[1].output < memory.per_device(abstract) / 100
   # Of each denoising step, the block's columns and their logits.
-  sampler, rows, width = cfg.rollout.sampler, 32, 32 + 16
-  row = jax.ShapeDtypeStruct((rows, width), "int32")
+  row = jax.ShapeDtypeStruct(
+    (ROWS, TOKENS + cfg.task.prompt_length), "int32")
   with jax.set_mesh(setup.mesh):
     forward = flops_lib.flops(
       setup.model.hidden, abstract.params, row, row,
-      jax.ShapeDtypeStruct((rows,), "int32"),
-      jax.ShapeDtypeStruct((rows, 16), "int32"))
-  head = 2 * rows * 16 * cfg.model.width * cfg.model.vocab_size
-  assert reports[0].flops == sampler.steps * (forward + head) / 8
+      jax.ShapeDtypeStruct((ROWS,), "int32"),
+      jax.ShapeDtypeStruct((ROWS, BLOCK), "int32"))
+  head = 2 * ROWS * BLOCK * WIDTH * VOCAB
+  assert reports[0].flops == STEPS * (forward + head) / (FSDP * TENSOR)
+
+
+def with_vocabulary(text):
+  """Positions of each array [..., v, ...] that a device has."""
+  found = []
+  for dims in re.findall(r"\w\[([\d,]+)\]", text):
+    sizes = [int(n) for n in dims.split(",")]
+    for v in (VOCAB, VOCAB // TENSOR):
+      if v in sizes:
+        found.append(math.prod(sizes) // v)
+  return found
+
+
+def test_no_device_ever_has_the_logits_of_all_its_tokens(compiled):
+  rollout, learn = (with_vocabulary(p.as_text()) for p in compiled[2])
+  # The head is an array [d, v], too; more than that are logits.
+  assert WIDTH in rollout and WIDTH in learn
+  assert max(rollout) <= ROWS // FSDP * BLOCK < ROWS // FSDP * TOKENS
+  assert max(learn) <= WIDTH < ROWS // PARTS // FSDP * TOKENS
+
+
+def gathers(program, *trips):
+  """How often arrays split over fsdp are gathered: {(bytes, times): arrays}."""
+  return collections.Counter(
+    (c.size, c.times) for c in hlo.traffic(program.as_text(), trips).collectives
+    if c.kind == "all-gather" and c.devices == FSDP and c.size >= ATTENTION)
+
+
+# Bytes of one layer's matrices and of the head, as gathered.
+MLP, ATTENTION = WIDTH * INNER * 4 // TENSOR, WIDTH * WIDTH * 4 // TENSOR
+HEAD = WIDTH * VOCAB * 4 // TENSOR
+
+
+def test_an_update_gathers_one_layer_at_a_time_twice_per_draw(compiled):
+  found = gathers(compiled[2][1])
+  layers = DRAWS * PARTS * LAYERS
+  head = found.pop((HEAD, PARTS), 0) or found.pop((HEAD, DRAWS * PARTS))
+  assert head == 1
+  # Forward, and again for the backward pass; never a stack of layers.
+  assert found == {(MLP, layers): 2 * 3, (ATTENTION, layers): 2 * 4}
+  # A layer's gradients are summed over the rows' devices once, together.
+  sums = [c for c in hlo.traffic(compiled[2][1].as_text()).collectives
+          if c.kind in ("all-reduce", "reduce-scatter") and c.devices == FSDP
+          and c.times == layers]
+  norms = 2 * WIDTH * 4
+  assert sum(c.size for c in sums) == 3 * MLP + 4 * ATTENTION + norms
+
+
+def test_a_rollout_gathers_one_layer_at_a_time_once_per_step(compiled):
+  found = gathers(compiled[2][0], STEPS)
+  # Every device looks up its part of the embeddings of all.
+  assert found.pop((ROWS * (TOKENS + 32) * 4, STEPS)) == 1
+  assert found.pop((HEAD, 1), 0) or found.pop((HEAD, STEPS)) == 1
+  # The last layer stands by itself, and may be gathered before all steps.
+  last = 1 if (MLP, 1) in found else STEPS
+  assert found == {
+    (MLP, STEPS * (LAYERS - 1)): 3, (ATTENTION, STEPS * (LAYERS - 1)): 4,
+    (MLP, last): 3, (ATTENTION, last): 4}
 
 
 def test_shapes_of_inputs_are_those_of_the_loop(sudoku_dir):
