@@ -22,13 +22,15 @@ runs, and `DIR/memory.png` shows them all:
     measured_bytes   by which the process grew as it ran; tiny alone
 
 Stacked is generous to other frameworks: layers and logits are recomputed in it,
-too. `--fits` prints the largest number of samples for a device's bytes.
+too. What is printed at the end is the most samples that fit, by a straight line.
 """
 
+import ctypes
 import dataclasses
 import json
 import pathlib
 import re
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -92,7 +94,8 @@ def measure_tiny(name: str, mode: str, n: int) -> Row:
   """Compiled for this machine, and run."""
   learn = dataclasses.replace(method_cost.settings(name), n_mc=n)
   with as_mode(mode):
-    run, shapes = method_cost.program(learn)
+    # Of more micro-batches, one after the other, memory is the same.
+    run, shapes = method_cost.program(learn, 2 * learn.micro_batch)
     compiled = jax.jit(run).lower(*shapes).compile(method_cost.FAST)
   stats = compiled.memory_analysis()
   assert stats is not None  # every backend in use has it
@@ -128,6 +131,9 @@ def growth(run) -> int | None:
   if not clear.exists():
     return None
   run()  # what is made once does not count
+  time.sleep(0.2)  # buffers are freed a little after the result is there
+  # Or what a compiler has freed would be used, which is resident already.
+  ctypes.CDLL(None).malloc_trim(0)
   clear.write_text("5")  # the peak is what there is now
   before = _resident("VmHWM")
   run()
@@ -194,22 +200,20 @@ def key_of(row: Row) -> tuple[Any, ...]:
 
 
 def most(rows: Sequence[Row], size: float) -> dict[str, int | None]:
-  """The most samples that fit `size` bytes of a device, per line.
+  """The most samples with which a device of `size` bytes is enough, by line.
 
-  From a straight line through its points: exact between them, as what is kept
-  is a fixed amount per sample; None: more than anybody takes, a million.
+  From a straight line through its points, as what is kept is a fixed amount per
+  sample; None: more than a million.
   """
   found: dict[str, int | None] = {}
-  lines: dict[tuple[str, str], list[Row]] = {}
-  for row in rows:
-    lines.setdefault((row["objective"], row["mode"]), []).append(row)
-  for line, points in lines.items():
-    x = [p["n_mc"] for p in points if p["needed_bytes"] is not None]
-    y = [p["needed_bytes"] for p in points if p["needed_bytes"] is not None]
-    slope, base = np.polyfit(x, y, 1) if len(set(x)) > 1 else (0.0, y[0])
-    room = size - base
-    n = 0 if room < 0 else int(room / slope) if slope > 0 else 10**6
-    found[LABELS[line]] = n if n < 10**6 else None
+  for line, label in LABELS.items():
+    points = [(r["n_mc"], r["needed_bytes"]) for r in rows
+              if (r["objective"], r["mode"]) == line
+              and r["temp_bytes"] is not None]
+    if len(points) > 1:
+      slope, base = np.polyfit(*zip(*points, strict=True), 1)
+      n = max(0.0, (size - base) / slope) if slope > 0 else np.inf
+      found[label] = int(n) if n < 10**6 else None
   return found
 
 
@@ -283,6 +287,10 @@ def main(argv: list[str]) -> None:
     # After every point: a compiler takes minutes for one.
     path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
   plot(rows, out / "memory.png")
+  for platform, limit in {(r["platform"], r["limit_bytes"])
+                          for r in rows if r.get("limit_bytes")}:
+    of_platform = [r for r in rows if r["platform"] == platform]
+    print(f"{platform}: most samples that fit:", most(of_platform, limit))
 
 
 if __name__ == "__main__":

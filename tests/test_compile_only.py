@@ -26,7 +26,6 @@ from dlrl.runtime import memory
 from dlrl.runtime import program_report
 from dlrl.runtime import strict
 
-
 # Sizes that are like no other, so that arrays can be told by them.
 LAYERS, VOCAB, WIDTH, INNER = 3, 104, 64, 176
 DRAWS, ROWS, PARTS, TOKENS, BLOCK, STEPS = 2, 64, 2, 16, 8, 8
@@ -106,9 +105,8 @@ def with_vocabulary(text):
   found = []
   for dims in re.findall(r"\w\[([\d,]+)\]", text):
     sizes = [int(n) for n in dims.split(",")]
-    for v in (VOCAB, VOCAB // TENSOR):
-      if v in sizes:
-        found.append(math.prod(sizes) // v)
+    found += [math.prod(sizes) // v for v in (VOCAB, VOCAB // TENSOR)
+              if v in sizes]
   return found
 
 
