@@ -22,7 +22,7 @@ runs, and `DIR/memory.png` shows them all:
     measured_bytes   by which the process grew as it ran; tiny alone
 
 Stacked is generous to other frameworks: layers and logits are recomputed in it,
-too. What is printed at the end is the most samples that fit, by a straight line.
+too. At the end it prints the most samples that fit, by a straight line.
 """
 
 import ctypes
@@ -211,7 +211,8 @@ def most(rows: Sequence[Row], size: float) -> dict[str, int | None]:
               if (r["objective"], r["mode"]) == line
               and r["temp_bytes"] is not None]
     if len(points) > 1:
-      slope, base = np.polyfit(*zip(*points, strict=True), 1)
+      x, y = np.array(points).T
+      slope, base = np.polyfit(x, y, 1)
       n = max(0.0, (size - base) / slope) if slope > 0 else np.inf
       found[label] = int(n) if n < 10**6 else None
   return found
