@@ -31,7 +31,6 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True)
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "directory of this run: checkpoints, metrics, plots")
-
 _COMPILE_ONLY = flags.DEFINE_string(
   "compile_only", None, "devices to compile for, without running: v5e-64, "
   "v5p-32, v6e-8, 7x-16, 2xv5e-16, gpu, cpu-8; see docs/compile_only.md")

@@ -207,7 +207,6 @@ class Transformer(nnx.Module):
       mesh_lib.shard_batch(x), turn, lengths, columns=columns)
     return self.norm(x), None
 
-
   def _lookup(self, ids):
     """Embeddings [b, t, d] of ids [b, t].
 
