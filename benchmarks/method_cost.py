@@ -75,11 +75,16 @@ def settings(name: str) -> config.Learn:
   return dataclasses.replace(learn, loss=name)
 
 
-def shapes() -> tuple[transformer.Model, Any, update.Batch]:
-  """The model, shapes of its parameters, and of a batch."""
+def shapes(
+  rows: int | None = None
+) -> tuple[transformer.Model, Any, update.Batch]:
+  """The model, shapes of its parameters, and of a batch of the config's rows.
+
+  Or of others.
+  """
   cfg = config_check.from_dict(bgpo.get_config())
   model = transformer.build(cfg.model, tokenizer.CharTokenizer().mask_id)
-  rows = cfg.rollout.prompts * cfg.rollout.group_size
+  rows = rows or cfg.rollout.prompts * cfg.rollout.group_size
   t, p = cfg.rollout.sampler.gen_length, cfg.task.prompt_length
 
   def shape(dtype, *sizes):
@@ -95,9 +100,9 @@ def shapes() -> tuple[transformer.Model, Any, update.Batch]:
   return model, params, batch
 
 
-def program(learn: config.Learn):
+def program(learn: config.Learn, rows: int | None = None):
   """(the update, shapes of its arguments)."""
-  model, params, batch = shapes()
+  model, params, batch = shapes(rows)
   tx = optimizer.make(learn.optimizer, 10)
   objective = losses.OBJECTIVES[learn.loss](**learn.loss_args)
   state = jax.eval_shape(lambda p: update.State(

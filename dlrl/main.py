@@ -1,9 +1,10 @@
 """`python -m dlrl.main --config=configs/FILE.py[:PRESET] --workdir=DIR`.
 
 Starts the job that the config describes, or continues it where it was
-interrupted. Exit codes: 0 finished, 1 failed, 2 the config or workdir cannot
-work, 42 told to stop (SIGTERM) and to be started again, 43 ended by the
-watchdog, 130 interrupted.
+interrupted. With `--compile_only=v5e-64` it says instead whether the job fits
+such devices, which need not be there. Exit codes: 0 finished, 1 failed, 2 the
+config or workdir cannot work, 42 told to stop (SIGTERM) and to be started
+again, 43 ended by the watchdog, 130 interrupted.
 """
 
 import sys
@@ -14,6 +15,7 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+from dlrl import compile_only
 from dlrl import config
 from dlrl import config_check
 from dlrl import report
@@ -34,6 +36,11 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True)
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "directory of this run: checkpoints, metrics, plots")
+_COMPILE_ONLY = flags.DEFINE_string(
+  "compile_only", None, "devices to compile for, without running: v5e-64, "
+  "v5p-32, v6e-8, 7x-16, 2xv5e-16, gpu, cpu-8; see docs/compile_only.md")
+_JSON = flags.DEFINE_string(
+  "json", None, "file for the figures of --compile_only")
 
 JOBS = {"rl": train.train, "sft": sft.main}
 
@@ -46,6 +53,12 @@ def run() -> None:
   """
   progress.say("dlrl: reading the config")
   cfg = config_check.from_dict(_CONFIG.value)
+  if _COMPILE_ONLY.value:
+    if not compile_only.main(cfg, _COMPILE_ONLY.value, _JSON.value):
+      sys.exit(2)
+    return
+  if _JSON.value:
+    raise strict.FlagError("json", _JSON.value, "goes with --compile_only")
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   setup = setup_lib.make(cfg)
   workdir = str(_WORKDIR.value)
@@ -97,6 +110,11 @@ def _say_error(text: str, code: int) -> int:
   return code
 
 
+def any_given(values: dict[str, str | None]) -> bool:
+  """Whether one of several flags has a value."""
+  return any(values.values())
+
+
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; a mistake in them is one line and exit code 2, too."""
   try:
@@ -111,5 +129,8 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
+  flags.register_multi_flags_validator(
+    ["workdir", "compile_only"], any_given, "Flag --workdir must have a value, "
+    "or --compile_only.")
   app.run(main, flags_parser=parse)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -97,8 +98,8 @@ class Setup:
 
   def abstract_params(self) -> Any:
     """Shapes of the parameters, with their shardings."""
-    shapes = jax.eval_shape(self.model.init, self.root_key)
-    return _with_shardings(shapes, self.param_shardings)
+    shapes = jax.eval_shape(lambda: self.model.init(self.root_key))
+    return with_shardings(shapes, self.param_shardings)
 
   def abstract_base(self) -> Any:
     """Shapes of what is frozen, with shardings; None: all are trained."""
@@ -132,6 +133,37 @@ class Setup:
     return lora.join(
       base.params, init(jax.random.fold_in(self.root_key, 2**32 - 1)))
 
+  def _first_state(
+    self, trained: Any, tx: optax.GradientTransformation,
+    reference: Callable[[Any], Any], memory_slots: int,
+  ) -> update.State:
+    length = self.cfg.rollout.sampler.gen_length
+    return update.State(
+      step=jnp.int32(0), params=trained, opt_state=tx.init(trained),
+      key=jax.random.key_data(self.root_key), ref_params=reference(trained),
+      memory=pruning.empty(memory_slots, length) if memory_slots else None)
+
+  def abstract_state(
+    self, tx: optax.GradientTransformation, *,
+    reference: Callable[[Any], Any] = lambda trained: None,
+    memory_slots: int = 0,
+  ) -> update.State:
+    """Shapes of the state, with shardings; arguments as of `state_maker`."""
+    trained = self.abstract_trained()
+    shapes = jax.eval_shape(
+      lambda t: self._first_state(t, tx, reference, memory_slots), trained)
+    whole = mesh_lib.replicated(self.mesh)
+    # Moments lie where their parameter lies.
+    placed = shardings_of(trained)
+    opt_shardings = optax.tree.map_params(
+      tx, lambda _, sharding: sharding, shapes.opt_state, placed,
+      transform_non_params=lambda _: whole)
+    shardings = dataclasses.replace(
+      jax.tree.map(lambda _: whole, shapes), params=placed,
+      opt_state=opt_shardings, ref_params=shapes.ref_params and placed)
+    return dataclasses.replace(
+      with_shardings(shapes, shardings), base=self.abstract_base())
+
   def state_maker(
     self, tx: optax.GradientTransformation, *,
     reference: Callable[[Any], Any] = lambda trained: None,
@@ -149,37 +181,13 @@ class Setup:
     Raises:
       strict.ConfigError: the devices have less.
     """
-    length = self.cfg.rollout.sampler.gen_length
-
-    def first(params):
-      return update.State(
-        step=jnp.int32(0), params=params, opt_state=tx.init(params),
-        key=jax.random.key_data(self.root_key),
-        ref_params=reference(params),
-        memory=pruning.empty(memory_slots, length) if memory_slots else None)
-
-    trained = self.abstract_trained()
-    shapes = jax.eval_shape(first, trained)
-    whole = mesh_lib.replicated(self.mesh)
-    # Moments lie where their parameter lies.
-    placed = shardings_of(trained)
-    opt_shardings = optax.tree.map_params(
-      tx, lambda _, sharding: sharding, shapes.opt_state, placed,
-      transform_non_params=lambda _: whole)
-    shardings = dataclasses.replace(
-      jax.tree.map(lambda _: whole, shapes), params=placed,
-      opt_state=opt_shardings, ref_params=shapes.ref_params and placed)
-    abstract = _with_shardings(shapes, shardings)
-    abstract = dataclasses.replace(abstract, base=self.abstract_base())
-    progress.say(memory.estimate({
-      "base": abstract.base,
-      "parameters": abstract.params, "optimizer": abstract.opt_state,
-      "reference": abstract.ref_params,
-      "gradients": jax.tree.map(  # summed over the draws in fp32
-        lambda s: jax.ShapeDtypeStruct(
-          s.shape, "float32", sharding=s.sharding), abstract.params),
-    }, self.mesh.shape["fsdp"]))
-    make_first = jax.jit(first, out_shardings=shardings)
+    abstract = self.abstract_state(
+      tx, reference=reference, memory_slots=memory_slots)
+    progress.say(
+      memory.estimate(memory.parts(abstract), self.mesh.shape["fsdp"]))
+    make_first = jax.jit(
+      lambda trained: self._first_state(trained, tx, reference, memory_slots),
+      out_shardings=shardings_of(dataclasses.replace(abstract, base=None)))
 
     def make_state(policy):
       base, trained = lora.split(policy)
@@ -189,13 +197,19 @@ class Setup:
     return make_state, abstract
 
 
-def make(cfg: config.Config) -> Setup:
+def make(
+  cfg: config.Config, devices: Sequence[jax.Device] | None = None
+) -> Setup:
   """The parts of the run described by `cfg`.
+
+  Args:
+    cfg: of the run.
+    devices: to run on, which for compiling need not be there; None: all.
 
   Raises:
     strict.ConfigError: they do not fit each other or the devices.
   """
-  mesh = mesh_lib.make(cfg.mesh)
+  mesh = mesh_lib.make(cfg.mesh, devices)
   tokenizer: Tokenizer = tokenizer_lib.CharTokenizer()
   if cfg.pretrained:
     tokenizer = hf_tokenizer.load(cfg.pretrained)
@@ -231,7 +245,8 @@ def shardings_of(abstract: Any) -> Any:
   return jax.tree.map(lambda s: s.sharding, abstract)
 
 
-def _with_shardings(shapes: Any, shardings: Any) -> Any:
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """`ShapeDtypeStruct`s of arrays that lie as said."""
   return jax.tree.map(
     lambda s, sharding: jax.ShapeDtypeStruct(
       s.shape, s.dtype, sharding=sharding), shapes, shardings)

@@ -102,9 +102,9 @@ def train(
     The base given may have been donated: that of the result is to be used.
   """
   cfg = setup.cfg.sft
-  tx = optimizer.make(cfg.optimizer, cfg.steps)
+  tx = make_optimizer(setup.cfg)
   make_state, abstract = setup.state_maker(tx)
-  step = _jit(make_step(setup.model, cfg, tx), abstract)
+  step = jit(make_step(setup.model, cfg, tx), abstract)
   batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 
@@ -163,7 +163,29 @@ def train(
   return state.policy, clock.totals
 
 
-def _jit(step, abstract: update.State):
+def make_optimizer(cfg: config.Config) -> optax.GradientTransformation:
+  """Of the fine-tuning."""
+  return optimizer.make(cfg.sft.optimizer, cfg.sft.steps)
+
+
+def abstract_state(setup: setup_lib.Setup) -> update.State:
+  """Shapes of the state, with shardings; nothing is allocated."""
+  return setup.abstract_state(make_optimizer(setup.cfg))
+
+
+def input_shapes(setup: setup_lib.Setup) -> dict[str, Any]:
+  """Of a step's batch, with shardings."""
+  cfg = setup.cfg
+  rows = (cfg.sft.batch_size,)
+  sizes = {"prompt_ids": (*rows, cfg.task.prompt_length), "prompt_length": rows,
+           "completion": (*rows, cfg.sft.gen_length)}
+  return {name: jax.ShapeDtypeStruct(
+            size, "int32", sharding=mesh_lib.batch_sharding(setup.mesh))
+          for name, size in sizes.items()}
+
+
+def jit(step, abstract: update.State):
+  """A step from `make_step`; takes over the memory of the state it is given."""
   return jax.jit(step, donate_argnums=0, out_shardings=(
     setup_lib.shardings_of(abstract), None))
 

@@ -79,7 +79,7 @@ def _of_rollout(rollout, args, sampler: config.Sampler
                 ) -> tuple[int, int] | None:
   if sampler.cache != "none":
     return None
-  none, one = (flops(rollout, *args, while_trips=n) for n in (0, 1))
+  none, one = (flops(rollout, *args, while_trips=(n,)) for n in (0, 1))
   # A pass that fills the rest stands outside of the loop, but is counted.
   last = one - none if sampler.fill_after < 1 else 0
   return none - last, one - none

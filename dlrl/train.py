@@ -16,6 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dlrl import config
 from dlrl import data
@@ -160,6 +161,25 @@ def first_reference(cfg: config.Config, trained: Any) -> Any:
   return {} if fresh else trained
 
 
+def make_optimizer(cfg: config.Config) -> optax.GradientTransformation:
+  """Of the updates, as many as there will be."""
+  return optimizer.make(cfg.learn.optimizer, _updates(cfg))
+
+
+def _state_parts(cfg: config.Config) -> dict[str, Any]:
+  """What else than an optimizer the state has; see `Setup.state_maker`."""
+  return {
+    "reference": functools.partial(first_reference, cfg),
+    "memory_slots": (
+      cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0)}
+
+
+def abstract_state(setup: setup_lib.Setup) -> update.State:
+  """Shapes of the state, with shardings; nothing is allocated."""
+  return setup.abstract_state(
+    make_optimizer(setup.cfg), **_state_parts(setup.cfg))
+
+
 def inputs(setup: setup_lib.Setup, batch: dict[str, Any],
            rows: Sequence[tasks.Row]) -> tuple[Any, ...]:
   """Of the rollout's program: prompts, their indices and templates."""
@@ -168,6 +188,19 @@ def inputs(setup: setup_lib.Setup, batch: dict[str, Any],
     prior.templates(
       setup.task, setup.tokenizer, rows,
       setup.cfg.rollout.sampler.gen_length, setup.model.mask_id)))
+
+
+def input_shapes(setup: setup_lib.Setup) -> tuple[Any, ...]:
+  """Of `inputs`, with their shardings."""
+  cfg = setup.cfg
+  prompts = cfg.rollout.prompts
+
+  def shape(*sizes):
+    return jax.ShapeDtypeStruct(
+      sizes, "int32", sharding=mesh_lib.replicated(setup.mesh))
+
+  return (shape(prompts, cfg.task.prompt_length), shape(prompts),
+          shape(prompts), shape(prompts, cfg.rollout.sampler.gen_length))
 
 
 def prompt_rows(setup: setup_lib.Setup) -> tasks.Rows:
@@ -198,10 +231,8 @@ def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
 def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   """Runs or continues the job; returns the seconds per phase."""
   cfg = setup.cfg
-  tx = optimizer.make(cfg.learn.optimizer, _updates(cfg))
-  slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
-  make_state, abstract = setup.state_maker(
-    tx, reference=functools.partial(first_reference, cfg), memory_slots=slots)
+  tx = make_optimizer(cfg)
+  make_state, abstract = setup.state_maker(tx, **_state_parts(cfg))
   base = setup.load_base()
   programs = functools.partial(make_programs, tx=tx, abstract=abstract)
   rollout_fn, learn_fn = programs(setup)

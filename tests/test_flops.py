@@ -120,7 +120,7 @@ def test_a_while_loop_with_products_needs_a_bound():
   x, w = shape(M, K), shape(K, K)
   with pytest.raises(ValueError, match="while_trips"):
     flops(powers, x, w)
-  assert flops(powers, x, w, while_trips=5) == 5 * 2 * M * K * K
+  assert flops(powers, x, w, while_trips=(5,)) == 5 * 2 * M * K * K
   # Without products the trips do not matter.
   assert flops(lambda x: jax.lax.while_loop(
     lambda x: x[0, 0] < 9, lambda x: x + 1, x), x) == 0

@@ -67,7 +67,7 @@ def bidirectional(
     [b, t, h, k]; rows of padding hold finite garbage.
   """
   case = Case(
-    jax.default_backend(), q.dtype.name, q.shape[2], k.shape[2], q.shape[3],
+    mesh_lib.platform(), q.dtype.name, q.shape[2], k.shape[2], q.shape[3],
     jax.sharding.get_abstract_mesh().shape.get("tensor", 1))
   if backend == "auto":
     backend = choose(case, queries=q.shape[1], packed=segments is not None)

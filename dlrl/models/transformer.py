@@ -191,10 +191,7 @@ class Transformer(nnx.Module):
     policy = REMAT[self.remat]
     if policy is not None:
       layer = jax.checkpoint(layer, policy=policy)
-    # The table is gathered, as every layer's weights are: a lookup in a table
-    # that is split by width would leave [b, t, d] split by width, too.
-    table = mesh_lib.constrain(self.embed.embedding[...], "tensor", None)
-    x = mesh_lib.shard_batch(table[ids].astype(self.embed.dtype))
+    x = self._lookup(ids)
     if columns is None:
       x, cache = jax.lax.scan(layer, x, (stacked, cache))
       return self.norm(x), cache
@@ -209,6 +206,16 @@ class Transformer(nnx.Module):
     x, _ = nnx.merge(definition, at(last))(
       mesh_lib.shard_batch(x), turn, lengths, columns=columns)
     return self.norm(x), None
+
+  def _lookup(self, ids):
+    """Embeddings [b, t, d] of ids [b, t].
+
+    Devices look up their part of the width for the rows of all, and exchange
+    them: a table that is gathered, and its gradient, would be gigabytes.
+    """
+    ids = mesh_lib.constrain(ids, "data", None)
+    x = self.embed.embedding[...][ids].astype(self.embed.dtype)
+    return mesh_lib.shard_batch(mesh_lib.constrain(x, "data", None, "fsdp"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,13 +321,15 @@ class Model:
   def unembed(self, params: Params) -> jax.Array:
     """The head's matrix [d, v]; logits are `hidden @ unembed`.
 
-    Gathered along d here, or XLA may do so for each chunk of positions.
+    Gathered along d here, or XLA may do so for each chunk of positions; the
+    gradient is split along d, or every device would have all of it.
     """
     params = params.get("base", params)  # the head has no adapter
     kernel = (params["embed"]["embedding"].T if self.cfg.tied
               else params["unembed"]["kernel"])
-    return mesh_lib.constrain(
-      kernel.astype(jnp.dtype(self.cfg.compute_dtype)), None, "tensor")
+    return mesh_lib.gathered(
+      kernel.astype(jnp.dtype(self.cfg.compute_dtype)), P(None, "tensor"),
+      P("fsdp", "tensor"))
 
   def logits(
     self, params: Params, ids: jax.Array, lengths: jax.Array | None = None

@@ -11,6 +11,7 @@ itself then shares or drops still counts.
 import math
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ OPAQUE = frozenset({
 
 
 def flops(
-  fn: Callable[..., Any], *args: Any, while_trips: int | None = None,
+  fn: Callable[..., Any], *args: Any, while_trips: Sequence[int] = (),
   branch: Callable[[Iterable[int]], int] = max,
 ) -> int:
   """FLOPs of `fn(*args)`, over all devices.
@@ -36,7 +37,8 @@ def flops(
     fn: any function of arrays; nothing is compiled or run.
     *args: trees of arrays or `jax.ShapeDtypeStruct`s.
     while_trips: how often to count the body of a `while_loop`, whose trips a
-      trace does not tell. Loops of a static length need no such bound.
+      trace does not tell: of the outermost ones that compute products, of those
+      within them, and so on. Loops of a static length need no such bound.
     branch: which of a `cond`'s branches counts: the dearest, or, with `min`,
       the cheapest.
 
@@ -46,19 +48,19 @@ def flops(
     a lower one. In a `shard_map` the body counts once per device.
 
   Raises:
-    ValueError: a product within a `while_loop` and no `while_trips`, or a
+    ValueError: a product within a `while_loop` and no number for it, or a
       kernel that does not say what it computes.
   """
   jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return _program(jaxpr, while_trips, branch)
+  return _program(jaxpr, tuple(while_trips), branch)
 
 
-def _program(jaxpr: core.Jaxpr, trips: int | None, branch) -> int:
+def _program(jaxpr: core.Jaxpr, trips: tuple[int, ...], branch) -> int:
   return sum(_equation(eqn, trips, branch) for eqn in jaxpr.eqns)
 
 
-def _equation(eqn: core.JaxprEqn, trips: int | None, branch) -> int:
+def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch) -> int:
   name, params = eqn.primitive.name, eqn.params
   if name == "dot_general":
     return _dot(eqn)
@@ -68,6 +70,8 @@ def _equation(eqn: core.JaxprEqn, trips: int | None, branch) -> int:
     raise ValueError(
       f"the FLOPs of {name!r} are not known: count the program with a plain "
       "implementation in its place")
+  if name == "while":
+    return _while(eqn, trips, branch)
   inner = [_program(j, trips, branch) for j in core.jaxprs_in_params(params)]
   if name == "scan":
     return params["length"] * sum(inner)
@@ -76,19 +80,29 @@ def _equation(eqn: core.JaxprEqn, trips: int | None, branch) -> int:
   if name == "shard_map":
     mesh = params["mesh"].shape
     return math.prod(mesh[a] for a in params["newly_manual_axes"]) * sum(inner)
-  if name == "while" and any(inner):
-    if trips is None:
-      raise ValueError(
-        "a while_loop computes products, and its trips are not known: pass "
-        "while_trips, or give the loop a static length")
-    condition, body = (
-      _program(params[k].jaxpr, trips, branch)
-      for k in ("cond_jaxpr", "body_jaxpr"))
-    return trips * body + (trips + 1) * condition
   if len(inner) > 1 and any(inner):
     raise ValueError(
       f"which of the {len(inner)} programs in {name!r} run is not known")
   return sum(inner)
+
+
+def _while(eqn: core.JaxprEqn, trips: tuple[int, ...], branch) -> int:
+  parts = [eqn.params[k].jaxpr for k in ("cond_jaxpr", "body_jaxpr")]
+  if not any(map(_has_products, parts)):
+    return 0
+  if not trips:
+    raise ValueError(
+      "a while_loop computes products, and its trips are not known: pass "
+      "while_trips, or give the loop a static length")
+  condition, body = (_program(p, trips[1:], branch) for p in parts)
+  return trips[0] * body + (trips[0] + 1) * condition
+
+
+def _has_products(jaxpr: core.Jaxpr) -> bool:
+  return any(
+    eqn.primitive.name in ("dot_general", "conv_general_dilated", *OPAQUE)
+    or any(map(_has_products, core.jaxprs_in_params(eqn.params)))
+    for eqn in jaxpr.eqns)
 
 
 def _dot(eqn: core.JaxprEqn) -> int:

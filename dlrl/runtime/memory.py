@@ -36,6 +36,21 @@ def _bits(dtype: Any) -> int:
   return 8 * dtype.itemsize
 
 
+def parts(state: Any) -> dict[str, Any]:
+  """What lies on the devices during an update, by name, for `estimate`.
+
+  Args:
+    state: of the run, shapes with shardings; has `base`, `params`, `opt_state`
+      and `ref_params`.
+  """
+  return {
+    "base": state.base, "parameters": state.params,
+    "optimizer": state.opt_state, "reference": state.ref_params,
+    "gradients": jax.tree.map(  # summed over the draws in fp32
+      lambda s: jax.ShapeDtypeStruct(
+        s.shape, "float32", sharding=s.sharding), state.params)}
+
+
 def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
   """One line: what each part takes of a device.
 
@@ -52,18 +67,19 @@ def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
   limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
   strict.require(
     limit is None or total < limit, "mesh.fsdp", fsdp,
-    f"must be greater: {_listed(sizes)} are {_size(total)} per device, which "
-    f"has {_size(limit or 0)}")
-  room = "" if limit is None else f" of {_size(limit)}"
-  return (f"memory per device: {_listed(sizes)}; together {_size(total)}"
+    f"must be greater: {_listed(sizes)} are {as_text(total)} per device, which "
+    f"has {as_text(limit or 0)}")
+  room = "" if limit is None else f" of {as_text(limit)}"
+  return (f"memory per device: {_listed(sizes)}; together {as_text(total)}"
           f"{room}, and activations")
 
 
 def _listed(sizes: Mapping[str, int]) -> str:
   return ", ".join(
-    f"{name} {_size(size)}" for name, size in sizes.items() if size)
+    f"{name} {as_text(size)}" for name, size in sizes.items() if size)
 
 
-def _size(size: int) -> str:
+def as_text(size: int) -> str:
+  """Bytes in units for a reader."""
   return (f"{size / 2**30:.1f} GiB" if size >= 2**30
           else f"{size / 2**20:.1f} MiB")

@@ -5,6 +5,7 @@ Axes: `data` (replicas), `fsdp` (parameters split, batch split), `tensor`
 parameters and of the batch, which are fixed here and nowhere else.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -52,8 +54,30 @@ def make(cfg: config.Mesh, devices=None) -> jax.sharding.Mesh:
     math.prod(sizes) == len(devices), "mesh", text,
     f"must multiply to the {len(devices)} devices there are; "
     "set one axis to -1 to fill up")
+  slices = len({getattr(d, "slice_index", 0) for d in devices
+                if d.platform == "tpu"})
+  if slices > 1:
+    return _of_slices(sizes, slices, devices)
   return jax.make_mesh(
     tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def _of_slices(sizes: list[int], slices: int, devices) -> jax.sharding.Mesh:
+  """Slices of TPUs: what is gathered in every layer stays within one."""
+  strict.require(
+    sizes[0] % slices == 0, "mesh.data", sizes[0],
+    f"must be a multiple of the {slices} slices: parameters are not to be "
+    "gathered from one to another")
+  within = (sizes[0] // slices, *sizes[1:])
+  return jax.sharding.Mesh(
+    mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices),
+    AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def platform() -> str:
+  """Of the mesh in use, which may be of devices elsewhere, or of JAX's own."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -71,6 +95,24 @@ def constrain(x: jax.Array, *spec: Any) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(x: jax.Array, spec: P, home: P) -> jax.Array:
+  """`x` pinned to `spec`, and its gradient to `home`.
+
+  Pinned to `spec`, as `constrain` would have it, the sum of a gradient over
+  devices would be whole on all of them.
+  """
+  del home
+  return constrain(x, *spec)
+
+
+def _gathered(x, spec, home):
+  return gathered(x, spec, home), None
+
+
+gathered.defvjp(_gathered, lambda spec, home, _, g: (constrain(g, *home),))
 
 
 def shard_batch(x: jax.Array) -> jax.Array:

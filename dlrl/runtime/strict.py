@@ -17,6 +17,14 @@ class ConfigError(ValueError):
     self.field, self.value, self.fix = field, value, fix
 
 
+class FlagError(ConfigError):
+  """The same of a flag that is not part of the config."""
+
+  def __init__(self, field: str, value: object, fix: str):
+    super().__init__(field, value, fix)
+    self.args = (f"--{field}={value}: {fix}",)
+
+
 class Knobs(dict[str, Any]):
   """Settings whose names depend on another setting; not to be changed."""
 

@@ -8,6 +8,7 @@ decoding are Fast-dLLM's (arXiv 2505.22618).
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -96,6 +97,23 @@ def decode(
   if sampler.fill_after < 1:
     state = steps.fill(state)
   return Decoded(*state[:4])
+
+
+def most_trips(sampler: config.Sampler) -> tuple[int, ...]:
+  """How often `decode`'s loops run at most: the outer one, one within it.
+
+  For counts of what a program does, which its text does not tell.
+  """
+  blocks = sampler.gen_length // sampler.block_length
+  # By a threshold or factor, each step commits a token at least.
+  steps = (sampler.gen_length if sampler.threshold or sampler.factor
+           else sampler.steps)
+  after_first = steps // blocks - 1
+  if sampler.cache == "prefix":
+    return (after_first,)
+  if sampler.cache == "dual":
+    return math.ceil(sampler.fill_after * blocks), after_first
+  return (math.ceil(sampler.fill_after * steps),)
 
 
 def stream(

@@ -1,0 +1,255 @@
+"""`--compile_only=v5e-64`: does the run fit, and how fast can it be at most?
+
+Compiles the programs of a run with the real compiler for devices that need not
+be there. Nothing is allocated, loaded or written, and no data are prepared.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from dlrl import config
+from dlrl import losses
+from dlrl import setup as setup_lib
+from dlrl import sft
+from dlrl import train
+from dlrl.models import transformer
+from dlrl.runtime import chips
+from dlrl.runtime import flops as flops_lib
+from dlrl.runtime import memory
+from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import program_report
+from dlrl.runtime import progress
+from dlrl.runtime import strict
+from dlrl.runtime import topology
+from dlrl.sampling import denoise
+
+ASSUMED = (
+  "At least: products in bf16 at the chip's peak, every byte at its memory's "
+  "and links' peak, the three at the same time, all micro-batches with an "
+  "advantage, rollouts of all their steps. Rewards and the network between "
+  "slices are not counted.")
+
+
+def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
+  """Prints the table; whether all programs fit, as far as is known.
+
+  Args:
+    cfg: of the run.
+    name: of the devices, see `topology`.
+    path: of a JSON file for the same figures; None: none is written.
+
+  Raises:
+    strict.ConfigError: no such devices, or the config does not fit them.
+  """
+  if path and not pathlib.Path(path).absolute().parent.is_dir():
+    raise strict.FlagError("json", path, "its directory does not exist")
+  if name == "cpu":
+    mesh_lib.split_cpu(cfg.mesh.cpu_devices)
+  devices = topology.devices(name)
+  setup = setup_lib.make(cfg, devices)
+  kind = devices[0].device_kind
+  chip = chips.find(kind)
+  progress.say(f"compiling {cfg.job} of {cfg.task.name} for {len(devices)} x "
+               f"{kind}, mesh {dict(setup.mesh.shape)}")
+  reports = compile_all(setup, chip.hbm if chip else None)
+  job = sft if cfg.job == "sft" else train
+  state = {part: memory.per_device(tree)
+           for part, tree in memory.parts(job.abstract_state(setup)).items()}
+  lacking = [r for r in reports if r.fits is False]
+  advice = suggestions(setup.cfg, dict(setup.mesh.shape), state, lacking)
+  result = {
+    "topology": name, "devices": len(devices), "device_kind": kind,
+    "mesh": dict(setup.mesh.shape), "jax": jax.__version__,
+    "state": state, "assumed": ASSUMED, "suggestions": advice,
+    "programs": [_as_json(r, chip) for r in reports]}
+  if path:
+    pathlib.Path(path).write_text(json.dumps(result, indent=1) + "\n")
+  print(text(reports, state, chip, advice), flush=True)
+  return not lacking
+
+
+def compile_all(
+  setup: setup_lib.Setup, limit: int | None
+) -> list[program_report.Report]:
+  """Of the job's programs, in the order in which they run."""
+  cfg = setup.cfg
+  # Outside of the mesh: optimizers make small arrays to find their shapes.
+  of_sft, of_rl = sft.abstract_state(setup), train.abstract_state(setup)
+  # Kernels do not say how many FLOPs they take; attention without them does.
+  plain = dataclasses.replace(setup, model=transformer.build(
+    dataclasses.replace(cfg.model, attention="xla"), setup.model.mask_id,
+    cfg.lora))
+
+  def report(name: str, program, counted, args, trips=()):
+    return program_report.of(
+      name, program, args, limit=limit, while_trips=trips,
+      flops=flops_lib.flops(counted, *args, while_trips=trips))
+
+  reports = []
+  with jax.set_mesh(setup.mesh):
+    if cfg.job == "sft" or (cfg.sft.steps and not cfg.init_from):
+      tx = sft.make_optimizer(cfg)
+      step, counted = (sft.make_step(s.model, cfg.sft, tx)
+                       for s in (setup, plain))
+      reports.append(report("fine-tuning", sft.jit(step, of_sft), counted,
+                            (of_sft, sft.input_shapes(setup)))[0])
+    if cfg.job == "rl":
+      tx = train.make_optimizer(cfg)
+      programs, counted = (
+        train.make_programs(s, tx, of_rl) for s in (setup, plain))
+      args = (of_rl, *train.input_shapes(setup))
+      one, compiled = report("rollout", programs[0], counted[0], args,
+                             denoise.most_trips(cfg.rollout.sampler))
+      reports.append(one)
+      done = _placed(setup, jax.eval_shape(programs[0], *args), compiled)
+      reports.append(
+        report("update", programs[1], counted[1], (of_rl, *done))[0])
+  return reports
+
+
+def _placed(setup: setup_lib.Setup, done: train.Rollout, compiled):
+  """Shapes of what a rollout leaves for the update, and of its rewards."""
+  rows = done.completion.shape[0]
+  of_rows = mesh_lib.batch_sharding(setup.mesh)
+  shardings = compiled.output_shardings if compiled else jax.tree.map(
+    lambda x: of_rows if x.shape[:1] == (rows,) else (
+      mesh_lib.replicated(setup.mesh)), done)
+  return setup_lib.with_shardings(done, shardings), jax.ShapeDtypeStruct(
+    (rows,), "float32", sharding=of_rows)
+
+
+def suggestions(
+  cfg: config.Config, mesh: dict[str, int], state: dict[str, int],
+  lacking: Sequence[program_report.Report],
+) -> list[str]:
+  """What to try so that the programs fit, the most promising first.
+
+  Args:
+    cfg: of the run.
+    mesh: devices by axis.
+    state: bytes of a device by what they hold, see `memory.parts`.
+    lacking: reports of programs that do not fit.
+  """
+  if not lacking:
+    return []
+  names = {r.name for r in lacking}
+  advice = []
+  held, limit = sum(state.values()), lacking[0].limit or 0
+  if mesh["data"] > 1 and held > limit / 4:
+    advice.append("--config.mesh.data=1 --config.mesh.fsdp=-1, parameters and "
+                  "optimizer over all devices")
+  if "update" in names:
+    advice += _of_update(cfg, mesh)
+  if "rollout" in names:
+    advice += _of_rollout(cfg, mesh)
+  tensor = 2 * mesh["tensor"]
+  if mesh["fsdp"] % 2 == 0 and cfg.model.kv_heads % tensor == 0:
+    advice.append(
+      f"--config.mesh.fsdp={mesh['fsdp'] // 2} --config.mesh.tensor={tensor}, "
+      "matrices and logits over more devices")
+  if held > limit / 2:
+    if not cfg.lora.rank:
+      if cfg.learn.optimizer.moment_dtype == "float32":
+        advice.append("--config.learn.optimizer.moment_dtype=bfloat16")
+      advice.append("--config.lora.rank=128 --config.model.param_dtype="
+                    "bfloat16, adapters on frozen parameters")
+    advice.append(f"more devices: parameters, gradients and optimizer alone "
+                  f"take {memory.as_text(held)} of {memory.as_text(limit)}")
+  return advice or ["more devices"]
+
+
+def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
+  learn, parts = cfg.learn, mesh["data"] * mesh["fsdp"]
+  advice = []
+  if cfg.model.remat != "full":
+    advice.append("--config.model.remat=full, layers computed again")
+  together = losses.OBJECTIVES[learn.loss](**learn.loss_args).together
+  least = math.lcm(parts, together)
+  smaller = [n for n in range(least, learn.micro_batch, least)
+             if learn.micro_batch % n == 0]
+  if smaller:
+    advice.append(f"--config.learn.micro_batch={smaller[-1]}, fewer "
+                  "completions at a time")
+  if learn.logps_chunk > 8:
+    advice.append(f"--config.learn.logps_chunk={learn.logps_chunk // 2}, "
+                  "logits of fewer columns at a time")
+  return advice
+
+
+def _of_rollout(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
+  rollout, parts = cfg.rollout, mesh["data"] * mesh["fsdp"]
+  advice = []
+  if rollout.sampler.cache != "none":
+    advice.append("--config.rollout.sampler.cache=none")
+  if rollout.prompts * rollout.group_size > parts and rollout.prompts > 1:
+    advice.append(f"--config.rollout.prompts={rollout.prompts // 2}, all of a "
+                  "step's completions are decoded at once")
+  return advice
+
+
+def _as_json(report: program_report.Report, chip: chips.Chip | None
+             ) -> dict[str, Any]:
+  least = report.least_seconds(chip) if chip else None
+  return dataclasses.asdict(report) | {
+    "fits": report.fits, "least_seconds": least}
+
+
+def text(
+  reports: Sequence[program_report.Report], state: dict[str, int],
+  chip: chips.Chip | None, advice: Sequence[str],
+) -> str:
+  """What is printed; numbers are of one device."""
+  columns = [_column(r, chip) for r in reports]
+  names = list(dict.fromkeys(name for c in columns for name in c))
+  width = max(map(len, names))
+  lines = ["", " " * width + "".join(f"{r.name:>22}" for r in reports)]
+  lines += [f"{name:{width}}" + "".join(
+    f"{c.get(name, '-'):>22}" for c in columns) for name in names]
+  lines += ["", "of the arguments, with gradients among the temporaries: "
+            + ", ".join(f"{part} {memory.as_text(n)}"
+                        for part, n in state.items() if n)]
+  lines += [_verdict(r) for r in reports]
+  if chip is not None:
+    lines.append(ASSUMED)
+  if advice:
+    lines += ["What may help, not tried:", *(f"  {x}" for x in advice)]
+  return "\n".join(lines)
+
+
+def _verdict(report: program_report.Report) -> str:
+  if report.limit is None:
+    return (f"{report.name}: whether it fits is not known, nor is this "
+            "device's speed")
+  spare = memory.as_text(abs(report.limit - report.needed))
+  return f"{report.name}: " + (
+    f"fits, {spare} to spare" if report.fits
+    else f"does not fit, {spare} too much")
+
+
+def _column(
+  report: program_report.Report, chip: chips.Chip | None
+) -> dict[str, str]:
+  """Name to value, in the order of the table."""
+  sizes = {
+    "arguments": report.arguments, "temporaries": report.temporaries,
+    "output": report.output, "code": report.code, "together": report.needed,
+    "a device has": report.limit}
+  rows = {name: memory.as_text(size) for name, size in sizes.items()
+          if size is not None}
+  rows["GFLOPs of products"] = f"{report.flops / 1e9:,.3f}"
+  if report.accessed is not None:
+    rows["GB read and written"] = f"{report.accessed / 1e9:,.3f}"
+  for kind, found in (report.collectives or {}).items():
+    rows[f"{kind}, times, GB"] = (
+      f"{found['count']:,}  {found['bytes'] / 1e9:,.3f}")
+  if chip is not None:
+    least = report.least_seconds(chip)
+    rows |= {f"least s for {part}": f"{s:,.3f}" for part, s in least.items()}
+    rows["least s"] = f"{max(least.values()):,.3f}"
+  return rows | {"s to compile": f"{report.seconds:.1f}"}
