@@ -220,7 +220,7 @@ def most(rows: Sequence[Row], size: float) -> dict[str, int | None]:
 
 def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
   """One panel per shape and platform."""
-  panels = list(dict.fromkeys((r["shape"], r["platform"]) for r in rows))
+  panels = sorted({(r["shape"], r["platform"]) for r in rows}, reverse=True)
   fig = figure.Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
   for i, panel in enumerate(panels):
     ax = fig.add_subplot(1, len(panels), i + 1)
@@ -251,15 +251,18 @@ def _draw(ax, rows: Sequence[Row]) -> None:
           if r.get("limit_bytes") and r["argument_bytes"]}
   if wall:
     ax.axhline(min(wall) / unit, color="#333333", lw=1, ls="--")
-    ax.annotate("what a device has left; x: refused by the compiler",
-                (1, min(wall) / unit), fontsize=8, va="bottom",
-                xytext=(0, 2), textcoords="offset points")
+    ax.text(0.02, min(wall) / unit, "what a device has; x: refused by the "
+            "compiler", fontsize=8, va="bottom",
+            transform=ax.get_yaxis_transform())
   ax.set_xscale("log", base=2)
-  ax.set_yscale("log")
-  ns = sorted({r["n_mc"] for r in rows})
-  ax.set_xticks(ns, [str(n) for n in ns])
-  ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-  ax.yaxis.set_minor_formatter(lambda v, _: "")
+  if wall:
+    ax.set_ylim(0, 1.6 * min(wall) / unit)
+  else:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.yaxis.set_minor_formatter(lambda v, _: "")
+  ax.set_xlim(0.85, 1.2 * DRAWS[-1])
+  ax.set_xticks(DRAWS, [str(n) for n in DRAWS])
   ax.set(xlabel="Monte-Carlo samples per completion",
          ylabel=f"temporaries of an update per device, {name}")
   ax.grid(alpha=0.3)
