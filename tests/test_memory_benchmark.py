@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks import memory
 
 
@@ -29,6 +31,7 @@ def test_every_line_has_its_points_and_pairs_are_even():
   assert len(cases) == 6 * 8 - 1
 
 
+@pytest.mark.slow
 def test_stacked_grows_with_the_samples_and_joint_does_not(tmp_path):
   rows = [memory.measure_tiny("vrpo_online", mode, n)
           for mode in ("joint", "stacked") for n in (2, 16)]
