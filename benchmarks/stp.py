@@ -39,6 +39,7 @@ from dlrl import train
 from dlrl import update
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import optimizer
+from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
@@ -87,8 +88,8 @@ class Run:
     start = time.monotonic()
     rollout = jax.block_until_ready(rollout_fn(self.state, *inputs))
     rolled = time.monotonic()
-    reward, _ = scoring.rewards(setup, scoring.read(
-      setup, rows, jax.device_get(rollout.completion)))
+    share, (ids,) = processes.local(rollout.completion)
+    reward, _ = scoring.rewards(setup, scoring.read(setup, rows, ids), share)
     began = time.monotonic()
     self.state, _ = jax.block_until_ready(
       learn_fn(self.state, rollout, setup.put_batch(reward)))

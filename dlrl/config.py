@@ -99,7 +99,8 @@ class Mesh:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
-  cpu_devices: int = 0  # without an accelerator, parts of the CPU; 0: leave it
+  # Without an accelerator, parts of the CPU, over all processes; 0: leave it.
+  cpu_devices: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

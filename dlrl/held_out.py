@@ -1,6 +1,8 @@
 """Held-out accuracy of parameters, with 95% intervals."""
 
+import functools
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -9,6 +11,8 @@ from dlrl import data
 from dlrl import scores
 from dlrl import scoring
 from dlrl import setup as setup_lib
+from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
@@ -29,7 +33,8 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
            for split in dict.fromkeys((cfg.split, "test"))}
   keys = jax.random.split(jax.random.key(0), cfg.batch_size)
 
-  @jax.jit
+  @functools.partial(
+    jax.jit, out_shardings=mesh_lib.batch_sharding(setup.mesh))
   def decode(params, prompt, prompt_length):
     return denoise.decode(
       setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
@@ -44,9 +49,10 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
       prompt, length = setup.put_batch(
         (arrays["prompt_ids"][index], arrays["prompt_length"][index]))
       pending.append(decode(params, prompt, length))
-    ids = np.concatenate(jax.device_get(pending))[:cfg.size]
-    rows = [source[i] for i in arrays["position"].tolist()]
-    return _summary(scoring.metrics(setup, scoring.read(setup, rows, ids)))
+    share, ids = _local(pending, cfg.size)
+    rows = [source[i] for i in arrays["position"][share.places].tolist()]
+    done = scoring.read(setup, rows, ids)
+    return _summary(scoring.metrics(setup, done, share))
 
   def evaluate(params, *, ends: bool) -> dict[str, float]:
     found = {"eval": of_split(params, cfg.split)}
@@ -57,6 +63,20 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
             for name, value in row.items()}
 
   return evaluate
+
+
+def _local(batches: Sequence[jax.Array], size: int
+           ) -> tuple[processes.Share, np.ndarray]:
+  """This process's share of the first rows, and the rows."""
+  places: list[int] = []
+  rows, start = [], 0
+  for batch in batches:
+    share, (ids,) = processes.local(batch)
+    kept = [i for i, place in enumerate(share.places) if start + place < size]
+    places += [start + share.places[i] for i in kept]
+    rows.append(ids[kept])
+    start += share.total
+  return processes.Share(places, size), np.concatenate(rows)
 
 
 def _items(setup: setup_lib.Setup, split: str):

@@ -4,9 +4,16 @@ Starts the job that the config describes, or continues it where it was
 interrupted. With `--compile_only=v5e-64` it says instead whether the job fits
 such devices, which need not be there. Exit codes: 0 finished, 1 failed, 2 the
 config or workdir cannot work, 42 told to stop (SIGTERM) and to be started
-again, 43 ended by the watchdog, 130 interrupted.
+again, 43 ended by the watchdog, 44 another process of the job has ended, 130
+interrupted.
+
+A job of several processes is this command in each of them, on as many hosts as
+need be, with `--distributed` where the system says which process is which, or
+with `--coordinator --num_processes --process_id` elsewhere.
 """
 
+import contextlib
+import pathlib
 import sys
 
 import jax
@@ -27,6 +34,7 @@ from dlrl.runtime import faults
 from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
+from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.runtime import workdir as workdir_lib
@@ -41,6 +49,20 @@ _COMPILE_ONLY = flags.DEFINE_string(
   "v5p-32, v6e-8, 7x-16, 2xv5e-16, gpu, cpu-8; see docs/compile_only.md")
 _JSON = flags.DEFINE_string(
   "json", None, "file for the figures of --compile_only")
+
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False,
+  "one of several processes, as SLURM, GKE, TPU VMs or Open MPI say which")
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", "", "HOST:PORT on which process 0 of several listens")
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", 0, "of the job", lower_bound=0)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", -1, "of this process, from 0", lower_bound=-1)
+_PEER_TIMEOUT = flags.DEFINE_integer(
+  "peer_timeout", 60,
+  "seconds without a sign of life after which a process counts as dead",
+  lower_bound=1)
 
 JOBS = {"rl": train.train, "sft": sft.main}
 
@@ -59,28 +81,37 @@ def run() -> None:
     return
   if _JSON.value:
     raise strict.FlagError("json", _JSON.value, "goes with --compile_only")
-  mesh_lib.split_cpu(cfg.mesh.cpu_devices)
+  mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
   setup = setup_lib.make(cfg)
-  workdir = str(_WORKDIR.value)
-  with workdir_lib.claim(
-      workdir, strict.to_json(cfg), config.OPERATIONS) as claimed:
-    summary = report.read(claimed.path)
+  with contextlib.ExitStack() as stack:
+
+    def claim():
+      claimed = stack.enter_context(workdir_lib.claim(
+        str(_WORKDIR.value), strict.to_json(cfg), config.OPERATIONS))
+      summary = report.read(claimed.path)
+      if summary is None:
+        goodput.start(claimed.path)
+      return [str(claimed.path), summary]
+
+    path, summary = processes.by_first(claim)
+    workdir = pathlib.Path(path)
     if summary is not None:
-      progress.say(f"the run in {claimed.path} is finished; for another one "
+      progress.say(f"the run in {workdir} is finished; for another one "
                    "take another --workdir")
     else:
       devices = jax.devices()
       progress.say(
         f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
         f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
-        f"workdir {claimed.path}")
-      goodput.start(claimed.path)
-      compiled.keep(claimed.path / "compiled")
+        f"{processes.joined()} process(es), workdir {workdir}")
+      compiled.keep(workdir / "compiled")
       setup.start_graders()
       with jax.set_mesh(setup.mesh):
-        seconds = JOBS[cfg.job](setup, claimed.path)
-      summary = report.write(cfg, claimed.path, seconds)
-    print(report.table(summary), flush=True)
+        seconds = JOBS[cfg.job](setup, workdir)
+      summary = processes.by_first(
+        lambda: report.write(cfg, workdir, seconds))
+    if processes.first():
+      print(report.table(summary), flush=True)
 
 
 def main(argv: list[str]) -> None:
@@ -89,20 +120,26 @@ def main(argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # or every save prints a page
   try:
+    processes.start(processes.Job(
+      detect=_DISTRIBUTED.value, coordinator=_COORDINATOR.value,
+      processes=_NUM_PROCESSES.value, process=_PROCESS_ID.value,
+      timeout=_PEER_TIMEOUT.value))
+    if not processes.first():
+      progress.mute()
     with preemption.Notice():
       run()
   except strict.ConfigError as e:
-    sys.exit(_say_error(str(e), 2))
+    processes.leave(_say_error(str(e), 2))
   except preemption.Preempted as e:
-    sys.exit(_say_error(f"told to stop: {e}; the same command continues",
-                        preemption.EXIT_CODE))
+    processes.leave(_say_error(
+      f"told to stop: {e}; the same command continues", preemption.EXIT_CODE))
   except KeyboardInterrupt:
-    sys.exit(_say_error("interrupted; the same command continues", 130))
+    processes.leave(_say_error("interrupted; the same command continues", 130))
   except Exception as e:
     known = faults.explain(e, str(_WORKDIR.value))
     if known is None:
-      raise
-    sys.exit(_say_error(known, 1))
+      processes.fail(e)
+    processes.leave(_say_error(known, 1))
 
 
 def _say_error(text: str, code: int) -> int:

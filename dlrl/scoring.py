@@ -9,6 +9,7 @@ import numpy as np
 
 from dlrl import setup as setup_lib
 from dlrl import tasks
+from dlrl.runtime import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Completions:
 def read(setup: setup_lib.Setup, rows: Sequence[tasks.Row], ids: np.ndarray
          ) -> Completions:
   """Completions `ids` [b, t] of `rows`, equally many of each, contiguous."""
-  copies = len(ids) // len(rows)
+  copies = len(ids) // max(len(rows), 1)
   prompts = [setup.prompt.question(row) for row in rows]
   return Completions(
     [prompt for prompt in prompts for _ in range(copies)],
@@ -37,23 +38,31 @@ def read(setup: setup_lib.Setup, rows: Sequence[tasks.Row], ids: np.ndarray
     tasks.columns([row for row in rows for _ in range(copies)]))
 
 
-def rewards(setup: setup_lib.Setup, done: Completions
-            ) -> tuple[np.ndarray, dict[str, float]]:
+def rewards(setup: setup_lib.Setup, done: Completions,
+            share: processes.Share) -> tuple[np.ndarray, dict[str, float]]:
   """Weighted sums of the rewards, fp32 [b], and what is logged of them.
 
-  A completion one of whose rewards is not known has NaN, which advantages leave
-  out: it teaches nothing, and is counted.
+  Both are of the whole batch; reward functions are called with this process's
+  share of it. A completion one of whose rewards is not known has NaN, which
+  advantages leave out: it teaches nothing, and is counted.
+
+  Args:
+    setup: of the run.
+    done: the share's completions.
+    share: of the batch.
 
   Raises:
     ValueError: a reward is not one number, or None, per completion; names it.
   """
   cfg = setup.cfg.rollout
-  total = np.zeros(len(done.texts))
+  found = share.whole({
+    name: _numbers(name, function(
+      done.prompts, done.texts, **done.columns), len(done.texts)).tolist()
+    for name, function in setup.rewards.items() if done.texts})
+  total = np.zeros(share.total)
   row: dict[str, float] = {}
-  for (name, function), weight in zip(
-      setup.rewards.items(), cfg.reward_weights, strict=True):
-    values = _numbers(name, function(
-      done.prompts, done.texts, **done.columns), len(done.texts))
+  for name, weight in zip(setup.rewards, cfg.reward_weights, strict=True):
+    values = np.array(found[name])
     total += weight * values
     row |= {f"reward/{name}": _mean(values), f"reward/{name}_std": _std(values)}
   reward = total.astype(np.float32)
@@ -70,10 +79,16 @@ def rewards(setup: setup_lib.Setup, done: Completions
   }
 
 
-def metrics(setup: setup_lib.Setup, done: Completions
-            ) -> dict[str, list[float]]:
-  """The task's metrics of the completions they are of, and are known of."""
-  found = setup.task.metrics(done.prompts, done.texts, **done.columns)
+def metrics(setup: setup_lib.Setup, done: Completions,
+            share: processes.Share) -> dict[str, list[float]]:
+  """The task's metrics of the completions they are of, and are known of.
+
+  They are of the whole batch, of which `done` is this process's share.
+  """
+  found = share.whole({
+    name: [None if value is None else float(value) for value in values]
+    for name, values in (setup.task.metrics(
+      done.prompts, done.texts, **done.columns) if done.texts else {}).items()})
   return {name: [value for value in values if value is not None]
           for name, values in found.items()}
 

@@ -90,11 +90,11 @@ class Setup:
 
     Every process passes the whole batch and keeps its part.
     """
-    return jax.device_put(tree, mesh_lib.batch_sharding(self.mesh))
+    return _put(tree, mesh_lib.batch_sharding(self.mesh))
 
   def put_whole(self, tree: Any) -> Any:
     """Host arrays as device arrays, copied to every device."""
-    return jax.device_put(tree, mesh_lib.replicated(self.mesh))
+    return _put(tree, mesh_lib.replicated(self.mesh))
 
   def abstract_params(self) -> Any:
     """Shapes of the parameters, with their shardings."""
@@ -238,6 +238,13 @@ def make(
     cfg, mesh, task, tasks.prompt(cfg.task),
     rewards_lib.find(task.rewards, cfg.rollout.rewards), tokenizer, model,
     shardings)
+
+
+def _put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+  # Unlike device_put, which would compare what the processes pass.
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(
+      x.shape, sharding, lambda index: x[index]), tree)
 
 
 def shardings_of(abstract: Any) -> Any:

@@ -31,6 +31,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
+from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.runtime import strict
 from dlrl.runtime import tracking
@@ -116,7 +117,8 @@ def train(
       keep=setup.cfg.checkpoint_keep) as checkpoints,
     tracking.wandb(setup.cfg.wandb if setup.cfg.job == "sft" else "", directory,
                    strict.to_json(setup.cfg)) as tracker,
-    metrics_lib.MetricsWriter(directory, also=tracker) as writer,
+    metrics_lib.writer(
+      directory, writes=processes.first(), also=tracker) as writer,
   ):
     restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:

@@ -40,6 +40,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
+from dlrl.runtime import processes
 from dlrl.runtime import profiling
 from dlrl.runtime import progress
 from dlrl.runtime import strict
@@ -128,7 +129,12 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
       "rollout/length": jnp.mean(jnp.sum(~ends, 1, dtype=jnp.float32)),
       "rollout/steps": jnp.mean(1.0 + jnp.max(rollout.trace, 1))}
 
-  return jax.jit(rollout), jax.jit(
+  split: Any = mesh_lib.batch_sharding(setup.mesh)
+  whole: Any = mesh_lib.replicated(setup.mesh)
+  return jax.jit(rollout, out_shardings=Rollout(
+    prompt=split, prompt_length=split, index=whole, completion=split,
+    free=split, trace=split, forwards=whole, draw_keys=split,
+  )), jax.jit(
     learn, donate_argnums=0,
     out_shardings=(setup_lib.shardings_of(abstract), None))
 
@@ -219,13 +225,21 @@ def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
 
 
 def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
-                 free, forwards) -> dict[str, float]:
+                 share: processes.Share) -> dict[str, float]:
   row = {f"rollout/{k}": float(np.mean(v))
-         for k, v in scoring.metrics(setup, done).items() if v}
+         for k, v in scoring.metrics(setup, done, share).items() if v}
   if "truncated" in batch:
     row["rollout/truncated_prompts"] = float(np.sum(batch["truncated"]))
-  return row | {"rollout/free": float(np.mean(free)),
-                "rollout/forwards": float(forwards)}
+  return row
+
+
+def _sample(done: scoring.Completions, share: processes.Share,
+            reward: np.ndarray) -> tuple[str, str, float]:
+  """The first prompt, completion and reward; process 0 always has some."""
+  if not share.places:
+    return "", "", 0.0
+  return (prompts.as_text(done.prompts[0]), done.texts[0],
+          float(reward[share.places[0]]))
 
 
 def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
@@ -247,7 +261,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     checkpoint.Checkpoints(
       workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     tracking.wandb(cfg.wandb, workdir, strict.to_json(cfg)) as tracker,
-    metrics_lib.MetricsWriter(workdir, also=tracker) as writer,
+    metrics_lib.writer(
+      workdir, writes=processes.first(), also=tracker) as writer,
   ):
     restored = resume.restore(checkpoints, abstract, batches, base)
     if restored:
@@ -270,19 +285,22 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       rows = [source[i] for i in batch["position"].tolist()]
       began = clock_lib.now()
       rollout = rollout_fn(state, *inputs(setup, batch, rows))
+      free = jnp.sum(rollout.free)
       began = journal.finish() or began
-      ids, free, forwards = jax.device_get(
-        (rollout.completion, rollout.free, rollout.forwards))
+      share, (ids,) = processes.local(rollout.completion)
+      free, forwards = jax.device_get((free, rollout.forwards))
       rolled = clock_lib.now()
       with jax.profiler.TraceAnnotation("reward"):
-        done = scoring.read(setup, rows, ids)
-        reward, row = scoring.rewards(setup, done)
+        done = scoring.read(
+          setup, [rows[i // cfg.rollout.group_size] for i in share.places], ids)
+        reward, row = scoring.rewards(setup, done, share)
       rewarded = clock_lib.now()
       state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
       row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
-      journal.begin(now, row, metrics, (
-        prompts.as_text(done.prompts[0]), done.texts[0], float(reward[0])))
-      journal.row |= _rollout_row(setup, batch, done, free, forwards)
+      journal.begin(now, row, metrics, _sample(done, share, reward))
+      journal.row |= _rollout_row(setup, batch, done, share) | {
+        "rollout/free": int(free) / rollout.free.size,
+        "rollout/forwards": float(forwards)}
 
       last = now == cfg.steps
       if last or now % cfg.eval.every == 0:

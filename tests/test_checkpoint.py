@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -332,8 +333,8 @@ DAMAGE = {
   "half a file": ("state/ocdbt.process_0/d/*", lambda b: b[:len(b) // 2]),
   "zeros for the tree": ("state/_METADATA", lambda b: bytes(len(b))),
   "no metadata": ("_CHECKPOINT_METADATA", lambda b: None),
-  "another position": ("iterator/process_0-of-1.json",
-                       lambda b: b.replace(b"3", b"1")),
+  "another position": ("_CHECKPOINT_METADATA", lambda b: re.sub(
+    rb'"next_index": \d+', b'"next_index": 1', b)),
 }
 
 

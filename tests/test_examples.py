@@ -7,10 +7,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-EXAMPLES = sorted(
-  (pathlib.Path(__file__).parents[1] / "docs" / "examples").glob("*.py"))
+from dlrl import losses
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
@@ -22,6 +25,38 @@ def test_an_example_is_short_and_makes_the_good_completion_likelier(
   numbers = re.findall(r"-?\d+\.\d+", capsys.readouterr().out)
   good, bad = map(float, numbers)
   assert good > bad + 0.1
+
+
+@pytest.mark.parametrize("name", ["floored", "floored_mean"])
+def test_the_losses_of_the_page_on_own_losses_work(name, monkeypatch, capsys):
+  text = (EXAMPLES[0].parents[1] / "own_loss.md").read_text()
+  page = {}
+  for block in re.findall(r"```python\n(.*?)```", text, re.S):
+    exec(block, page)
+  make = page[f"{name}_objective"]
+
+  ones = jnp.ones((3, 1))
+  scored = losses.Scored(
+    jnp.array([[-9.0], [-9.0], [-2.0]]), ones, None, ones > 0, ones)
+  rows = losses.Rows(jnp.array([1.0, -1.0, -1.0]), ones > 0, jnp.ones(3))
+  found = make(floor=-5.0)
+  loss, metrics = (found.loss(scored, rows) if name == "floored" else
+                   found.outer(found.statistic(scored, rows), rows))
+  assert loss.tolist() == [9, 0, -2]
+  assert metrics["floored"].tolist() == [0, 1, 0]
+
+  monkeypatch.setattr(losses, "bgpo_objective", make)
+  with jax.numpy_rank_promotion("allow"):
+    runpy.run_path(str(EXAMPLES[-1]))
+  good, bad = map(float, re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
+  assert good > bad + 0.1
+
+
+@pytest.mark.parametrize("page", [
+  ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda p: p.stem)
+def test_what_a_page_links_to_is_there(page):
+  for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+    assert (page.parent / target).exists(), target
 
 
 def test_the_losses_import_neither_data_nor_checkpoint_libraries():

@@ -58,9 +58,13 @@ def test_rewards_and_metrics_are_those_of_each_task():
   assert reward == [1, 1, 0, 0, 0]
   got = BOTH.metrics(["?"] * 5, texts, **columns)
   assert got == {
-    "solved": [1, 1, 0, 0, 0], "sudoku/solved": [1, 0], "sudoku/cells": [1, 0],
-    "sudoku/format": [1, 0], "countdown/solved": [1, 0, 0],
-    "countdown/format": [1, 0, 1], "countdown/easy": [1, 1, 1]}
+    "solved": [1, 1, 0, 0, 0],
+    "sudoku/solved": [1, None, 0, None, None],
+    "sudoku/cells": [1, None, 0, None, None],
+    "sudoku/format": [1, None, 0, None, None],
+    "countdown/solved": [None, 1, None, 0, 0],
+    "countdown/format": [None, 1, None, 0, 1],
+    "countdown/easy": [None, 1, None, 1, 1]}
 
 
 def test_what_one_task_does_not_know_stays_in_its_place():

@@ -11,6 +11,7 @@ from dlrl import config
 from dlrl import scoring
 from dlrl import tasks
 from dlrl.models import tokenizer
+from dlrl.runtime import processes
 from dlrl.runtime import strict
 from dlrl.tasks import rewards
 
@@ -36,9 +37,14 @@ def fixed(*values):
   return lambda prompts, completions, **columns: list(values)
 
 
+def whole(count):
+  return processes.Share(range(count), count)
+
+
 def scored(functions, weights=None, count=4, group_size=2):
   done = scoring.Completions(["?"] * count, [""] * count, {})
-  return scoring.rewards(setup(functions, weights, group_size), done)
+  return scoring.rewards(
+    setup(functions, weights, group_size), done, whole(count))
 
 
 def test_completions_come_with_their_prompts_and_columns():
@@ -51,9 +57,9 @@ def test_completions_come_with_their_prompts_and_columns():
   assert done.columns["index"] == [7, 7, 8, 8]
   assert done.columns["puzzle"] == [row["puzzle"] for row in ROWS for _ in "ab"]
   reward, _ = scoring.rewards(setup(
-    rewards.find(SUDOKU.rewards, ["solved"])), done)
+    rewards.find(SUDOKU.rewards, ["solved"])), done, whole(4))
   assert reward.tolist() == [1, 1, 1, 0]
-  assert scoring.metrics(setup({}), done)["solved"] == [1, 1, 1, 0]
+  assert scoring.metrics(setup({}), done, whole(4))["solved"] == [1, 1, 1, 0]
 
 
 def test_what_is_learned_is_the_weighted_sum_and_each_mean_is_logged():

@@ -32,7 +32,8 @@ class OtherModel(ValueError):
 class Checkpoints:
   """The checkpoints in one directory; saving goes on in the background.
 
-  Every process of a job opens it and makes the same calls.
+  Every process of a job opens it and makes the same calls, with the same
+  iterator and meta. What is saved does not tell how many processes there were.
 
   Args:
     directory: created if absent; nobody else saves there. Also of an object
@@ -69,16 +70,17 @@ class Checkpoints:
         `params` for `load_params`. What is None is left out, so that a field
         can be added later.
       iterator: a Grain `DatasetIterator`.
-      meta: JSON.
+      meta: JSON, a dict.
 
     Raises:
       FileExistsError: there is a checkpoint of this step.
     """
     self._manager.wait()
     self._manager.save_checkpointables_async(
-      step, {"state": _present(state), "iterator": iterator},
-      custom_metadata={"meta": meta, "digest": _digest(state, iterator)},
-      force=True)
+      step, {"state": _present(state)}, force=True,
+      # Grain itself would write a file per process, for as many to read.
+      custom_metadata={"meta": meta, "digest": _digest(state, iterator),
+                       "iterator": iterator.get_state()})
 
   def restore_latest(
     self, abstract_state: Any, iterator: Any,
@@ -118,12 +120,13 @@ class Checkpoints:
     found: tuple[Any, dict[str, Any]] | Damaged
     path = self._manager.directory / str(step)
     try:
-      digests, meta = _metadata(path, abstract_state, exact=True)
+      extra = _metadata(path, abstract_state, exact=True)
       loaded = self._manager.load_checkpointables(
-        step, {"state": _present(abstract_state), "iterator": iterator})
-      _compare(path, digests, _digest(loaded["state"], iterator))
+        step, {"state": _present(abstract_state)})
+      iterator.set_state(extra["iterator"])
+      _compare(path, extra["digest"], _digest(loaded["state"], iterator))
       found = type(abstract_state)(
-        **_fields(abstract_state) | loaded["state"]), meta
+        **_fields(abstract_state) | loaded["state"]), extra["meta"]
     except OtherModel:
       raise
     except Exception as e:  # Orbax has many, and documents none
@@ -176,12 +179,12 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
     Damaged: it cannot be read; take another step.
   """
   path, wanted = _path(directory, step), {"params": abstract_params}
-  digests, _ = _metadata(path, wanted, exact=False)
+  extra = _metadata(path, wanted, exact=False)
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   with context:
     loaded = ocp.load(path, wanted, checkpointable_name="state")
-  _compare(path, digests, digest.leaves(loaded))
+  _compare(path, extra["digest"], digest.leaves(loaded))
   return loaded["params"]
 
 
@@ -193,7 +196,7 @@ def load_meta(directory: str | os.PathLike[str], *, step: int | None = None
     FileNotFoundError: there is no checkpoint.
     Damaged: it cannot be read.
   """
-  return _metadata(_path(directory, step), {}, exact=False)[1]
+  return _metadata(_path(directory, step), {}, exact=False)["meta"]
 
 
 def steps(directory: str | os.PathLike[str]) -> list[int]:
@@ -249,18 +252,18 @@ def _kind(number: str) -> str:
 
 
 def _metadata(path: epath.Path, wanted: Any, exact: bool
-              ) -> tuple[dict[str, str], dict[str, Any]]:
-  """`(digests, meta)` of a checkpoint whose leaves are as wanted."""
+              ) -> dict[str, Any]:
+  """`digest`, `meta` and `iterator` of a checkpoint with leaves as wanted."""
   try:
     saved = ocp.metadata(path, "state")
-    extra = saved.custom_metadata
-    digests, meta = extra["digest"], extra["meta"]
+    found = {k: saved.custom_metadata[k]
+             for k in ("digest", "meta", "iterator")}
   except Exception as e:
     raise Damaged(f"{path}: its metadata cannot be read ({e!r})") from e
   if not saved.metadata:
     raise Damaged(f"{path}: its tree cannot be read")
   _check(path, saved.metadata, wanted, exact)
-  return digests, meta
+  return found
 
 
 def _check(path: epath.Path, saved: Any, wanted: Any, exact: bool) -> None:

@@ -25,14 +25,24 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
 
-def split_cpu(parts: int) -> None:
+def split_cpu(parts: int, processes: int = 1) -> None:
   """Lets JAX see the host's CPU as so many devices, if it has no other ones.
 
   XLA runs a small model's operations on one core, whatever there is; devices
   run at the same time. To be called before JAX is asked for its devices.
+
+  Args:
+    parts: over all processes; 0: as JAX likes.
+    processes: of the job, each of which gets as many.
+
+  Raises:
+    strict.ConfigError: the parts cannot be shared out equally.
   """
+  strict.require(
+    parts % processes == 0, "mesh.cpu_devices", parts,
+    f"must be a multiple of the {processes} processes, which share them")
   if parts:
-    jax.config.update("jax_num_cpu_devices", parts)
+    jax.config.update("jax_num_cpu_devices", parts // processes)
 
 
 def make(cfg: config.Mesh, devices=None) -> jax.sharding.Mesh:

@@ -141,6 +141,35 @@ class MetricsWriter:
         for name, value in row.items() if isinstance(value, float)])))
 
 
+class _Nowhere(MetricsWriter):
+  """Takes what others write, and writes nothing."""
+
+  def __init__(self) -> None:
+    pass
+
+  def write(self, step: int, values: Mapping[str, float | str]) -> None:
+    pass
+
+  def sample(self, step: int, *, prompt: str, completion: str,
+             reward: float) -> None:
+    pass
+
+  def truncate_after(self, step: int) -> None:
+    pass
+
+  def flush(self) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+def writer(workdir: str | os.PathLike[str], *, writes: bool,
+           also: tracking.Log | None = None) -> MetricsWriter:
+  """A `MetricsWriter`; of a process that leaves it to another, a silent one."""
+  return MetricsWriter(workdir, also=also) if writes else _Nowhere()
+
+
 def rows(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """The metrics so far, also of a run that is going on or was killed.
 

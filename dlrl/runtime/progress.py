@@ -9,9 +9,19 @@ from collections.abc import Callable
 _START = time.monotonic()
 
 
+_muted = False
+
+
+def mute() -> None:
+  """Nothing is said from here on: another process of the job says the same."""
+  global _muted
+  _muted = True
+
+
 def say(text: str) -> None:
   """Prints one line after the seconds since the program began."""
-  print(f"[{time.monotonic() - _START:7.1f} s] {text}", flush=True)
+  if not _muted:
+    print(f"[{time.monotonic() - _START:7.1f} s] {text}", flush=True)
 
 
 class Progress:

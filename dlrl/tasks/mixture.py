@@ -139,11 +139,15 @@ def _reward(parts: Mapping[str, task_lib.Reward]) -> task_lib.Reward:
 
 def _metrics(parts: Mapping[str, task_lib.Metrics]) -> task_lib.Metrics:
   def metrics(prompts, completions, *, task, **columns):
-    solved = [0.0] * len(completions)
-    found = {"solved": solved}
+    solved: list[float | None] = [None] * len(completions)
+    found: dict[str, list[float | None]] = {"solved": solved}
     for name, places in _by_task(task).items():
       scores = _call(parts[name], places, prompts, completions, columns)
-      found |= {f"{name}/{key}": values for key, values in scores.items()}
+      for key, values in scores.items():
+        own: list[float | None] = [None] * len(completions)
+        found[f"{name}/{key}"] = own
+        for place, score in zip(places, values, strict=True):
+          own[place] = score
       for place, score in zip(places, scores["solved"], strict=True):
         solved[place] = score
     return found

@@ -1,0 +1,172 @@
+"""The launchers: what they start, and what they do when it ends."""
+
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+import runs
+import yaml
+from test_processes import free_port
+
+from dlrl.runtime import guard
+from dlrl.runtime import strict
+from dlrl.runtime import workdir
+
+LAUNCH = runs.ROOT / "launch"
+# Tells what it was asked and ends with the next of the codes in $CODES.
+FAKE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$CALLS"
+case $0 in *srun | *gcloud | *python)
+  code=$(head -n 1 "$CODES"); sed -i 1d "$CODES"; exit "$code" ;;
+esac
+"""
+# Starts two tasks on this machine, as SLURM does.
+SRUN = """#!/bin/sh
+shift  # --gpu-bind
+export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & first=$!
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@"; code=$?
+wait "$first" || exit
+exit "$code"
+"""
+
+
+def program(path, text):
+  path.write_text(text)
+  path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def fake(tmp_path):
+  """Runs a launcher among fakes; what they were asked, and the code."""
+  for name in ("srun", "gcloud", "scontrol", "python"):
+    program(tmp_path / name, FAKE)
+
+  def run(launcher, *args, codes):
+    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+    calls = tmp_path / "calls"
+    calls.write_text("")
+    done = subprocess.run(
+      [LAUNCH / launcher, *args] if launcher.endswith("sh") else
+      ["bash", LAUNCH / launcher, *args], env=os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "DLRL_PAUSE": "0",
+        "CALLS": str(calls), "CODES": str(tmp_path / "codes"),
+        "SLURM_JOB_ID": "77"})
+    return calls.read_text().splitlines(), done.returncode
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """`(flags, environment)` for a run that has nothing left to do."""
+  data, root = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("runs")
+  cfg = runs.tiny(str(data))
+  workdir.claim(root / "run", strict.to_json(cfg)).close()
+  scores = {"solved": 0.5, "solved_low": 0.4, "solved_high": 0.6}
+  workdir.write_json(root / "run" / "summary.json", {
+    "before": scores, "after": scores, "n_eval": 2, "phase_seconds": {},
+    "wall_seconds": 0, "task": {"name": "sudoku", "version": "1",
+                                "prompt": "bare", "data_sha256": "0"}})
+  asked = runs.command(root / "run", data)[3:]
+  return asked, os.environ | {
+    "PYTHON": sys.executable, "PYTHONPATH": str(runs.ROOT),
+    "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.mark.parametrize(
+  "script", [p.name for p in LAUNCH.iterdir() if p.suffix != ".yaml"])
+def test_shellcheck_has_no_complaint(script):
+  checker = shutil.which("shellcheck", path=os.path.dirname(sys.executable))
+  subprocess.run([checker, LAUNCH / script], check=True)
+
+
+def test_local_starts_processes_that_find_each_other(finished):
+  asked, environment = finished
+  done = subprocess.run(
+    [LAUNCH / "local.sh", "2", *asked], cwd=runs.ROOT, env=environment,
+    text=True, capture_output=True)
+  assert done.returncode == 0, done.stderr
+  assert "is finished" in done.stdout
+  assert done.stdout.count("solved") == 1  # process 0 alone speaks
+
+
+def test_local_ends_with_the_code_of_the_first_to_fail(finished, tmp_path):
+  asked, environment = finished
+  asked = [a for a in asked if not a.startswith("--workdir")]
+  (tmp_path / "mine").touch()
+  done = subprocess.run(
+    [LAUNCH / "local.sh", "2", *asked, f"--workdir={tmp_path}"], text=True,
+    cwd=runs.ROOT, env=environment, capture_output=True)
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.count("holds files that are not of a run (mine)") == 2
+
+
+def test_slurm_starts_processes_that_find_each_other(finished, tmp_path):
+  asked, environment = finished
+  program(tmp_path / "srun", SRUN)
+  done = subprocess.run(
+    ["bash", LAUNCH / "slurm.sbatch", *asked], cwd=runs.ROOT, text=True,
+    capture_output=True, env=environment | {
+      "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77",
+      "JAX_COORDINATOR_PORT": str(free_port())})
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count("is finished") == 1
+
+
+@pytest.mark.parametrize(("code", "again"), [
+  (0, False), (1, False), (2, False), (42, True), (guard.LOST, True)])
+def test_slurm_queues_again_what_asks_for_it(fake, code, again):
+  calls, status = fake("slurm.sbatch", "--workdir=/a b", codes=[code])
+  assert calls[0] == (
+    "srun --gpu-bind=none python -m dlrl.main --distributed --workdir=/a b")
+  assert calls[1:] == ["scontrol requeue 77"] * again
+  assert status == code
+
+
+def test_a_command_runs_again_until_it_does_not_ask_for_it(fake):
+  calls, status = fake(
+    "again.sh", "python", "-m", "x y", codes=[42, 43, guard.LOST, 2, 0])
+  assert (calls, status) == (["python -m x y"] * 4, 2)
+
+
+def test_a_tpu_vm_runs_the_same_command_on_every_host(fake):
+  calls, status = fake("tpu_vm.sh", "pod", "zone", "--config=a:b",
+                       "--config.rollout.rewards=('x y',)", codes=[0])
+  text = "\n".join(calls)
+  assert status == 0
+  assert "gcloud compute tpus tpu-vm ssh pod --zone=zone --worker=all" in text
+  # What the hosts' shell makes of it.
+  command = text[text.index("-m dlrl.main"):text.index(">>")]
+  words = subprocess.run(
+    ["bash", "-c", f"printf '%s\\n' {command}"], text=True,
+    capture_output=True, check=True).stdout.splitlines()
+  assert words == ["-m", "dlrl.main", "--distributed", "--config=a:b",
+                   "--config.rollout.rewards=('x y',)"]
+
+
+def test_the_jobset_has_a_process_for_every_host_of_its_topology():
+  jobset = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
+  job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+  pod = job["template"]["spec"]
+  container, = pod["containers"]
+  x, y = pod["nodeSelector"][
+    "cloud.google.com/gke-tpu-topology"].split("x")
+  chips = container["resources"]["limits"]["google.com/tpu"]
+  assert job["parallelism"] == job["completions"] == int(x) * int(y) // chips
+  assert container["command"][:3] == ["python", "-m", "dlrl.main"]
+  names = {a.removeprefix("--").split("=")[0] for a in container["command"][3:]}
+  assert "distributed" in names
+  text = (runs.ROOT / "dlrl" / "main.py").read_text()
+  for name in names:
+    assert name.startswith("config.") or f'"{name}"' in text, name
+  # Exit code 2 fails the job set; any other starts it again.
+  rule, = job["podFailurePolicy"]["rules"]
+  assert rule["onExitCodes"] == {
+    "containerName": container["name"], "operator": "In", "values": [2]}
+  assert pathlib.PurePath(
+    container["volumeMounts"][0]["mountPath"]).is_absolute()
