@@ -18,6 +18,7 @@ from dlrl import data
 from dlrl import held_out
 from dlrl import initial
 from dlrl import resume
+from dlrl import running
 from dlrl import setup as setup_lib
 from dlrl import update
 from dlrl.diffusion import elbo
@@ -25,17 +26,11 @@ from dlrl.diffusion import forward_process
 from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import lora
-from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
-from dlrl.runtime import processes
 from dlrl.runtime import progress
-from dlrl.runtime import strict
-from dlrl.runtime import tracking
-from dlrl.runtime import watchdog
 
 
 def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
@@ -109,35 +104,26 @@ def train(
   batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 
-  with (
-    preemption.Notice() as notice,
-    watchdog.Watchdog(setup.cfg.watchdog) as dog,
-    checkpoint.Checkpoints(
-      directory / "checkpoints",
-      keep=setup.cfg.checkpoint_keep) as checkpoints,
-    tracking.wandb(setup.cfg.wandb if setup.cfg.job == "sft" else "", directory,
-                   strict.to_json(setup.cfg)) as tracker,
-    metrics_lib.writer(
-      directory, writes=processes.first(), also=tracker) as writer,
-  ):
-    restored = resume.restore(checkpoints, abstract, batches, base)
+  with running.start(
+      setup.cfg, directory, tracked=setup.cfg.job == "sft") as run:
+    restored = resume.restore(run.checkpoints, abstract, batches, base)
     if restored:
       state, clock, start = restored
       progress.say(f"fine-tuned for {start} of {cfg.steps} steps")
-      writer.truncate_after(start)
+      run.writer.truncate_after(start)
     else:
       start, clock = 0, clock_lib.Clock()
       state = make_state(setup.init_policy(base))
-      writer.truncate_after(-1)
+      run.writer.truncate_after(-1)
       if evaluator:
-        dog.begin("evaluation")
+        run.dog.begin("evaluation")
         with clock.phase("evaluation"):
-          writer.write(0, evaluator(state.policy))
+          run.writer.write(0, evaluator(state.policy))
 
     reported = start
     for now in range(start + 1, cfg.steps + 1):
       last = now == cfg.steps
-      dog.begin("step")
+      run.dog.begin("step")
       logs = last or now == 1 or now % cfg.log_every == 0
       with clock.phase("fine-tuning"):
         state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
@@ -151,15 +137,15 @@ def train(
         reported = now
         progress.say(line.line(now, loss=row["sft/loss"]))
         if last and evaluator:
-          dog.begin("evaluation")
+          run.dog.begin("evaluation")
           with clock.phase("evaluation"):
             row |= evaluator(state.policy)
-        writer.write(now, row)
-      stops = notice.reached() and not last
+        run.writer.write(now, row)
+      stops = run.notice.reached() and not last
       if stops or last or now % cfg.checkpoint_every == 0:
-        dog.begin("checkpoint")
-        writer.flush()
-        resume.save(checkpoints, now, state, batches, clock, base)
+        run.dog.begin("checkpoint")
+        run.writer.flush()
+        resume.save(run.checkpoints, now, state, batches, clock, base)
       if stops:
         raise preemption.Preempted(f"step {now} of fine-tuning is saved")
   return state.policy, clock.totals

@@ -26,6 +26,7 @@ from dlrl import journal as journal_lib
 from dlrl import losses
 from dlrl import prior
 from dlrl import resume
+from dlrl import running
 from dlrl import scoring
 from dlrl import setup as setup_lib
 from dlrl import sft
@@ -34,18 +35,14 @@ from dlrl import tasks
 from dlrl import update
 from dlrl.diffusion import masks
 from dlrl.diffusion import pruning
-from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import metrics as metrics_lib
 from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
 from dlrl.runtime import profiling
 from dlrl.runtime import progress
 from dlrl.runtime import strict
-from dlrl.runtime import tracking
-from dlrl.runtime import watchdog
 from dlrl.sampling import denoise
 from dlrl.tasks import prompts
 
@@ -224,6 +221,15 @@ def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
     truncate=cfg.task.truncates)
 
 
+def _rewarded(setup: setup_lib.Setup, rows: Sequence[tasks.Row],
+              share: processes.Share, ids: np.ndarray):
+  """`(completions of the share, reward [b] of all, what is logged of it)`."""
+  group = setup.cfg.rollout.group_size
+  with jax.profiler.TraceAnnotation("reward"):
+    done = scoring.read(setup, [rows[i // group] for i in share.places], ids)
+    return done, *scoring.rewards(setup, done, share)
+
+
 def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
                  share: processes.Share) -> dict[str, float]:
   row = {f"rollout/{k}": float(np.mean(v))
@@ -255,31 +261,25 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   batches = prompt_batches(setup, source)
 
   with (
-    preemption.Notice() as notice,
-    watchdog.Watchdog(cfg.watchdog) as dog,
+    running.start(cfg, workdir, tracked=True) as run,
     profiling.Window(cfg.profile.steps, workdir / "profile") as window,
-    checkpoint.Checkpoints(
-      workdir / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
-    tracking.wandb(cfg.wandb, workdir, strict.to_json(cfg)) as tracker,
-    metrics_lib.writer(
-      workdir, writes=processes.first(), also=tracker) as writer,
   ):
-    restored = resume.restore(checkpoints, abstract, batches, base)
+    restored = resume.restore(run.checkpoints, abstract, batches, base)
     if restored:
       state, clock, start = restored
       progress.say(f"continuing after step {start}")
-      writer.truncate_after(start)
+      run.writer.truncate_after(start)
     else:
       policy, seconds = first_policy(setup, workdir, base)
       state, start, clock = make_state(policy), 0, clock_lib.Clock(seconds)
-      writer.truncate_after(-1)
-      dog.begin("evaluation")
+      run.writer.truncate_after(-1)
+      run.dog.begin("evaluation")
       with clock.phase("evaluation"):
-        writer.write(0, evaluator(state.policy, ends=True))
-    journal = journal_lib.Journal(cfg, writer, clock, work)
+        run.writer.write(0, evaluator(state.policy, ends=True))
+    journal = journal_lib.Journal(cfg, run.writer, clock, work)
 
     for now in range(start + 1, cfg.steps + 1):
-      dog.begin("step")
+      run.dog.begin("step")
       window.begin(now, state)
       batch = next(batches)
       rows = [source[i] for i in batch["position"].tolist()]
@@ -290,10 +290,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       share, (ids,) = processes.local(rollout.completion)
       free, forwards = jax.device_get((free, rollout.forwards))
       rolled = clock_lib.now()
-      with jax.profiler.TraceAnnotation("reward"):
-        done = scoring.read(
-          setup, [rows[i // cfg.rollout.group_size] for i in share.places], ids)
-        reward, row = scoring.rewards(setup, done, share)
+      done, reward, row = _rewarded(setup, rows, share, ids)
       rewarded = clock_lib.now()
       state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
       row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
@@ -305,15 +302,15 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       last = now == cfg.steps
       if last or now % cfg.eval.every == 0:
         journal.wait()
-        dog.begin("evaluation")
+        run.dog.begin("evaluation")
         with clock.phase("evaluation"):
           journal.row |= evaluator(state.policy, ends=last)
-      stops = notice.reached() and not last
+      stops = run.notice.reached() and not last
       if stops or last or now % cfg.checkpoint_every == 0:
         journal.finish()
-        dog.begin("checkpoint")
-        writer.flush()
-        resume.save(checkpoints, now, state, batches, clock, base)
+        run.dog.begin("checkpoint")
+        run.writer.flush()
+        resume.save(run.checkpoints, now, state, batches, clock, base)
       if stops:
         raise preemption.Preempted(f"step {now} is saved")
     journal.finish()

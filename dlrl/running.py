@@ -1,0 +1,55 @@
+"""What a loop holds while it runs: its files, and what watches over it."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+from dlrl import config
+from dlrl.runtime import checkpoint
+from dlrl.runtime import metrics
+from dlrl.runtime import preemption
+from dlrl.runtime import processes
+from dlrl.runtime import strict
+from dlrl.runtime import tracking
+from dlrl.runtime import watchdog
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+  """Released together when the loop ends.
+
+  Attributes:
+    notice: whether to save and stop.
+    dog: ends the process if the loop hangs.
+    checkpoints: of the loop.
+    writer: of its metrics; in process 0 alone it writes.
+  """
+
+  notice: preemption.Notice
+  dog: watchdog.Watchdog
+  checkpoints: checkpoint.Checkpoints
+  writer: metrics.MetricsWriter
+
+
+@contextlib.contextmanager
+def start(cfg: config.Config, directory: pathlib.Path, *, tracked: bool
+          ) -> Iterator[Running]:
+  """Opens them.
+
+  Args:
+    cfg: of the run.
+    directory: of the loop's metrics and checkpoints.
+    tracked: whether Weights & Biases, if it is asked for, gets the metrics.
+  """
+  project = cfg.wandb if tracked and processes.first() else ""
+  with (
+    preemption.Notice() as notice,
+    watchdog.Watchdog(cfg.watchdog) as dog,
+    checkpoint.Checkpoints(
+      directory / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
+    tracking.wandb(project, directory, strict.to_json(cfg)) as tracker,
+    metrics.writer(
+      directory, writes=processes.first(), also=tracker) as writer,
+  ):
+    yield Running(notice, dog, checkpoints, writer)
