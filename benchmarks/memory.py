@@ -249,14 +249,14 @@ def _draw(ax, rows: Sequence[Row]) -> None:
       ax.plot(x, [v / unit for v in y], "x", color=colour, ms=9, mew=2)
   wall = {r["limit_bytes"] - r["argument_bytes"] for r in rows
           if r.get("limit_bytes") and r["argument_bytes"]}
-  if wall:
-    ax.axhline(min(wall) / unit, color="#333333", lw=1, ls="--")
-    ax.text(0.02, min(wall) / unit, "what a device has; x: refused by the "
+  if wall:  # beside the arguments of those without a reference
+    ax.axhline(max(wall) / unit, color="#333333", lw=1, ls="--")
+    ax.text(0.02, max(wall) / unit, "what a device has; x: refused by the "
             "compiler", fontsize=8, va="bottom",
             transform=ax.get_yaxis_transform())
   ax.set_xscale("log", base=2)
   if wall:
-    ax.set_ylim(0, 1.6 * min(wall) / unit)
+    ax.set_ylim(0, 1.6 * max(wall) / unit)
   else:
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
