@@ -61,28 +61,28 @@ MODES = {
 PLAIN = "straightforward"
 
 
-def straightforward(model, params, prompt, lengths):
+def straightforward(model, params, prompt, lengths, exact=EXACT):
   """Completions [b, t] as of the exact mode, at the cost of all logits."""
-  width = EXACT.block_length
-  steps = EXACT.steps * width // EXACT.gen_length
+  width = exact.block_length
+  steps = exact.steps * width // exact.gen_length
   b = len(lengths)
-  canvas = jnp.full((b, EXACT.gen_length), model.mask_id, jnp.int32)
+  canvas = jnp.full((b, exact.gen_length), model.mask_id, jnp.int32)
 
   def step(i, canvas):
     row = rows.assemble(canvas, prompt, lengths)
     logits = jnp.einsum(
       "btd,dv->btv", model.hidden(params, *row), model.unembed(params),
-      preferred_element_type=jnp.float32)[:, :EXACT.gen_length]
+      preferred_element_type=jnp.float32)[:, :exact.gen_length]
     logits = logits.at[:, :, model.mask_id].set(-jnp.inf)
     token = jnp.argmax(logits, -1)
     sure = jnp.max(jax.nn.softmax(logits, axis=-1), -1)
-    column = jnp.arange(EXACT.gen_length)[None]
+    column = jnp.arange(exact.gen_length)[None]
     masked = (canvas == model.mask_id) & (column < (i // steps + 1) * width)
     chosen = remasking.highest(
       sure, masked, jnp.full(b, width // steps))
     return jnp.where(chosen, token, canvas)
 
-  return jax.lax.fori_loop(0, EXACT.steps, step, canvas)
+  return jax.lax.fori_loop(0, exact.steps, step, canvas)
 
 
 def random_params(model, seed: int = 0):

@@ -71,12 +71,23 @@ def _counted(setup: setup_lib.Setup, programs, state: Any, peak: float) -> Work:
   batch = (state, done, shape("float32", prompts * cfg.rollout.group_size))
   least = flops(learn, *batch, branch=min)
   return Work(
-    peak * jax.device_count(), _of_rollout(rollout, args, sampler),
+    peak * jax.device_count(), rollout_flops(rollout, args, sampler),
     (least, flops(learn, *batch) - least))
 
 
-def _of_rollout(rollout, args, sampler: config.Sampler
-                ) -> tuple[int, int] | None:
+def rollout_flops(
+  rollout: Callable[..., Any], args: tuple[Any, ...], sampler: config.Sampler
+) -> tuple[int, int] | None:
+  """FLOPs without a forward pass, and what each adds; None: passes differ.
+
+  Args:
+    rollout: decodes with `sampler`.
+    args: its arguments, or their shapes.
+    sampler: the settings; with a cache, passes differ.
+
+  Raises:
+    ValueError: as of `flops`.
+  """
   if sampler.cache != "none":
     return None
   none, one = (flops(rollout, *args, while_trips=(n,)) for n in (0, 1))

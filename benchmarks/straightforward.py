@@ -1,0 +1,106 @@
+"""An update's gradient as one would write it first: the baseline for speed.
+
+The sampler beside it is `benchmarks.sampler.straightforward`. Both have to give
+what `dlrl` gives before anybody times them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrl import config
+from dlrl import losses
+from dlrl import update
+from dlrl.diffusion import masks
+from dlrl.diffusion import montecarlo
+from dlrl.diffusion import rows
+from dlrl.models import transformer
+from dlrl.runtime import strict
+
+SIDES = ("ours", "plain")
+
+
+def batch_grads(
+  model: transformer.Model, cfg: config.Learn, params: Any, batch: update.Batch
+) -> tuple[jax.Array, Any]:
+  """(loss, gradients) of `update.batch_grads`, at the cost of all logits.
+
+  All draws of all rows are one batch, whose graph is kept, and log-probs are
+  taken of the whole vocabulary, [n_mc, b, t, v], masked or not.
+
+  Args:
+    model: of the policy.
+    cfg: of the update; neither draws from a trace nor a reference.
+    params: of the policy.
+    batch: rows.
+  """
+  t = batch.completion.shape[1]
+  norm = t if cfg.score_norm == "token" else 1
+
+  def score(params, j):
+    mask, weight = masks.PROCESSES[cfg.forward_process](
+      batch.keys, batch.maskable, j, cfg.n_mc, **cfg.process_args)
+    row = rows.assemble(jnp.where(mask, model.mask_id, batch.completion),
+                        batch.prompt, batch.prompt_length)
+    logits = jnp.einsum(
+      "btd,dv->btv", model.hidden(params, *row)[:, :t], model.unembed(params),
+      preferred_element_type=jnp.float32)
+    logps = jnp.take_along_axis(
+      jax.nn.log_softmax(logits), batch.completion[..., None], -1)[..., 0]
+    logps = jnp.where(mask, logps, 0.0)
+    return losses.Scored(
+      logps, jax.lax.stop_gradient(logps), None, mask, weight / norm), {}
+
+  tokens = jnp.sum(batch.maskable, -1, dtype=jnp.float32)
+  of_rows = losses.Rows(
+    batch.advantage, batch.maskable, jnp.full_like(tokens, jnp.mean(tokens)))
+  (loss, _), grads = montecarlo.stacked_value_and_grad(
+    losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score, of_rows, params,
+    cfg.n_mc)
+  return loss, grads
+
+
+def check(cfg: config.Config) -> None:
+  """Refuses what straightforward JAX does not do.
+
+  Raises:
+    strict.ConfigError: noise in prompts; a sampler other than the exact one.
+  """
+  noise, decoding = cfg.learn.prompt_noise, cfg.rollout.sampler
+  strict.require(
+    not noise, "learn.prompt_noise", noise, "must be 0 with --vs")
+  strict.require(
+    decoding.gen_length % decoding.steps == 0, "rollout.sampler.steps",
+    decoding.steps, f"must divide {decoding.gen_length} tokens with --vs")
+  exact = config.Sampler(
+    decoding.gen_length, decoding.block_length, decoding.steps)
+  for name, want in dataclasses.asdict(exact).items():
+    value = getattr(decoding, name)
+    strict.require(value == want, f"rollout.sampler.{name}", value,
+                   f"must be {want!r} with --vs")
+
+
+def agree(programs: dict[str, dict[str, Any]], params: Any) -> None:
+  """Runs `dlrl`'s rollout and update, in fp32, and the straightforward ones.
+
+  Args:
+    programs: `rollout` and `update`, each `ours` and `plain`.
+    params: of the policy.
+
+  Raises:
+    AssertionError: results differ by more than rounding explains.
+  """
+  done, tokens = (programs["rollout"][side](params) for side in SIDES)
+  np.testing.assert_array_equal(done.completion, tokens)
+  (metrics, grads), (loss, wanted) = (
+    programs["update"][side](params) for side in SIDES)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4, atol=1e-6)
+  for (path, want), grad in zip(
+      jax.tree.leaves_with_path(wanted), jax.tree.leaves(grads), strict=True):
+    error = float(jnp.max(abs(grad - want)) / jnp.max(abs(want)))
+    if not error < 1e-3:  # nor if it is not a number
+      raise AssertionError(f"gradients of {jax.tree_util.keystr(path)} differ "
+                           f"by {error} of the largest")
