@@ -285,10 +285,10 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       rows = [source[i] for i in batch["position"].tolist()]
       began = clock_lib.now()
       rollout = rollout_fn(state, *inputs(setup, batch, rows))
-      free = jnp.sum(rollout.free)
       began = journal.finish() or began
       share, (ids,) = processes.local(rollout.completion)
-      free, forwards = jax.device_get((free, rollout.forwards))
+      free, forwards = jax.device_get(
+        (jnp.sum(rollout.free), rollout.forwards))
       rolled = clock_lib.now()
       done, reward, row = _rewarded(setup, rows, share, ids)
       rewarded = clock_lib.now()

@@ -80,8 +80,8 @@ def test_programs_are_run_and_their_rewards_learned_from(
     wanted.append([tests + 0.5 * form for _, (tests, form) in pairs])
     return dataclasses.replace(done, texts=[text for text, _ in pairs])
 
-  def rewards(setup, done):
-    reward, row = graded(setup, done)
+  def rewards(setup, done, share):
+    reward, row = graded(setup, done, share)
     found.append(reward.tolist())
     assert wanted[-1] == found[-1]
     assert row["reward/infrastructure_errors"] == 0

@@ -13,6 +13,9 @@ def leaves(tree: Any) -> dict[str, str]:
   A change of any one element changes it; sums of integers do not depend on
   their order, nor on how an array is divided.
   """
+  # Steps in flight on several CPU devices need threads; a program that waits
+  # for their results may hold the last one, for ever.
+  jax.block_until_ready(tree)
   sums = jax.device_get(jax.tree.map(jax.jit(_weighted_sum), tree))
   dtypes = jax.tree.leaves(jax.tree.map(lambda x: str(x.dtype), tree))
   return {
