@@ -322,14 +322,16 @@ LARGE = QWEN | {
   "num_key_value_heads": 16, "head_dim": 128, "num_hidden_layers": 22,
   "model_type": "a2d-qwen2", "torch_dtype": "bfloat16"}
 READ = """
-import resource, sys
+import re, sys
 import jax
 from dlrl import models
 model, params = models.load(sys.argv[1], dtype="bfloat16")
 jax.block_until_ready(params)
 held = sum(x.nbytes for x in jax.tree.leaves(params))
 layer = sum(x.nbytes // x.shape[0] for x in jax.tree.leaves(params["layers"]))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not getrusage: that remembers the process which has started this one.
+status = open("/proc/self/status").read()
+peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 print(held, layer, peak)
 """
 
