@@ -13,10 +13,11 @@ def leaves(tree: Any) -> dict[str, str]:
   A change of any one element changes it; sums of integers do not depend on
   their order, nor on how an array is divided.
   """
-  # Steps in flight on several CPU devices need threads; a program that waits
-  # for their results may hold the last one, for ever.
+  # One program at a time: several that exchange numbers between CPU devices
+  # can hold all threads and wait for each other, for ever.
   jax.block_until_ready(tree)
-  sums = jax.device_get(jax.tree.map(jax.jit(_weighted_sum), tree))
+  number = jax.jit(_weighted_sum)
+  sums = jax.tree.map(lambda x: jax.device_get(number(x)), tree)
   dtypes = jax.tree.leaves(jax.tree.map(lambda x: str(x.dtype), tree))
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): f"{dtype}:{x:08x}"
