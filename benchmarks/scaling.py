@@ -29,7 +29,6 @@ from dlrl.runtime import flops as flops_lib
 from dlrl.runtime import hlo
 from dlrl.runtime import memory
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import optimizer
 from dlrl.runtime import plots
 from dlrl.runtime import progress
 
@@ -75,28 +74,14 @@ def measure(axis: str, devices: int) -> list[dict[str, Any]]:
   """
   cfg = settings(axis, devices)
   setup = setup_lib.make(cfg, jax.devices()[:devices])
-  tx = optimizer.make(cfg.learn.optimizer, cfg.steps)
-  _, state = setup.state_maker(tx)
+  tx, state = train.make_optimizer(cfg), train.abstract_state(setup)
   found = []
   with jax.set_mesh(setup.mesh):
     programs = train.make_programs(setup, tx, state)
-    split = mesh_lib.batch_sharding(setup.mesh)
-    whole = mesh_lib.replicated(setup.mesh)
-
-    def array(*shape, sharding=whole, dtype="int32"):
-      return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    g, p = cfg.rollout.prompts, cfg.task.prompt_length
-    t = cfg.rollout.sampler.gen_length
-    rows = g * cfg.rollout.group_size
-    asked = (state, array(g, p), array(g), array(g), array(g, t))
-    done = jax.tree.map(
-      lambda s: array(*s.shape, dtype=s.dtype,
-                      sharding=split if s.shape[:1] == (rows,) else whole),
-      jax.eval_shape(programs[0], *asked))
-    reward = array(rows, sharding=split, dtype="float32")
+    asked = (state, *train.input_shapes(setup))
+    learned = train.learn_shapes(setup, programs[0], asked)
     for name, program, args in zip(
-        PROGRAMS, programs, (asked, (state, done, reward)), strict=True):
+        PROGRAMS, programs, (asked, learned), strict=True):
       compiled = program.lower(*args).compile(FAST)
       found.append({
         "axis": axis, "devices": devices, "program": name,

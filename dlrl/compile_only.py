@@ -89,7 +89,7 @@ def compile_all(
   def report(name: str, program, counted, args, trips=()):
     return program_report.of(
       name, program, args, limit=limit, while_trips=trips,
-      flops=flops_lib.flops(counted, *args, while_trips=trips))
+      flops=flops_lib.flops(counted, *args, while_trips=trips))[0]
 
   reports = []
   with jax.set_mesh(setup.mesh):
@@ -98,30 +98,17 @@ def compile_all(
       step, counted = (sft.make_step(s.model, cfg.sft, tx)
                        for s in (setup, plain))
       reports.append(report("fine-tuning", sft.jit(step, of_sft), counted,
-                            (of_sft, sft.input_shapes(setup)))[0])
+                            (of_sft, sft.input_shapes(setup))))
     if cfg.job == "rl":
       tx = train.make_optimizer(cfg)
       programs, counted = (
         train.make_programs(s, tx, of_rl) for s in (setup, plain))
       args = (of_rl, *train.input_shapes(setup))
-      one, compiled = report("rollout", programs[0], counted[0], args,
-                             denoise.most_trips(cfg.rollout.sampler))
-      reports.append(one)
-      done = _placed(setup, jax.eval_shape(programs[0], *args), compiled)
-      reports.append(
-        report("update", programs[1], counted[1], (of_rl, *done))[0])
+      reports.append(report("rollout", programs[0], counted[0], args,
+                            denoise.most_trips(cfg.rollout.sampler)))
+      reports.append(report("update", programs[1], counted[1],
+                            train.learn_shapes(setup, programs[0], args)))
   return reports
-
-
-def _placed(setup: setup_lib.Setup, done: train.Rollout, compiled):
-  """Shapes of what a rollout leaves for the update, and of its rewards."""
-  rows = done.completion.shape[0]
-  of_rows = mesh_lib.batch_sharding(setup.mesh)
-  shardings = compiled.output_shardings if compiled else jax.tree.map(
-    lambda x: of_rows if x.shape[:1] == (rows,) else (
-      mesh_lib.replicated(setup.mesh)), done)
-  return setup_lib.with_shardings(done, shardings), jax.ShapeDtypeStruct(
-    (rows,), "float32", sharding=of_rows)
 
 
 def suggestions(

@@ -4,16 +4,19 @@ import dataclasses
 from typing import Any
 
 from dlrl import initial
+from dlrl import running
 from dlrl import update
 from dlrl.runtime import checkpoint
 from dlrl.runtime import clock as clock_lib
 
 
-def save(checkpoints: checkpoint.Checkpoints, step: int, state: update.State,
-         batches: Any, clock: clock_lib.Clock, base: initial.Base) -> None:
+def save(run: running.Running, step: int, state: update.State, batches: Any,
+         clock: clock_lib.Clock, base: initial.Base) -> None:
   """Begins a checkpoint; of the base it holds the fingerprint alone."""
-  checkpoints.save(step, state.saved, batches,
-                   {"seconds": clock.totals, "base": base.id})
+  run.dog.begin("checkpoint")
+  run.writer.flush()  # the rows up to a checkpoint are there if it is
+  run.checkpoints.save(step, state.saved, batches,
+                       {"seconds": clock.totals, "base": base.id})
 
 
 def restore(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from dlrl import config
 from dlrl.runtime import checkpoint
+from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import metrics
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
@@ -31,6 +32,13 @@ class Running:
   checkpoints: checkpoint.Checkpoints
   writer: metrics.MetricsWriter
 
+  @contextlib.contextmanager
+  def evaluation(self, clock: clock_lib.Clock) -> Iterator[None]:
+    """Around one: it is timed, and watched apart from the steps."""
+    self.dog.begin("evaluation")
+    with clock.phase("evaluation"):
+      yield
+
 
 @contextlib.contextmanager
 def start(cfg: config.Config, directory: pathlib.Path, *, tracked: bool
@@ -42,7 +50,7 @@ def start(cfg: config.Config, directory: pathlib.Path, *, tracked: bool
     directory: of the loop's metrics and checkpoints.
     tracked: whether Weights & Biases, if it is asked for, gets the metrics.
   """
-  project = cfg.wandb if tracked and processes.first() else ""
+  project = cfg.wandb if tracked else ""
   with (
     preemption.Notice() as notice,
     watchdog.Watchdog(cfg.watchdog) as dog,

@@ -112,18 +112,13 @@ def train(
       progress.say(f"fine-tuned for {start} of {cfg.steps} steps")
       run.writer.truncate_after(start)
     else:
-      start, clock = 0, clock_lib.Clock()
-      state = make_state(setup.init_policy(base))
-      run.writer.truncate_after(-1)
-      if evaluator:
-        run.dog.begin("evaluation")
-        with clock.phase("evaluation"):
-          run.writer.write(0, evaluator(state.policy))
+      state, clock, start = _first(
+        run, make_state(setup.init_policy(base)), evaluator)
 
     reported = start
     for now in range(start + 1, cfg.steps + 1):
-      last = now == cfg.steps
       run.dog.begin("step")
+      last = now == cfg.steps
       logs = last or now == 1 or now % cfg.log_every == 0
       with clock.phase("fine-tuning"):
         state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
@@ -137,18 +132,26 @@ def train(
         reported = now
         progress.say(line.line(now, loss=row["sft/loss"]))
         if last and evaluator:
-          run.dog.begin("evaluation")
-          with clock.phase("evaluation"):
+          with run.evaluation(clock):
             row |= evaluator(state.policy)
         run.writer.write(now, row)
       stops = run.notice.reached() and not last
       if stops or last or now % cfg.checkpoint_every == 0:
-        run.dog.begin("checkpoint")
-        run.writer.flush()
-        resume.save(run.checkpoints, now, state, batches, clock, base)
+        resume.save(run, now, state, batches, clock, base)
       if stops:
         raise preemption.Preempted(f"step {now} of fine-tuning is saved")
   return state.policy, clock.totals
+
+
+def _first(run: running.Running, state: update.State, evaluator
+           ) -> tuple[update.State, clock_lib.Clock, int]:
+  """A beginning, as `resume.restore` has it; the state is evaluated."""
+  clock = clock_lib.Clock()
+  run.writer.truncate_after(-1)
+  if evaluator:
+    with run.evaluation(clock):
+      run.writer.write(0, evaluator(state.policy))
+  return state, clock, 0
 
 
 def make_optimizer(cfg: config.Config) -> optax.GradientTransformation:

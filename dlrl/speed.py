@@ -34,13 +34,14 @@ class Work:
   update: tuple[int, int]
 
 
-def work(setup: setup_lib.Setup, programs: Programs, state: Any) -> Work | None:
+def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
+         ) -> Work | None:
   """What the programs of a run compute; None: the peak is not known.
 
   Args:
     setup: of the run.
     programs: makes them.
-    state: shapes.
+    args: shapes of the state and of what else a rollout takes.
   """
   chip = chips.find(jax.devices()[0].device_kind)
   if chip is None:
@@ -51,27 +52,20 @@ def work(setup: setup_lib.Setup, programs: Programs, state: Any) -> Work | None:
     dataclasses.replace(cfg.model, attention="xla", remat="none"),
     setup.model.mask_id, cfg.lora))
   try:
-    return _counted(plain, programs(plain), state, chip.flops)
+    return _counted(plain.cfg, *programs(plain), args, chip.flops)
   except ValueError as e:
     progress.say(f"the share of the devices' peak is not logged: {e}")
     return None
 
 
-def _counted(setup: setup_lib.Setup, programs, state: Any, peak: float) -> Work:
-  cfg, (rollout, learn) = setup.cfg, programs
-  prompts, sampler = cfg.rollout.prompts, cfg.rollout.sampler
-
-  def shape(dtype, *sizes):
-    return jax.ShapeDtypeStruct(sizes, dtype)
-
-  args = (state, shape("int32", prompts, cfg.task.prompt_length),
-          shape("int32", prompts), shape("int32", prompts),
-          shape("int32", prompts, sampler.gen_length))
+def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
   done = jax.eval_shape(rollout, *args)
-  batch = (state, done, shape("float32", prompts * cfg.rollout.group_size))
+  reward = jax.ShapeDtypeStruct(done.completion.shape[:1], "float32")
+  batch = args[0], done, reward
   least = flops(learn, *batch, branch=min)
   return Work(
-    peak * jax.device_count(), rollout_flops(rollout, args, sampler),
+    peak * jax.device_count(),
+    rollout_flops(rollout, args, cfg.rollout.sampler),
     (least, flops(learn, *batch) - least))
 
 

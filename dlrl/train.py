@@ -69,71 +69,79 @@ def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
   learn: `(state, Rollout, reward [b]) -> (state, metrics)`; takes over the
     memory of the state it is given. NaN is a reward that is not known.
   """
-  cfg = setup.cfg
-  step_update = update.make(setup.model, cfg.learn, tx)
-  sizes = cfg.learn.optimizer, _updates(cfg)
+  step_update = update.make(setup.model, setup.cfg.learn, tx)
+  return jax.jit(
+    functools.partial(_rollout, setup), out_shardings=rollout_shardings(setup)
+  ), jax.jit(
+    functools.partial(_learn, setup, step_update), donate_argnums=0,
+    out_shardings=(setup_lib.shardings_of(abstract), None))
 
-  def rollout(state: update.State, prompt, prompt_length, index, template
-              ) -> Rollout:
-    # One key per prompt or completion, from its place in the global batch.
-    prompts, group = prompt.shape[0], cfg.rollout.group_size
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    sample_keys, draw_keys, prior_keys = (
-      jax.random.split(k, n) for k, n in zip(
-        jax.random.split(key, 3), (prompts * group,) * 2 + (prompts,),
-        strict=True))
-    rows = jnp.arange(prompts * group) // group
-    prompt, prompt_length, template = (
-      mesh_lib.shard_batch(x[rows]) for x in (prompt, prompt_length, template))
-    canvas = prior.canvases(
-      setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
-      index[rows], template)
-    with jax.named_scope("rollout/denoise"):
-      decoded = denoise.decode(
-        setup.model, state.policy, prompt, prompt_length, sample_keys,
-        sampler=cfg.rollout.sampler, canvas=canvas,
-        eos_id=setup.tokenizer.eos_id)
-    trace = decoded.trace
-    if cfg.learn.forward_process == "forks":
-      trace = masks.fork_steps(
-        trace, decoded.confidence < cfg.rollout.sampler.threshold)
-    return Rollout(
-      prompt, prompt_length, index, decoded.completion,
-      canvas == setup.model.mask_id, trace, decoded.forwards, draw_keys)
 
-  def learn(state: update.State, rollout: Rollout, reward: jax.Array):
-    advantage = losses.damp_negative(
-      losses.ADVANTAGES[cfg.learn.advantage](reward, cfg.rollout.group_size),
-      cfg.learn.negative_weight)
-    if state.memory is not None:
-      state = dataclasses.replace(state, memory=pruning.store(
-        state.memory, rollout.index, rollout.completion, reward,
-        cfg.rollout.prior.min_reward))
-    rate = optimizer.rate(*sizes, state.opt_state)
-    state, metrics = step_update(state, update.Batch(
-      prompt=rollout.prompt,
-      prompt_length=rollout.prompt_length,
-      completion=rollout.completion,
-      # The whole canvas: what follows the end of an answer is generated too.
-      maskable=rollout.free,
-      advantage=advantage,
-      keys=rollout.draw_keys,
-      trace=rollout.trace,
-    ))
-    ends = jnp.cumsum(rollout.completion == setup.tokenizer.eos_id, 1) > 0
-    return state, metrics | {
-      "learning_rate": rate,
-      "rollout/length": jnp.mean(jnp.sum(~ends, 1, dtype=jnp.float32)),
-      "rollout/steps": jnp.mean(1.0 + jnp.max(rollout.trace, 1))}
-
+def rollout_shardings(setup: setup_lib.Setup) -> Rollout:
+  """Where a rollout's arrays lie."""
   split: Any = mesh_lib.batch_sharding(setup.mesh)
   whole: Any = mesh_lib.replicated(setup.mesh)
-  return jax.jit(rollout, out_shardings=Rollout(
+  return Rollout(
     prompt=split, prompt_length=split, index=whole, completion=split,
-    free=split, trace=split, forwards=whole, draw_keys=split,
-  )), jax.jit(
-    learn, donate_argnums=0,
-    out_shardings=(setup_lib.shardings_of(abstract), None))
+    free=split, trace=split, forwards=whole, draw_keys=split)
+
+
+def _rollout(setup: setup_lib.Setup, state: update.State, prompt, prompt_length,
+             index, template) -> Rollout:
+  cfg = setup.cfg
+  # One key per prompt or completion, from its place in the global batch.
+  prompts, group = prompt.shape[0], cfg.rollout.group_size
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  sample_keys, draw_keys, prior_keys = (
+    jax.random.split(k, n) for k, n in zip(
+      jax.random.split(key, 3), (prompts * group,) * 2 + (prompts,),
+      strict=True))
+  rows = jnp.arange(prompts * group) // group
+  prompt, prompt_length, template = (
+    mesh_lib.shard_batch(x[rows]) for x in (prompt, prompt_length, template))
+  canvas = prior.canvases(
+    setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
+    index[rows], template)
+  with jax.named_scope("rollout/denoise"):
+    decoded = denoise.decode(
+      setup.model, state.policy, prompt, prompt_length, sample_keys,
+      sampler=cfg.rollout.sampler, canvas=canvas,
+      eos_id=setup.tokenizer.eos_id)
+  trace = decoded.trace
+  if cfg.learn.forward_process == "forks":
+    trace = masks.fork_steps(
+      trace, decoded.confidence < cfg.rollout.sampler.threshold)
+  return Rollout(
+    prompt, prompt_length, index, decoded.completion,
+    canvas == setup.model.mask_id, trace, decoded.forwards, draw_keys)
+
+
+def _learn(setup: setup_lib.Setup, step_update, state: update.State,
+           rollout: Rollout, reward: jax.Array):
+  cfg = setup.cfg
+  advantage = losses.damp_negative(
+    losses.ADVANTAGES[cfg.learn.advantage](reward, cfg.rollout.group_size),
+    cfg.learn.negative_weight)
+  if state.memory is not None:
+    state = dataclasses.replace(state, memory=pruning.store(
+      state.memory, rollout.index, rollout.completion, reward,
+      cfg.rollout.prior.min_reward))
+  rate = optimizer.rate(cfg.learn.optimizer, _updates(cfg), state.opt_state)
+  state, metrics = step_update(state, update.Batch(
+    prompt=rollout.prompt,
+    prompt_length=rollout.prompt_length,
+    completion=rollout.completion,
+    # The whole canvas: what follows the end of an answer is generated too.
+    maskable=rollout.free,
+    advantage=advantage,
+    keys=rollout.draw_keys,
+    trace=rollout.trace,
+  ))
+  ends = jnp.cumsum(rollout.completion == setup.tokenizer.eos_id, 1) > 0
+  return state, metrics | {
+    "learning_rate": rate,
+    "rollout/length": jnp.mean(jnp.sum(~ends, 1, dtype=jnp.float32)),
+    "rollout/steps": jnp.mean(1.0 + jnp.max(rollout.trace, 1))}
 
 
 def _updates(cfg: config.Config) -> int:
@@ -206,6 +214,22 @@ def input_shapes(setup: setup_lib.Setup) -> tuple[Any, ...]:
           shape(prompts), shape(prompts, cfg.rollout.sampler.gen_length))
 
 
+def learn_shapes(setup: setup_lib.Setup, rollout, args: tuple[Any, ...]
+                 ) -> tuple[Any, ...]:
+  """Of the arguments of `learn`, with their shardings.
+
+  Args:
+    setup: of the run.
+    rollout: the program.
+    args: shapes of its arguments.
+  """
+  done = setup_lib.with_shardings(
+    jax.eval_shape(rollout, *args), rollout_shardings(setup))
+  return args[0], done, jax.ShapeDtypeStruct(
+    done.completion.shape[:1], "float32",
+    sharding=mesh_lib.batch_sharding(setup.mesh))
+
+
 def prompt_rows(setup: setup_lib.Setup) -> tasks.Rows:
   """The rows that rollouts are of."""
   return setup.rows("train", setup.cfg.rollout.difficulty,
@@ -219,15 +243,6 @@ def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
     source, setup.tokenizer, setup.prompt, batch_size=cfg.rollout.prompts,
     prompt_length=cfg.task.prompt_length, seed=cfg.seed,
     truncate=cfg.task.truncates)
-
-
-def _rewarded(setup: setup_lib.Setup, rows: Sequence[tasks.Row],
-              share: processes.Share, ids: np.ndarray):
-  """`(completions of the share, reward [b] of all, what is logged of it)`."""
-  group = setup.cfg.rollout.group_size
-  with jax.profiler.TraceAnnotation("reward"):
-    done = scoring.read(setup, [rows[i // group] for i in share.places], ids)
-    return done, *scoring.rewards(setup, done, share)
 
 
 def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
@@ -248,15 +263,40 @@ def _sample(done: scoring.Completions, share: processes.Share,
           float(reward[share.places[0]]))
 
 
+def _step(setup: setup_lib.Setup, programs, state: update.State,
+          batch: dict[str, Any], rows: Sequence[tasks.Row], now: int,
+          journal: journal_lib.Journal) -> update.State:
+  """Step `now`, but for its update, which goes on while this returns."""
+  rollout_fn, learn_fn = programs
+  began = clock_lib.now()
+  rollout = rollout_fn(state, *inputs(setup, batch, rows))
+  began = journal.finish() or began
+  share, (ids,) = processes.local(rollout.completion)
+  free, forwards = jax.device_get((jnp.sum(rollout.free), rollout.forwards))
+  rolled = clock_lib.now()
+  group = setup.cfg.rollout.group_size
+  with jax.profiler.TraceAnnotation("reward"):
+    done = scoring.read(setup, [rows[i // group] for i in share.places], ids)
+    reward, row = scoring.rewards(setup, done, share)
+  rewarded = clock_lib.now()
+  state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
+  row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
+  journal.begin(now, row, metrics, _sample(done, share, reward))
+  journal.row |= _rollout_row(setup, batch, done, share) | {
+    "rollout/free": int(free) / rollout.free.size,
+    "rollout/forwards": float(forwards)}
+  return state
+
+
 def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   """Runs or continues the job; returns the seconds per phase."""
   cfg = setup.cfg
   tx = make_optimizer(cfg)
   make_state, abstract = setup.state_maker(tx, **_state_parts(cfg))
   base = setup.load_base()
-  programs = functools.partial(make_programs, tx=tx, abstract=abstract)
-  rollout_fn, learn_fn = programs(setup)
-  work = speed.work(setup, programs, abstract)
+  make = functools.partial(make_programs, tx=tx, abstract=abstract)
+  programs = make(setup)
+  work = speed.work(setup, make, (abstract, *input_shapes(setup)))
   source, evaluator = prompt_rows(setup), held_out.make(setup)
   batches = prompt_batches(setup, source)
 
@@ -273,8 +313,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       policy, seconds = first_policy(setup, workdir, base)
       state, start, clock = make_state(policy), 0, clock_lib.Clock(seconds)
       run.writer.truncate_after(-1)
-      run.dog.begin("evaluation")
-      with clock.phase("evaluation"):
+      with run.evaluation(clock):
         run.writer.write(0, evaluator(state.policy, ends=True))
     journal = journal_lib.Journal(cfg, run.writer, clock, work)
 
@@ -283,34 +322,17 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       window.begin(now, state)
       batch = next(batches)
       rows = [source[i] for i in batch["position"].tolist()]
-      began = clock_lib.now()
-      rollout = rollout_fn(state, *inputs(setup, batch, rows))
-      began = journal.finish() or began
-      share, (ids,) = processes.local(rollout.completion)
-      free, forwards = jax.device_get(
-        (jnp.sum(rollout.free), rollout.forwards))
-      rolled = clock_lib.now()
-      done, reward, row = _rewarded(setup, rows, share, ids)
-      rewarded = clock_lib.now()
-      state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
-      row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
-      journal.begin(now, row, metrics, _sample(done, share, reward))
-      journal.row |= _rollout_row(setup, batch, done, share) | {
-        "rollout/free": int(free) / rollout.free.size,
-        "rollout/forwards": float(forwards)}
+      state = _step(setup, programs, state, batch, rows, now, journal)
 
       last = now == cfg.steps
       if last or now % cfg.eval.every == 0:
         journal.wait()
-        run.dog.begin("evaluation")
-        with clock.phase("evaluation"):
+        with run.evaluation(clock):
           journal.row |= evaluator(state.policy, ends=last)
       stops = run.notice.reached() and not last
       if stops or last or now % cfg.checkpoint_every == 0:
         journal.finish()
-        run.dog.begin("checkpoint")
-        run.writer.flush()
-        resume.save(run.checkpoints, now, state, batches, clock, base)
+        resume.save(run, now, state, batches, clock, base)
       if stops:
         raise preemption.Preempted(f"step {now} is saved")
     journal.finish()

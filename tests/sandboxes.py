@@ -15,7 +15,7 @@ TIERS = {
     "filter alone": ("namespaces",),
     "namespaces alone": ("filter",),
 }
-# Unusual limits, by which this session's processes are found among others'.
+# Unusual limits, by which the processes of these tests are found among others'.
 SHORT = code_sandbox.Limits(
     cpu_s=1, wall_s=2, total_s=6, processes=64,
     files_mib=16 + os.getpid() % 100,

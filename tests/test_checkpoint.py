@@ -12,12 +12,14 @@ import sys
 import time
 import typing
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from checkpoints import abstract
+from checkpoints import assert_same
+from checkpoints import batches
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -43,29 +45,6 @@ def init(width=3):
   params = {"layer": {"w": jnp.arange(2.0 * width).reshape(2, width)},
             "bias": jnp.ones(width, jnp.bfloat16)}
   return State(params, OPTIMIZER.init(params), jnp.int32(0), jax.random.key(7))
-
-
-def abstract(tree):
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-def batches():
-  data = grain.MapDataset.range(50).shuffle(seed=3).repeat().batch(4)
-  return iter(data.to_iter_dataset())
-
-
-def words(tree):
-  """Every bit of the tree, for comparisons."""
-  def plain(x):
-    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(x) if is_key else x
-  return [np.asarray(plain(x)).tobytes() for x in jax.tree.leaves(tree)]
-
-
-def assert_same(a, b):
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  assert words(a) == words(b)
 
 
 def update(state, batch):

@@ -4,28 +4,14 @@ import contextlib
 import re
 import shutil
 
-import grain
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoints import abstract
+from checkpoints import assert_same
+from checkpoints import batches
 
 from dlrl.runtime import checkpoint
-
-
-def abstract(tree):
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-def batches():
-  data = grain.MapDataset.range(50).shuffle(seed=3).repeat().batch(4)
-  return iter(data.to_iter_dataset())
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
 
 DAMAGE = {
   "a flipped bit": ("state/ocdbt.process_0/d/*", lambda b: (

@@ -24,7 +24,8 @@ def work(monkeypatch, data_dir, **changes):
   tx = optimizer.make(cfg.learn.optimizer, 6)
   _, abstract = setup.state_maker(tx)
   programs = functools.partial(train.make_programs, tx=tx, abstract=abstract)
-  return cfg, speed.work(setup, programs, abstract)
+  return cfg, speed.work(
+    setup, programs, (abstract, *train.input_shapes(setup)))
 
 
 HEAD = 2 * T * 16 * 40

@@ -16,8 +16,7 @@ def leaves(tree: Any) -> dict[str, str]:
   # One program at a time: several that exchange numbers between CPU devices
   # can hold all threads and wait for each other, for ever.
   jax.block_until_ready(tree)
-  number = jax.jit(_weighted_sum)
-  sums = jax.tree.map(lambda x: jax.device_get(number(x)), tree)
+  sums = jax.tree.map(lambda x: jax.device_get(_weighted_sum(x)), tree)
   dtypes = jax.tree.leaves(jax.tree.map(lambda x: str(x.dtype), tree))
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): f"{dtype}:{x:08x}"
@@ -34,6 +33,7 @@ def fingerprint(tree: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@jax.jit
 def _weighted_sum(x: jax.Array) -> jax.Array:
   """The bits of all elements as integers, each times an odd number of its own.
 
