@@ -9,6 +9,7 @@ import pytest
 
 from dlrl.runtime import strict
 from dlrl.tasks import code_sandbox
+from dlrl.tasks import sandbox_process
 
 TIERS = {
     "all": (),
@@ -59,3 +60,11 @@ def start(tier: str, limits=SHORT, **kwargs) -> code_sandbox.Sandbox:
   lacking = {"filter": "filter", "namespaces": "namespaces", "all": ""}
   assert f"; no {lacking[tier.split()[0]]}" in reason, reason
   pytest.skip(f"not on this machine: {reason}")
+
+
+def no_process_in_time(monkeypatch):
+  """Every pair of processes is given up; a limit of no time could be met."""
+  def late(self, judge):
+    raise TimeoutError
+
+  monkeypatch.setattr(sandbox_process.Pair, "__init__", late)

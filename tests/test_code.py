@@ -7,13 +7,13 @@ import time
 
 import hypothesis
 import pytest
+import sandboxes
 from hypothesis import strategies as st
 
 from dlrl.runtime import strict
 from dlrl.tasks import code
 from dlrl.tasks import code_results
 from dlrl.tasks import code_sandbox
-from dlrl.tasks import sandbox_process
 
 # 10,000 by hand: DLRL_FUZZ_CASES=10000 pytest tests/test_code.py -k fuzz.
 FUZZ_CASES = int(os.environ.get("DLRL_FUZZ_CASES", "100"))
@@ -155,7 +155,7 @@ def test_a_format_may_have_a_prefix_and_no_entry_point():
 
 
 def test_a_sandbox_that_fails_gives_no_reward(monkeypatch):
-  monkeypatch.setattr(sandbox_process, "_PAIR_S", 0.0)
+  sandboxes.no_process_in_time(monkeypatch)
   completions = (fenced(ADD + "# not seen before\n"), "no program")
   assert rewards(code.passed_reward, *completions) == [None, 0]
   assert rewards(code.fraction_reward, *completions) == [None, 0]

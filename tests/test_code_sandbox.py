@@ -11,7 +11,6 @@ import sandboxes
 
 from dlrl.runtime import strict
 from dlrl.tasks import code_sandbox
-from dlrl.tasks import sandbox_process
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +304,7 @@ def test_the_server_may_die(box):
 
 def test_a_sandbox_that_fails_is_not_a_program_that_fails(box, monkeypatch):
   before = box.infrastructure_errors
-  monkeypatch.setattr(sandbox_process, "_PAIR_S", 0.0)
+  sandboxes.no_process_in_time(monkeypatch)
   result = box.run([code_sandbox.Program(ADD, ("assert add(1, 2) == 3",))])[0]
   assert result.infrastructure_error is not None
   assert result.passed == (False,)
