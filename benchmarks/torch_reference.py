@@ -9,7 +9,10 @@ prompts of 256, half of them masked; the sampler is LLaDA's, greedy, 128 tokens
 in 64 steps. `benchmarks/torch_llada.py` is the other side and says how it is
 written. Logits, gradients and completions are compared first. Then both sides
 take turns, while the other one waits: the ratio is the median of those of the
-turns. Writes `torch_reference.json`; about 5 minutes on 2 idle cores.
+turns. In its turn a side runs twice and the second time counts, as in training:
+memory given back to the system while it waited may take seconds to get again.
+Both see `GLIBC_TUNABLES`; `docs/models.md` says what it is good for. Writes
+`torch_reference.json`; about 9 minutes on 2 idle cores.
 """
 
 import contextlib
@@ -42,7 +45,7 @@ from dlrl.sampling import denoise
 ROWS, PROMPT, COMPLETION = 4, 256, 256
 LEARN = config.Learn(
   loss="elbo_reinforce", forward_process="quadrature", n_mc=1,
-  micro_batch=ROWS, logps_chunk=64)
+  micro_batch=ROWS)
 
 
 @dataclasses.dataclass
@@ -204,10 +207,8 @@ def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int):
   for job in ("update", "generate"):
     mine, theirs = [], []
     for i in range(repeats):
-      start = time.monotonic()
-      jax.block_until_ready(ours[job]())
-      mine.append(time.monotonic() - start)
-      theirs.append(torch.run(job))
+      mine.append([_seconds(ours[job]) for _ in range(2)][-1])
+      theirs.append([torch.run(job) for _ in range(2)][-1])
       progress.say(f"{job} {i + 1}/{repeats}: ours {mine[-1]:.2f} s, "
                    f"torch's {theirs[-1]:.2f} s")
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
@@ -216,6 +217,12 @@ def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int):
       "torch_seconds": statistics.median(theirs),
       "ratio": statistics.median(ratios), "ratios": ratios}
   return result
+
+
+def _seconds(job: Callable[[], Any]) -> float:
+  start = time.monotonic()
+  jax.block_until_ready(job())
+  return time.monotonic() - start
 
 
 def main(argv: list[str]) -> None:
@@ -236,6 +243,7 @@ def main(argv: list[str]) -> None:
   out.mkdir(parents=True, exist_ok=True)
   (out / "torch_reference.json").write_text(json.dumps({
     "command": "python -m benchmarks.torch_reference", "cores": cores,
+    "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     "jax": jax.__version__, "torch": version, "compared": checked,
     "jobs": jobs}, indent=1) + "\n")
   for job, row in jobs.items():
