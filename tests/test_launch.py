@@ -82,6 +82,7 @@ def finished(tmp_path_factory):
   "script", [p.name for p in LAUNCH.iterdir() if p.suffix != ".yaml"])
 def test_shellcheck_has_no_complaint(script):
   checker = shutil.which("shellcheck", path=os.path.dirname(sys.executable))
+  assert checker, "of the extra `dev`, which is not installed"
   subprocess.run([checker, LAUNCH / script], check=True)
 
 
