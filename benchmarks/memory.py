@@ -203,13 +203,14 @@ def most(rows: Sequence[Row], size: float) -> dict[str, int | None]:
   """The most samples with which a device of `size` bytes is enough, by line.
 
   From a straight line through its points, as what is kept is a fixed amount per
-  sample; None: more than a million.
+  sample; None: more than a million. A loop of one sample is none, and planned
+  otherwise: it is left out.
   """
   found: dict[str, int | None] = {}
   for line, label in LABELS.items():
     points = [(r["n_mc"], r["needed_bytes"]) for r in rows
               if (r["objective"], r["mode"]) == line
-              and r["temp_bytes"] is not None]
+              and r["temp_bytes"] is not None and r["n_mc"] > 1]
     if len(points) > 1:
       x, y = np.array(points).T
       slope, base = np.polyfit(x, y, 1)

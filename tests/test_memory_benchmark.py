@@ -15,7 +15,8 @@ def point(mode, n, temp, *, needed=None, name="vrpo_online"):
 
 
 def test_the_most_samples_are_where_the_line_meets_the_device():
-  rows = [point("joint", n, 100) for n in (1, 16, 128)]
+  rows = [point("joint", n, 100) for n in (2, 16, 128)]
+  rows += [point("joint", 1, 70)]  # without a loop
   rows += [point("stacked", n, 100 + 50 * n) for n in (1, 2, 8)]
   rows += [point("stacked", 64, None, needed=2000)]  # refused: no point of it
   found = memory.most(rows, 1000)
