@@ -17,6 +17,7 @@ Both see `GLIBC_TUNABLES`; `docs/models.md` says what it is good for. Writes
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -207,8 +208,8 @@ def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int):
   for job in ("update", "generate"):
     mine, theirs = [], []
     for i in range(repeats):
-      mine.append([_seconds(ours[job]) for _ in range(2)][-1])
-      theirs.append([torch.run(job) for _ in range(2)][-1])
+      mine.append(_warm(functools.partial(_seconds, ours[job])))
+      theirs.append(_warm(functools.partial(torch.run, job)))
       progress.say(f"{job} {i + 1}/{repeats}: ours {mine[-1]:.2f} s, "
                    f"torch's {theirs[-1]:.2f} s")
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
@@ -217,6 +218,11 @@ def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int):
       "torch_seconds": statistics.median(theirs),
       "ratio": statistics.median(ratios), "ratios": ratios}
   return result
+
+
+def _warm(run: Callable[[], float]) -> float:
+  run()
+  return run()
 
 
 def _seconds(job: Callable[[], Any]) -> float:
