@@ -12,6 +12,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from dlrl import config
 from dlrl.models import attention
 from dlrl.models import splash
+from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import strict
 
@@ -126,6 +127,28 @@ def test_neither_padding_nor_other_segments_leak(backend, packed):
     for x in (a, b):
       np.testing.assert_array_equal(np.asarray(x)[hidden], 0)
       assert (np.asarray(x)[looks] != 0).any((-1, -2)).all()
+
+
+def test_a_query_that_sees_nothing_has_a_finite_output_and_no_gradient():
+  seen = jnp.ones((B, T, T), bool).at[1, 5].set(False)
+  out, pull = jax.vjp(
+    lambda *args: xla_attention.attend(*args, seen), *inputs())
+  assert np.isfinite(np.asarray(out)).all()
+  for x in pull(jnp.zeros_like(out).at[1, 5].set(1.0)):
+    np.testing.assert_array_equal(x, 0)
+
+
+def test_xla_attention_in_bf16_has_the_gradients_of_the_formula():
+  weight = weights(LIVE)
+  args = tuple(x.astype(jnp.bfloat16) for x in inputs())
+  seen = jnp.asarray(LIVE)[:, None]
+  grads = jax.grad(lambda *args: jnp.sum(
+    xla_attention.attend(*args, seen) * weight), (0, 1, 2))(*args)
+  _, want = in_float64(*args, weight, packed=False)
+  for got, expected in zip(grads, want, strict=True):
+    assert got.dtype == jnp.bfloat16
+    error = np.linalg.norm(np.asarray(got, np.float64) - expected)
+    assert error < 0.01 * np.linalg.norm(expected)
 
 
 def test_fewer_queries_than_keys_see_the_same():

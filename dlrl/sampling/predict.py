@@ -37,8 +37,8 @@ def predict(
   """
   if sampler.eos == "suppress":
     logits = logits.at[:, :, eos_id].set(-jnp.inf)
-  token = jnp.argmax(perturb(
-    top_p(logits, sampler), keys, index, temperature=sampler.temperature), -1)
+  token = _argmax(perturb(
+    top_p(logits, sampler), keys, index, temperature=sampler.temperature))
   confidence = remasking.low_confidence(logits, token, None)
   noise = None
   if sampler.remasking == "random":
@@ -48,7 +48,15 @@ def predict(
   score = remasking.RULES[sampler.remasking](logits, token, noise)
   if sampler.eos == "last":
     score = jnp.where(token == eos_id, -jnp.inf, score)
-  return Prediction(token.astype(jnp.int32), score, confidence)
+  return Prediction(token, score, confidence)
+
+
+def _argmax(x: jax.Array) -> jax.Array:
+  """`jnp.argmax(x, -1)` int32; XLA's own is slow on CPUs."""
+  last = x.shape[-1] - 1  # if no place has the maximum, as there is a NaN
+  place = jnp.arange(last + 1, dtype=jnp.int32)[None, None]
+  return jnp.min(
+    jnp.where(x == jnp.max(x, -1, keepdims=True), place, last), -1)
 
 
 def top_p(logits: jax.Array, sampler: config.Sampler) -> jax.Array:
