@@ -2,9 +2,11 @@
 
 Written as the published modelling and `generate` work: modules with a fused
 attention, logits of all columns, a softmax over all of them, masks by boolean
-indices. A child of `benchmarks.torch_reference`, in whatever Python has torch:
-reads a folder's `inputs.npz`, then names of jobs from stdin; after each it
-writes what came out to `JOB.npz` and the seconds that it took to stdout.
+indices. The update is there as BGPO's published actor has it, and with less.
+
+A child of `benchmarks.torch_reference`, in whatever Python has torch: reads a
+folder's `inputs.npz`, then names of jobs from stdin; after each it writes what
+came out to `JOB.npz` and the seconds that it took to stdout.
 """
 
 import pathlib
@@ -104,16 +106,45 @@ def load(model: LLaDA, arrays) -> None:
 
 
 def update(model: LLaDA, data) -> dict[str, np.ndarray]:
-  """The loss of rows [prompt | noisy completion], and its gradients."""
+  """The loss of rows [prompt | noisy completion], and its gradients.
+
+  Log-probs as LLaDA's published fine-tuning has them: all masked positions are
+  taken out of the logits at once. We know of no PyTorch that does with less.
+  """
+  def score(logits, ids, mask, weight):
+    logps = -F.cross_entropy(logits[mask], ids[mask], reduction="none")
+    rows = torch.nonzero(mask)[:, 0]
+    return torch.zeros(len(ids)).index_add(0, rows, logps * weight[mask])
+
+  return _update(model, data, score)
+
+
+def update_bgpo(model: LLaDA, data) -> dict[str, np.ndarray]:
+  """The same with log-probs as BGPO's published actor has them (DARE's).
+
+  Its rows are packed without padding; so each row's logits first go to their
+  columns of a new [t, v], of which the masked ones are taken.
+  """
+  def score(logits, ids, mask, weight):
+    scores = []
+    for row in range(len(ids)):
+      whole = torch.zeros_like(logits[row])
+      whole[torch.ones_like(mask[row])] = logits[row]
+      some = mask[row]
+      logps = -F.cross_entropy(whole[some], ids[row][some], reduction="none")
+      scores.append((logps * weight[row][some]).sum())
+    return torch.stack(scores)
+
+  return _update(model, data, score)
+
+
+def _update(model, data, score):
   ids, mask = torch.from_numpy(data["ids"]), torch.from_numpy(data["mask"])
   weight = torch.from_numpy(data["weight"])
   advantage = torch.from_numpy(data["advantage"])
   model.zero_grad()
   logits = model(torch.where(mask, int(data["mask_id"]), ids))
-  logps = -F.cross_entropy(logits[mask], ids[mask], reduction="none")
-  rows = torch.nonzero(mask)[:, 0]
-  score = torch.zeros(len(ids)).index_add(0, rows, logps * weight[mask])
-  loss = -(advantage * score).mean()
+  loss = -(advantage * score(logits, ids, mask, weight)).mean()
   loss.backward()
   grads = {f"grad/{name}": parameter.grad.numpy()
            for name, parameter in model.named_parameters()}
@@ -149,7 +180,8 @@ def logits(model: LLaDA, data) -> dict[str, np.ndarray]:
   return {"logits": model(torch.from_numpy(data["ids"])).numpy()}
 
 
-JOBS = {"logits": logits, "update": update, "generate": generate}
+JOBS = {"logits": logits, "update": update, "update_bgpo": update_bgpo,
+        "generate": generate}
 
 
 def main(folder: pathlib.Path, threads: int) -> None:

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from jax.interpreters import partial_eval
 
 from dlrl import config
 from dlrl.models import attention
 from dlrl.models import splash
+from dlrl.models import transformer
 from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import strict
@@ -180,6 +182,26 @@ def test_heads_and_rows_are_shared_out_to_devices():
       q, k, v, lengths, segments)
   assert seen[-1] == ((1, 8, 2, K), (1, 8, 1, K), (1,), (1, 8))
   np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("remat", "want"), [("dots", 3), ("full", 4)])
+def test_what_splash_came_to_is_kept_on_every_device(remat, want):
+  kernel = functools.partial(
+    attention.on_each_device, functools.partial(splash.attend, interpret=True))
+  args = tuple(jnp.tile(x, (2, 1, 1, 1)) for x in inputs())
+  lengths = jnp.array([8, 3, 5, 1])
+
+  def total(q, k, v):
+    q = jnp.sin(q)  # something to compute again
+    return jnp.sum(kernel(q, k, v, lengths, None) ** 2)
+
+  with jax.set_mesh(mesh_lib.make(config.Mesh(2, 2, 2))):
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(
+      total, policy=transformer.REMAT[remat]), (0, 1, 2)))(*args).jaxpr
+  # As XLA will see it: without what nothing uses.
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  # Forward, again if nothing is kept, and two of the backward pass.
+  assert str(jaxpr).count("pallas_call[") == want
 
 
 def test_cudnn_is_given_the_lengths_in_both_passes(monkeypatch):

@@ -39,10 +39,13 @@ def mesh():
 
 
 @pytest.mark.slow
-def test_the_gradient_of_log_probs_uses_the_kernel_on_every_chip(mesh):
+@pytest.mark.parametrize(("remat", "kernels"), [("full", 4), ("dots", 3)])
+def test_the_gradient_of_log_probs_uses_the_kernel_on_every_chip(
+    mesh, remat, kernels):
   rows, t, chunk = 8, 300, 100
-  attention.check(MODEL, mesh)
-  model = transformer.build(MODEL, 2)
+  cfg = dataclasses.replace(MODEL, remat=remat)
+  attention.check(cfg, mesh)
+  model = transformer.build(cfg, 2)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   params = jax.tree.map(
     lambda s, sharding: jax.ShapeDtypeStruct(
@@ -63,8 +66,9 @@ def test_the_gradient_of_log_probs_uses_the_kernel_on_every_chip(mesh):
     hlo = jax.jit(jax.grad(total)).lower(
       params, of_rows("int32", t), of_rows("int32", t), of_rows("int32"),
       of_rows("bool", t)).compile().as_text()
-  # Forward, again for the backward pass, and two of the backward pass.
-  assert len(re.findall('custom_call_target="tpu_custom_call"', hlo)) == 4
+  # Forward, again if nothing is kept, and two of the backward pass.
+  assert len(re.findall(
+    'custom_call_target="tpu_custom_call"', hlo)) == kernels
   # Scores of a device's rows and heads never exist as an array.
   assert not re.findall(r"\[2,2,(300,300|384,384)\]", hlo)
   # The head: gathered once, its gradient summed once, out of all loops. Of the

@@ -257,6 +257,20 @@ def test_what_is_rematerialised_changes_no_value_and_no_gradient():
       results[remat], results["none"])
 
 
+def test_dots_computes_scores_again_and_no_other_product():
+  b, t = 2, 6
+  row = in_order(ids_of((b, t)))
+
+  def work(remat):
+    model, params = tiny(remat=remat)
+    return flops(jax.grad(lambda p: jnp.sum(model.hidden(p, *row))), params)
+
+  cfg = tiny()[0].cfg
+  scores = cfg.layers * 2 * b * t * t * cfg.heads * cfg.head_dim
+  assert work("dots") == work("none") + scores
+  assert work("full") > work("dots")
+
+
 def test_parameters_are_those_of_the_key():
   init = jax.jit(tiny()[0].init)
   params, again, other = (init(jax.random.key(seed)) for seed in (0, 0, 1))

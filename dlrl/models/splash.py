@@ -13,6 +13,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask as mask_lib,
 )
 
+from dlrl.models.xla_attention import KEPT
+
 LANES = 128  # rows are filled up to a multiple, and blocks are one
 BLOCKS = (512, 384, 256, 128)
 
@@ -51,7 +53,8 @@ def _kernel(heads: int, queries: int, keys: int, interpret: bool):
     block_sizes=kernel_lib.BlockSizes(
       block_q=a, block_kv=b, block_kv_compute=b, block_q_dkv=a, block_kv_dkv=b,
       block_kv_dkv_compute=b, block_q_dq=a, block_kv_dq=b),
-    head_shards=1, q_seq_shards=1, interpret=interpret)
+    head_shards=1, q_seq_shards=1, interpret=interpret,
+    residual_checkpoint_name=KEPT)
 
 
 def _fill(x: jax.Array, value) -> jax.Array:

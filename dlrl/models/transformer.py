@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from dlrl import config
 from dlrl.models import attention
 from dlrl.models import lora
+from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
@@ -32,7 +33,10 @@ Cache = tuple[jax.Array, jax.Array]  # keys, values: [layers, b, t, g, k]
 # What a layer keeps for its backward pass.
 REMAT = {
   "none": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  # Products with weights, and what attention came to.
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(xla_attention.KEPT)),
   "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -9,7 +9,11 @@ for which XLA makes copies. There is no forward-mode gradient.
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+# Names what a rematerialised layer keeps to compute the weights again, by one
+# product, and nothing else of attention.
+KEPT = "attention"
 _UNSEEN = -1e30  # finite: a row that sees nothing has no NaN
 
 
@@ -34,11 +38,14 @@ def attend(
 
 
 def _forward(q, k, v, seen):
-  weights = _weights(q, k, seen)
-  total = jnp.sum(weights, -1, keepdims=True)
+  scores = _scores(q, k, seen)
+  most = checkpoint_name(jnp.max(scores, -1), KEPT)[..., None]
+  weights = jnp.exp(scores - most)
+  total = checkpoint_name(jnp.sum(weights, -1), KEPT)[..., None]
   out = jnp.einsum("bgns,bgsk->bgnk", weights.astype(v.dtype),
                    v.swapaxes(1, 2), preferred_element_type=jnp.float32)
   out = _columns_first(out / total, q.shape).astype(v.dtype)
+  out = checkpoint_name(out, KEPT)
   return out, (q, k, v, seen, weights, total, out)
 
 
@@ -62,16 +69,15 @@ def _backward(residuals, cotangent):
           of_v.transpose(0, 3, 1, 2), None)
 
 
-def _weights(q, k, seen):
-  """The softmax's fp32 numerators."""
+def _scores(q, k, seen):
+  """fp32; less than any other where not seen."""
   scores = jnp.einsum(
     "bgnk,bgsk->bgns", _heads_first(q, k.shape[2]), k.swapaxes(1, 2),
     preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
   unseen = jnp.where(seen, 0.0, _UNSEEN)[:, None]
   if seen.shape[1] > 1:
     unseen = jnp.tile(unseen, (1, 1, q.shape[2] // k.shape[2], 1))
-  scores += unseen
-  return jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
+  return scores + unseen
 
 
 def _heads_first(x, g: int):
