@@ -3,12 +3,12 @@ import itertools
 import json
 import operator
 import random
-import time
 from fractions import Fraction
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from timing import timed
 
 from dlrl import tasks
 from dlrl.models import tokenizer
@@ -127,10 +127,8 @@ def test_what_does_not_solve(prompt, completion):
   st.integers(1, 10**5).map(lambda n: "9" * n),
   st.integers(1, 10**5).map(lambda n: "(" * n + "5-3+2" + ")" * n)))
 def test_no_text_raises_takes_long_or_is_paid_without_being_an_answer(text):
-  start = time.thread_time()
-  reward = [float(solved("5,3,2=4", text))]
-  scores = measured("5,3,2=4", text)
-  assert time.thread_time() - start < 0.05
+  reward = [float(timed(0.05, solved, "5,3,2=4", text))]
+  scores = timed(0.05, measured, "5,3,2=4", text)
   assert scores["solved"] == reward
   assert scores["format"] >= reward
   if scores["format"] == [1.0]:

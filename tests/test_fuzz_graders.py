@@ -10,6 +10,7 @@ import time
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from timing import timed
 
 from dlrl.tasks import answers
 from dlrl.tasks import competition_math
@@ -73,23 +74,13 @@ fuzzed = hypothesis.settings(
   suppress_health_check=list(hypothesis.HealthCheck))
 
 
-def timed(function, *args):
-  """The function's value, within the time of one completion."""
-  for _ in range(3):  # a collection of this process's garbage may fall into one
-    start = time.process_time()
-    value = function(*args)
-    if time.process_time() - start < SECONDS:
-      return value
-  raise AssertionError("takes too long")
-
-
 @pytest.mark.parametrize("task", [t for t in ROWS if t != "math500"])
 @fuzzed
 @hypothesis.given(completion=COMPLETIONS)
 def test_our_graders(task, completion):
   question, truth = ROWS[task]
   row = score.Row(question, completion, truth)
-  metrics = timed(score.TASKS[task].sound, [row])
+  metrics = timed(SECONDS, score.TASKS[task].sound, [row])
   assert all(0 <= value <= 1 for [value] in metrics.values())
   if EVIDENCE[task] not in completion.replace(",", ""):
     assert metrics["solved"] == [0.0]
@@ -99,13 +90,13 @@ def test_our_graders(task, completion):
 @hypothesis.given(completion=COMPLETIONS)
 def test_math_before_its_other_process(completion):
   gold = ROWS["math500"][1]
-  answer = timed(answers.stated, completion) or ""
-  verdict = timed(competition_math.decided, gold, answer)
+  answer = timed(SECONDS, answers.stated, completion) or ""
+  verdict = timed(SECONDS, competition_math.decided, gold, answer)
   assert verdict in (False, True)  # the gold is a number: no other process
   if verdict:
     assert "7919" in completion
   for other in ("(1, 2)", "\\text{east}", "4210_{5}", "x = \\sqrt{7}", "\\pi"):
-    timed(competition_math.decided, other, answer)
+    timed(SECONDS, competition_math.decided, other, answer)
 
 
 @pytest.mark.parametrize("task", ROWS)
@@ -114,7 +105,7 @@ def test_math_before_its_other_process(completion):
 def test_legacy_scorers(task, completion):
   question, truth = ROWS[task]
   for scorer in (score.TASKS[task].legacy_d1, score.TASKS[task].legacy_spg):
-    points, out_of = timed(scorer, question, completion, truth)
+    points, out_of = timed(SECONDS, scorer, question, completion, truth)
     assert 0 <= points <= out_of
 
 
@@ -130,7 +121,8 @@ def test_legacy_rewards(completion):
       legacy_d1_rewards.soft_format_reward, legacy_d1_rewards.integer_reward,
       legacy_d1_rewards.gsm8k_reward, legacy_d1_rewards.math_reward,
       legacy_d1_rewards.boxed_format_reward):
-    [value] = timed(lambda reward=reward: reward([""], [completion], **columns))
+    [value] = timed(
+      SECONDS, lambda reward=reward: reward([""], [completion], **columns))
     assert value <= 2
 
 

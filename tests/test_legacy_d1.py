@@ -1,7 +1,7 @@
 import json
-import time
 
 import pytest
+from timing import timed
 
 from dlrl.tasks import legacy_d1
 from dlrl.tasks import legacy_spg
@@ -126,6 +126,4 @@ def test_where_a_math_answer_is_looked_for(generation, points):
   "\\boxed{", "<answer>", "<answer>```", "```1 ", "(", "1 ", "</answer>"])
 def test_a_long_text_of_the_same_part_takes_no_time(scorer, part):
   truth = [[1, 2], 3] if scorer is legacy_d1.countdown else SOLUTION
-  start = time.process_time()
-  scorer(QUESTION, part * (140_000 // len(part)), truth)
-  assert time.process_time() - start < 0.15
+  timed(0.15, scorer, QUESTION, part * (140_000 // len(part)), truth)

@@ -6,9 +6,9 @@ grader has none. docs/graders.md is the table of these tests.
 
 import pathlib
 import re
-import time
 
 import pytest
+from timing import timed
 
 from dlrl.tasks import competition_math
 from dlrl.tasks import gsm8k
@@ -133,9 +133,8 @@ def test_countdown_powers_floors_decimals_and_signs_pass(
 
 def test_countdown_towers_of_powers_hang():
   # Ours of the two, too, has to bound the power that eval would work out.
-  start = time.process_time()
-  assert countdown([93, 100, 30], 9, tagged("93**(100**30)")) == (0.1, False)
-  assert time.process_time() - start < 0.05
+  paid = timed(0.05, countdown, [93, 100, 30], 9, tagged("93**(100**30)"))
+  assert paid == (0.1, False)
 
 
 def test_countdown_near_is_right():
