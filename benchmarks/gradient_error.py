@@ -22,12 +22,12 @@ from absl import logging
 from matplotlib import figure
 from ml_collections import config_flags
 
-from dlrl import config_check
 from dlrl import data
-from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
 from dlrl import update
+from dlrl import validate
+from dlrl.run import setup as setup_lib
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> None:
   """Fine-tunes unless that is done, measures, writes both files."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  cfg = config_check.from_dict(flags.FLAGS.config)
+  cfg = validate.from_dict(flags.FLAGS.config)
   cfg = dataclasses.replace(
     cfg, mesh=dataclasses.replace(cfg.mesh, cpu_devices=0))
   setup = setup_lib.make(cfg)

@@ -18,8 +18,8 @@ from absl import app
 from absl import flags
 from matplotlib import figure
 
-from dlrl import report
-from dlrl.runtime import metrics
+from dlrl.run import summary as summary_lib
+from dlrl.storage import metrics
 
 _CONFIG = flags.DEFINE_string("config", "configs/bgpo.py", "as of dlrl.main")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "how many, from 0", lower_bound=1)
@@ -35,7 +35,7 @@ def run_seed(seed: int) -> dict[str, Any]:
   command = [sys.executable, "-m", "dlrl.main", f"--config={_CONFIG.value}",
              f"--workdir={workdir}", f"--config.seed={seed}"]
   subprocess.run(command + [f"--config.{s}" for s in _SET.value], check=True)
-  summary = report.read(workdir)
+  summary = summary_lib.read(workdir)
   assert summary is not None  # written by every run that ends well
   rows = [row for row in metrics.rows(workdir) if "eval/solved" in row]
   return {
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
   del argv
   runs = [run_seed(seed) for seed in range(_SEEDS.value)]
   sets = "".join(f" --set={s}" for s in _SET.value)
-  summary = report.read(
+  summary = summary_lib.read(
     pathlib.Path(_RUNS.value) / f"{_NAME.value}-0")
   assert summary is not None
   result = {

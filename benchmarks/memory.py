@@ -46,18 +46,18 @@ from matplotlib import figure
 from benchmarks import method_cost
 from configs import bgpo
 from dlrl import config
-from dlrl import config_check
 from dlrl import losses
-from dlrl import setup as setup_lib
 from dlrl import train
 from dlrl import update
+from dlrl import validate
+from dlrl.costs import chips
+from dlrl.costs import memory
+from dlrl.costs import program_report
+from dlrl.costs import topology
 from dlrl.diffusion import montecarlo
-from dlrl.runtime import chips
-from dlrl.runtime import memory
+from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import program_report
 from dlrl.runtime import progress
-from dlrl.runtime import topology
 
 Row = dict[str, Any]
 NAMES = ("bgpo", "vrpo_online", "espo", "spg", "diffu_grpo")
@@ -149,7 +149,7 @@ def _resident(name: str) -> int:
 
 def large(name: str, n: int) -> config.Config:
   """The run at LLaDA-8B's shape, with the objective's loss and draws."""
-  cfg = config_check.from_dict(bgpo.get_config("llada_8b_math"))
+  cfg = validate.from_dict(bgpo.get_config("llada_8b_math"))
   own = method_cost.settings(name)
   # The completions of a step one time, in one micro-batch: a scan over more of
   # them takes no more memory.

@@ -35,15 +35,15 @@ from configs import unigrpo
 from configs import vrpo_offline
 from configs import vrpo_online
 from dlrl import config
-from dlrl import config_check
 from dlrl import losses
+from dlrl import optimizer
 from dlrl import update
+from dlrl import validate
+from dlrl.costs.flops import flops
 from dlrl.diffusion import montecarlo
-from dlrl.models import tokenizer
+from dlrl.models import char_tokenizer
 from dlrl.models import transformer
-from dlrl.runtime import optimizer
 from dlrl.runtime import progress
-from dlrl.runtime.flops import flops
 
 CONFIGS = {
   "bgpo": bgpo,
@@ -69,9 +69,9 @@ FAST: Any = {"xla_backend_optimization_level": 0,
              "xla_llvm_disable_expensive_passes": True}
 
 
-def settings(name: str) -> config.Learn:
+def settings(name: str) -> config.LearnConfig:
   """Of the method's update."""
-  learn = config_check.from_dict(CONFIGS[name].get_config()).learn
+  learn = validate.from_dict(CONFIGS[name].get_config()).learn
   return dataclasses.replace(learn, loss=name)
 
 
@@ -82,8 +82,8 @@ def shapes(
 
   Or of others.
   """
-  cfg = config_check.from_dict(bgpo.get_config())
-  model = transformer.build(cfg.model, tokenizer.CharTokenizer().mask_id)
+  cfg = validate.from_dict(bgpo.get_config())
+  model = transformer.build(cfg.model, char_tokenizer.CharTokenizer().mask_id)
   rows = rows or cfg.rollout.prompts * cfg.rollout.group_size
   t, p = cfg.rollout.sampler.gen_length, cfg.task.prompt_length
 
@@ -100,12 +100,12 @@ def shapes(
   return model, params, batch
 
 
-def program(learn: config.Learn, rows: int | None = None):
+def program(learn: config.LearnConfig, rows: int | None = None):
   """(the update, shapes of its arguments)."""
   model, params, batch = shapes(rows)
   tx = optimizer.make(learn.optimizer, 10)
   objective = losses.OBJECTIVES[learn.loss](**learn.loss_args)
-  state = jax.eval_shape(lambda p: update.State(
+  state = jax.eval_shape(lambda p: update.TrainState(
     step=jnp.int32(0), params=p, opt_state=tx.init(p),
     key=jax.random.key_data(jax.random.key(0)),
     ref_params=p if objective.needs_ref else None), params)
@@ -135,7 +135,7 @@ def forwards(name: str) -> dict[str, float]:
           "update": round(flops(run, *args) / draws / one, 3)}
 
 
-def temporaries(learn: config.Learn) -> int:
+def temporaries(learn: config.LearnConfig) -> int:
   """Bytes that the compiled update needs beside arguments and results."""
   run, args = program(learn)
   memory = jax.jit(run).lower(*args).compile(FAST).memory_analysis()

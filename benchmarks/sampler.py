@@ -33,21 +33,21 @@ from matplotlib import figure
 
 from configs import llada_8b
 from dlrl import config
-from dlrl import config_check
-from dlrl.diffusion import rows
+from dlrl import validate
+from dlrl.costs.flops import flops
+from dlrl.diffusion import model_input
 from dlrl.models import transformer
 from dlrl.runtime import progress
-from dlrl.runtime.flops import flops
 from dlrl.sampling import denoise
 from dlrl.sampling import remasking
 from dlrl.sampling import steps
 from dlrl.sampling.forward import Forward
 
 BATCH, PROMPT = 4, 128
-SMALL = config.Model(
+SMALL = config.ModelConfig(
   vocab_size=32000, width=512, layers=8, heads=8, kv_heads=8, head_dim=64,
   mlp_width=1536, rope_theta=10000.0, remat="none")
-EXACT = config.Sampler(gen_length=128, block_length=32, steps=64)
+EXACT = config.SamplerConfig(gen_length=128, block_length=32, steps=64)
 MODES = {
   "exact": EXACT,
   "prefix cache": dataclasses.replace(EXACT, cache="prefix"),
@@ -69,7 +69,7 @@ def straightforward(model, params, prompt, lengths, exact=EXACT):
   canvas = jnp.full((b, exact.gen_length), model.mask_id, jnp.int32)
 
   def step(i, canvas):
-    row = rows.assemble(canvas, prompt, lengths)
+    row = model_input.assemble(canvas, prompt, lengths)
     logits = jnp.einsum(
       "btd,dv->btv", model.hidden(params, *row), model.unembed(params),
       preferred_element_type=jnp.float32)[:, :exact.gen_length]
@@ -119,7 +119,7 @@ def inputs(model):
   return params | {"unembed": head}, prompt, lengths
 
 
-def costs(cfg: config.Model) -> dict[str, Any]:
+def costs(cfg: config.ModelConfig) -> dict[str, Any]:
   """FLOPs of a row's steps, of a model of this shape.
 
   Of all steps of the straightforward sampler; of a step of whole rows; and with
@@ -137,8 +137,9 @@ def costs(cfg: config.Model) -> dict[str, Any]:
     def program(params, prompt, length, cache):
       forward = Forward(model, params, prompt, length, 0.0)
       canvas = jnp.full((1, EXACT.gen_length), model.mask_id)
-      state = steps.State(canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape),
-                          length)
+      state = steps.DecodeState(
+        canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape), length
+      )
       keys = jax.random.split(jax.random.key(0), 1)
       return step(
         steps.Steps(forward, keys, length, EXACT, None), state, cache)
@@ -214,7 +215,7 @@ def measure(repeats: int) -> dict[str, Any]:
 def rows_of(seconds, taken) -> dict[str, Any]:
   """The rows of the table."""
   small = costs(SMALL)
-  large = costs(config_check.from_dict(llada_8b.base("llada_8b_sudoku")).model)
+  large = costs(validate.from_dict(llada_8b.base("llada_8b_sudoku")).model)
   result = {}
   for name, times in seconds.items():
     here, there, exact = (flops_per_token(mode, taken[mode], cost) for

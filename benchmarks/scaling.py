@@ -22,15 +22,15 @@ from matplotlib import figure
 
 from configs import bgpo
 from dlrl import config
-from dlrl import config_check
-from dlrl import setup as setup_lib
 from dlrl import train
-from dlrl.runtime import flops as flops_lib
-from dlrl.runtime import hlo
-from dlrl.runtime import memory
+from dlrl import validate
+from dlrl.costs import flops as flops_lib
+from dlrl.costs import hlo
+from dlrl.costs import memory
+from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import plots
 from dlrl.runtime import progress
+from dlrl.storage import plots
 
 DEVICES = (1, 2, 4, 8)
 ROWS = 16  # completions of a device
@@ -64,7 +64,7 @@ def settings(axis: str, devices: int) -> config.Config:
   cfg.rollout.prompts = ROWS // cfg.rollout.group_size * devices
   cfg.learn.micro_batch = ROWS * devices
   cfg.sft.batch_size = cfg.eval.batch_size = 48 * devices
-  return config_check.from_dict(cfg)
+  return validate.from_dict(cfg)
 
 
 def measure(axis: str, devices: int) -> list[dict[str, Any]]:

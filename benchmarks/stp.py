@@ -29,16 +29,16 @@ from matplotlib import figure
 from scipy import stats
 
 from dlrl import config
-from dlrl import config_check
 from dlrl import data
+from dlrl import optimizer
 from dlrl import prior
-from dlrl import scoring
-from dlrl import setup as setup_lib
 from dlrl import sft
 from dlrl import train
 from dlrl import update
+from dlrl import validate
+from dlrl.run import grading
+from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import optimizer
 from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
@@ -62,7 +62,7 @@ def read(flag: str) -> config.Config:
   """The config of `file:preset`."""
   path, _, preset = flag.partition(":")
   name = path.removesuffix(".py").replace("/", ".")
-  return config_check.from_dict(
+  return validate.from_dict(
     importlib.import_module(name).get_config(*filter(None, [preset])))
 
 
@@ -89,7 +89,7 @@ class Run:
     rollout = jax.block_until_ready(rollout_fn(self.state, *inputs))
     rolled = time.monotonic()
     share, (ids,) = processes.local(rollout.completion)
-    reward, _ = scoring.rewards(setup, scoring.read(setup, rows, ids), share)
+    reward, _ = grading.rewards(setup, grading.read(setup, rows, ids), share)
     began = time.monotonic()
     self.state, _ = jax.block_until_ready(
       learn_fn(self.state, rollout, setup.put_batch(reward)))

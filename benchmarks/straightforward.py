@@ -13,18 +13,21 @@ import numpy as np
 
 from dlrl import config
 from dlrl import losses
+from dlrl import strict
 from dlrl import update
-from dlrl.diffusion import masks
+from dlrl.diffusion import method_processes
+from dlrl.diffusion import model_input
 from dlrl.diffusion import montecarlo
-from dlrl.diffusion import rows
 from dlrl.models import transformer
-from dlrl.runtime import strict
 
 SIDES = ("ours", "plain")
 
 
 def batch_grads(
-  model: transformer.Model, cfg: config.Learn, params: Any, batch: update.Batch
+  model: transformer.Model,
+  cfg: config.LearnConfig,
+  params: Any,
+  batch: update.Batch,
 ) -> tuple[jax.Array, Any]:
   """(loss, gradients) of `update.batch_grads`, at the cost of all logits.
 
@@ -41,9 +44,9 @@ def batch_grads(
   norm = t if cfg.score_norm == "token" else 1
 
   def score(params, j):
-    mask, weight = masks.PROCESSES[cfg.forward_process](
+    mask, weight = method_processes.PROCESSES[cfg.forward_process](
       batch.keys, batch.maskable, j, cfg.n_mc, **cfg.process_args)
-    row = rows.assemble(jnp.where(mask, model.mask_id, batch.completion),
+    row = model_input.assemble(jnp.where(mask, model.mask_id, batch.completion),
                         batch.prompt, batch.prompt_length)
     logits = jnp.einsum(
       "btd,dv->btv", model.hidden(params, *row)[:, :t], model.unembed(params),
@@ -55,7 +58,7 @@ def batch_grads(
       logps, jax.lax.stop_gradient(logps), None, mask, weight / norm), {}
 
   tokens = jnp.sum(batch.maskable, -1, dtype=jnp.float32)
-  of_rows = losses.Rows(
+  of_rows = losses.Responses(
     batch.advantage, batch.maskable, jnp.full_like(tokens, jnp.mean(tokens)))
   (loss, _), grads = montecarlo.stacked_value_and_grad(
     losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score, of_rows, params,
@@ -75,7 +78,7 @@ def check(cfg: config.Config) -> None:
   strict.require(
     decoding.gen_length % decoding.steps == 0, "rollout.sampler.steps",
     decoding.steps, f"must divide {decoding.gen_length} tokens with --vs")
-  exact = config.Sampler(
+  exact = config.SamplerConfig(
     decoding.gen_length, decoding.block_length, decoding.steps)
   for name, want in dataclasses.asdict(exact).items():
     value = getattr(decoding, name)

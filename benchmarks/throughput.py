@@ -44,18 +44,18 @@ from ml_collections import config_flags
 from benchmarks import sampler as samplers
 from benchmarks import straightforward
 from dlrl import config
-from dlrl import config_check
 from dlrl import losses
-from dlrl import speed
+from dlrl import strict
 from dlrl import update
-from dlrl.diffusion import masks
+from dlrl import validate
+from dlrl.costs import chips
+from dlrl.costs.flops import flops
+from dlrl.diffusion import method_processes
 from dlrl.models import attention
 from dlrl.models import transformer
-from dlrl.runtime import chips
+from dlrl.run import utilization
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
-from dlrl.runtime import strict
-from dlrl.runtime.flops import flops
 from dlrl.sampling import denoise
 
 Jobs = dict[str, dict[str, Any]]  # job -> side -> function of the parameters
@@ -83,14 +83,30 @@ def check(cfg: config.Config, mesh: jax.sharding.Mesh, *, vs: bool) -> None:
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   needs_ref = losses.OBJECTIVES[learn.loss](**learn.loss_args).needs_ref
   for ok, field, value, fix in (
-    (learn.micro_batch % parts == 0, "learn.micro_batch", learn.micro_batch,
-     f"must be a multiple of mesh.data * mesh.fsdp = {parts}"),
-    (not cfg.lora.rank, "lora.rank", cfg.lora.rank,
-     "must be 0: adapters are not measured here"),
-    (learn.forward_process in masks.PROCESSES, "learn.forward_process",
-     learn.forward_process, "must not need a rollout's trace, as 'balanced'"),
-    (not needs_ref, "learn.loss", learn.loss,
-     "must not need a reference, as 'bgpo'"),
+    (
+      learn.micro_batch % parts == 0,
+      "learn.micro_batch",
+      learn.micro_batch,
+      f"must be a multiple of mesh.data * mesh.fsdp = {parts}",
+    ),
+    (
+      not cfg.lora.rank,
+      "lora.rank",
+      cfg.lora.rank,
+      "must be 0: adapters are not measured here",
+    ),
+    (
+      learn.forward_process in method_processes.PROCESSES,
+      "learn.forward_process",
+      learn.forward_process,
+      "must not need a rollout's trace, as 'balanced'",
+    ),
+    (
+      not needs_ref,
+      "learn.loss",
+      learn.loss,
+      "must not need a reference, as 'bgpo'",
+    ),
   ):
     strict.require(ok, field, value, fix)
   if vs:
@@ -208,7 +224,9 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
     # Kernels do not say what they compute; remat would compute it again.
     seen = jobs_of(cfg, batch, vs, attention="xla", remat="none")
     work = {"rollout": None, "update": flops(seen["update"]["ours"], params)}
-    passes = speed.rollout_flops(seen["rollout"]["ours"], (params,), greedy)
+    passes = utilization.rollout_flops(
+      seen["rollout"]["ours"], (params,), greedy
+    )
     if passes is not None:
       forwards = int(programs["rollout"]["ours"](params).forwards)
       work["rollout"] = passes[0] + forwards * passes[1]
@@ -223,7 +241,7 @@ def main(argv: list[str]) -> None:
   """Measures, writes the file, prints the rows."""
   del argv
   options = flags.FLAGS
-  cfg = config_check.from_dict(options.config)
+  cfg = validate.from_dict(options.config)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   out = pathlib.Path(options.out)
   out.mkdir(parents=True, exist_ok=True)

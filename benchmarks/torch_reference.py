@@ -42,13 +42,13 @@ from absl import flags
 from benchmarks import sampler
 from dlrl import config
 from dlrl import update
-from dlrl.diffusion import masks
+from dlrl.diffusion import method_processes
 from dlrl.models import transformer
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
 ROWS, PROMPT, COMPLETION = 4, 256, 256
-LEARN = config.Learn(
+LEARN = config.LearnConfig(
   loss="elbo_reinforce", forward_process="quadrature", n_mc=1,
   micro_batch=ROWS)
 # Our jobs, and what they are compared with.
@@ -125,7 +125,7 @@ def torch_inputs(
   model: transformer.Model, params: Any, batch: update.Batch, prompt: jax.Array
 ) -> dict[str, Any]:
   """The same for the other side; rows there are from left to right."""
-  mask, weight = masks.PROCESSES[LEARN.forward_process](
+  mask, weight = method_processes.PROCESSES[LEARN.forward_process](
     batch.keys, batch.maskable, 0, 1)
   before = [(0, 0), (PROMPT, 0)]
   exact = sampler.EXACT

@@ -18,16 +18,16 @@ from absl import logging
 
 from dlrl import config
 from dlrl import models
+from dlrl import strict
 from dlrl.models import hf_tokenizer
 from dlrl.runtime import progress
-from dlrl.runtime import strict
 from dlrl.sampling import check
 from dlrl.sampling import denoise
-from dlrl.sampling import prompts
+from dlrl.sampling import padding
 from dlrl.sampling import remasking
 from dlrl.sampling import replay
 
-# Flags that are fields of `config.Sampler`.
+# Flags that are fields of `config.SamplerConfig`.
 SETTINGS = ("gen_length", "block_length", "temperature", "top_p", "cfg_scale",
             "remasking", "threshold", "factor", "cache")
 _MASKED = "\u2591"
@@ -108,7 +108,7 @@ def run() -> None:
   options = flags.FLAGS
   tokenizer = hf_tokenizer.load(options.model)
   model, params = models.load(options.model, dtype=options.dtype)
-  sampler = config.Sampler(
+  sampler = config.SamplerConfig(
     steps=options.steps or options.gen_length, eos="stop",
     **{name: getattr(options, name) for name in SETTINGS})
   check.sampler(sampler, "chat")
@@ -117,7 +117,7 @@ def run() -> None:
     messages.append({"role": "user", "content": question})
     prompt = (tokenizer.chat(messages) if tokenizer.template
               else tokenizer.encode(question))
-    ids, lengths = prompts.pad([prompt])
+    ids, lengths = padding.pad([prompt])
     screen = Screen()
     for last in denoise.stream(
         model, params, ids, lengths, jax.random.key(options.seed)[None],

@@ -15,18 +15,18 @@ import jax
 
 from dlrl import config
 from dlrl import losses
-from dlrl import setup as setup_lib
 from dlrl import sft
+from dlrl import strict
 from dlrl import train
+from dlrl.costs import chips
+from dlrl.costs import flops as flops_lib
+from dlrl.costs import memory
+from dlrl.costs import program_report
+from dlrl.costs import topology
 from dlrl.models import transformer
-from dlrl.runtime import chips
-from dlrl.runtime import flops as flops_lib
-from dlrl.runtime import memory
+from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import program_report
 from dlrl.runtime import progress
-from dlrl.runtime import strict
-from dlrl.runtime import topology
 from dlrl.sampling import denoise
 
 ASSUMED = (

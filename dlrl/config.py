@@ -2,14 +2,14 @@
 
 The files in `configs/` start from `default()`, a `ConfigDict` with the values
 below, and change what their method needs, saying why. The way back, with all
-checks, is `config_check.from_dict`.
+checks, is `validate.from_dict`.
 """
 
 import dataclasses
 
 import ml_collections
 
-from dlrl.runtime.strict import Knobs
+from dlrl.strict import Knobs
 
 Range = tuple[int, int]
 ALL: Range = (0, 2**31 - 1)  # every difficulty
@@ -20,13 +20,15 @@ NO_KNOBS = Knobs()
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class TaskConfig:
   """What is learned."""
 
   name: str = "sudoku"  # a key of dlrl.tasks.TASKS, or several: "a+b"
   weights: Weights = ()  # of several tasks, their shares of a batch; (): equal
   prompt: str = "bare"  # how it is asked: a key of the task's prompts
-  prompt_file: str = ""  # asks in its own words: see dlrl.tasks.templates
+  prompt_file: str = (
+    ""  # asks in its own words: see dlrl.tasks.user_files.templates
+  )
   prompt_text: str = ""  # what is in that file; read, not set
   few_shot: int = 0  # worked examples before each question, from train
   train_files: str = ""  # of the task "files": JSONL or Parquet, by commas
@@ -47,7 +49,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ModelConfig:
   """A bidirectional transformer; the defaults are LLaDA's kind.
 
   With `pretrained`, its config.json says all but the dtypes, `remat` and
@@ -74,7 +76,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRA:
+class LoraConfig:
   """Low-rank adapters, trained instead of the parameters beneath them."""
 
   rank: int = 0  # 0: no adapters, all parameters are trained
@@ -89,11 +91,11 @@ class LoRA:
     return self.alpha / self.rank
 
 
-NO_LORA = LoRA()
+NO_LORA = LoraConfig()
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
   """Devices per mesh axis; one of them may be -1, "the rest"."""
 
   data: int = -1
@@ -104,7 +106,7 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
   """A step with warm-up and a global gradient-norm clip."""
 
   name: str = "adamw"  # or lion: one moment; its rates are 3 to 10 times less
@@ -119,7 +121,7 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler:
+class SamplerConfig:
   """Block-wise decoding of a canvas of masks."""
 
   gen_length: int = 16  # tokens on the canvas
@@ -138,7 +140,7 @@ class Sampler:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prior:
+class PriorConfig:
   """Tokens a rollout starts from (STP's spatial pruning), as shares of them.
 
   All completions of a prompt start from the same ones, which no loss sees.
@@ -153,7 +155,7 @@ class Prior:
 
 
 @dataclasses.dataclass(frozen=True)
-class SFT:
+class SftConfig:
   """Masked-diffusion fine-tuning: the warm start of RL, or a job of its own."""
 
   steps: int = 250  # optimizer steps; 0 starts RL from random parameters
@@ -163,11 +165,13 @@ class SFT:
   logps_chunk: int = 16  # canvas columns whose logits exist at one time
   log_every: int = 25  # steps per metrics row and progress line
   checkpoint_every: int = 100  # steps
-  optimizer: Optimizer = Optimizer(learning_rate=3e-3, schedule="cosine")
+  optimizer: OptimizerConfig = OptimizerConfig(
+    learning_rate=3e-3, schedule="cosine"
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollout:
+class RolloutConfig:
   """Which completions are drawn from the current policy."""
 
   prompts: int = 16  # per step, whatever the number of hosts
@@ -175,18 +179,20 @@ class Rollout:
   reward_weights: Weights = (1.0,)  # what is learned is the weighted sum
   group_size: int = 8  # completions per prompt
   difficulty: Range = ALL  # inclusive; the unit is the task's
-  sampler: Sampler = Sampler(temperature=1.0)
-  prior: Prior = Prior()
+  sampler: SamplerConfig = SamplerConfig(temperature=1.0)
+  prior: PriorConfig = PriorConfig()
 
 
 @dataclasses.dataclass(frozen=True)
-class Learn:
+class LearnConfig:
   """From scored completions to new parameters."""
 
   loss: str = "bgpo"  # a key of dlrl.losses.OBJECTIVES
   loss_args: Knobs = NO_KNOBS  # of the loss, where not its defaults
   advantage: str = "normalized"  # a key of dlrl.losses.ADVANTAGES
-  forward_process: str = "balanced"  # of dlrl.diffusion.masks.PROCESSES
+  forward_process: str = (
+    "balanced"  # of dlrl.diffusion.method_processes.PROCESSES
+  )
   process_args: Knobs = NO_KNOBS  # of the process, where not its defaults
   prompt_noise: float = 0.0  # share of prompt tokens hidden from each draw
   n_mc: int = 16  # Monte-Carlo samples per completion
@@ -196,11 +202,11 @@ class Learn:
   updates_per_rollout: int = 1  # in each epoch; the batch is split into so many
   micro_batch: int = 128  # completions per forward pass, over all devices
   logps_chunk: int = 16  # canvas columns whose logits exist at one time
-  optimizer: Optimizer = Optimizer(learning_rate=3e-4)
+  optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4)
 
 
 @dataclasses.dataclass(frozen=True)
-class Eval:
+class EvalConfig:
   """Held-out accuracy, greedy unless the temperature says otherwise.
 
   Test items are evaluated before the first step and after the last alone.
@@ -211,11 +217,11 @@ class Eval:
   every: int = 25  # RL steps
   batch_size: int = 512  # prompts per call of the sampler
   difficulty: Range = ALL  # inclusive; the unit is the task's
-  sampler: Sampler = Sampler()
+  sampler: SamplerConfig = SamplerConfig()
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class EvaluationConfig:
   """What `dlrl.evaluate` does; the rest of its decoding is `eval.sampler`'s."""
 
   split: str = "test"  # or validation
@@ -223,11 +229,11 @@ class Evaluation:
   lengths: Counts = ()  # tokens of completions; (): as eval.sampler
   tokens_per_step: int = 0  # 1: as many steps as tokens; 0: as eval.sampler
   samples: int = 1  # completions of each item
-  scorer: str = "sound"  # a key of dlrl.tasks.scorers.SCORERS
+  scorer: str = "sound"  # a key of dlrl.tasks.published_scorers.scorers.SCORERS
 
 
 @dataclasses.dataclass(frozen=True)
-class Watchdog:
+class WatchdogConfig:
   """When a process that does not move is ended, with exit code 43.
 
   Steps, evaluations and checkpoints are each compared with their like.
@@ -239,7 +245,7 @@ class Watchdog:
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile:
+class ProfileConfig:
   """A trace of some RL steps, in the workdir's `profile/`."""
 
   steps: str = ""  # first and last, "10-12"; "": none
@@ -264,17 +270,17 @@ class Config:
   log_every: int = 1  # RL steps per progress line
   sample_every: int = 20  # steps per logged sample completion
   wandb: str = ""  # project of Weights & Biases to log to as well; "": none
-  task: Task = Task()
-  model: Model = Model()
-  lora: LoRA = NO_LORA
-  mesh: Mesh = Mesh()
-  sft: SFT = SFT()
-  rollout: Rollout = Rollout()
-  learn: Learn = Learn()
-  eval: Eval = Eval()
-  evaluation: Evaluation = Evaluation()
-  watchdog: Watchdog = Watchdog()
-  profile: Profile = Profile()
+  task: TaskConfig = TaskConfig()
+  model: ModelConfig = ModelConfig()
+  lora: LoraConfig = NO_LORA
+  mesh: MeshConfig = MeshConfig()
+  sft: SftConfig = SftConfig()
+  rollout: RolloutConfig = RolloutConfig()
+  learn: LearnConfig = LearnConfig()
+  eval: EvalConfig = EvalConfig()
+  evaluation: EvaluationConfig = EvaluationConfig()
+  watchdog: WatchdogConfig = WatchdogConfig()
+  profile: ProfileConfig = ProfileConfig()
 
 
 def default() -> ml_collections.ConfigDict:

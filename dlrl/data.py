@@ -14,8 +14,8 @@ from typing import Protocol
 import grain
 import numpy as np
 
+from dlrl import strict
 from dlrl import tasks
-from dlrl.runtime import strict
 from dlrl.tasks import mixture
 from dlrl.tasks import prompts
 
@@ -56,9 +56,16 @@ class Tokenizer(Protocol):
     """The text of a completion with its end and what follows."""
 
 
-def rl_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
-               *, batch_size: int, prompt_length: int, seed: int,
-               truncate: bool = False) -> grain.DatasetIterator:
+def rl_batches(
+  source: tasks.Examples,
+  tokenizer: Tokenizer,
+  prompt: tasks.Prompt,
+  *,
+  batch_size: int,
+  prompt_length: int,
+  seed: int,
+  truncate: bool = False,
+) -> grain.DatasetIterator:
   """An endless iterator of prompts, shuffled anew in every epoch.
 
   Args:
@@ -88,9 +95,17 @@ def rl_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
   return _batches(source, item, batch_size, seed)
 
 
-def sft_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
-                *, batch_size: int, prompt_length: int, gen_length: int,
-                seed: int, truncate: bool = False) -> grain.DatasetIterator:
+def sft_batches(
+  source: tasks.Examples,
+  tokenizer: Tokenizer,
+  prompt: tasks.Prompt,
+  *,
+  batch_size: int,
+  prompt_length: int,
+  gen_length: int,
+  seed: int,
+  truncate: bool = False,
+) -> grain.DatasetIterator:
   """`rl_batches` with `completion` int32 [b, gen_length], the prompt's answer.
 
   The rest of the canvas is eos, to be learned: generation fills it so, too.
@@ -110,9 +125,15 @@ def sft_batches(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
   return _batches(source, item, batch_size, seed)
 
 
-def eval_rows(source: tasks.Rows, tokenizer: Tokenizer, prompt: tasks.Prompt,
-              *, items: int, prompt_length: int, truncate: bool = False
-              ) -> Arrays:
+def eval_rows(
+  source: tasks.Examples,
+  tokenizer: Tokenizer,
+  prompt: tasks.Prompt,
+  *,
+  items: int,
+  prompt_length: int,
+  truncate: bool = False,
+) -> Arrays:
   """One batch, as of `rl_batches`, of `items` rows that never change.
 
   They are the first of a fixed permutation, so more items include the fewer; of
@@ -138,14 +159,14 @@ def _first(part: range, items: int) -> list[int]:
   return [part[int(i)] for i in order[:items]]
 
 
-def _parts(source: tasks.Rows) -> tuple[list[range], tuple[float, ...]]:
+def _parts(source: tasks.Examples) -> tuple[list[range], tuple[float, ...]]:
   """Positions of the rows of each task, and the tasks' weights."""
-  if isinstance(source, mixture.Rows):
+  if isinstance(source, mixture.MixedExamples):
     return source.parts, source.weights
   return [range(len(source))], (1.0,)
 
 
-def _batches(source: tasks.Rows, item: Callable[[int], Arrays],
+def _batches(source: tasks.Examples, item: Callable[[int], Arrays],
              batch_size: int, seed: int) -> grain.DatasetIterator:
   strict.require(len(source) > 0, "task", source, "there are no rows")
   # Repeated before it is batched, so that no row is dropped at an epoch's end.
@@ -163,7 +184,7 @@ def _batches(source: tasks.Rows, item: Callable[[int], Arrays],
   return iter(batches.to_iter_dataset(options))
 
 
-def _prompt(source: tasks.Rows, position: int, tokenizer: Tokenizer,
+def _prompt(source: tasks.Examples, position: int, tokenizer: Tokenizer,
             prompt: tasks.Prompt, length: int, truncate: bool) -> Arrays:
   asked = prompt.question(source[position])
   text = prompts.as_text(asked)

@@ -30,23 +30,23 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-from dlrl import completions_log
 from dlrl import config
-from dlrl import config_check
 from dlrl import data
-from dlrl import protocols
-from dlrl import scores
-from dlrl import scoring
-from dlrl import setup as setup_lib
+from dlrl import strict
 from dlrl import tasks
-from dlrl import trained
+from dlrl import validate
+from dlrl.evaluation import completions_log
+from dlrl.evaluation import protocols
+from dlrl.evaluation import table as table_lib
+from dlrl.run import grading
+from dlrl.run import saved_params
+from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
-from dlrl.runtime import strict
-from dlrl.runtime import workdir as workdir_lib
 from dlrl.sampling import check
 from dlrl.sampling import denoise
-from dlrl.tasks import scorers
+from dlrl.storage import workdir as workdir_lib
+from dlrl.tasks.published_scorers import scorers
 
 Place = tuple[int, int]  # number of a sample, of an item
 
@@ -75,13 +75,13 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
   settings = describe(setup, len(items["position"]), origin)
   progress.say("{task}: {items} items of {split}, {samples} completion(s) "
                "each, prompt {prompt}".format(**settings))
-  with completions_log.Log(out, settings) as log:
+  with completions_log.CompletionsLog(out, settings) as log:
     for length in lengths(cfg):
       _complete(setup, params, length, source, items, log)
-    table = scores.summarize(log.records)
+    table = table_lib.summarize(log.records)
   workdir_lib.write_json(out / "results.json", {
     "settings": settings, "scores": [s._asdict() for s in table]})
-  text = scores.markdown(table, _lines(settings))
+  text = table_lib.markdown(table, _lines(settings))
   workdir_lib.write_text(out / "results.md", text)
   return text
 
@@ -91,7 +91,7 @@ def lengths(cfg: config.Config) -> tuple[int, ...]:
   return cfg.evaluation.lengths or (cfg.eval.sampler.gen_length,)
 
 
-def sampler(cfg: config.Config, length: int) -> config.Sampler:
+def sampler(cfg: config.Config, length: int) -> config.SamplerConfig:
   """Decoding at this length; the number of steps grows with it."""
   base = cfg.eval.sampler
   steps = (length // cfg.evaluation.tokens_per_step
@@ -191,13 +191,13 @@ def _records(setup, length, source, items, places: Sequence[Place], decoded
              ) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
   ids = decoded.completion[:len(places)]
-  done = scoring.read(setup, rows, ids)
+  done = grading.read(setup, rows, ids)
   raw: list[dict[str, str]] = [{} for _ in rows]
   if setup.cfg.evaluation.scorer != "sound":  # it reads past the end, too
     raw = [{"generation": setup.tokenizer.decode_all(row)} for row in ids]
     done = dataclasses.replace(
       done, columns=done.columns | tasks.columns(raw))
-  found = scoring.each(setup.task, rows, done)
+  found = grading.each(setup.task, rows, done)
   return [{
     "length": length, "sample": sample, "item": item,
     "task": row.get("task", setup.cfg.task.name), "index": row["index"],
@@ -234,7 +234,7 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
     values.rollout.rewards, values.rollout.reward_weights = ("solved",), (1.0,)
   if prompt_file:
     values.task.prompt_file, values.task.prompt_text = prompt_file, ""
-  cfg = config_check.from_dict(values)
+  cfg = validate.from_dict(values)
   how = cfg.evaluation
   strict.require(
     how.samples == 1 or cfg.eval.sampler.temperature > 0, "evaluation.samples",
@@ -256,7 +256,7 @@ def run() -> None:
     bool(options.workdir) != bool(options.model), "workdir", options.workdir,
     "give either --workdir=DIR of a run or --model=DIR of a published model")
   values = options.config or (
-    (options.workdir and trained.settings(options.workdir)) or None)
+    (options.workdir and saved_params.settings(options.workdir)) or None)
   strict.require(values is not None, "config", None,
                  "give --config=FILE: it says which task")
   cfg = prepare(values, model=options.model, protocol=options.protocol,
@@ -274,8 +274,8 @@ def run() -> None:
   setup.start_graders()
   with jax.set_mesh(setup.mesh):
     if options.workdir:
-      step = trained.step(options.workdir, options.checkpoint)
-      params = trained.policy(setup, options.workdir, step)
+      step = saved_params.step(options.workdir, options.checkpoint)
+      params = saved_params.policy(setup, options.workdir, step)
       origin = {"workdir": options.workdir, "step": step}
     else:
       params, origin = setup.init_params(), {"model": options.model}

@@ -20,15 +20,15 @@ from absl import flags
 from absl import logging
 
 from dlrl import config
-from dlrl import initial
+from dlrl import strict
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import lora
 from dlrl.models import peft
 from dlrl.models import transformer
-from dlrl.runtime import checkpoint
+from dlrl.run import start_params
 from dlrl.runtime import progress
-from dlrl.runtime import strict
+from dlrl.storage import checkpoint
 
 
 def export(
@@ -76,7 +76,7 @@ def export(
     peft.save(params, cfg.lora, source, target)
     return
   if adapted:
-    base = initial.base(cfg, model, abstract)
+    base = start_params.base(cfg, model, abstract)
     base.check(meta["base"])
     params = lora.merge(base.params, params, cfg.lora)
   hf_checkpoints.save(params, source, target)
@@ -88,7 +88,10 @@ def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
     run = json.loads((root / "config.json").read_text())
     known = {k: run[k] for k in ("seed", "init_from") if k in run}
     adapters = strict.build(
-      config.LoRA, run.get("lora", dataclasses.asdict(config.NO_LORA)), "lora.")
+      config.LoraConfig,
+      run.get("lora", dataclasses.asdict(config.NO_LORA)),
+      "lora.",
+    )
     return dataclasses.replace(
       config.Config(), **known, lora=adapters,
       pretrained=run["pretrained"] and (source or run["pretrained"]),

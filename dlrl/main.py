@@ -24,20 +24,20 @@ from ml_collections import config_flags
 
 from dlrl import compile_only
 from dlrl import config
-from dlrl import config_check
-from dlrl import report
-from dlrl import setup as setup_lib
 from dlrl import sft
+from dlrl import strict
 from dlrl import train
-from dlrl.runtime import compiled
-from dlrl.runtime import faults
+from dlrl import validate
+from dlrl.run import setup as setup_lib
+from dlrl.run import summary as summary_lib
+from dlrl.runtime import compile_cache
 from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
 from dlrl.runtime import progress
-from dlrl.runtime import strict
-from dlrl.runtime import workdir as workdir_lib
+from dlrl.storage import disk_errors
+from dlrl.storage import workdir as workdir_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "file of a method, with its preset after a colon",
@@ -74,7 +74,7 @@ def run() -> None:
     strict.ConfigError: before anything is allocated or overwritten.
   """
   progress.say("dlrl: reading the config")
-  cfg = config_check.from_dict(_CONFIG.value)
+  cfg = validate.from_dict(_CONFIG.value)
   if _COMPILE_ONLY.value:
     if not compile_only.main(cfg, _COMPILE_ONLY.value, _JSON.value):
       sys.exit(2)
@@ -88,7 +88,7 @@ def run() -> None:
     def claim():
       claimed = stack.enter_context(workdir_lib.claim(
         str(_WORKDIR.value), strict.to_json(cfg), config.OPERATIONS))
-      summary = report.read(claimed.path)
+      summary = summary_lib.read(claimed.path)
       if summary is None:
         goodput.start(claimed.path)
       return [str(claimed.path), summary]
@@ -104,14 +104,14 @@ def run() -> None:
         f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
         f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
         f"{processes.joined()} process(es), workdir {workdir}")
-      compiled.keep(workdir / "compiled")
+      compile_cache.keep(workdir / "compiled")
       setup.start_graders()
       with jax.set_mesh(setup.mesh):
         seconds = JOBS[cfg.job](setup, workdir)
       summary = processes.by_first(
-        lambda: report.write(cfg, workdir, seconds))
+        lambda: summary_lib.write(cfg, workdir, seconds))
     if processes.first():
-      print(report.table(summary), flush=True)
+      print(summary_lib.table(summary), flush=True)
 
 
 def main(argv: list[str]) -> None:
@@ -136,7 +136,7 @@ def main(argv: list[str]) -> None:
   except KeyboardInterrupt:
     processes.leave(_say_error("interrupted; the same command continues", 130))
   except Exception as e:
-    known = faults.explain(e, str(_WORKDIR.value))
+    known = disk_errors.explain(e, str(_WORKDIR.value))
     if known is None:
       processes.fail(e)
     processes.leave(_say_error(known, 1))

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlrl import config
+from dlrl import strict
 from dlrl import tasks
 from dlrl import update
 from dlrl.data import Tokenizer
+from dlrl.diffusion import model_input
 from dlrl.diffusion import pruning
-from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import strict
 
 
 def templates(
-  task: tasks.Task, tokenizer: Tokenizer, asked: Sequence[tasks.Row],
+  task: tasks.Task, tokenizer: Tokenizer, asked: Sequence[tasks.Example],
   length: int, free_id: int,
 ) -> np.ndarray:
   """What the task knows of the answers, [g, length] int32.
@@ -50,7 +50,7 @@ def templates(
 
 
 def canvases(
-  model: transformer.Model, cfg: config.Rollout, state: update.State,
+  model: transformer.Model, cfg: config.RolloutConfig, state: update.TrainState,
   keys: jax.Array, prompt: jax.Array, prompt_length: jax.Array,
   index: jax.Array, template: jax.Array,
 ) -> jax.Array:
@@ -73,7 +73,7 @@ def canvases(
     share = pruning.annealed(share, state.step, prior.anneal_steps)
     # Not computed unless the rule reads it.
     hidden = model.hidden(
-      state.policy, *rows.assemble(tokens, prompt, prompt_length))
+      state.policy, *model_input.assemble(tokens, prompt, prompt_length))
     logps, _ = token_logps.token_logps(
       hidden[:, : tokens.shape[1]], model.unembed(state.policy), tokens, known,
       chunk=tokens.shape[1], shards=mesh_lib.batch_parts(tokens.shape[0]))

@@ -15,25 +15,25 @@ import optax
 
 from dlrl import config
 from dlrl import data
-from dlrl import held_out
-from dlrl import initial
-from dlrl import resume
-from dlrl import running
-from dlrl import setup as setup_lib
+from dlrl import optimizer
 from dlrl import update
 from dlrl.diffusion import elbo
 from dlrl.diffusion import forward_process
-from dlrl.diffusion import rows
+from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
+from dlrl.evaluation import held_out
 from dlrl.models import lora
+from dlrl.run import resume
+from dlrl.run import session
+from dlrl.run import setup as setup_lib
+from dlrl.run import start_params
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
 from dlrl.runtime import progress
 
 
-def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
+def make_step(model, cfg: config.SftConfig, tx: optax.GradientTransformation):
   """`(state, batch of arrays) -> (state, metrics)`, to be jitted."""
 
   def loss(trained, base, batch, keys):
@@ -42,14 +42,16 @@ def make_step(model, cfg: config.SFT, tx: optax.GradientTransformation):
     maskable = jnp.ones(completion.shape, bool)
     mask, weight = forward_process.exact_k(keys, maskable, jnp.int32(0), 1)
     noisy = jnp.where(mask, model.mask_id, completion)
-    row = rows.assemble(noisy, batch["prompt_ids"], batch["prompt_length"])
+    row = model_input.assemble(
+      noisy, batch["prompt_ids"], batch["prompt_length"]
+    )
     hidden = model.hidden(params, *row)[:, : cfg.gen_length]
     logps, _ = token_logps.token_logps(
       hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
       shards=mesh_lib.batch_parts(completion.shape[0]))
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
-  def step(state: update.State, batch):
+  def step(state: update.TrainState, batch):
     rate = optimizer.rate(cfg.optimizer, cfg.steps, state.opt_state)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     keys = jax.random.split(key, batch["completion"].shape[0])
@@ -82,7 +84,7 @@ def main(
 def train(
   setup: setup_lib.Setup,
   directory: pathlib.Path,
-  base: initial.Base = initial.NONE,
+  base: start_params.Base = start_params.NONE,
   evaluator: Callable[[Any], dict[str, float]] | None = None,
 ) -> tuple[Any, dict[str, float]]:
   """Fine-tunes a run's first parameters; continues what `directory` holds.
@@ -104,7 +106,7 @@ def train(
   batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 
-  with running.start(
+  with session.start(
       setup.cfg, directory, tracked=setup.cfg.job == "sft") as run:
     restored = resume.restore(run.checkpoints, abstract, batches, base)
     if restored:
@@ -143,8 +145,8 @@ def train(
   return state.policy, clock.totals
 
 
-def _first(run: running.Running, state: update.State, evaluator
-           ) -> tuple[update.State, clock_lib.Clock, int]:
+def _first(run: session.Session, state: update.TrainState, evaluator
+           ) -> tuple[update.TrainState, clock_lib.Clock, int]:
   """A beginning, as `resume.restore` has it; the state is evaluated."""
   clock = clock_lib.Clock()
   run.writer.truncate_after(-1)
@@ -159,7 +161,7 @@ def make_optimizer(cfg: config.Config) -> optax.GradientTransformation:
   return optimizer.make(cfg.sft.optimizer, cfg.sft.steps)
 
 
-def abstract_state(setup: setup_lib.Setup) -> update.State:
+def abstract_state(setup: setup_lib.Setup) -> update.TrainState:
   """Shapes of the state, with shardings; nothing is allocated."""
   return setup.abstract_state(make_optimizer(setup.cfg))
 
@@ -175,7 +177,7 @@ def input_shapes(setup: setup_lib.Setup) -> dict[str, Any]:
           for name, size in sizes.items()}
 
 
-def jit(step, abstract: update.State):
+def jit(step, abstract: update.TrainState):
   """A step from `make_step`; takes over the memory of the state it is given."""
   return jax.jit(step, donate_argnums=0, out_shardings=(
     setup_lib.shardings_of(abstract), None))

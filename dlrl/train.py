@@ -20,29 +20,29 @@ import optax
 
 from dlrl import config
 from dlrl import data
-from dlrl import held_out
-from dlrl import initial
-from dlrl import journal as journal_lib
 from dlrl import losses
+from dlrl import optimizer
 from dlrl import prior
-from dlrl import resume
-from dlrl import running
-from dlrl import scoring
-from dlrl import setup as setup_lib
 from dlrl import sft
-from dlrl import speed
+from dlrl import strict
 from dlrl import tasks
 from dlrl import update
-from dlrl.diffusion import masks
+from dlrl.diffusion import method_processes
 from dlrl.diffusion import pruning
+from dlrl.evaluation import held_out
+from dlrl.run import grading
+from dlrl.run import resume
+from dlrl.run import session
+from dlrl.run import setup as setup_lib
+from dlrl.run import start_params
+from dlrl.run import step_log
+from dlrl.run import utilization
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import optimizer
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
-from dlrl.runtime import profiling
+from dlrl.runtime import profile_window
 from dlrl.runtime import progress
-from dlrl.runtime import strict
 from dlrl.sampling import denoise
 from dlrl.tasks import prompts
 
@@ -61,7 +61,7 @@ class Rollout:
   draw_keys: jax.Array  # [b] for the update's Monte-Carlo draws
 
 
-def make_programs(setup: setup_lib.Setup, tx, abstract: update.State):
+def make_programs(setup: setup_lib.Setup, tx, abstract: update.TrainState):
   """`(rollout, learn)`, the two jitted programs of a step.
 
   rollout: `(state, prompt [g, p], prompt_length [g], index [g],
@@ -86,8 +86,14 @@ def rollout_shardings(setup: setup_lib.Setup) -> Rollout:
     free=split, trace=split, forwards=whole, draw_keys=split)
 
 
-def _rollout(setup: setup_lib.Setup, state: update.State, prompt, prompt_length,
-             index, template) -> Rollout:
+def _rollout(
+  setup: setup_lib.Setup,
+  state: update.TrainState,
+  prompt,
+  prompt_length,
+  index,
+  template,
+) -> Rollout:
   cfg = setup.cfg
   # One key per prompt or completion, from its place in the global batch.
   prompts, group = prompt.shape[0], cfg.rollout.group_size
@@ -109,14 +115,14 @@ def _rollout(setup: setup_lib.Setup, state: update.State, prompt, prompt_length,
       eos_id=setup.tokenizer.eos_id)
   trace = decoded.trace
   if cfg.learn.forward_process == "forks":
-    trace = masks.fork_steps(
+    trace = method_processes.fork_steps(
       trace, decoded.confidence < cfg.rollout.sampler.threshold)
   return Rollout(
     prompt, prompt_length, index, decoded.completion,
     canvas == setup.model.mask_id, trace, decoded.forwards, draw_keys)
 
 
-def _learn(setup: setup_lib.Setup, step_update, state: update.State,
+def _learn(setup: setup_lib.Setup, step_update, state: update.TrainState,
            rollout: Rollout, reward: jax.Array):
   cfg = setup.cfg
   advantage = losses.damp_negative(
@@ -150,7 +156,7 @@ def _updates(cfg: config.Config) -> int:
 
 
 def first_policy(
-  setup: setup_lib.Setup, workdir: pathlib.Path, base: initial.Base
+  setup: setup_lib.Setup, workdir: pathlib.Path, base: start_params.Base
 ):
   """`(what the model takes, seconds per phase)` that RL starts from."""
   cfg = setup.cfg
@@ -185,14 +191,14 @@ def _state_parts(cfg: config.Config) -> dict[str, Any]:
       cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0)}
 
 
-def abstract_state(setup: setup_lib.Setup) -> update.State:
+def abstract_state(setup: setup_lib.Setup) -> update.TrainState:
   """Shapes of the state, with shardings; nothing is allocated."""
   return setup.abstract_state(
     make_optimizer(setup.cfg), **_state_parts(setup.cfg))
 
 
 def inputs(setup: setup_lib.Setup, batch: dict[str, Any],
-           rows: Sequence[tasks.Row]) -> tuple[Any, ...]:
+           rows: Sequence[tasks.Example]) -> tuple[Any, ...]:
   """Of the rollout's program: prompts, their indices and templates."""
   return setup.put_whole((
     batch["prompt_ids"], batch["prompt_length"], batch["position"],
@@ -230,13 +236,13 @@ def learn_shapes(setup: setup_lib.Setup, rollout, args: tuple[Any, ...]
     sharding=mesh_lib.batch_sharding(setup.mesh))
 
 
-def prompt_rows(setup: setup_lib.Setup) -> tasks.Rows:
+def prompt_rows(setup: setup_lib.Setup) -> tasks.Examples:
   """The rows that rollouts are of."""
   return setup.rows("train", setup.cfg.rollout.difficulty,
                     field="rollout.difficulty")
 
 
-def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
+def prompt_batches(setup: setup_lib.Setup, source: tasks.Examples):
   """An endless iterator of a step's prompts, as of `data.rl_batches`."""
   cfg = setup.cfg
   return data.rl_batches(
@@ -245,16 +251,16 @@ def prompt_batches(setup: setup_lib.Setup, source: tasks.Rows):
     truncate=cfg.task.truncates)
 
 
-def _rollout_row(setup: setup_lib.Setup, batch, done: scoring.Completions,
+def _rollout_row(setup: setup_lib.Setup, batch, done: grading.Completions,
                  share: processes.Share) -> dict[str, float]:
   row = {f"rollout/{k}": float(np.mean(v))
-         for k, v in scoring.metrics(setup, done, share).items() if v}
+         for k, v in grading.metrics(setup, done, share).items() if v}
   if "truncated" in batch:
     row["rollout/truncated_prompts"] = float(np.sum(batch["truncated"]))
   return row
 
 
-def _sample(done: scoring.Completions, share: processes.Share,
+def _sample(done: grading.Completions, share: processes.Share,
             reward: np.ndarray) -> tuple[str, str, float]:
   """The first prompt, completion and reward; process 0 always has some."""
   if not share.places:
@@ -263,9 +269,9 @@ def _sample(done: scoring.Completions, share: processes.Share,
           float(reward[share.places[0]]))
 
 
-def _step(setup: setup_lib.Setup, programs, state: update.State,
-          batch: dict[str, Any], rows: Sequence[tasks.Row], now: int,
-          journal: journal_lib.Journal) -> update.State:
+def _step(setup: setup_lib.Setup, programs, state: update.TrainState,
+          batch: dict[str, Any], rows: Sequence[tasks.Example], now: int,
+          journal: step_log.StepLog) -> update.TrainState:
   """Step `now`, but for its update, which goes on while this returns."""
   rollout_fn, learn_fn = programs
   began = clock_lib.now()
@@ -276,8 +282,8 @@ def _step(setup: setup_lib.Setup, programs, state: update.State,
   rolled = clock_lib.now()
   group = setup.cfg.rollout.group_size
   with jax.profiler.TraceAnnotation("reward"):
-    done = scoring.read(setup, [rows[i // group] for i in share.places], ids)
-    reward, row = scoring.rewards(setup, done, share)
+    done = grading.read(setup, [rows[i // group] for i in share.places], ids)
+    reward, row = grading.rewards(setup, done, share)
   rewarded = clock_lib.now()
   state, metrics = learn_fn(state, rollout, setup.put_batch(reward))
   row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
@@ -296,13 +302,13 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   base = setup.load_base()
   make = functools.partial(make_programs, tx=tx, abstract=abstract)
   programs = make(setup)
-  work = speed.work(setup, make, (abstract, *input_shapes(setup)))
+  work = utilization.work(setup, make, (abstract, *input_shapes(setup)))
   source, evaluator = prompt_rows(setup), held_out.make(setup)
   batches = prompt_batches(setup, source)
 
   with (
-    running.start(cfg, workdir, tracked=True) as run,
-    profiling.Window(cfg.profile.steps, workdir / "profile") as window,
+    session.start(cfg, workdir, tracked=True) as run,
+    profile_window.Window(cfg.profile.steps, workdir / "profile") as window,
   ):
     restored = resume.restore(run.checkpoints, abstract, batches, base)
     if restored:
@@ -315,7 +321,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       run.writer.truncate_after(-1)
       with run.evaluation(clock):
         run.writer.write(0, evaluator(state.policy, ends=True))
-    journal = journal_lib.Journal(cfg, run.writer, clock, work)
+    journal = step_log.StepLog(cfg, run.writer, clock, work)
 
     for now in range(start + 1, cfg.steps + 1):
       run.dog.begin("step")

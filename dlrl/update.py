@@ -13,19 +13,19 @@ import optax
 
 from dlrl import config
 from dlrl import losses
+from dlrl import optimizer
 from dlrl.diffusion import forward_process
-from dlrl.diffusion import masks
+from dlrl.diffusion import method_processes
+from dlrl.diffusion import model_input
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
-from dlrl.diffusion import rows
 from dlrl.diffusion import token_logps
 from dlrl.models import lora
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import optimizer
 
 
 @flax.struct.dataclass
-class State:
+class TrainState:
   """What an update changes and a checkpoint keeps.
 
   Attributes:
@@ -53,7 +53,7 @@ class State:
     return lora.join(self.base, self.params)
 
   @property
-  def saved(self) -> "State":
+  def saved(self) -> "TrainState":
     """What a checkpoint keeps: a base is read, or made, anew."""
     return dataclasses.replace(self, base=None)
 
@@ -82,22 +82,28 @@ class Batch:
   trace: jax.Array | None = None
 
 
-def draw_logps(model, cfg: config.Learn, params, batch: Batch, j):
+def draw_logps(model, cfg: config.LearnConfig, params, batch: Batch, j):
   """Draw j of every row, and its tokens' log-probs and entropies."""
-  if cfg.forward_process in masks.OF_TRACE:
-    source, process = batch.trace, masks.OF_TRACE[cfg.forward_process]
+  if cfg.forward_process in method_processes.OF_TRACE:
+    source, process = (
+      batch.trace,
+      method_processes.OF_TRACE[cfg.forward_process],
+    )
   else:
-    source, process = batch.keys, masks.PROCESSES[cfg.forward_process]
+    source, process = (
+      batch.keys,
+      method_processes.PROCESSES[cfg.forward_process],
+    )
   mask, weight = process(
     source, batch.maskable, j, cfg.n_mc, **cfg.process_args)
   noisy = jnp.where(mask, model.mask_id, batch.completion)
   prompt = batch.prompt
   if cfg.prompt_noise:
     live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
-    hidden = masks.prompt_noise(
+    hidden = method_processes.prompt_noise(
       batch.keys, live, j, cfg.n_mc, cfg.prompt_noise)
     prompt = jnp.where(hidden, model.mask_id, prompt)
-  row = rows.assemble(noisy, prompt, batch.prompt_length)
+  row = model_input.assemble(noisy, prompt, batch.prompt_length)
   hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
   tokens = token_logps.token_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
@@ -119,7 +125,13 @@ class Others(NamedTuple):
 
 
 def micro_batch_grads(
-  model, cfg: config.Learn, params, onto, batch: Batch, others: Others, live,
+  model,
+  cfg: config.LearnConfig,
+  params,
+  onto,
+  batch: Batch,
+  others: Others,
+  live,
   tokens,
 ):
   """`(sums over live rows, onto + gradients)` of the mean loss of a few rows.
@@ -132,7 +144,7 @@ def micro_batch_grads(
     batch: rows that are processed together.
     others: their log-probs by other parameters.
     live: [b] bool, the rows that have a gradient.
-    tokens: [b], see `losses.Rows`.
+    tokens: [b], see `losses.Responses`.
   """
   base, trained = lora.split(params)
 
@@ -150,16 +162,22 @@ def micro_batch_grads(
                     "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
 
   (loss, means), grads = montecarlo.value_and_grad(
-    losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
-    losses.Rows(batch.advantage, batch.maskable, tokens), trained, cfg.n_mc,
-    onto)
+    losses.OBJECTIVES[cfg.loss](**cfg.loss_args),
+    score,
+    losses.Responses(batch.advantage, batch.maskable, tokens),
+    trained,
+    cfg.n_mc,
+    onto,
+  )
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
   means["score_std"] = jnp.sqrt(var)
   sums = {k: jnp.sum(v * live) for k, v in means.items()}
   return {"loss": loss, "live": jnp.sum(live), **sums}, grads
 
 
-def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
+def batch_grads(
+  model, cfg: config.LearnConfig, params, batch: Batch, others: Others
+):
   """`(metrics, gradients)` of the mean loss of all rows.
 
   Micro-batches in which no row has a gradient are skipped. Arguments as of
@@ -208,7 +226,9 @@ def batch_grads(model, cfg: config.Learn, params, batch: Batch, others: Others):
 
 
 @jax.named_scope("update/forward")
-def batch_logps(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
+def batch_logps(
+  model, cfg: config.LearnConfig, params, batch: Batch
+) -> jax.Array:
   """Log-probs of all draws, [n_mc, b, t] fp32, `micro_batch` rows at a time."""
 
   def of_rows(part):
@@ -221,11 +241,11 @@ def batch_logps(model, cfg: config.Learn, params, batch: Batch) -> jax.Array:
 
 
 def make(
-  model, cfg: config.Learn, tx: optax.GradientTransformation
-) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
+  model, cfg: config.LearnConfig, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
 
-  def one(state: State, rows):
+  def one(state: TrainState, rows):
     metrics, grads = batch_grads(model, cfg, state.policy, *rows)
     with jax.named_scope("optimizer"):
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -238,7 +258,7 @@ def make(
     state = dataclasses.replace(state, params=params, opt_state=opt_state)
     return state, metrics
 
-  def update(state: State, batch: Batch):
+  def update(state: TrainState, batch: Batch):
     rows = batch.advantage.shape[0] // cfg.updates_per_rollout
     updates = cfg.epochs * cfg.updates_per_rollout
     batches = _epochs(batch, cfg.epochs)

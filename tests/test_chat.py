@@ -3,18 +3,18 @@
 import html.parser
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import runs
 
 from dlrl import chat
 from dlrl.models import hf_tokenizer
 from dlrl.sampling import replay
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = runs.ROOT
 SIZES = {"gen_length": 8, "block_length": 4, "steps": 4}
 
 

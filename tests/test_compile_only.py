@@ -16,15 +16,15 @@ import pytest
 from configs import bgpo
 from dlrl import compile_only
 from dlrl import config
-from dlrl import config_check
-from dlrl import setup as setup_lib
+from dlrl import strict
 from dlrl import train
-from dlrl.runtime import chips
-from dlrl.runtime import flops as flops_lib
-from dlrl.runtime import hlo
-from dlrl.runtime import memory
-from dlrl.runtime import program_report
-from dlrl.runtime import strict
+from dlrl import validate
+from dlrl.costs import chips
+from dlrl.costs import flops as flops_lib
+from dlrl.costs import hlo
+from dlrl.costs import memory
+from dlrl.costs import program_report
+from dlrl.run import setup as setup_lib
 
 # Sizes that are like no other, so that arrays can be told by them.
 LAYERS, VOCAB, WIDTH, INNER = 3, 104, 64, 176
@@ -43,13 +43,13 @@ def tiny(**changes):
   cfg.learn.logps_chunk = 4
   with cfg.unlocked():
     cfg.update_from_flattened_dict(changes)
-  return config_check.from_dict(cfg)
+  return validate.from_dict(cfg)
 
 
 @pytest.fixture(scope="module")
 def compiled():
   """(setup, reports, the programs)."""
-  cfg = dataclasses.replace(tiny(), mesh=config.Mesh(1, FSDP, TENSOR))
+  cfg = dataclasses.replace(tiny(), mesh=config.MeshConfig(1, FSDP, TENSOR))
   setup = setup_lib.make(cfg)
   before = {id(x) for x in jax.live_arrays()}
   programs = []
@@ -160,7 +160,7 @@ def test_a_rollout_gathers_one_layer_at_a_time_once_per_step(compiled):
 
 def test_shapes_of_inputs_are_those_of_the_loop(sudoku_dir):
   cfg = dataclasses.replace(
-    tiny(), task=config.Task(data_dir=sudoku_dir))
+    tiny(), task=config.TaskConfig(data_dir=sudoku_dir))
   setup = setup_lib.make(cfg)
   source = train.prompt_rows(setup)
   batch = next(train.prompt_batches(setup, source))
@@ -206,7 +206,7 @@ def test_what_the_compiler_refuses_is_reported_with_its_figures(message):
     def compile(self):
       raise jax.errors.JaxRuntimeError(message)
 
-  mesh = setup_lib.mesh_lib.make(config.Mesh(8, 1, 1))
+  mesh = setup_lib.mesh_lib.make(config.MeshConfig(8, 1, 1))
   with jax.set_mesh(mesh):
     report, compiled = program_report.of(
       "update", Program(), (), flops=80, while_trips=(), limit=1)
@@ -273,7 +273,7 @@ def test_suggestions_are_settings_that_can_be_set():
       old = old[key]
     cfg.update_from_flattened_dict({name: type(old)(kind)})
   cfg.learn.micro_batch = 16
-  config_check.from_dict(cfg)
+  validate.from_dict(cfg)
 
 
 def test_micro_batches_stay_a_multiple_of_the_devices():

@@ -24,8 +24,8 @@ from configs import vrpo_offline
 from configs import vrpo_online
 from configs import wd1
 from dlrl import config
-from dlrl import config_check
-from dlrl.runtime import strict
+from dlrl import strict
+from dlrl import validate
 
 METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo,
            fork_grpo, gdsd, just_grpo, spg, stable_drl, trace_rl, unigrpo,
@@ -38,7 +38,7 @@ PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
 
 @pytest.mark.parametrize(("module", "preset"), PRESETS)
 def test_every_preset_is_valid_and_named_in_its_docstring(module, preset):
-  cfg = config_check.from_dict(module.get_config(preset))
+  cfg = validate.from_dict(module.get_config(preset))
   assert isinstance(cfg, config.Config)
   page = sudoku_tiny if module in METHODS else module
   assert preset in page.__doc__
@@ -51,7 +51,7 @@ def test_an_unknown_preset_is_refused_and_the_known_ones_are_named(module):
 
 
 def test_the_defaults_survive_the_way_to_a_config_dict_and_back():
-  assert config_check.from_dict(config.default()) == config.Config()
+  assert validate.from_dict(config.default()) == config.Config()
 
 
 def changed(**changes):
@@ -143,7 +143,7 @@ BAD = {
 @pytest.mark.parametrize("field", BAD)
 def test_values_that_cannot_work_name_the_field_the_value_and_the_fix(field):
   with pytest.raises(strict.ConfigError) as error:
-    config_check.from_dict(changed(**BAD[field]))
+    validate.from_dict(changed(**BAD[field]))
   assert error.value.field == field.strip()
   text = str(error.value)
   assert "\n" not in text
@@ -162,33 +162,33 @@ def test_values_that_cannot_work_name_the_field_the_value_and_the_fix(field):
 ])
 def test_unknown_keys_and_wrong_types_are_refused(change, message):
   with pytest.raises(strict.ConfigError) as error:
-    config_check.from_dict(changed(**change))
+    validate.from_dict(changed(**change))
   assert message in str(error.value)
 
 
 def test_a_quantised_base_needs_qwix_and_says_so(monkeypatch):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   with pytest.raises(strict.ConfigError, match=r"pip install.*quantized"):
-    config_check.from_dict(changed(lora__rank=4, lora__quantize="nf4"))
+    validate.from_dict(changed(lora__rank=4, lora__quantize="nf4"))
 
 
 def test_the_slices_of_a_trace_have_to_cover_it():
   trace = dict(learn__forward_process="trace",
                learn__process_args={"shrink": 3})  # of 8 steps
-  config_check.from_dict(changed(learn__n_mc=3, **trace))
+  validate.from_dict(changed(learn__n_mc=3, **trace))
   with pytest.raises(strict.ConfigError, match=r"learn\.n_mc = 4: must be 3"):
-    config_check.from_dict(changed(learn__n_mc=4, **trace))
+    validate.from_dict(changed(learn__n_mc=4, **trace))
 
 
 def test_a_missing_key_is_refused():
   values = config.default()
   del values.learn["n_mc"]
   with pytest.raises(strict.ConfigError, match=r"config\.learn\.n_mc.*missing"):
-    config_check.from_dict(values)
+    validate.from_dict(values)
 
 
 def test_an_int_may_stand_for_a_float_but_stays_none():
-  cfg = config_check.from_dict(changed(learn__negative_weight=1))
+  cfg = validate.from_dict(changed(learn__negative_weight=1))
   assert type(cfg.learn.negative_weight) is float
 
 

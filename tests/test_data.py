@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from dlrl import data
+from dlrl import strict
 from dlrl import tasks
-from dlrl.models import tokenizer
-from dlrl.runtime import strict
+from dlrl.models import char_tokenizer
 from dlrl.tasks import mixture
 
-TOKENIZER = tokenizer.CharTokenizer()
+TOKENIZER = char_tokenizer.CharTokenizer()
 EOS = TOKENIZER.eos_id
 PROMPT = tasks.Prompt(lambda row: row["asked"])
 ROWS = [{"asked": str(10**(i % 3) + i), "solution": str(i),
@@ -211,7 +211,7 @@ def test_sources_need_only_a_length_and_random_access():
 
 
 def mixed(weights, sizes=(7, 4)):
-  return mixture.Rows(
+  return mixture.MixedExamples(
     {name: ROWS[:size] for name, size in zip("abc", sizes, strict=False)},
     weights)
 

@@ -5,15 +5,15 @@ import jax
 import pytest
 
 from dlrl import config
-from dlrl import config_check
 from dlrl import evaluate
-from dlrl import scores
-from dlrl import setup as setup_lib
+from dlrl import strict
 from dlrl import tasks
-from dlrl.models import tokenizer
-from dlrl.runtime import strict
-from dlrl.tasks import legacy_d1
-from dlrl.tasks import scorers
+from dlrl import validate
+from dlrl.evaluation import table as table_lib
+from dlrl.models import char_tokenizer
+from dlrl.run import setup as setup_lib
+from dlrl.tasks.published_scorers import d1
+from dlrl.tasks.published_scorers import scorers
 
 
 def configured(data_dir, **evaluation):
@@ -76,7 +76,7 @@ def test_the_table_is_of_the_completions_and_names_their_settings(
   out, text, records = evaluated
   saved = json.loads((out / "results.json").read_text())
   assert saved["scores"] == json.loads(json.dumps(
-    [s._asdict() for s in scores.summarize(records)]))
+    [s._asdict() for s in table_lib.summarize(records)]))
   assert saved["settings"]["checksum"] == setup.task.checksum
   assert text == (out / "results.md").read_text()
   assert f"version {setup.task.version}" in text
@@ -113,9 +113,9 @@ def test_a_completion_does_not_depend_on_its_batch(setup, evaluated, tmp_path):
   assert by_place(again) == by_place(evaluated[2])
 
 
-class AnswersAfterItsEnd(tokenizer.CharTokenizer):
+class AnswersAfterItsEnd(char_tokenizer.CharTokenizer):
   def decode(self, ids):
-    return tokenizer.CharTokenizer().decode(ids)
+    return char_tokenizer.CharTokenizer().decode(ids)
 
   def decode_all(self, ids):
     return f"{super().decode_all(ids)}<answer>{'1234' * 4}</answer>"
@@ -135,7 +135,7 @@ def test_a_published_scorer_reads_past_the_end_and_counts_cells_together(
   for record in records:
     assert record["generation"].startswith(record["completion"])
     row = rows[record["index"]]
-    hit, of = legacy_d1.sudoku(
+    hit, of = d1.sudoku(
       row["puzzle"], record["generation"], row["solution"])
     points, blanks = points + hit, blanks + of
     assert record["out_of"] == {"legacy_d1": row["puzzle"].count("0")}
@@ -158,9 +158,9 @@ def test_several_greedy_samples_are_refused(sudoku_dir):
 
 
 def test_steps_grow_with_the_length_or_are_as_said():
-  cfg = config_check.from_dict(config.default())
+  cfg = validate.from_dict(config.default())
   assert cfg.eval.sampler.steps / cfg.eval.sampler.gen_length == 0.5
   assert evaluate.sampler(cfg, 64).steps == 32
   whole = dataclasses.replace(
-    cfg, evaluation=config.Evaluation(tokens_per_step=1))
+    cfg, evaluation=config.EvaluationConfig(tokens_per_step=1))
   assert evaluate.sampler(whole, 64).steps == 64

@@ -1,6 +1,5 @@
 """The examples of the documentation run and do what they say."""
 
-import pathlib
 import re
 import runpy
 import subprocess
@@ -9,10 +8,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+import runs
 
 from dlrl import losses
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = runs.ROOT
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 
@@ -38,7 +38,7 @@ def test_the_losses_of_the_page_on_own_losses_work(name, monkeypatch, capsys):
   ones = jnp.ones((3, 1))
   scored = losses.Scored(
     jnp.array([[-9.0], [-9.0], [-2.0]]), ones, None, ones > 0, ones)
-  rows = losses.Rows(jnp.array([1.0, -1.0, -1.0]), ones > 0, jnp.ones(3))
+  rows = losses.Responses(jnp.array([1.0, -1.0, -1.0]), ones > 0, jnp.ones(3))
   found = make(floor=-5.0)
   loss, metrics = (found.loss(scored, rows) if name == "floored" else
                    found.outer(found.statistic(scored, rows), rows))

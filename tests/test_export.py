@@ -13,12 +13,12 @@ from safetensors import numpy as safetensors_numpy
 
 from dlrl import export
 from dlrl import models
-from dlrl import setup as setup_lib
+from dlrl import strict
 from dlrl import train
 from dlrl.models import families
 from dlrl.models import lora
-from dlrl.runtime import checkpoint
-from dlrl.runtime import strict
+from dlrl.run import setup as setup_lib
+from dlrl.storage import checkpoint
 
 
 def finished(published, sudoku_dir, workdir, **changes):

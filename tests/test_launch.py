@@ -10,11 +10,10 @@ import sys
 import pytest
 import runs
 import yaml
-from test_processes import free_port
 
-from dlrl.runtime import guard
-from dlrl.runtime import strict
-from dlrl.runtime import workdir
+from dlrl import strict
+from dlrl.runtime import parent_process
+from dlrl.storage import workdir
 
 LAUNCH = runs.ROOT / "launch"
 # Tells what it was asked and ends with the next of the codes in $CODES.
@@ -114,13 +113,13 @@ def test_slurm_starts_processes_that_find_each_other(finished, tmp_path):
     ["bash", LAUNCH / "slurm.sbatch", *asked], cwd=runs.ROOT, text=True,
     capture_output=True, env=environment | {
       "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77",
-      "JAX_COORDINATOR_PORT": str(free_port())})
+      "JAX_COORDINATOR_PORT": str(runs.free_port())})
   assert done.returncode == 0, done.stderr
   assert done.stdout.count("is finished") == 1
 
 
 @pytest.mark.parametrize(("code", "again"), [
-  (0, False), (1, False), (2, False), (42, True), (guard.LOST, True)])
+  (0, False), (1, False), (2, False), (42, True), (parent_process.LOST, True)])
 def test_slurm_queues_again_what_asks_for_it(fake, code, again):
   calls, status = fake("slurm.sbatch", "--workdir=/a b", codes=[code])
   assert calls[0] == (
@@ -131,7 +130,8 @@ def test_slurm_queues_again_what_asks_for_it(fake, code, again):
 
 def test_a_command_runs_again_until_it_does_not_ask_for_it(fake):
   calls, status = fake(
-    "again.sh", "python", "-m", "x y", codes=[42, 43, guard.LOST, 2, 0])
+    "again.sh", "python", "-m", "x y", codes=[42, 43, parent_process.LOST, 2, 0]
+  )
   assert (calls, status) == (["python -m x y"] * 4, 2)
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import runs
 
-from dlrl import report
-from dlrl import setup as setup_lib
+from dlrl import strict
 from dlrl import tasks
-from dlrl.runtime import checkpoint
-from dlrl.runtime import metrics
-from dlrl.runtime import strict
+from dlrl.run import setup as setup_lib
+from dlrl.run import summary as summary_lib
+from dlrl.storage import checkpoint
+from dlrl.storage import metrics
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
   output, _ = process.communicate()
   assert process.returncode == 0, output
   # The last ones may have been at its end when the signal came.
-  assert 3 <= report.read(workdir)["goodput"]["restarts"] <= 5
+  assert 3 <= summary_lib.read(workdir)["goodput"]["restarts"] <= 5
   assert runs.timeless(workdir) == runs.timeless(finished[0])
   assert metrics.samples(workdir) == metrics.samples(finished[0])
   jax.tree.map(np.testing.assert_array_equal, runs.params_of(workdir),
@@ -236,6 +236,6 @@ def test_several_updates_per_rollout_move_the_scores_off_policy(
 
 
 def test_the_summary_table_names_every_metric_with_its_interval(finished):
-  table = report.table(report.read(finished[0]))
+  table = summary_lib.table(summary_lib.read(finished[0]))
   for text in ("solved", "cells", "before", "after", "wall time", "%"):
     assert text in table

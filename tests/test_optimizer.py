@@ -11,11 +11,11 @@ import pytest
 import updates
 
 from dlrl import config
+from dlrl import optimizer
 from dlrl import update
 from dlrl.models import transformer
-from dlrl.runtime import optimizer
 
-CFG = config.Optimizer(learning_rate=1e-2, clip_norm=100.0)
+CFG = config.OptimizerConfig(learning_rate=1e-2, clip_norm=100.0)
 PARAMS = {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4),
           "norm": {"scale": jnp.ones(4)}}
 

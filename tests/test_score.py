@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dlrl.tasks import score
+from dlrl import score
 
 PUZZLE = "Solve the following Sudoku puzzle: 1234341200000000\n"
 ROWS = {
@@ -107,7 +107,7 @@ def test_a_bad_row_is_an_error_with_file_and_line(
 
 def test_the_program_prints_one_json_object(tmp_path):
   path = write(tmp_path / "rows.jsonl", ROWS["countdown"])
-  command = [sys.executable, "-m", "dlrl.tasks.score", "--task=countdown"]
+  command = [sys.executable, "-m", "dlrl.score", "--task=countdown"]
   done = subprocess.run([*command, "--scorer=legacy_d1", path], check=True,
                         capture_output=True, text=True)
   assert json.loads(done.stdout)["score"] == 50.0

@@ -9,14 +9,14 @@ import pytest
 import runs
 
 from dlrl import data
-from dlrl import journal
 from dlrl import losses
-from dlrl import scoring
 from dlrl import tasks
 from dlrl import train
 from dlrl import update
-from dlrl.runtime import checkpoint
-from dlrl.runtime import metrics
+from dlrl.run import grading
+from dlrl.run import step_log
+from dlrl.storage import checkpoint
+from dlrl.storage import metrics
 
 
 @pytest.mark.parametrize("changes", [
@@ -32,7 +32,7 @@ def test_what_followed_the_last_checkpoint_is_not_logged_twice(
   # Every prompt comes back in every step, and is remembered from the second on.
   assert [row["rollout/free"] for row in want[1:]] == (
     [1, 0.5, 0.5, 0.5] if cfg.rollout.prior.memory else [1] * 4)
-  real = journal.Journal.begin
+  real = step_log.StepLog.begin
 
   def begin(self, step, *args):
     if step == 4:  # step 3 is logged, step 2 was the last one saved
@@ -40,7 +40,7 @@ def test_what_followed_the_last_checkpoint_is_not_logged_twice(
     real(self, step, *args)
 
   with monkeypatch.context() as patch:
-    patch.setattr(journal.Journal, "begin", begin)
+    patch.setattr(step_log.StepLog, "begin", begin)
     with pytest.raises(KeyboardInterrupt):
       runs.run_here(cfg, tmp_path / "cut")
   logged = runs.timeless(tmp_path / "cut")
@@ -190,7 +190,7 @@ def test_nothing_is_compiled_after_the_first_step(
 def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
     sudoku_dir, tmp_path, monkeypatch):
   reads, hidden, inside = [], [], []
-  real_get, real_begin = jax.device_get, journal.Journal.begin
+  real_get, real_begin = jax.device_get, step_log.StepLog.begin
   array = type(jax.numpy.zeros(1))
   real_value = array._value  # behind float(), int(), bool() and device_get
 
@@ -215,12 +215,12 @@ def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
   monkeypatch.setattr(jax, "device_get", get)
   monkeypatch.setattr(array, "_value", property(value))
   def telling(name):
-    real = getattr(scoring, name)
+    real = getattr(grading, name)
     return lambda *args: reads.append(name) or real(*args)
 
-  monkeypatch.setattr(journal.Journal, "begin", begin)
+  monkeypatch.setattr(step_log.StepLog, "begin", begin)
   for name in ("rewards", "metrics"):
-    monkeypatch.setattr(scoring, name, telling(name))
+    monkeypatch.setattr(grading, name, telling(name))
   cfg = runs.tiny(sudoku_dir, steps=4, eval__every=9, checkpoint_every=9)
   runs.run_here(cfg, tmp_path / "run")
   metric_count = reads[reads.index("update 4") + 2]

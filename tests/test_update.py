@@ -24,13 +24,13 @@ from updates import tiny
 
 from dlrl import config
 from dlrl import losses
+from dlrl import optimizer
+from dlrl import strict
 from dlrl import update
 from dlrl.diffusion import forward_process
+from dlrl.diffusion import model_input
 from dlrl.diffusion import montecarlo
-from dlrl.diffusion import rows
 from dlrl.models import transformer
-from dlrl.runtime import optimizer
-from dlrl.runtime import strict
 
 
 @functools.cache
@@ -137,7 +137,7 @@ def test_the_entropy_is_the_mean_over_the_tokens_that_are_scored():
   live = np.asarray(batch.advantage) != 0
   found = []
   for j in range(N_MC):
-    row = rows.assemble(jnp.where(mask[j], MASK, batch.completion),
+    row = model_input.assemble(jnp.where(mask[j], MASK, batch.completion),
                         batch.prompt, batch.prompt_length)
     logits = model.hidden(params, *row)[:, :T] @ model.unembed(params)
     p = np.asarray(jax.nn.softmax(logits), np.float64)
@@ -213,7 +213,7 @@ def test_a_reference_is_scored_on_the_same_draws():
     return losses.Scored(
       logps, jax.lax.stop_gradient(logps), other, *draw), {}
 
-  rows = losses.Rows(batch.advantage, batch.maskable, jnp.full(
+  rows = losses.Responses(batch.advantage, batch.maskable, jnp.full(
     B, batch.maskable.sum() / B))
   (loss, wanted), want = jax.jit(
     lambda p: montecarlo.stacked_value_and_grad(
@@ -349,7 +349,7 @@ def test_a_trace_scores_tokens_as_their_step_saw_them(shrink):
     draw, (logps, _) = update.draw_logps(model, learn, params, batch, j)
     first = j * shrink  # the canvas before the slice's first step
     noisy = jnp.where(live & (trace >= first), MASK, batch.completion)
-    hidden = model.hidden(params, *rows.assemble(
+    hidden = model.hidden(params, *model_input.assemble(
       noisy, batch.prompt, batch.prompt_length))[:, :T]
     want = jax.nn.log_softmax(hidden @ model.unembed(params))
     want = np.take_along_axis(
@@ -364,8 +364,8 @@ def test_a_trace_scores_tokens_as_their_step_saw_them(shrink):
 
 def test_memory_does_not_grow_with_the_number_of_samples():
   b, t, p = 128, 16, 20
-  model = transformer.build(config.Model(), MASK)
-  tx = optimizer.make(config.Optimizer(), 10)
+  model = transformer.build(config.ModelConfig(), MASK)
+  tx = optimizer.make(config.OptimizerConfig(), 10)
 
   params = networks.shapes_of(model)
   state = jax.eval_shape(lambda p: first_state(p, tx), params)
@@ -380,7 +380,7 @@ def test_memory_does_not_grow_with_the_number_of_samples():
     keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), b)))
 
   def temporaries(n_mc):
-    learn = config.Learn(n_mc=n_mc, micro_batch=32)
+    learn = config.LearnConfig(n_mc=n_mc, micro_batch=32)
     lowered = jax.jit(update.make(model, learn, tx)).lower(state, batch)
     return lowered.compile(FAST).memory_analysis().temp_size_in_bytes
 

@@ -15,23 +15,31 @@ from updates import first_state
 from updates import make_batch
 
 from dlrl import config
-from dlrl import setup as setup_lib
+from dlrl import optimizer
 from dlrl import update
-from dlrl.models import tokenizer
+from dlrl.models import char_tokenizer
 from dlrl.models import transformer
-from dlrl.runtime import optimizer
+from dlrl.run import setup as setup_lib
 
 SHARDED = config.Config(
-  model=config.Model(vocab_size=64, width=32, layers=2, heads=4, kv_heads=4,
-                     head_dim=8, mlp_width=64),
-  learn=config.Learn(n_mc=2, micro_batch=8))
+  model=config.ModelConfig(
+    vocab_size=64,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=4,
+    head_dim=8,
+    mlp_width=64,
+  ),
+  learn=config.LearnConfig(n_mc=2, micro_batch=8),
+)
 
 
 @functools.cache
 def on_one_device():
   """(params, batch, new state, metrics) without a mesh."""
   model = transformer.build(
-    SHARDED.model, tokenizer.CharTokenizer().mask_id)
+    SHARDED.model, char_tokenizer.CharTokenizer().mask_id)
   params = networks.random_params(model)
   batch = make_batch(b=16, vocab=64)
   tx = optimizer.make(SHARDED.learn.optimizer, 10)
@@ -67,7 +75,7 @@ def assert_split(tree, shardings, mesh):
 def test_a_mesh_changes_where_things_are_and_not_what_they_are(sizes):
   params, batch, want, want_metrics = on_one_device()
   setup = setup_lib.make(
-    dataclasses.replace(SHARDED, mesh=config.Mesh(*sizes)))
+    dataclasses.replace(SHARDED, mesh=config.MeshConfig(*sizes)))
   tx = optimizer.make(SHARDED.learn.optimizer, 10)
   make_state, abstract = setup.state_maker(tx)
   with jax.set_mesh(setup.mesh):

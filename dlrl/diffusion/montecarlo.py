@@ -93,8 +93,12 @@ def joint_value_and_grad(
 
 
 def value_and_grad(
-  objective: losses.Objective, score: Score, rows: losses.Rows, params: Params,
-  n: int, onto: Params | None = None,
+  objective: losses.Objective,
+  score: Score,
+  rows: losses.Responses,
+  params: Params,
+  n: int,
+  onto: Params | None = None,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
   """((loss, metrics), gradients) of any objective, averaged over responses.
 
@@ -124,8 +128,12 @@ def value_and_grad(
 
 
 def stacked_value_and_grad(
-  objective: losses.Objective, score: Score, rows: losses.Rows, params: Params,
-  n: int, onto: Params | None = None,
+  objective: losses.Objective,
+  score: Score,
+  rows: losses.Responses,
+  params: Params,
+  n: int,
+  onto: Params | None = None,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
   """`value_and_grad` with all draws in memory at once.
 
@@ -145,7 +153,7 @@ def stacked_value_and_grad(
   return value, grads if onto is None else add(onto, grads)
 
 
-def _joint(objective: losses.Joint, score: Score, rows: losses.Rows):
+def _joint(objective: losses.Joint, score: Score, rows: losses.Responses):
   def statistic(params, j):
     draw, metrics = score(params, j)
     return objective.statistic(draw, rows), jax.lax.stop_gradient(metrics)

@@ -28,7 +28,7 @@ from dlrl.losses.gdsd import gdsd
 from dlrl.losses.gdsd import gdsd_objective
 from dlrl.losses.objective import Joint
 from dlrl.losses.objective import Objective
-from dlrl.losses.objective import Rows
+from dlrl.losses.objective import Responses
 from dlrl.losses.objective import Scored
 from dlrl.losses.objective import Separable
 from dlrl.losses.ratio import kl
@@ -69,7 +69,7 @@ __all__ = [
   "OBJECTIVES",
   "Joint",
   "Objective",
-  "Rows",
+  "Responses",
   "Scored",
   "Separable",
   "bgpo",

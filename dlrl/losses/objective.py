@@ -38,7 +38,7 @@ class Scored(NamedTuple):
     return jnp.sum(logps * self.weight, -1)
 
 
-class Rows(NamedTuple):
+class Responses(NamedTuple):
   """The responses.
 
   Attributes:
@@ -64,7 +64,7 @@ class Separable(NamedTuple):
     together: 1, rows have nothing to do with each other.
   """
 
-  loss: Callable[[Scored, Rows], tuple[jax.Array, Metrics]]
+  loss: Callable[[Scored, Responses], tuple[jax.Array, Metrics]]
   skips_zero: bool = True
   takes_norm: bool = False
   needs_ref: bool = False
@@ -83,8 +83,8 @@ class Joint(NamedTuple):
     together: rows that `outer` takes as one: it sees whole runs of so many.
   """
 
-  statistic: Callable[[Scored, Rows], Any]
-  outer: Callable[[Any, Rows], tuple[jax.Array, Metrics]]
+  statistic: Callable[[Scored, Responses], Any]
+  outer: Callable[[Any, Responses], tuple[jax.Array, Metrics]]
   skips_zero: bool = True
   takes_norm: bool = False
   needs_ref: bool = False

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from dlrl import config
-from dlrl.models import splash
+from dlrl import strict
+from dlrl.models import splash_attention
 from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import strict
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 
@@ -72,7 +72,7 @@ def bidirectional(
   if backend == "auto":
     backend = choose(case, queries=q.shape[1], packed=segments is not None)
   if backend == "splash":
-    return on_each_device(splash.attend, q, k, v, lengths, segments)
+    return on_each_device(splash_attention.attend, q, k, v, lengths, segments)
   if backend == "cudnn":
     if segments is not None:
       raise ValueError("cuDNN attention takes no segments: use 'xla'")
@@ -141,12 +141,12 @@ def choose(case: Case, *, queries: int, packed: bool) -> str:
   """
   if not limits("cudnn", case) and not packed:
     return "cudnn"
-  if not limits("splash", case) and queries >= splash.LANES:
+  if not limits("splash", case) and queries >= splash_attention.LANES:
     return "splash"
   return "xla"
 
 
-def check(cfg: config.Model, mesh: jax.sharding.Mesh) -> None:
+def check(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> None:
   """Refuses a backend that the devices or the model rule out.
 
   Raises:

@@ -1,9 +1,9 @@
 """Published architectures: LLaDA, Dream, bidirectional Qwen.
 
 A family is a table from our paths to published names, used both ways, and a
-function from `config.json` to a `config.Model`. A matrix is `[out, in]` there
-and `[in, out]` here; a layer has tensors of its own there and is a row of a
-stacked axis here.
+function from `config.json` to a `config.ModelConfig`. A matrix is `[out, in]`
+there and `[in, out]` here; a layer has tensors of its own there and is a row of
+a stacked axis here.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlrl import config
-from dlrl.runtime import strict
+from dlrl import strict
 
 _QWEN = {
   "embed/embedding": "model.embed_tokens.weight",
@@ -54,7 +54,7 @@ class Family:
 
   Attributes:
     names: our path to the published name, `{}` for the number of a layer.
-    model: fields of `config.json` to those of `config.Model`.
+    model: fields of `config.json` to those of `config.ModelConfig`.
     expected: values of `config.json` that the network here stands for.
   """
 
@@ -104,7 +104,7 @@ FAMILIES = {
 
 def read_config(
   directory: str | pathlib.Path, *, dtype: str = "float32"
-) -> tuple[config.Model, dict[str, Any]]:
+) -> tuple[config.ModelConfig, dict[str, Any]]:
   """The architecture in `config.json` and all that is written there.
 
   Args:
@@ -132,7 +132,7 @@ def read_config(
       f"{name} is {hf.get(name)!r} in its config.json; only {value!r} is "
       "supported")
   try:
-    return config.Model(
+    return config.ModelConfig(
       **family.model(hf), param_dtype=dtype, compute_dtype=dtype), hf
   except KeyError as e:
     raise strict.ConfigError(

@@ -20,7 +20,7 @@ from tokenizers import models
 from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
-from dlrl.runtime import strict
+from dlrl import strict
 
 Message = Mapping[str, str]  # role: system, user or assistant; content
 

@@ -24,10 +24,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dlrl import config
-from dlrl.models import product
+from dlrl.models import linear
 from dlrl.models import quantized
 
-# The matrices of a layer, which `config.LoRA.targets` chooses from.
+# The matrices of a layer, which `config.LoraConfig.targets` chooses from.
 MATRICES = (
   "layers/attention/q", "layers/attention/k", "layers/attention/v",
   "layers/attention/out", "layers/mlp/gate", "layers/mlp/up",
@@ -45,7 +45,7 @@ class Linear(nnx.Linear):
     """[..., in] to [..., out] in the compute dtype; never makes W + A B."""
     x = x.astype(self.dtype)
     # A frozen base needs no gradient, so its product keeps nothing for one.
-    multiply = product.product if self.a is None else jnp.matmul
+    multiply = linear.product if self.a is None else jnp.matmul
     y = multiply(
       x, quantized.dense(self.kernel.get_value()).astype(self.dtype))
     if self.bias is not None:
@@ -67,12 +67,12 @@ def attach(network: Any, adapter: Any, scale: float) -> None:
     attach(getattr(network, name), part, scale)
 
 
-def names(cfg: config.LoRA) -> tuple[str, ...]:
+def names(cfg: config.LoraConfig) -> tuple[str, ...]:
   """Paths of the matrices that have an adapter."""
   return tuple(x for x in MATRICES if re.fullmatch(cfg.targets, x))
 
 
-def shapes(params: Any, cfg: config.LoRA) -> Any:
+def shapes(params: Any, cfg: config.LoraConfig) -> Any:
   """Shapes of an adapter, split over devices as the matrices it is for.
 
   Args:
@@ -133,7 +133,7 @@ def split(params: Any) -> tuple[Any, Any]:
   return None, params
 
 
-def merge(base: Any, adapter: Any, cfg: config.LoRA) -> Any:
+def merge(base: Any, adapter: Any, cfg: config.LoraConfig) -> Any:
   """`base` with alpha / rank A B added to its matrices, for export.
 
   The sum is made in fp32 and rounded once, layer by layer.

@@ -29,7 +29,7 @@ PARTS = {"a": "lora_A.weight", "b": "lora_B.weight"}
 
 
 def save(
-  adapter: Any, cfg: config.LoRA, source: str | pathlib.Path,
+  adapter: Any, cfg: config.LoraConfig, source: str | pathlib.Path,
   out: str | pathlib.Path,
 ) -> None:
   """Writes an adapter as a directory that `PeftModel.from_pretrained` loads.

@@ -55,15 +55,21 @@ SHARDING = {
 }
 
 
-def _linear(cfg: config.Model, inputs: int, outputs: int, rngs: nnx.Rngs, *,
-            bias: bool = False):
+def _linear(
+  cfg: config.ModelConfig,
+  inputs: int,
+  outputs: int,
+  rngs: nnx.Rngs,
+  *,
+  bias: bool = False,
+):
   return lora.Linear(
     inputs, outputs, use_bias=bias, rngs=rngs,
     dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype),
   )
 
 
-def _norm(cfg: config.Model, width: int, rngs: nnx.Rngs):
+def _norm(cfg: config.ModelConfig, width: int, rngs: nnx.Rngs):
   return nnx.RMSNorm(
     width, epsilon=cfg.norm_eps, rngs=rngs,
     dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype),
@@ -73,7 +79,7 @@ def _norm(cfg: config.Model, width: int, rngs: nnx.Rngs):
 class Attention(nnx.Module):
   """Multi-head attention; grouped when kv_heads < heads."""
 
-  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
     inner, kv_inner = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     self.head_dim = cfg.head_dim
     self.backend = cfg.attention
@@ -130,7 +136,7 @@ def _renewed(cache, new, start, before):
 class MLP(nnx.Module):
   """SwiGLU."""
 
-  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
     self.gate = _linear(cfg, cfg.width, cfg.mlp_width, rngs)
     self.up = _linear(cfg, cfg.width, cfg.mlp_width, rngs)
     self.down = _linear(cfg, cfg.mlp_width, cfg.width, rngs)
@@ -143,7 +149,7 @@ class MLP(nnx.Module):
 class Layer(nnx.Module):
   """One pre-norm residual block."""
 
-  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
     self.attention_norm = _norm(cfg, cfg.width, rngs)
     self.attention = Attention(cfg, rngs=rngs)
     self.mlp_norm = _norm(cfg, cfg.width, rngs)
@@ -160,7 +166,7 @@ class Layer(nnx.Module):
 class Transformer(nnx.Module):
   """Token ids to hidden states; the head's kernel is `unembed`."""
 
-  def __init__(self, cfg: config.Model, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
     self.embed = nnx.Embed(
       cfg.vocab_size, cfg.width, rngs=rngs,
       dtype=jnp.dtype(cfg.compute_dtype),
@@ -233,10 +239,10 @@ class Model:
     adapters: those that parameters may have (`lora`).
   """
 
-  cfg: config.Model
+  cfg: config.ModelConfig
   definition: Any
   mask_id: int
-  adapters: config.LoRA = config.NO_LORA
+  adapters: config.LoraConfig = config.NO_LORA
 
   def init(self, key: jax.Array) -> Params:
     """Random parameters; jit it with `out_shardings` to make them sharded."""
@@ -365,8 +371,8 @@ def _before(positions, lengths) -> jax.Array:
   return jnp.where(positions == 0, column, before)
 
 
-def build(cfg: config.Model, mask_id: int,
-          adapters: config.LoRA = config.NO_LORA) -> Model:
+def build(cfg: config.ModelConfig, mask_id: int,
+          adapters: config.LoraConfig = config.NO_LORA) -> Model:
   """The static definition of `cfg`'s network; allocates nothing."""
   module = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
   return Model(cfg, nnx.split(module)[0], mask_id, adapters)

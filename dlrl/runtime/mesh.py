@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dlrl import config
-from dlrl.runtime import strict
+from dlrl import strict
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
@@ -45,7 +45,7 @@ def split_cpu(parts: int, processes: int = 1) -> None:
     jax.config.update("jax_num_cpu_devices", parts // processes)
 
 
-def make(cfg: config.Mesh, devices=None) -> jax.sharding.Mesh:
+def make(cfg: config.MeshConfig, devices=None) -> jax.sharding.Mesh:
   """The mesh over all devices.
 
   Raises:

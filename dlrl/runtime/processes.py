@@ -24,8 +24,8 @@ import numpy as np
 from jax._src import distributed  # its number of processes makes no devices
 from jax.experimental import multihost_utils
 
-from dlrl.runtime import guard
-from dlrl.runtime import strict
+from dlrl import strict
+from dlrl.runtime import parent_process
 
 # Of errors that a process has for no other reason than the end of another.
 _LOST = re.compile(r"\b(gloo|nccl|heartbeats?|coordination service)\b", re.I)
@@ -74,7 +74,7 @@ def start(job: Job) -> None:
       f"must be less than num_processes = {job.processes}")
   if job.coordinator and not re.fullmatch(r".+:\d+", job.coordinator):
     raise strict.FlagError("coordinator", job.coordinator, "must be HOST:PORT")
-  guard.split()
+  parent_process.split()
   # It would take SIGTERM to itself, and Orbax and a loop that both ask it for
   # the step to stop at, each with numbers of its own, can miss that for ever.
   jax.config.update("jax_enable_preemption_service", False)
@@ -131,8 +131,8 @@ def fail(error: Exception) -> NoReturn:
   traceback.print_exception(error)
   if not _LOST.search(str(error)):
     _exit(1)
-  print(guard.MESSAGE, file=sys.stderr)
-  _exit(guard.LOST)
+  print(parent_process.MESSAGE, file=sys.stderr)
+  _exit(parent_process.LOST)
 
 
 def gather(value: Any) -> list[Any]:

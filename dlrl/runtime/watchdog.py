@@ -31,7 +31,7 @@ class Watchdog:
       was suspended is not taken for one that hangs.
   """
 
-  def __init__(self, cfg: config.Watchdog, *,
+  def __init__(self, cfg: config.WatchdogConfig, *,
                end: Callable[[], None] = lambda: os._exit(EXIT_CODE),
                poll: float = 1.0):
     self._cfg, self._end, self._poll = cfg, end, poll

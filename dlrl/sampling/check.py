@@ -1,13 +1,13 @@
 """Whether the settings of a sampler can work, before anything is compiled."""
 
 from dlrl import config
-from dlrl.runtime import strict
+from dlrl import strict
 from dlrl.sampling import denoise
 from dlrl.sampling import predict
 from dlrl.sampling import remasking
 
 
-def sampler(s: config.Sampler, name: str) -> None:
+def sampler(s: config.SamplerConfig, name: str) -> None:
   """Checks that the settings of a sampler fit each other.
 
   Raises:

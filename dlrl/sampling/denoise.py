@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from dlrl import config
 from dlrl.sampling.forward import Forward
-from dlrl.sampling.steps import State
+from dlrl.sampling.steps import DecodeState
 from dlrl.sampling.steps import Steps
 
 CACHES = ("none", "prefix", "dual")
@@ -50,7 +50,7 @@ def decode(
   prompt_length: jax.Array,
   keys: jax.Array,
   *,
-  sampler: config.Sampler,
+  sampler: config.SamplerConfig,
   canvas: jax.Array | None = None,
   eos_id: int | None = None,
 ) -> Decoded:
@@ -74,7 +74,7 @@ def decode(
     Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
     sampler, canvas, eos_id)
 
-  def block(state: State, columns: int) -> State:
+  def block(state: DecodeState, columns: int) -> DecodeState:
     state, start, cache = steps.first(state)
     return jax.lax.while_loop(
       lambda state: steps.goes_on(state, start),
@@ -99,7 +99,7 @@ def decode(
   return Decoded(*state[:4])
 
 
-def most_trips(sampler: config.Sampler) -> tuple[int, ...]:
+def most_trips(sampler: config.SamplerConfig) -> tuple[int, ...]:
   """How often `decode`'s loops run at most: the outer one, one within it.
 
   For counts of what a program does, which its text does not tell.
@@ -123,7 +123,7 @@ def stream(
   prompt_length: jax.Array,
   keys: jax.Array,
   *,
-  sampler: config.Sampler,
+  sampler: config.SamplerConfig,
   eos_id: int | None = None,
 ) -> Iterator[Decoded]:
   """What `decode` has after each of its steps, for those who watch.
@@ -159,7 +159,7 @@ def _begin(forward: Forward, keys, sampler, canvas, eos_id):
     canvas = jnp.full(
       (forward.prompt.shape[0], sampler.gen_length), mask_id, jnp.int32)
   free = jnp.sum(canvas == mask_id, -1)
-  state = State(
+  state = DecodeState(
     canvas, jnp.full_like(canvas, -1), jnp.int32(0),
     (canvas != mask_id).astype(jnp.float32), jnp.zeros_like(free))
   return Steps(forward, keys, free, sampler, eos_id), state

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from dlrl.diffusion import rows
+from dlrl.diffusion import model_input
 
 
 @flax.struct.dataclass
@@ -33,13 +33,13 @@ class Forward:
   prompt_length: jax.Array
   cfg_scale: float = flax.struct.field(pytree_node=False)
 
-  def _rows(self, canvas: jax.Array) -> rows.Rows:
+  def _rows(self, canvas: jax.Array) -> model_input.ModelInput:
     prompt, length = self.prompt, self.prompt_length
     if self.cfg_scale:
       canvas, length = (jnp.concatenate([x, x]) for x in (canvas, length))
       prompt = jnp.concatenate(
         [prompt, jnp.full_like(prompt, self.model.mask_id)])
-    return rows.assemble(canvas, prompt, length)
+    return model_input.assemble(canvas, prompt, length)
 
   def block(self, canvas: jax.Array, start, width: int) -> jax.Array:
     """Hidden states [b or 2b, width, d] of a canvas's columns from `start` on.

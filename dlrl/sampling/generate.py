@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from dlrl import config
+from dlrl import strict
 from dlrl.models import transformer
-from dlrl.runtime import strict
 from dlrl.sampling import check
 from dlrl.sampling import denoise
-from dlrl.sampling import prompts as prompts_lib
+from dlrl.sampling import padding
 
 
 def generate(
@@ -62,7 +62,7 @@ def generate(
   Raises:
     strict.ConfigError: settings that do not fit each other; names the argument.
   """
-  sampler = config.Sampler(
+  sampler = config.SamplerConfig(
     gen_length=gen_length, block_length=block_length,
     steps=gen_length if steps is None else steps, temperature=temperature,
     cfg_scale=cfg_scale, remasking=remasking, cache=cache or "none",
@@ -73,7 +73,7 @@ def generate(
     f"is needed for eos = {eos!r}")
   strict.require(
     len(prompts) > 0, "generate.prompts", prompts, "there is none")
-  ids, lengths = prompts_lib.pad(prompts)
+  ids, lengths = padding.pad(prompts)
   keys = jax.random.split(jax.random.key(seed), len(prompts))
   return np.asarray(_decode(
     model, params, ids, lengths, keys, sampler=sampler, eos_id=eos_id

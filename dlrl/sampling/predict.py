@@ -24,7 +24,7 @@ class Prediction(NamedTuple):
 
 def predict(
   logits: jax.Array, keys: jax.Array, index: jax.Array,
-  sampler: config.Sampler, eos_id: int | None,
+  sampler: config.SamplerConfig, eos_id: int | None,
 ) -> Prediction:
   """Samples each column from its logits.
 
@@ -59,7 +59,7 @@ def _argmax(x: jax.Array) -> jax.Array:
     jnp.where(x == jnp.max(x, -1, keepdims=True), place, last), -1)
 
 
-def top_p(logits: jax.Array, sampler: config.Sampler) -> jax.Array:
+def top_p(logits: jax.Array, sampler: config.SamplerConfig) -> jax.Array:
   """Logits of the likeliest tokens that together have `sampler.top_p`.
 
   At the sampler's temperature; the others are -inf. The likeliest always stays.

@@ -16,7 +16,7 @@ from dlrl.sampling import remasking
 from dlrl.sampling.forward import Forward
 
 
-class State(NamedTuple):
+class DecodeState(NamedTuple):
   """What a step changes.
 
   Attributes:
@@ -49,7 +49,7 @@ class Steps:
   forward: Forward
   keys: jax.Array
   free: jax.Array
-  sampler: config.Sampler = flax.struct.field(pytree_node=False)
+  sampler: config.SamplerConfig = flax.struct.field(pytree_node=False)
   eos_id: int | None = flax.struct.field(pytree_node=False)
 
   @property
@@ -57,14 +57,14 @@ class Steps:
     """The model's."""
     return self.forward.model.mask_id
 
-  def goes_on(self, state: State, start=None) -> jax.Array:
+  def goes_on(self, state: DecodeState, start=None) -> jax.Array:
     """Whether there is something to do: in the block at `start`, or at all."""
     masks = self._open(state)
     if start is not None:
       masks = _columns(masks, start, self.sampler.block_length)
     return jnp.any(masks)
 
-  def first(self, state: State) -> tuple[State, jax.Array, Any]:
+  def first(self, state: DecodeState) -> tuple[DecodeState, jax.Array, Any]:
     """A step of the first block with masks; its start, and a cache for `next`.
 
     Of whole rows. Without `sampler.cache` every step is a first one, and there
@@ -79,7 +79,9 @@ class Steps:
       hidden = _columns(hidden, start, width)
     return self._commit(state, hidden, start), start, cache
 
-  def next(self, state: State, start, cache, *, columns: int) -> State:
+  def next(
+    self, state: DecodeState, start, cache, *, columns: int
+  ) -> DecodeState:
     """Another step of the block, whose cache this is.
 
     Only `columns` columns from its start on are computed anew.
@@ -88,7 +90,7 @@ class Steps:
     return self._commit(
       state, hidden[:, :self.sampler.block_length], start)
 
-  def fill(self, state: State) -> State:
+  def fill(self, state: DecodeState) -> DecodeState:
     """The state with all masks filled from one more forward pass."""
     hidden = self.forward.block(state.canvas, 0, state.canvas.shape[1])
     width = self.sampler.block_length
@@ -110,7 +112,7 @@ class Steps:
       confidence=jnp.where(masked, confidence, state.confidence),
       forwards=state.forwards + 1)
 
-  def _open(self, state: State) -> jax.Array:
+  def _open(self, state: DecodeState) -> jax.Array:
     """[b, t], masks of rows that go on step by step."""
     masks = state.canvas == self.mask_id
     left = jnp.sum(masks, -1)
@@ -118,7 +120,9 @@ class Steps:
     enough = jnp.ceil(self.sampler.fill_after * self.free - 1e-3)
     return masks & ((left > 0) & (self.free - left < enough))[:, None]
 
-  def _commit(self, state: State, hidden: jax.Array, start) -> State:
+  def _commit(
+    self, state: DecodeState, hidden: jax.Array, start
+  ) -> DecodeState:
     """The state after a step of the block at `start`, of hidden states."""
     masked = _columns(self._open(state), start, self.sampler.block_length)
     found = predict_lib.predict(
@@ -130,7 +134,7 @@ class Steps:
     return state
 
 
-def _chosen(found, masked, sampler: config.Sampler) -> jax.Array:
+def _chosen(found, masked, sampler: config.SamplerConfig) -> jax.Array:
   """[b, w] bool, the predictions to be committed now."""
   if sampler.threshold:
     return remasking.FALLBACKS[sampler.fallback](
@@ -146,7 +150,7 @@ def _chosen(found, masked, sampler: config.Sampler) -> jax.Array:
   return remasking.highest(found.score, masked, count)
 
 
-def _put(state: State, found, chosen, start) -> State:
+def _put(state: DecodeState, found, chosen, start) -> DecodeState:
   """The state with the chosen predictions of the block at `start`."""
   values = {"canvas": found.token, "trace": state.taken[:, None],
             "confidence": found.confidence}
@@ -161,7 +165,7 @@ def _put(state: State, found, chosen, start) -> State:
     taken=state.taken + jnp.any(chosen, -1), forwards=state.forwards + 1)
 
 
-def _stop(state: State, mask_id: int, eos_id: Any) -> State:
+def _stop(state: DecodeState, mask_id: int, eos_id: Any) -> DecodeState:
   """Rows whose text has ended get the end for all that is masked."""
   masks = state.canvas == mask_id
   ended = (state.canvas == eos_id) & (jnp.cumsum(masks, -1) == 0)

@@ -4,30 +4,41 @@ import dataclasses
 from collections.abc import Sequence
 
 from dlrl import config
-from dlrl.runtime import strict
-from dlrl.tasks import files
+from dlrl import strict
 from dlrl.tasks import mixture
 from dlrl.tasks import prompts
-from dlrl.tasks import rewards as rewards_lib
-from dlrl.tasks import templates
-from dlrl.tasks.known import TASKS
+from dlrl.tasks.registry import TASKS
 from dlrl.tasks.task import SPLITS
+from dlrl.tasks.task import Example
+from dlrl.tasks.task import Examples
 from dlrl.tasks.task import Prompt
 from dlrl.tasks.task import Reward
-from dlrl.tasks.task import Row
-from dlrl.tasks.task import Rows
 from dlrl.tasks.task import Task
 from dlrl.tasks.task import Text
 from dlrl.tasks.task import columns
+from dlrl.tasks.user_files import files
+from dlrl.tasks.user_files import rewards as rewards_lib
+from dlrl.tasks.user_files import templates
 
 __all__ = [
-  "SPLITS", "TASKS", "Prompt", "Reward", "Row", "Rows", "Task", "Text",
-  "columns", "find", "prompt", "prompt_version"]
+  "SPLITS",
+  "TASKS",
+  "Example",
+  "Examples",
+  "Prompt",
+  "Reward",
+  "Task",
+  "Text",
+  "columns",
+  "find",
+  "prompt",
+  "prompt_version",
+]
 
 FILES = "files"
 
 
-def find(cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
+def find(cfg: config.TaskConfig, rewards: Sequence[str] = ()) -> Task:
   """The task of that name, or several as one, of names joined by `+`.
 
   Args:
@@ -56,7 +67,7 @@ def find(cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
     {name: _one(name, cfg, rewards) for name in names}, cfg.weights)
 
 
-def prompt(cfg: config.Task) -> Prompt:
+def prompt(cfg: config.TaskConfig) -> Prompt:
   """How rows of `find(cfg)` are asked, with worked examples if there are any.
 
   A prompt file says what is asked; what its answer is stays `cfg.prompt`'s.
@@ -82,14 +93,16 @@ def prompt(cfg: config.Task) -> Prompt:
   return styles[cfg.name] if len(styles) == 1 else mixture.prompt(styles)
 
 
-def prompt_version(cfg: config.Task) -> str:
+def prompt_version(cfg: config.TaskConfig) -> str:
   """Which prompt it is: its name, or its file's name and checksum."""
   if cfg.prompt_file:
     return templates.version(cfg.prompt_file, cfg.prompt_text)
   return cfg.prompt
 
 
-def _one(name: str, cfg: config.Task, rewards: Sequence[str] = ()) -> Task:
+def _one(
+  name: str, cfg: config.TaskConfig, rewards: Sequence[str] = ()
+) -> Task:
   if name != FILES:
     return TASKS[name]
   return files.task(

@@ -17,7 +17,7 @@ from dlrl.tasks import task as task_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows(Sequence[task_lib.Row]):
+class MixedExamples(Sequence[task_lib.Example]):
   """The rows of several tasks, one task after the other.
 
   Attributes:
@@ -25,7 +25,7 @@ class Rows(Sequence[task_lib.Row]):
     weights: shares of a batch, of any sum.
   """
 
-  sources: Mapping[str, task_lib.Rows]
+  sources: Mapping[str, task_lib.Examples]
   weights: tuple[float, ...]
 
   @property
@@ -61,16 +61,21 @@ def mix(
   least, most = zip(*(t.difficulties for t in parts.values()), strict=True)
 
   def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
-           field: str = "difficulty") -> Rows:
-    return Rows({name: task.load(data_dir, split, difficulty, field=field)
-                 for name, task in parts.items()}, shares)
+           field: str = "difficulty") -> MixedExamples:
+    return MixedExamples(
+      {
+        name: task.load(data_dir, split, difficulty, field=field)
+        for name, task in parts.items()
+      },
+      shares,
+    )
 
-  def template(row: task_lib.Row) -> Sequence[str | int]:
+  def template(row: task_lib.Example) -> Sequence[str | int]:
     known = parts[row["task"]].template
     assert known is not None  # or this function is not given away
     return known(row)
 
-  def answer(row: task_lib.Row, completion: str) -> str | None:
+  def answer(row: task_lib.Example, completion: str) -> str | None:
     return parts[row["task"]].answer(row, completion)
 
   return task_lib.Task(
@@ -93,7 +98,7 @@ def mix(
 
 def prompt(parts: Mapping[str, task_lib.Prompt]) -> task_lib.Prompt:
   """Asks each row as its task's prompt does."""
-  def own(row: task_lib.Row) -> task_lib.Row:
+  def own(row: task_lib.Example) -> task_lib.Example:
     return {key: value for key, value in row.items() if key != "task"}
 
   return task_lib.Prompt(

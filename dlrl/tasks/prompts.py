@@ -9,13 +9,13 @@ from dlrl.tasks import task as task_lib
 _SEED = 31337
 
 
-def tagged(row: task_lib.Row) -> str:
+def tagged(row: task_lib.Example) -> str:
   """The solution between answer tags."""
   return f"<answer>{row['solution']}</answer>"
 
 
 def with_examples(
-  prompt: task_lib.Prompt, rows: task_lib.Rows, count: int
+  prompt: task_lib.Prompt, rows: task_lib.Examples, count: int
 ) -> task_lib.Prompt:
   """`prompt` after `count` worked examples, the same for all rows.
 
@@ -30,7 +30,7 @@ def with_examples(
   order = np.argsort(np.random.PCG64([_SEED, len(rows)]).random_raw(len(rows)))
   pool = [rows[int(i)] for i in order[:count + 1]]
 
-  def question(row: task_lib.Row) -> task_lib.Text:
+  def question(row: task_lib.Example) -> task_lib.Text:
     examples = [example for example in pool if example != row][:count]
     asked = prompt.question(row)
     if isinstance(asked, str):

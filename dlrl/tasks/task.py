@@ -18,8 +18,8 @@ from typing import Any
 
 from dlrl.tasks import answers
 
-Row = Mapping[str, Any]
-Rows = Sequence[Row]  # anything with a length and random access
+Example = Mapping[str, Any]
+Examples = Sequence[Example]  # anything with a length and random access
 Text = str | Sequence[Mapping[str, str]]  # messages have `role` and `content`
 # A number per completion. None: it could not be found out, through no fault of
 # the completion, which is then left out of the loss and counted.
@@ -28,18 +28,18 @@ Reward = Callable[..., Sequence[float | None]]
 Metrics = Callable[..., Mapping[str, Sequence[float | None]]]
 
 # Something of a row, as a prompt shows it.
-Show = Callable[[Row], str]
+Show = Callable[[Example], str]
 
 SPLITS = ("train", "validation", "test")
 
 
-def final(row: Row, completion: str) -> str | None:
+def final(row: Example, completion: str) -> str | None:
   """The completion's final answer, or all of it."""
   del row
   return answers.final(completion) or None
 
 
-def solution(row: Row) -> str:
+def solution(row: Example) -> str:
   """The column `solution`, as it is."""
   return row["solution"]
 
@@ -56,15 +56,15 @@ class Prompt:
     after: what stands after a worked example.
   """
 
-  question: Callable[[Row], Text]
-  answer: Callable[[Row], str] = solution
+  question: Callable[[Example], Text]
+  answer: Callable[[Example], str] = solution
   between: str = "\n"
   after: str = "\n\n"
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Rows, prompts, rewards and metrics of one task.
+  """Examples, prompts, rewards and metrics of one task.
 
   Attributes:
     load: `(data_dir, split, (low, high), *, field) -> rows` of a split of
@@ -90,23 +90,23 @@ class Task:
       table is of all rows' things together, and not the mean over rows.
   """
 
-  load: Callable[..., Rows]
+  load: Callable[..., Examples]
   prompts: Mapping[str, Prompt]
   rewards: Mapping[str, Reward]
   metrics: Metrics
   difficulties: tuple[int, int]
   version: str
   checksum: str
-  answer: Callable[[Row, str], str | None] = final
+  answer: Callable[[Example, str], str | None] = final
   start: Callable[[Sequence[str]], str] | None = None
-  template: Callable[[Row], Sequence[str | int]] | None = None
+  template: Callable[[Example], Sequence[str | int]] | None = None
   fields: Mapping[str, Show] = dataclasses.field(default_factory=dict)
   extras: Mapping[str, Show] = dataclasses.field(default_factory=dict)
-  out_of: Mapping[str, Callable[[Row], int]] = dataclasses.field(
+  out_of: Mapping[str, Callable[[Example], int]] = dataclasses.field(
     default_factory=dict)
 
 
-def columns(rows: Rows) -> dict[str, list[Any]]:
+def columns(rows: Examples) -> dict[str, list[Any]]:
   """The rows' columns as lists; None where a row lacks one."""
   names = dict.fromkeys(name for row in rows for name in row)
   return {name: [row.get(name) for row in rows] for name in names}

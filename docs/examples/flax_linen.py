@@ -11,7 +11,7 @@ from dlrl.diffusion import montecarlo
 
 MASK, N_MC = 10, 8
 completion = jnp.array([[1, 2, 3, 1, 2, 3], [4, 5, 6, 4, 5, 6]])  # good, bad
-rows = losses.Rows(
+rows = losses.Responses(
   jnp.array([1.0, -0.1]), valid=completion >= 0, tokens=jnp.full(2, 6.0))
 net = nn.Sequential([nn.Embed(11, 32), nn.SelfAttention(2), nn.Dense(10)])
 params = old_params = net.init(jax.random.key(0), completion)

@@ -1,0 +1,85 @@
+"""What a state will take of each device, said before it is allocated."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlrl import strict
+
+
+def per_device(tree: Any) -> int:
+  """Bytes on the fullest device of arrays, or of shapes with shardings."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    total += math.prod(shape) * _bits(leaf.dtype) // 8
+  return total
+
+
+def in_use() -> dict[str, float]:
+  """GiB now and at most so far of the fullest local device; {}: unknown."""
+  found = [stats for d in jax.local_devices() if (stats := d.memory_stats())]
+  return {
+    f"memory/{name}_gib": max(s[key] for s in found) / 2**30
+    for name, key in (("in_use", "bytes_in_use"),
+                      ("peak", "peak_bytes_in_use"))
+    if found and all(key in s for s in found)}
+
+
+def _bits(dtype: Any) -> int:
+  # What has less than a byte is packed, which its itemsize does not say.
+  if jnp.issubdtype(dtype, jnp.integer):
+    return jnp.iinfo(dtype).bits
+  return 8 * dtype.itemsize
+
+
+def parts(state: Any) -> dict[str, Any]:
+  """What lies on the devices during an update, by name, for `estimate`.
+
+  Args:
+    state: of the run, shapes with shardings; has `base`, `params`, `opt_state`
+      and `ref_params`.
+  """
+  return {
+    "base": state.base, "parameters": state.params,
+    "optimizer": state.opt_state, "reference": state.ref_params,
+    "gradients": jax.tree.map(  # summed over the draws in fp32
+      lambda s: jax.ShapeDtypeStruct(
+        s.shape, "float32", sharding=s.sharding), state.params)}
+
+
+def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
+  """One line: what each part takes of a device.
+
+  Args:
+    parts: name to a tree of shapes with shardings.
+    fsdp: `mesh.fsdp` of the run, for the message.
+
+  Raises:
+    strict.ConfigError: all of it is more than a device has; activations and
+      rollouts, which come on top, are not even counted.
+  """
+  sizes = {name: per_device(tree) for name, tree in parts.items()}
+  total = sum(sizes.values())
+  limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+  strict.require(
+    limit is None or total < limit, "mesh.fsdp", fsdp,
+    f"must be greater: {_listed(sizes)} are {as_text(total)} per device, which "
+    f"has {as_text(limit or 0)}")
+  room = "" if limit is None else f" of {as_text(limit)}"
+  return (f"memory per device: {_listed(sizes)}; together {as_text(total)}"
+          f"{room}, and activations")
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+  return ", ".join(
+    f"{name} {as_text(size)}" for name, size in sizes.items() if size)
+
+
+def as_text(size: int) -> str:
+  """Bytes in units for a reader."""
+  return (f"{size / 2**30:.1f} GiB" if size >= 2**30
+          else f"{size / 2**20:.1f} MiB")

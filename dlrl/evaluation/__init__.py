@@ -1,0 +1,1 @@
+"""Accuracy on held-out items: protocols, tables and intervals."""

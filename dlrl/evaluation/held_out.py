@@ -1,0 +1,103 @@
+"""Held-out accuracy of parameters, with 95% intervals."""
+
+import functools
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dlrl import data
+from dlrl.evaluation import table
+from dlrl.run import grading
+from dlrl.run import setup as setup_lib
+from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import processes
+from dlrl.runtime import progress
+from dlrl.sampling import denoise
+
+
+def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
+  """`(params, *, ends) -> {"eval/M": mean, "eval/M_low", "eval/M_high", ...}`.
+
+  `eval/` is of `eval.split`. With `ends`, before the first step and after the
+  last, there is `test/` as well: test items have no part in what happens on the
+  way. The items, their order and the decoding are fixed, so that two
+  evaluations differ by their parameters alone.
+
+  Raises:
+    strict.ConfigError: there are fewer rows in a split than `eval.size`.
+  """
+  cfg = setup.cfg.eval
+  items = {split: _items(setup, split)
+           for split in dict.fromkeys((cfg.split, "test"))}
+  keys = jax.random.split(jax.random.key(0), cfg.batch_size)
+
+  @functools.partial(
+    jax.jit, out_shardings=mesh_lib.batch_sharding(setup.mesh))
+  def decode(params, prompt, prompt_length):
+    return denoise.decode(
+      setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
+      eos_id=setup.tokenizer.eos_id).completion
+
+  def of_split(params, split: str) -> dict[str, float]:
+    source, arrays = items[split]
+    pending = []
+    for start in range(0, cfg.size, cfg.batch_size):
+      # The last batch wraps around: one shape, one program.
+      index = np.arange(start, start + cfg.batch_size) % cfg.size
+      prompt, length = setup.put_batch(
+        (arrays["prompt_ids"][index], arrays["prompt_length"][index]))
+      pending.append(decode(params, prompt, length))
+    share, ids = _local(pending, cfg.size)
+    rows = [source[i] for i in arrays["position"][share.places].tolist()]
+    done = grading.read(setup, rows, ids)
+    return _summary(grading.metrics(setup, done, share))
+
+  def evaluate(params, *, ends: bool) -> dict[str, float]:
+    found = {"eval": of_split(params, cfg.split)}
+    if ends:
+      found["test"] = (found["eval"] if cfg.split == "test"
+                       else of_split(params, "test"))
+    return {f"{prefix}/{name}": value for prefix, row in found.items()
+            for name, value in row.items()}
+
+  return evaluate
+
+
+def _local(batches: Sequence[jax.Array], size: int
+           ) -> tuple[processes.Share, np.ndarray]:
+  """This process's share of the first rows, and the rows."""
+  places: list[int] = []
+  rows, start = [], 0
+  for batch in batches:
+    share, (ids,) = processes.local(batch)
+    kept = [i for i, place in enumerate(share.places) if start + place < size]
+    places += [start + share.places[i] for i in kept]
+    rows.append(ids[kept])
+    start += share.total
+  return processes.Share(places, size), np.concatenate(rows)
+
+
+def _items(setup: setup_lib.Setup, split: str):
+  """`(rows, arrays)` of `data.eval_rows`."""
+  cfg = setup.cfg
+  source = setup.rows(split, cfg.eval.difficulty, field="eval.difficulty")
+  arrays = data.eval_rows(
+    source, setup.tokenizer, setup.prompt, items=cfg.eval.size,
+    prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
+  if cut := int(arrays.get("truncated", np.zeros(1)).sum()):
+    progress.say(f"{cut} of {cfg.eval.size} {split} prompts are cut")
+  return source, arrays
+
+
+def _summary(found: dict[str, list[float]]) -> dict[str, float]:
+  """Mean and interval of each metric."""
+  row: dict[str, float] = {}
+  for name, values in found.items():
+    if not values:
+      continue  # its grader broke down every time
+    low, high = table.interval(values)
+    row |= {name: float(np.mean(values)), f"{name}_low": low,
+            f"{name}_high": high}
+  return row

@@ -1,0 +1,94 @@
+"""The optimizer, its schedule, and what becomes of non-finite gradients."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlrl import config
+
+SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = {
+  "adamw": optax.adamw,  # two moments
+  "lion": optax.lion,  # one (Chen et al., arXiv 2302.06675)
+}
+
+
+def schedule(cfg: config.OptimizerConfig, steps: int) -> optax.Schedule:
+  """Linear warm-up, then constant or a cosine to zero at step `steps`."""
+  rest = max(steps - cfg.warmup_steps, 1)
+  after = {
+    "constant": optax.constant_schedule(cfg.learning_rate),
+    "cosine": optax.cosine_decay_schedule(cfg.learning_rate, rest),
+  }[cfg.schedule]
+  if not cfg.warmup_steps:
+    return after
+  # The first step must move: warm up from 1 / warmup_steps, not from zero.
+  up = optax.linear_schedule(
+    cfg.learning_rate / cfg.warmup_steps, cfg.learning_rate,
+    cfg.warmup_steps - 1)
+  return optax.join_schedules([up, after], [cfg.warmup_steps])
+
+
+def make(
+  cfg: config.OptimizerConfig, steps: int
+) -> optax.GradientTransformation:
+  """Clip, then a step; a non-finite gradient changes nothing but a counter.
+
+  The counter is `opt_state.notfinite_count`, of failures in a row; the loop
+  reads it and aborts. Matrices decay, norms (one axis, or two when stacked by
+  layer) do not. Whatever the parameters' dtype, moments are fp32, but for the
+  first where `moment_dtype` says otherwise: the second moves by less than bf16
+  can resolve and would stand still.
+  """
+  tx = optax.chain(
+    optax.clip_by_global_norm(cfg.clip_norm),
+    OPTIMIZERS[cfg.name](
+      schedule(cfg, steps), b1=cfg.b1, b2=cfg.b2, mu_dtype=cfg.moment_dtype,
+      weight_decay=cfg.weight_decay, mask=_decays),
+  )
+  # Never give in: optax accepts the update after that many errors in a row.
+  return optax.apply_if_finite(_in_fp32(tx), max_consecutive_errors=2**31 - 1)
+
+
+def rate(
+  cfg: config.OptimizerConfig, steps: int, state: optax.OptState
+) -> jax.Array:
+  """The learning rate of the next update; arguments as of `make`."""
+  # Moments and schedule count the same, updates that were not skipped.
+  count = optax.tree.get_all_with_path(state, "count")[0][1]
+  return jnp.asarray(schedule(cfg, steps)(count), jnp.float32)
+
+
+def _in_fp32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`tx` of gradients, and for parameters, that count as fp32."""
+  def wide(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+  return optax.GradientTransformation(
+    lambda params: tx.init(wide(params)),
+    lambda grads, state, params: tx.update(wide(grads), state, params))
+
+
+def _decays(params):
+  return jax.tree.map_with_path(
+    lambda path, p: "norm" not in jax.tree_util.keystr(path), params)
+
+
+def global_norm(tree) -> jax.Array:
+  """Euclidean norm over all leaves, accumulated in fp32."""
+  return optax.global_norm(jax.tree.map(
+    lambda x: x.astype(jnp.float32), tree))
+
+
+def stop_if_stuck(step: int, in_a_row: float, limit: int) -> None:
+  """Ends a run whose gradients stay non-finite; its checkpoints are sound.
+
+  Raises:
+    RuntimeError: `in_a_row` updates up to `step` were skipped, and that is
+      `limit` or more.
+  """
+  if in_a_row >= limit:
+    raise RuntimeError(
+      f"step {step}: the gradients of the last {in_a_row:.0f} updates were not "
+      "finite; all were skipped and the parameters are as before them. Lower "
+      "the learning rate, or start again from the last checkpoint")

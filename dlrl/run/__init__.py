@@ -1,0 +1,1 @@
+"""The parts of a run: its setup, session, log and summary."""

@@ -1,0 +1,114 @@
+"""Tokens per second of a step, and the share of the devices' peak it used."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from dlrl import config
+from dlrl.costs import chips
+from dlrl.costs.flops import flops
+from dlrl.models import transformer
+from dlrl.run import setup as setup_lib
+from dlrl.runtime import progress
+
+# setup -> (rollout, learn), as `train.make_programs`
+Programs = Callable[[setup_lib.Setup], tuple[Any, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """FLOPs of a step's programs, as the model needs them: none twice.
+
+  Attributes:
+    peak: of all devices, FLOPs per second in bf16.
+    rollout: without a forward pass, and what each adds; None: passes differ,
+      as with a cache.
+    update: without any micro-batch, and what all of them add.
+  """
+
+  peak: float
+  rollout: tuple[int, int] | None
+  update: tuple[int, int]
+
+
+def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
+         ) -> Work | None:
+  """What the programs of a run compute; None: the peak is not known.
+
+  Args:
+    setup: of the run.
+    programs: makes them.
+    args: shapes of the state and of what else a rollout takes.
+  """
+  chip = chips.find(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
+  cfg = setup.cfg
+  # Kernels do not say what they compute; remat would compute it again.
+  plain = dataclasses.replace(setup, model=transformer.build(
+    dataclasses.replace(cfg.model, attention="xla", remat="none"),
+    setup.model.mask_id, cfg.lora))
+  try:
+    return _counted(plain.cfg, *programs(plain), args, chip.flops)
+  except ValueError as e:
+    progress.say(f"the share of the devices' peak is not logged: {e}")
+    return None
+
+
+def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
+  done = jax.eval_shape(rollout, *args)
+  reward = jax.ShapeDtypeStruct(done.completion.shape[:1], "float32")
+  batch = args[0], done, reward
+  least = flops(learn, *batch, branch=min)
+  return Work(
+    peak * jax.device_count(),
+    rollout_flops(rollout, args, cfg.rollout.sampler),
+    (least, flops(learn, *batch) - least))
+
+
+def rollout_flops(
+  rollout: Callable[..., Any],
+  args: tuple[Any, ...],
+  sampler: config.SamplerConfig,
+) -> tuple[int, int] | None:
+  """FLOPs without a forward pass, and what each adds; None: passes differ.
+
+  Args:
+    rollout: decodes with `sampler`.
+    args: its arguments, or their shapes.
+    sampler: the settings; with a cache, passes differ.
+
+  Raises:
+    ValueError: as of `flops`.
+  """
+  if sampler.cache != "none":
+    return None
+  none, one = (flops(rollout, *args, while_trips=(n,)) for n in (0, 1))
+  # A pass that fills the rest stands outside of the loop, but is counted.
+  last = one - none if sampler.fill_after < 1 else 0
+  return none - last, one - none
+
+
+def rates(cfg: config.Config, row: Mapping[str, float], work: Work | None
+          ) -> dict[str, float]:
+  """Of a step with the row `row`, that has its times."""
+  sampler = cfg.rollout.sampler
+  tokens = cfg.rollout.prompts * cfg.rollout.group_size * sampler.gen_length
+  # A clock may not have moved.
+  rollout, update = (max(row[f"time/{k}"], 1e-6) for k in ("rollout", "update"))
+  found = {
+    "speed/rollout_tokens_per_s": tokens * row["rollout/free"] / rollout,
+    "speed/update_tokens_per_s": tokens / update}
+  if work is None:
+    return found
+  rest, all_parts = work.update
+  done = rest + row["update/computed"] * all_parts
+  found["speed/update_mfu"] = done / update / work.peak
+  if work.rollout is not None:
+    rest, each = work.rollout
+    done = rest + row["rollout/forwards"] * each
+    found["speed/rollout_mfu"] = done / rollout / work.peak
+  return found

@@ -1,0 +1,1 @@
+"""Runs programs that a model wrote, confined, against hidden tests."""

@@ -1,0 +1,125 @@
+"""The process of a hostile program: loads it, and calls it when asked.
+
+It is asked over one socket by the judge, which holds the tests. The program may
+read and change everything here, and answer in this file's stead: nothing here
+is secret, and all that leaves is data, which the judge takes as the program's.
+"""
+
+import builtins
+import contextlib
+import operator
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+from dlrl.sandbox import wire
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "bool": bool,
+    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+    "getattr": getattr,
+    "getitem": operator.getitem,
+    "iter": iter,
+    "len": len,
+    "next": next,
+    "setattr": setattr,
+    "setitem": operator.setitem,
+}
+_MUTABLE = (list, dict, set, bytearray)
+
+
+def main(judge: int, *, cpu_s: int) -> None:
+  """Says that it is there, loads the program that comes, answers requests.
+
+  Ends when loading or a request takes more than `cpu_s` of processor time.
+  """
+  wire.send(judge, "ready")
+  module = types.ModuleType("program")
+  sys.modules["program"] = module
+  code = wire.receive(judge)
+  try:
+    with _timer(cpu_s):
+      exec(compile(code, "program", "exec"), module.__dict__)
+  except BaseException as error:
+    wire.send(judge, _raised(error))
+    return
+  wire.send(judge, {"value": None})
+  objects: list[object] = []
+  while True:
+    request = wire.receive(judge)
+    with _timer(cpu_s):
+      answer = _answer(request, module, objects)
+    try:
+      wire.send(judge, answer)
+    except wire.TooLarge as error:
+      wire.send(judge, _raised(error))
+
+
+@contextlib.contextmanager
+def _timer(seconds: float) -> Iterator[None]:
+  """Ends the process when the block takes too long.
+
+  This spares an honest program, on a busy machine, a short limit by the wall. A
+  program can switch it off; the other limits hold.
+  """
+  signal.signal(signal.SIGPROF, lambda *_: os._exit(1))
+  signal.setitimer(signal.ITIMER_PROF, seconds)
+  try:
+    yield
+  finally:
+    signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _answer(request: wire.Json, module: types.ModuleType,
+            objects: list[object]) -> wire.Json:
+  """Carries out one request: operation, whether to keep the result, operands.
+
+  An operand that the operation changed is sent back, too, with its number.
+  """
+  operation, keep, sent, named = request
+
+  def refer(value: object) -> int:
+    objects.append(value)
+    return len(objects) - 1
+
+  def find(reference: str | int) -> object:
+    if isinstance(reference, int):
+      return objects[reference]
+    if not hasattr(module, reference):
+      raise NameError(f"name {reference!r} is not defined")
+    return getattr(module, reference)
+
+  try:
+    operands = [wire.decode(one, find) for one in sent]
+    result = _OPERATIONS[operation](
+        *operands,
+        **{name: wire.decode(one, find) for name, one in named.items()})
+    value = ["object", refer(result)] if keep else wire.encode(result, refer)
+    changed = {}
+    for at, operand in enumerate(operands):
+      if isinstance(operand, _MUTABLE):
+        now = wire.encode(operand, refer)
+        if now != sent[at]:
+          changed[at] = now
+    return {"value": value, "changed": changed}
+  except BaseException as error:
+    return _raised(error)
+
+
+def _raised(error: BaseException) -> wire.Json:
+  """What an exception is to the judge: its built-in class and its text."""
+  if isinstance(error, Exception):
+    kind = next(base.__name__ for base in type(error).__mro__
+                if getattr(builtins, base.__name__, None) is base)
+  else:  # SystemExit ends the program: for the test, an error
+    kind = "RuntimeError"
+  name = type(error).__name__
+  try:
+    text = str(error)[:200]
+  except BaseException:
+    text = ""
+  return {"raised": kind, "text": text, "name": name}

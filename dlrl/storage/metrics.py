@@ -1,0 +1,219 @@
+"""Numbers and samples of a run on disk: JSON lines, and TensorBoard from them.
+
+    workdir/metrics.jsonl   one object per step
+    workdir/samples.jsonl   logged completions
+    workdir/tensorboard/    event files
+
+Every row goes to the kernel as it is written, so that a killed process loses
+none. A loop that writes the row of step s and only then saves checkpoint s
+finds all rows up to s after a restart from s.
+"""
+
+import errno
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto import summary_pb2
+
+from dlrl.storage import wandb_log
+from dlrl.storage import workdir as workdir_lib
+
+_METRICS, _SAMPLES = "metrics.jsonl", "samples.jsonl"
+
+
+class MetricsWriter:
+  """Appends to the files above; the caller has claimed the directory.
+
+  Args:
+    workdir: the directory, which exists.
+    tensorboard: whether event files are written too.
+    also: told each row, too.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True,
+               also: wandb_log.Log | None = None):
+    self._also = also
+    self._root = pathlib.Path(workdir)
+    self._tensorboard = tensorboard
+    self._last = -1
+    self._events: event_file_writer.EventsWriter | None = None
+    self._open(purge=None)
+
+  def write(self, step: int, values: Mapping[str, float | str]) -> None:
+    """Appends the row of `step`; a number that is not finite becomes null.
+
+    Text is left out of TensorBoard.
+
+    Raises:
+      ValueError: a row of this step or of a later one exists.
+    """
+    if step <= self._last:
+      raise ValueError(f"row of step {step} after the row of step {self._last}")
+    row = {name: _plain(value) for name, value in values.items()}
+    _append(self._metrics, {"step": step, **row})
+    self._last = step
+    if self._tensorboard:
+      self._scalars(step, row)
+    if self._also is not None:
+      self._also(step, row)
+
+  def sample(self, step: int, *, prompt: str, completion: str,
+             reward: float) -> None:
+    """Appends a completion of `step`; any number per step."""
+    _append(self._samples, {"step": step, "prompt": prompt,
+                            "completion": completion, "reward": _plain(reward)})
+
+  def truncate_after(self, step: int) -> None:
+    """Forgets all rows and samples after `step`, which a resumed run rewrites.
+
+    Pass -1 where the run begins again for want of a checkpoint.
+    """
+    self.close()
+    for name in (_METRICS, _SAMPLES):
+      kept = [row for row in _read(self._root / name) if row["step"] <= step]
+      text = "".join(json.dumps(row) + "\n" for row in kept)
+      workdir_lib.write_text(self._root / name, text)
+    self._open(purge=step + 1)
+
+  def flush(self) -> None:
+    """Returns when everything written is on disk; call it before a save.
+
+    Raises:
+      FileNotFoundError: somebody removed the files, and the rows with them.
+    """
+    if not os.fstat(self._metrics).st_nlink:
+      raise FileNotFoundError(
+        errno.ENOENT, "removed while the run wrote to it",
+        str(self._root / _METRICS))
+    os.fsync(self._metrics)
+    os.fsync(self._samples)
+    if self._events is not None:
+      self._events.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the files."""
+    self.flush()
+    os.close(self._metrics)
+    os.close(self._samples)
+    if self._events is not None:
+      self._events.close()
+
+  def __enter__(self) -> "MetricsWriter":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self.close()
+
+  def _open(self, purge: int | None) -> None:
+    self._metrics = _open_whole_lines(self._root / _METRICS)
+    self._samples = _open_whole_lines(self._root / _SAMPLES)
+    old = rows(self._root)
+    self._last = old[-1]["step"] if old else -1
+    self._purge = purge
+    self._events = None
+
+  def _scalars(self, step: int, row: dict[str, Any]) -> None:
+    # Not its SummaryWriter: on a full disk the thread of that dies, and the
+    # next row waits for it for ever.
+    if self._events is None:
+      root = self._root / "tensorboard"
+      root.mkdir(exist_ok=True)
+      # The name is host and second: a writer of the same second, without the
+      # suffix, would overwrite an older file. TensorBoard itself hides what
+      # older files say about the purged steps.
+      self._events = event_file_writer.EventsWriter(
+        str(root / "events"), f".{len(list(root.glob('*')))}")
+      if self._purge is not None:
+        self._events.write_event(event_pb2.Event(
+          wall_time=time.time(), step=self._purge,
+          session_log=event_pb2.SessionLog(
+            status=event_pb2.SessionLog.SessionStatus.START)))
+    self._events.write_event(event_pb2.Event(
+      wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=[
+        summary_pb2.Summary.Value(tag=name, simple_value=value)
+        for name, value in row.items() if isinstance(value, float)])))
+
+
+class _Nowhere(MetricsWriter):
+  """Takes what others write, and writes nothing."""
+
+  def __init__(self) -> None:
+    pass
+
+  def write(self, step: int, values: Mapping[str, float | str]) -> None:
+    pass
+
+  def sample(self, step: int, *, prompt: str, completion: str,
+             reward: float) -> None:
+    pass
+
+  def truncate_after(self, step: int) -> None:
+    pass
+
+  def flush(self) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+def writer(workdir: str | os.PathLike[str], *, writes: bool,
+           also: wandb_log.Log | None = None) -> MetricsWriter:
+  """A `MetricsWriter`; of a process that leaves it to another, a silent one."""
+  return MetricsWriter(workdir, also=also) if writes else _Nowhere()
+
+
+def rows(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The metrics so far, also of a run that is going on or was killed.
+
+  A last line without its end is left out.
+
+  Raises:
+    ValueError: another line is damaged; names file and line.
+  """
+  return _read(pathlib.Path(workdir) / _METRICS)
+
+
+def samples(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The logged completions, read as `rows` reads."""
+  return _read(pathlib.Path(workdir) / _SAMPLES)
+
+
+def _plain(value: Any) -> float | str | None:
+  if isinstance(value, str):
+    return value
+  number = float(value)
+  return number if math.isfinite(number) else None
+
+
+def _append(fd: int, row: dict[str, Any]) -> None:
+  data = (json.dumps(row, allow_nan=False) + "\n").encode()
+  while data:
+    data = data[os.write(fd, data):]
+
+
+def _open_whole_lines(path: pathlib.Path) -> int:
+  fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+  # Appending to a torn line would damage two rows.
+  os.ftruncate(fd, path.read_bytes().rfind(b"\n") + 1)
+  return fd
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+  if not path.exists():
+    return []
+  found = []
+  lines = path.read_bytes().split(b"\n")
+  for number, line in enumerate(lines[:-1], 1):  # the last has no end
+    try:
+      found.append(json.loads(line))
+    except ValueError as e:
+      raise ValueError(f"{path}:{number} is not JSON: {line[:80]!r}") from e
+  return found

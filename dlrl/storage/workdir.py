@@ -1,0 +1,154 @@
+"""The directory of a run: who may write there, and which config it belongs to.
+
+    workdir/
+      lock          held by the process that runs, with its pid
+      config.json   the resolved config; a run continues only with the same
+
+Whatever else a run writes is added by the modules that write it.
+"""
+
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+from dlrl import strict
+
+# What a run that died before its config was written leaves behind.
+_OWN = {"lock", "config.json.tmp"}
+
+
+def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
+          free: Collection[str] = ()) -> "Workdir":
+  """The directory `path`, created if absent, reserved for this process.
+
+  In a job of several processes, process 0 claims. Only local paths are
+  supported: a bucket has no locks the kernel releases, so a `gs://` path would
+  need `_lock` replaced, and `write_text` by the store's atomic upload.
+
+  Args:
+    path: the directory; `~` is expanded.
+    cfg_json: the config as given by `strict.to_json`.
+    free: its keys whose values may be others than at the first start.
+
+  Raises:
+    strict.ConfigError: the directory cannot be written, is in use by another
+      process, or holds something else: other files, or a run with another
+      config, in which case the message lists every difference.
+  """
+  text = os.fspath(path)
+  strict.require(bool(text), "workdir", text, "give a directory: --workdir=DIR")
+  strict.require("://" not in text, "workdir", text,
+                 "only local directories are supported; mount the bucket")
+  root = pathlib.Path(text).expanduser().absolute()
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+    names = {entry.name for entry in root.iterdir()}
+    # Before the lock: nothing is added to a directory of somebody else.
+    _refuse_foreign(root, names)
+    fd = _lock(root)
+  except OSError as e:
+    raise strict.ConfigError(
+      "workdir", text, f"not a directory that can be written ({e.strerror}); "
+      "take another --workdir") from e
+  try:
+    resumed = (root / "config.json").exists()
+    if resumed:
+      _compare(root, cfg_json, free)
+    else:
+      write_json(root / "config.json", cfg_json)
+  except BaseException:
+    os.close(fd)
+    raise
+  return Workdir(root, resumed, fd)
+
+
+class Workdir:
+  """A claimed directory; the claim ends with `close`, or with the process.
+
+  Attributes:
+    path: the directory.
+    resumed: whether an earlier process claimed it with the same config.
+  """
+
+  def __init__(self, path: pathlib.Path, resumed: bool, fd: int):
+    self.path, self.resumed, self._fd = path, resumed, fd
+
+  def close(self) -> None:
+    """Lets another process claim the directory."""
+    if self._fd >= 0:
+      os.close(self._fd)
+      self._fd = -1
+
+  def __enter__(self) -> "Workdir":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self.close()
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+  """Writes `obj` as JSON; readers see the old file or the new, never a part."""
+  write_text(path, json.dumps(obj, indent=2) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Replaces the file atomically; on disk when this returns."""
+  path = pathlib.Path(path)
+  tmp = path.with_name(path.name + ".tmp")
+  with open(tmp, "w", encoding="utf-8") as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(tmp, path)
+  # The new name is an entry of the directory, which has a cache of its own.
+  fd = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
+def _refuse_foreign(root: pathlib.Path, names: set[str]) -> None:
+  if "config.json" not in names and names - _OWN:
+    found = ", ".join(sorted(names - _OWN)[:3])
+    raise strict.ConfigError(
+      "workdir", str(root), f"holds files that are not of a run ({found}); "
+      "take an empty or new --workdir")
+
+
+def _lock(root: pathlib.Path) -> int:
+  # The lock belongs to the open file: the kernel drops it however the process
+  # ends. Python does not pass the descriptor on to programs it starts.
+  fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+  try:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+  except BlockingIOError as e:
+    holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+    os.close(fd)
+    raise strict.ConfigError(
+      "workdir", str(root), f"in use by another run (pid {holder}); wait for "
+      "it, end it, or take another --workdir") from e
+  except BaseException:
+    os.close(fd)
+    raise
+  return fd
+
+
+def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
+             free: Collection[str]) -> None:
+  try:
+    old = json.loads((root / "config.json").read_text(encoding="utf-8"))
+  except ValueError:
+    old = None
+  strict.require(isinstance(old, dict), "workdir", str(root),
+                 "its config.json is not of a run; take another --workdir")
+  lines = strict.diff(*({k: v for k, v in cfg.items() if k not in free}
+                        for cfg in (old, cfg_json)))
+  strict.require(not lines, "workdir", str(root), "\n  ".join([
+    "belongs to a run with another config; take another --workdir, or go back "
+    "to the values on the left:", *lines]))

@@ -1,0 +1,1 @@
+"""Programming tasks: MBPP and HumanEval."""

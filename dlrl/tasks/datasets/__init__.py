@@ -1,0 +1,1 @@
+"""Datasets with pinned checksums, computed or published."""

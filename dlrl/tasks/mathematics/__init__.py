@@ -1,0 +1,1 @@
+"""Word problems and competition mathematics: GSM8K and MATH."""

@@ -1,0 +1,1 @@
+"""Published scorers, re-created to reproduce papers' tables."""

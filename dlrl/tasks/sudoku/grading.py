@@ -1,0 +1,157 @@
+"""Sudoku of 4x4 and 9x9 cells: the rules, the rewards and the metrics.
+
+A puzzle is 16 digits up to 4 or 81 up to 9, row by row, 0 for a blank. The
+answer that a completion states (`answers.final`) has to be the digits of the
+filled grid and nothing else. Any valid grid that keeps the clues is right,
+whichever one the puzzle was made from. Rewards read the column `puzzle`, never
+the solution.
+"""
+
+import functools
+from collections.abc import Callable
+from collections.abc import Sequence
+
+from dlrl.tasks import answers
+from dlrl.tasks import task as task_lib
+
+# By the number of cells: digits, and the cells of each row, column and box,
+# which hold every digit once.
+DIGITS = {16: "1234", 81: "123456789"}
+
+
+def _units(box: int) -> tuple[tuple[int, ...], ...]:
+  side = box * box
+  corners = (side * row + column for row in range(0, side, box)
+             for column in range(0, side, box))
+  return (
+    *(tuple(range(side * i, side * i + side)) for i in range(side)),
+    *(tuple(range(i, side * side, side)) for i in range(side)),
+    *(tuple(corner + side * i + j for i in range(box) for j in range(box))
+      for corner in corners))
+
+
+UNITS = {16: _units(2), 81: _units(3)}
+
+
+@functools.lru_cache(maxsize=1)
+def grids() -> tuple[str, ...]:
+  """All 288 valid 4x4 grids as strings of 16 digits, in ascending order."""
+  found = [""]
+  for cell in range(16):
+    seen = {c for unit in UNITS[16] if cell in unit for c in unit if c < cell}
+    found = [grid + digit for grid in found for digit in DIGITS[16]
+             if all(grid[c] != digit for c in seen)]
+  return tuple(found)
+
+
+def template(row: task_lib.Example) -> list[str | int]:
+  """What is known of any answer: the clues, with blanks between them."""
+  return [1 if digit == "0" else digit for digit in row["puzzle"]]
+
+
+def well_formed(answer: str, size: int = 16) -> bool:
+  """Whether it is a grid of `size` ASCII digits from 1, and nothing around."""
+  # Membership, not str.isdigit or int(): those accept other scripts' digits.
+  return len(answer) == size and all(c in DIGITS[size] for c in answer)
+
+
+def clues_kept(puzzle: str, grid: str) -> float:
+  """Fraction of the puzzle's clues that `grid`, of the same size, repeats."""
+  clues = [(given, digit) for given, digit in zip(puzzle, grid, strict=True)
+           if given != "0"]
+  kept = sum(given == digit for given, digit in clues)
+  return kept / len(clues) if clues else 1.0
+
+
+def units_valid(grid: str) -> float:
+  """Fraction of the rows, columns and boxes that repeat no digit."""
+  units = UNITS[len(grid)]
+  return sum(len({grid[c] for c in unit}) == len(unit) for unit in units) / (
+    len(units))
+
+
+def units_score(puzzle: str, answer: str) -> float:
+  """Mean of clues kept and units valid, in [0, 1]; 0 if not well formed.
+
+  It is 1 for a solution and for nothing else.
+  """
+  _check_puzzle(puzzle)
+  if not well_formed(answer, len(puzzle)):
+    return 0.0
+  return (clues_kept(puzzle, answer) + units_valid(answer)) / 2
+
+
+def solved(puzzle: str, answer: str) -> bool:
+  """Whether the answer is a valid grid that keeps every clue."""
+  return units_score(puzzle, answer) == 1.0
+
+
+def cells(puzzle: str, answer: str, solution: str) -> float:
+  """Fraction of blanks equal to `solution`'s, in [0, 1]; 0 if not well formed.
+
+  The score of the published tables. It trusts that the puzzle has one solution
+  and, like them, ignores overwritten clues.
+  """
+  _check_puzzle(puzzle)
+  if not well_formed(answer, len(puzzle)):
+    return 0.0
+  blanks = [cell for cell, digit in enumerate(puzzle) if digit == "0"]
+  right = sum(answer[cell] == solution[cell] for cell in blanks)
+  return right / len(blanks) if blanks else float(answer == solution)
+
+
+def solved_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
+                  *, puzzle: Sequence[str], **columns: object) -> list[float]:
+  """1 for a solved puzzle and 0 for everything else.
+
+  Raises:
+    ValueError: the column `puzzle` holds something else, or the lengths differ.
+      No completion raises.
+  """
+  del prompts, columns
+  return _each(solved, completions, puzzle)
+
+
+def units_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
+                 *, puzzle: Sequence[str], **columns: object) -> list[float]:
+  """`units_score`: dense, in [0, 1], and 1 only for a solved puzzle.
+
+  Raises:
+    ValueError: as `solved_reward`.
+  """
+  del prompts, columns
+  return _each(units_score, completions, puzzle)
+
+
+def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
+            puzzle: Sequence[str], solution: Sequence[str], **columns: object
+            ) -> dict[str, list[float]]:
+  """Of every completion, in [0, 1].
+
+  `solved`, `cells`, and `format`: whether the answer is a grid, of any digits.
+
+  Raises:
+    ValueError: as `solved_reward`.
+  """
+  del prompts, columns
+  return {
+    "solved": _each(solved, completions, puzzle),
+    "cells": _each(cells, completions, puzzle, solution),
+    "format": _each(_formed, completions, puzzle)}
+
+
+def _each(score: Callable[..., float], completions: Sequence[str],
+          puzzles: Sequence[str], *columns: Sequence[str]) -> list[float]:
+  return [float(score(puzzle, answers.final(completion), *rest))
+          for completion, puzzle, *rest in zip(
+            completions, puzzles, *columns, strict=True)]
+
+
+def _formed(puzzle: str, answer: str) -> bool:
+  return well_formed(answer, len(puzzle))
+
+
+def _check_puzzle(puzzle: str) -> None:
+  digits = DIGITS.get(len(puzzle), "")
+  if not digits or any(c not in "0" + digits for c in puzzle):
+    raise ValueError(f"{puzzle!r} is not a puzzle: 16 digits up to 4, or 81")

@@ -1,0 +1,1 @@
+"""Tasks from users' own files, prompts and reward functions."""

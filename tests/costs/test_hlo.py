@@ -1,0 +1,161 @@
+"""Traffic read from programs against counts by hand and XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from updates import FAST
+
+from dlrl import config
+from dlrl.costs import hlo
+from dlrl.runtime import mesh as mesh_lib
+
+
+def shape(*sizes):
+  return jax.ShapeDtypeStruct(sizes, "float32")
+
+
+def compiled(fn, *args):
+  return jax.jit(fn).lower(*args).compile(FAST)
+
+
+@pytest.mark.parametrize("fn, args", [
+  (lambda x, w: x @ w, (shape(64, 32), shape(32, 48))),
+  (lambda x, w: jnp.sum(jnp.tanh(x @ w) * 2, 0),
+   (shape(64, 32), shape(32, 48))),
+  (lambda x, i: jax.lax.dynamic_slice_in_dim(x, i, 4, 0) + 1,
+   (shape(100, 7), jax.ShapeDtypeStruct((), "int32"))),
+], ids=["product", "fusion", "slice"])
+def test_without_loops_bytes_are_what_xla_counts(fn, args):
+  program = compiled(fn, *args)
+  want = program.cost_analysis()["bytes accessed"]
+  got = hlo.traffic(program.as_text()).accessed
+  assert abs(got - want) <= 0.02 * want + 32  # scalars
+
+
+def test_a_loop_counts_as_often_as_it_runs_and_reads_its_slice_of_a_stack():
+  def scan(x, stack):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
+
+  few, many = (
+    hlo.traffic(compiled(scan, shape(8, 64), shape(n, 64, 64)).as_text()
+                ).accessed for n in (10, 110))
+  per_layer = (many - few) / 100
+  weights, state = 64 * 64 * 4, 8 * 64 * 4
+  # Sliced, read, and the state in and out a few times; not 110 layers' weights.
+  assert 3 * weights <= per_layer <= 3 * weights + 8 * state
+
+
+def test_loops_of_unknown_length_take_the_numbers_given_by_depth():
+  def inner(x, limit):
+    return jax.lax.while_loop(
+      lambda x: jnp.sum(x) < limit, lambda x: x @ x, x)
+
+  def outer(x, limit):
+    return jax.lax.while_loop(
+      lambda x: jnp.max(x) < limit, lambda x: inner(x, limit) + 1, x)
+
+  text = compiled(outer, shape(32, 32), shape()).as_text()
+  with pytest.raises(ValueError, match="while_trips"):
+    hlo.traffic(text, (2,))
+  product = 3 * 32 * 32 * 4
+  base, more = (hlo.traffic(text, t).accessed for t in ((2, 10), (2, 110)))
+  assert more - base >= 2 * 100 * product
+  assert hlo.traffic(text, (4, 110)).accessed > 1.9 * more
+
+
+@pytest.mark.parametrize("times", [1, 7])
+def test_collectives_are_those_of_the_layers(times):
+  mesh = mesh_lib.make(config.MeshConfig(1, 4, 2))
+  rows, width, inner = 16, 32, 64
+
+  def layers(x, stack):
+    def one(x, w):
+      up = mesh_lib.constrain(w, None, "tensor")
+      y = mesh_lib.constrain(x @ up, mesh_lib.BATCH, "tensor")
+      return mesh_lib.shard_batch(y @ up.T), None
+
+    return jax.lax.scan(one, x, stack)[0]
+
+  with jax.set_mesh(mesh):
+    program = jax.jit(
+      layers, in_shardings=(
+        NamedSharding(mesh, P(mesh_lib.BATCH)),
+        NamedSharding(mesh, P(None, "fsdp", "tensor")))).lower(
+          shape(rows, width), shape(times, width, inner)).compile(FAST)
+  found = {c.kind: c for c in hlo.traffic(program.as_text()).collectives}
+  gathered = found["all-gather"]
+  assert gathered == ("all-gather", width * inner // 2 * 4, 4, times)
+  assert gathered.moved == times * gathered.size * 3 / 4
+  summed = found["all-reduce"]
+  assert summed == ("all-reduce", rows // 4 * width * 4, 2, times)
+  assert summed.moved == times * summed.size  # half of it, twice
+  assert len(found) == 2
+
+
+# As a TPU's compiler writes it: one gather, started in a fusion and ended in
+# another, in a loop whose limit is a constant; vector memory is S(1).
+ASYNC = """HloModule jit_f, is_scheduled=true, num_partitions=4
+
+%start (p.0: bf16[8,4]) -> (bf16[8,4], bf16[8,16]) {
+  %p.0 = bf16[8,4]{1,0} parameter(0)
+  %ag.0 = bf16[8,16]{1,0} all-gather(%p.0), channel_id=3, replica_groups=mesh['a'=4,'b'=1] {'a'}, dimensions={1}
+  ROOT %c.0 = (bf16[8,4]{1,0}, bf16[8,16]{1,0}) custom-call(%ag.0), custom_call_target="AsyncCollectiveStart"
+}
+
+%done (p.1: bf16[8,4]) -> bf16[8,16] {
+  %p.1 = bf16[8,4]{1,0} parameter(0)
+  %ag.1 = bf16[8,16]{1,0} all-gather(%p.1), channel_id=3, replica_groups=mesh['a'=4,'b'=1] {'a'}, dimensions={1}
+  ROOT %c.1 = bf16[8,16]{1,0} custom-call(%ag.1), custom_call_target="AsyncCollectiveDone"
+}
+
+%body (p.2: (s32[], bf16[8,4], bf16[8,16])) -> (s32[], bf16[8,4], bf16[8,16]) {
+  %p.2 = (s32[]{:T(128)}, bf16[8,4]{1,0}, /*index=2*/bf16[8,16]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  %x = bf16[8,4]{1,0} get-tuple-element(%p.2), index=1
+  %s = (bf16[8,4]{1,0}, bf16[8,16]{1,0}) fusion(%x), kind=kCustom, calls=%start
+  %y = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} fusion(%x), kind=kCustom, calls=%done
+  %z = bf16[8,16]{1,0} negate(%y)
+  ROOT %t = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) tuple(%i, %x, %z)
+}
+
+%condition (p.3: (s32[], bf16[8,4], bf16[8,16])) -> pred[] {
+  %p.3 = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %n = s32[]{:T(128)} constant(5)
+  %j = s32[]{:T(128)} get-tuple-element(%p.3), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%j, %n), direction=LT
+}
+
+ENTRY %main (a: (s32[], bf16[8,4], bf16[8,16])) -> (s32[], bf16[8,4], bf16[8,16]) {
+  %a = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  ROOT %w = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) while(%a), condition=%condition, body=%body
+}
+"""  # noqa: E501
+
+
+def test_an_asynchronous_collective_is_one():
+  found = hlo.traffic(ASYNC)
+  assert found.collectives == (("all-gather", 8 * 16 * 2, 4, 5),)
+
+
+def test_what_is_in_vector_memory_is_not_read_from_the_main_one():
+  one = ASYNC.replace("S(1)", "")
+  # Once written by a fusion, once read by the negation, five times.
+  assert (hlo.traffic(one).accessed - hlo.traffic(ASYNC).accessed
+          == 5 * 2 * 8 * 16 * 2)
+
+
+@pytest.mark.parametrize("groups, size", [
+  ("{{0,1},{2,3}}", 2), ("[2,4]<=[8]", 4), ("[4,2]<=[2,4]T(1,0)", 2),
+  ("mesh['a'=2,'b'=4] {'a','b'}", 8), ("mesh['a'=2,'b'=4] {'b'}", 4),
+  ("{}", 8)])
+def test_groups_of_devices_in_every_spelling(groups, size):
+  text = f"""HloModule f, num_partitions=8
+
+ENTRY %main (a: f32[4]) -> f32[4] {{
+  %a = f32[4]{{0}} parameter(0)
+  ROOT %r = f32[4]{{0}} all-reduce(%a), replica_groups={groups}, to_apply=%add
+}}
+"""
+  assert hlo.traffic(text).collectives == (("all-reduce", 16, size, 1),)

@@ -1,0 +1,89 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import networks
+import pytest
+import updates
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from configs import bgpo
+from dlrl import config
+from dlrl import optimizer
+from dlrl import strict
+from dlrl import update
+from dlrl import validate
+from dlrl.costs import memory
+from dlrl.models import transformer
+from dlrl.run import setup as setup_lib
+from dlrl.runtime import mesh as mesh_lib
+
+
+def shapes():
+  mesh = mesh_lib.make(config.MeshConfig(data=1, fsdp=4, tensor=2))
+
+  def one(shape, dtype, *spec):
+    return jax.ShapeDtypeStruct(
+      shape, dtype, sharding=NamedSharding(mesh, P(*spec)))
+
+  return {"w": one((8, 6), "float32", "fsdp", "tensor"),
+          "b": one((6,), "bfloat16")}
+
+
+def test_bytes_are_those_of_the_arrays_on_a_device():
+  tree = shapes()
+  assert memory.per_device(tree) == 8 * 6 * 4 // 8 + 6 * 2
+  arrays = jax.tree.map(
+    lambda s: jax.device_put(jnp.zeros(s.shape, s.dtype), s.sharding), tree)
+  held = sum(x.addressable_shards[0].data.nbytes
+             for x in jax.tree.leaves(arrays))
+  assert memory.per_device(arrays) == held
+  four_bits = jax.ShapeDtypeStruct(
+    (8, 6), "uint4", sharding=tree["w"].sharding)
+  assert memory.per_device(four_bits) == 8 * 6 // 2 // 8
+
+
+def test_the_line_lists_the_parts_and_their_sum():
+  big = jax.ShapeDtypeStruct(
+    (2**29,), "float32",
+    sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+  line = memory.estimate(
+    {"parameters": big, "reference": None, "optimizer": (big, big)}, 1)
+  assert line == ("memory per device: parameters 2.0 GiB, optimizer 4.0 GiB; "
+                  "together 6.0 GiB, and activations")
+
+
+def test_more_than_a_device_has_is_an_error_before_anything_is_made(
+    monkeypatch, capsys):
+  cfg = validate.from_dict(bgpo.get_config("smoke"))
+  setup = setup_lib.make(cfg)
+  tx = optimizer.make(cfg.learn.optimizer, 1)
+  setup.state_maker(tx)
+  assert "memory per device: parameters" in capsys.readouterr().out
+
+  class Device:
+    def memory_stats(self):
+      return {"bytes_limit": 2**20}
+
+  monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+  with pytest.raises(strict.ConfigError, match="which has") as error:
+    setup.state_maker(tx)
+  assert error.value.field == "mesh.fsdp"
+
+
+def test_gradients_take_one_accumulator_and_those_of_a_draw():
+  # Wide, so that nothing but parameters counts.
+  model = transformer.build(dataclasses.replace(
+    networks.TINY, width=256, mlp_width=512), updates.MASK)
+  params = networks.shapes_of(model)
+  whole = sum(4 * x.size for x in jax.tree.leaves(params))
+  batch = jax.eval_shape(updates.make_batch)
+
+  learn = dataclasses.replace(updates.LEARN, micro_batch=2, n_mc=4)
+  program = jax.jit(lambda params, batch: update.batch_grads(
+    model, learn, params, batch, update.Others(None, None)))
+  temporaries = program.lower(params, batch).compile(
+    updates.FAST).memory_analysis().temp_size_in_bytes
+  # 1.8; an accumulator for draws beside one for micro-batches: 2.8.
+  assert temporaries < 2.2 * whole

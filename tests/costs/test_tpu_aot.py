@@ -1,0 +1,144 @@
+"""Programs compiled for a TPU that is not there."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from collectives import collectives
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from configs import bgpo
+from dlrl import compile_only
+from dlrl import config
+from dlrl import strict
+from dlrl import validate
+from dlrl.costs import chips
+from dlrl.costs import hlo
+from dlrl.costs import topology
+from dlrl.diffusion import token_logps
+from dlrl.models import attention
+from dlrl.models import transformer
+from dlrl.run import setup as setup_lib
+from dlrl.runtime import mesh as mesh_lib
+
+pytestmark = pytest.mark.tpu_aot
+
+MODEL = config.ModelConfig(
+  vocab_size=4096, width=256, layers=2, heads=4, kv_heads=2, head_dim=128,
+  mlp_width=256, compute_dtype="bfloat16", attention="splash")
+
+
+@pytest.fixture
+def mesh():
+  """Eight chips of a v5e."""
+  pytest.importorskip("libtpu")
+  return mesh_lib.make(config.MeshConfig(2, 2, 2), topology.devices("v5e-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "kernels"), [("full", 4), ("dots", 3)])
+def test_the_gradient_of_log_probs_uses_the_kernel_on_every_chip(
+    mesh, remat, kernels):
+  rows, t, chunk = 8, 300, 100
+  cfg = dataclasses.replace(MODEL, remat=remat)
+  attention.check(cfg, mesh)
+  model = transformer.build(cfg, 2)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.tree.map(
+    lambda s, sharding: jax.ShapeDtypeStruct(
+      s.shape, s.dtype, sharding=sharding), shapes,
+    mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes))
+
+  def of_rows(dtype, *sizes):
+    return jax.ShapeDtypeStruct((rows, *sizes), dtype, sharding=NamedSharding(
+      mesh, P(mesh_lib.BATCH)))
+
+  def total(params, ids, positions, lengths, mask):
+    hidden = model.hidden(params, ids, positions, lengths)
+    return jnp.sum(token_logps.token_logps(
+      hidden, model.unembed(params), ids, mask, chunk=chunk,
+      shards=mesh_lib.batch_parts(rows)).logps)
+
+  with jax.set_mesh(mesh):
+    hlo = jax.jit(jax.grad(total)).lower(
+      params, of_rows("int32", t), of_rows("int32", t), of_rows("int32"),
+      of_rows("bool", t)).compile().as_text()
+  # Forward, again if nothing is kept, and two of the backward pass.
+  assert len(re.findall(
+    'custom_call_target="tpu_custom_call"', hlo)) == kernels
+  # Scores of a device's rows and heads never exist as an array.
+  assert not re.findall(r"\[2,2,(300,300|384,384)\]", hlo)
+  # The head: gathered once, its gradient summed once, out of all loops. Of the
+  # embedding nothing is gathered, and a device's gradient is of half the width.
+  size = MODEL.width * MODEL.vocab_size // 2
+  large = [x for x in collectives(hlo) if x[2] >= size]
+  assert sorted(large) == [
+    ("ENTRY", "all-gather", size), *[("ENTRY", "all-reduce", size)] * 2]
+
+
+def tiny(mesh_sizes):
+  """A run whose rollouts and updates use the kernel, as all TPUs would."""
+  cfg = bgpo.get_config("smoke")
+  cfg.model.update(layers=2, width=256, heads=2, kv_heads=2, head_dim=128,
+                   compute_dtype="bfloat16")
+  cfg.sft.steps = 0
+  cfg.task.prompt_length = 120
+  cfg.learn.n_mc = 2
+  return dataclasses.replace(
+    validate.from_dict(cfg), mesh=config.MeshConfig(*mesh_sizes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, sizes", [
+  ("v5e-1", (1, 1, 1)), ("v6e-1", (1, 1, 1)), ("2xv5e-4", (2, 4, 1)),
+  ("v5p-8", (1, 2, 2))])
+def test_rollout_and_update_compile_with_the_kernel(name, sizes, monkeypatch):
+  pytest.importorskip("libtpu")
+  setup = setup_lib.make(tiny(sizes), topology.devices(name))
+  assert dict(setup.mesh.shape) == dict(
+    zip(mesh_lib.AXES, sizes, strict=True))
+  texts = []
+  traffic = hlo.traffic
+  monkeypatch.setattr(
+    hlo, "traffic", lambda text, trips: (texts.append(text),
+                                         traffic(text, trips))[1])
+  chip = chips.find(setup.mesh.devices.flat[0].device_kind)
+  rollout, learn = compile_only.compile_all(setup, chip.hbm)
+  kernels = [len(re.findall('custom_call_target="tpu_custom_call"', text))
+             for text in texts]
+  # Of an update: forward, again, two of the backward pass; more where the
+  # compiler takes layers out of a loop.
+  assert kernels[0] >= 1
+  assert kernels[1] >= 4
+  for one in (rollout, learn):
+    assert one.fits
+    assert one.needed > one.arguments > 0
+    assert max(one.least_seconds(chip).values()) > 0
+    many = sizes != (1, 1, 1)
+    assert bool(sum(c["bytes"] for c in one.collectives.values())) == many
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_said_with_the_compilers_figures():
+  pytest.importorskip("libtpu")
+  cfg = tiny((1, 1, 1))
+  cfg = dataclasses.replace(
+    cfg, model=dataclasses.replace(cfg.model, width=16384, mlp_width=65536))
+  setup = setup_lib.make(cfg, topology.devices("v5e-1"))
+  rollout, learn = compile_only.compile_all(
+    setup, chips.find("TPU v5 lite").hbm)
+  assert not rollout.fits and not learn.fits
+  assert learn.needed > learn.limit == int(15.75 * 2**30)
+
+
+def test_slices_do_not_share_what_is_gathered():
+  pytest.importorskip("libtpu")
+  devices = topology.devices("2xv5e-4")
+  with pytest.raises(strict.ConfigError, match="multiple of the 2 slices"):
+    mesh_lib.make(config.MeshConfig(1, 8, 1), devices)
+  mesh = mesh_lib.make(config.MeshConfig(2, 2, 2), devices)
+  slices = [{d.slice_index for d in part.flat} for part in mesh.devices]
+  assert slices == [{0}, {1}]

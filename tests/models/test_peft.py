@@ -1,0 +1,100 @@
+"""Adapters in PEFT's layout, on the names of every family."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from dlrl import config
+from dlrl.models import families
+from dlrl.models import lora
+from dlrl.models import peft
+from dlrl.models import transformer
+
+LORA = config.LoraConfig(rank=3, alpha=6.0)
+LLADA = {
+  "model_type": "llada", "embedding_size": 24, "d_model": 16, "n_layers": 2,
+  "n_heads": 2, "n_kv_heads": 2, "mlp_hidden_size": 20, "rope_theta": 100.0,
+  "rms_norm_eps": 1e-5, "weight_tying": False, "mask_token_id": 2}
+QWEN = {
+  "model_type": "Dream", "hidden_size": 16, "intermediate_size": 20,
+  "num_attention_heads": 2, "num_hidden_layers": 2, "num_key_value_heads": 1,
+  "rms_norm_eps": 1e-6, "rope_theta": 100.0, "tie_word_embeddings": False,
+  "vocab_size": 24, "mask_token_id": 2}
+# The module of a layer's matrix, written out from the published models.
+MODULES = {
+  "llada": ("model.transformer.blocks.{}.", {
+    "attention/q": "q_proj", "attention/k": "k_proj", "attention/v": "v_proj",
+    "attention/out": "attn_out", "mlp/gate": "ff_proj", "mlp/up": "up_proj",
+    "mlp/down": "ff_out"}),
+  "Dream": ("model.layers.{}.", {
+    "attention/q": "self_attn.q_proj", "attention/k": "self_attn.k_proj",
+    "attention/v": "self_attn.v_proj", "attention/out": "self_attn.o_proj",
+    "mlp/gate": "mlp.gate_proj", "mlp/up": "mlp.up_proj",
+    "mlp/down": "mlp.down_proj"}),
+}
+
+
+def written(tmp_path, hf, cfg=LORA):
+  """(adapter, tensors by name, the config) of a directory that was saved."""
+  source = tmp_path / "source"
+  source.mkdir()
+  (source / "config.json").write_text(json.dumps(hf))
+  architecture, _ = families.read_config(source)
+  model = transformer.build(architecture, 2, cfg)
+  rng = np.random.default_rng(0)
+  adapter = lora.shapes(networks.shapes_of(model), cfg)
+  adapter = jax.tree.map(
+    lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype), adapter)
+  peft.save(adapter, cfg, source, tmp_path / "out")
+  tensors = safetensors_numpy.load_file(
+    tmp_path / "out" / "adapter_model.safetensors")
+  return adapter, tensors, json.loads(
+    (tmp_path / "out" / "adapter_config.json").read_text())
+
+
+@pytest.mark.parametrize("hf", [LLADA, QWEN], ids=lambda hf: hf["model_type"])
+def test_every_layer_has_its_matrices_under_the_names_that_peft_looks_for(
+    hf, tmp_path):
+  adapter, tensors, _ = written(tmp_path, hf)
+  stem, modules = MODULES[hf["model_type"]]
+  wanted = {}
+  for path, module in modules.items():
+    block, name = path.split("/")
+    parts = adapter["layers"][block][name]
+    for layer in range(2):
+      full = f"base_model.model.{stem.format(layer)}{module}"
+      wanted[f"{full}.lora_A.weight"] = np.asarray(parts["a"][layer]).T
+      wanted[f"{full}.lora_B.weight"] = np.asarray(parts["b"][layer]).T
+  assert tensors.keys() == wanted.keys()
+  for name, tensor in tensors.items():
+    np.testing.assert_array_equal(tensor, wanted[name])
+    # A is [rank, in] and B is [out, rank].
+    assert tensor.shape["lora_A" not in name] == 3
+
+
+def test_the_config_gives_peft_its_factor_and_whole_names(tmp_path):
+  some = config.LoraConfig(rank=3, alpha=6.0, targets="layers/mlp/down")
+  _, tensors, cfg = written(tmp_path, LLADA, some)
+  assert cfg["peft_type"] == "LORA"
+  assert cfg["lora_alpha"] / cfg["r"] == some.scale == 2
+  assert not (cfg["use_rslora"] or cfg["use_dora"] or cfg["fan_in_fan_out"])
+  assert cfg["bias"] == "none"
+  assert cfg["base_model_name_or_path"] == str(tmp_path / "source")
+  # PEFT takes a module whose name is a target or ends in a dot and a target;
+  # LLaDA's head, model.transformer.ff_out, must not be one.
+  targets = cfg["target_modules"]
+  assert targets == [f"model.transformer.blocks.{i}.ff_out" for i in (0, 1)]
+  assert {f"base_model.model.{t}.lora_{x}.weight"
+          for t in targets for x in "AB"} == tensors.keys()
+
+
+def test_what_exists_is_not_overwritten(tmp_path):
+  written(tmp_path, LLADA)
+  with pytest.raises(FileExistsError):
+    peft.save({}, LORA, tmp_path / "source", tmp_path / "out")
+  assert not (tmp_path / "out.partial").exists()

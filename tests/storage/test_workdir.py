@@ -1,0 +1,163 @@
+"""Who may claim a directory."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import dlrl
+from dlrl import strict
+from dlrl.storage import workdir
+
+CFG = {"seed": 0, "update": {"loss": "bgpo", "betas": [0.9, 0.99]}}
+
+HOLD = """
+import json, sys, time
+from dlrl.runtime import workdir
+held = workdir.claim(sys.argv[1], json.loads(sys.argv[2]))
+print("claimed", flush=True)
+time.sleep(60)
+"""
+
+
+def hold_in_another_process(path):
+  root = pathlib.Path(dlrl.__file__).parents[1]
+  env = {**os.environ, "PYTHONPATH": str(root)}
+  child = subprocess.Popen([sys.executable, "-c", HOLD, str(path),
+                            json.dumps(CFG)], stdout=subprocess.PIPE, env=env)
+  assert child.stdout.readline() == b"claimed\n"
+  return child
+
+
+def test_a_new_directory_is_created_with_its_config(tmp_path):
+  with workdir.claim(tmp_path / "a" / "b", CFG) as run:
+    assert not run.resumed
+    assert run.path == tmp_path / "a" / "b"
+    assert json.loads((run.path / "config.json").read_text()) == CFG
+    assert sorted(os.listdir(run.path)) == ["config.json", "lock"]
+
+
+def test_the_same_config_continues(tmp_path):
+  workdir.claim(tmp_path, CFG).close()
+  (tmp_path / "metrics.jsonl").write_text("{}\n")
+  with workdir.claim(tmp_path, CFG) as run:
+    assert run.resumed
+  assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
+
+
+def test_another_config_is_refused_with_every_difference(tmp_path):
+  workdir.claim(tmp_path, CFG).close()
+  before = (tmp_path / "config.json").read_text()
+  other = {"seed": 1, "update": {"loss": "spg", "betas": [0.9, 0.99]}}
+  with pytest.raises(strict.ConfigError) as e:
+    workdir.claim(tmp_path, other)
+  assert e.value.field == "workdir"
+  assert "config.seed: 0 -> 1" in str(e.value)
+  assert "config.update.loss: 'bgpo' -> 'spg'" in str(e.value)
+  assert "betas" not in str(e.value)
+  assert (tmp_path / "config.json").read_text() == before
+
+
+def test_free_parts_of_a_config_may_change_or_be_new(tmp_path):
+  workdir.claim(tmp_path, CFG).close()
+  before = (tmp_path / "config.json").read_text()
+  other = CFG | {"watchdog": {"times": 3.0}}
+  with pytest.raises(strict.ConfigError, match=r"config.watchdog: None -> "):
+    workdir.claim(tmp_path, other)
+  with workdir.claim(tmp_path, other, free=("watchdog",)) as run:
+    assert run.resumed
+  assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_refused_claim_does_not_keep_the_lock(tmp_path):
+  workdir.claim(tmp_path, CFG).close()
+  with pytest.raises(strict.ConfigError) as kept:
+    workdir.claim(tmp_path, {"seed": 1})
+  with workdir.claim(tmp_path, CFG) as run:  # while the traceback is alive
+    assert run.resumed
+  del kept
+
+
+def test_files_of_somebody_else_are_refused_and_left_alone(tmp_path):
+  (tmp_path / "thesis.tex").write_text("x")
+  with pytest.raises(strict.ConfigError, match=r"not of a run \(thesis.tex\)"):
+    workdir.claim(tmp_path, CFG)
+  assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_config_json_of_another_program_is_refused(tmp_path):
+  (tmp_path / "config.json").write_text("[1]")
+  with pytest.raises(strict.ConfigError, match="not of a run"):
+    workdir.claim(tmp_path, CFG)
+  (tmp_path / "config.json").write_text("port = 80")
+  with pytest.raises(strict.ConfigError, match="not of a run"):
+    workdir.claim(tmp_path, CFG)
+
+
+def test_a_start_killed_before_its_config_was_written_can_begin_again(tmp_path):
+  (tmp_path / "lock").write_text("123\n")
+  (tmp_path / "config.json.tmp").write_text('{"se')
+  with workdir.claim(tmp_path, CFG) as run:
+    assert not run.resumed
+    assert json.loads((run.path / "config.json").read_text()) == CFG
+
+
+def test_a_file_or_a_path_that_cannot_exist_is_refused(tmp_path):
+  (tmp_path / "file").write_text("x")
+  for path in (tmp_path / "file", tmp_path / "file" / "below"):
+    with pytest.raises(strict.ConfigError, match="can be written"):
+      workdir.claim(path, CFG)
+  with pytest.raises(strict.ConfigError, match="give a directory"):
+    workdir.claim("", CFG)
+  with pytest.raises(strict.ConfigError, match="only local"):
+    workdir.claim("gs://bucket/run", CFG)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_refused(tmp_path):
+  tmp_path.chmod(0o500)
+  with pytest.raises(strict.ConfigError, match="Permission denied"):
+    workdir.claim(tmp_path, CFG)
+
+
+def test_a_second_process_is_told_who_is_there_and_kill_9_frees(tmp_path):
+  child = hold_in_another_process(tmp_path)
+  try:
+    with pytest.raises(strict.ConfigError, match=f"pid {child.pid}"):
+      workdir.claim(tmp_path, CFG)
+    with pytest.raises(strict.ConfigError, match="in use"):
+      workdir.claim(tmp_path, {"seed": 5})  # busy matters more than different
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with workdir.claim(tmp_path, CFG) as run:
+      assert run.resumed
+      assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+  finally:
+    child.kill()
+    child.wait()
+
+
+def test_one_process_cannot_claim_twice_until_it_closes(tmp_path):
+  first = workdir.claim(tmp_path, CFG)
+  with pytest.raises(strict.ConfigError, match="in use"):
+    workdir.claim(tmp_path, CFG)
+  first.close()
+  first.close()
+  workdir.claim(tmp_path, CFG).close()
+
+
+def test_a_write_that_dies_half_way_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / "x.json"
+  workdir.write_json(path, {"a": 1})
+
+  def die(fd):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", die)
+  with pytest.raises(OSError, match="No space"):
+    workdir.write_json(path, {"a": 2})
+  assert json.loads(path.read_text()) == {"a": 1}

@@ -1,0 +1,98 @@
+import concurrent.futures
+import os
+import resource
+import signal
+import time
+
+import pytest
+
+from dlrl.tasks.mathematics import verify_pool
+
+# math-verify reads a gold relation as the set that is the answer, and not the
+# other way round.
+RELATION = ("1 < x < 2", "(1,2)")
+
+
+@pytest.fixture(scope="module")
+def pool():
+  pool = verify_pool.Pool(verify_pool.WorkerLimits(
+    cpu_seconds=0.4, wall_seconds=60, processes=1))
+  yield pool
+  pool.close()
+
+
+def process(pool):
+  """The one child process of the pool."""
+  [child] = pool._children
+  return child._running.popen
+
+
+def test_verdicts_come_in_order_and_the_gold_is_first(pool):
+  assert pool.verify([
+    ("x+1", "1+x"), ("x+1", "x"), RELATION, RELATION[::-1]]) == [
+      True, False, True, False]
+  assert pool.verify([]) == []
+
+
+@pytest.mark.parametrize("answer", [
+  "9^{9^{9^{9^{9}}}}", "(10^9)!", "\\sum_{k=1}^{10^9} k^{k}"])
+def test_an_endless_comparison_is_ended_by_its_cpu_time(pool, answer):
+  before = pool.unresolved
+  start = time.monotonic()
+  assert pool.verify([("\\pi", answer), ("x+1", "1+x")]) == [False, True]
+  assert time.monotonic() - start < 30
+  assert pool.unresolved == before + 1
+
+
+@pytest.mark.parametrize("answer", [
+  "", "\\", "\\frac{", "{" * 200, "}" * 200, "(" * 400, "1/0", "\\boxed{",
+  "\ud800", "\x00", "\n", "$", "$$", "\\text{", "=" * 400, "1" * 400,
+  "__import__('os').system('true')", "\\begin{matrix}", "9**9**9**9"])
+def test_text_that_is_no_latex_is_wrong(pool, answer):
+  assert pool.verify([("\\pi", answer)]) == [False]
+
+
+def test_memory_and_files_are_limited(pool):
+  pool.verify([("x+1", "1+x")])
+  child = process(pool).pid
+  assert resource.prlimit(child, resource.RLIMIT_AS) == (2**30, 2**30)
+  assert resource.prlimit(child, resource.RLIMIT_FSIZE) == (0, 0)
+
+
+def test_a_comparison_is_repeated_if_something_else_ends_its_process(pool):
+  assert pool.verify([("x+1", "1+x")]) == [True]
+  before = pool.unresolved
+  os.kill(process(pool).pid, signal.SIGKILL)
+  assert pool.verify([("x+1", "1+x")]) == [True]
+  assert pool.unresolved == before
+
+
+def test_a_stopped_process_is_ended_by_the_clock_and_all_by_closing():
+  pool = verify_pool.Pool(verify_pool.WorkerLimits(wall_seconds=1, processes=1))
+  assert pool.verify([("x+1", "1+x")]) == [True]
+  stopped = process(pool)
+  stopped.send_signal(signal.SIGSTOP)
+  assert pool.verify([("x+1", "1+x")]) == [False]
+  assert pool.unresolved == 1
+  assert stopped.returncode == -signal.SIGKILL
+  assert pool.verify([("x+1", "1+x")]) == [True]
+  last = process(pool)
+  assert last.poll() is None
+  pool.close()
+  assert last.returncode is not None
+
+
+def test_several_processes_work_at_once_for_several_threads():
+  pool = verify_pool.Pool(verify_pool.WorkerLimits(processes=2))
+  pairs = [("x+1", "1+x"), ("x+1", "x")] * 5
+  with concurrent.futures.ThreadPoolExecutor(3) as threads:
+    verdicts = list(threads.map(pool.verify, [pairs] * 3))
+  pool.close()
+  assert verdicts == [[True, False] * 5] * 3
+
+
+def test_a_process_that_does_not_start_is_an_error_not_a_verdict():
+  pool = verify_pool.Pool(verify_pool.WorkerLimits(memory=2**24, processes=1))
+  with pytest.raises(RuntimeError, match="does not start"):
+    pool.verify([("x+1", "1+x")])
+  pool.close()

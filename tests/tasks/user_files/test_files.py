@@ -1,0 +1,315 @@
+"""Users' own rows: what is read, what is refused, the documented example."""
+
+import importlib
+import json
+import re
+
+import hypothesis
+import numpy as np
+import pyarrow as pa
+import pytest
+import runs
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from dlrl import strict
+from dlrl.models.char_tokenizer import CharTokenizer
+from dlrl.tasks import task as task_lib
+from dlrl.tasks.user_files import files
+from dlrl.tasks.user_files import messages
+
+EVERY = files.DIFFICULTIES
+USER = {"role": "user", "content": "1+1="}
+SYSTEM = {"role": "system", "content": "Add."}
+BEGUN = {"role": "assistant", "content": "It is "}
+DOCS = runs.ROOT / "docs" / "tasks.md"
+
+
+def write(path, *rows):
+  """JSON Lines of rows, or of texts as they are; the path as text."""
+  path.write_text("".join(
+    (row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+  return str(path)
+
+
+def load(patterns, bad_rows="error"):
+  return files.load(patterns, bad_rows=bad_rows, field="task.train_files")
+
+
+def test_rows_of_json_lines_keep_their_columns_and_get_an_index(tmp_path):
+  path = write(
+    tmp_path / "a.jsonl",
+    {"prompt": "1+1=", "answer": 2, "why": {"steps": ["1", "1"], "n": 1.5}},
+    "", {"prompt": [SYSTEM, USER, BEGUN], "answer": None, "hint": [True]},
+    "  \t", {"prompt": "Größer?\u2028"})
+  rows = load(path)
+  assert list(rows) == [
+    {"prompt": "1+1=", "answer": 2, "why": {"steps": ["1", "1"], "n": 1.5},
+     "hint": None, "index": 0, "difficulty": 0},
+    {"prompt": [SYSTEM, USER, BEGUN], "answer": None, "why": None,
+     "hint": [True], "index": 1, "difficulty": 0},
+    {"prompt": "Größer?\u2028", "answer": None, "why": None, "hint": None,
+     "index": 2, "difficulty": 0}]
+  assert rows.columns == ("prompt", "answer", "why", "hint")
+  assert (rows.skipped, rows.problem) == (0, "")
+
+
+def test_rows_have_random_access(tmp_path):
+  rows = load(write(tmp_path / "a.jsonl", *(
+    {"prompt": f"{i}?" + "x" * i} for i in range(50))))
+  for i in np.random.default_rng(0).permutation(50):
+    assert rows[i]["prompt"] == f"{i}?" + "x" * i
+    assert rows[i]["index"] == i
+  assert rows[-1] == rows[49]
+  assert [row["index"] for row in rows[10:40:10]] == [10, 20, 30]
+  with pytest.raises(IndexError):
+    rows[50]
+
+
+def test_a_file_with_a_byte_order_mark_or_without_a_last_newline_is_read(
+    tmp_path):
+  (tmp_path / "a.jsonl").write_bytes(
+    b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}')
+  assert [r["prompt"] for r in load(str(tmp_path / "a.jsonl"))] == ["a", "b"]
+
+
+@pytest.fixture
+def table(tmp_path):
+  """A Parquet file of five rows in three row groups."""
+  rows = [{"prompt": [USER | {"name": None}], "reward_model":
+           {"ground_truth": str(i), "style": "rule"}, "tests": ["a"] * i,
+           "weight": None if i == 3 else i / 2} for i in range(5)]
+  path = str(tmp_path / "rows.parquet")
+  parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+  assert parquet.ParquetFile(path).num_row_groups == 3
+  return path
+
+
+def test_rows_of_parquet_are_python_values_in_any_order(table):
+  rows = load(table)
+  for i in (4, 0, 3, 1, 2, 4):
+    assert rows[i] == {
+      "prompt": [USER], "tests": ["a"] * i, "index": i, "difficulty": 0,
+      "reward_model": {"ground_truth": str(i), "style": "rule"},
+      "weight": None if i == 3 else i / 2}
+    assert type(rows[i]["tests"]) is list
+
+
+def test_files_follow_each_other_and_share_their_columns(tmp_path, table):
+  one = write(tmp_path / "a1.jsonl", {"prompt": "a", "x": 1})
+  two = write(tmp_path / "a2.jsonl", {"prompt": "b", "y": 2})
+  assert [row["index"] for row in load(f"{two}, {one}")] == [0, 1]
+  rows = load(f"{tmp_path}/a?.jsonl,{table}")
+  assert [rows[i]["prompt"] for i in (0, 1)] == ["a", "b"]
+  assert rows[6]["reward_model"]["ground_truth"] == "4"
+  assert all(set(row) == {*rows.columns, "index", "difficulty"}
+             for row in rows)
+  assert len(load(f"{tmp_path}/**/*.jsonl")) == 2
+
+
+@pytest.mark.parametrize(("patterns", "fix"), [
+  ("", "no file"), ("{}/none.jsonl", "no file"), ("{}", "no file"),
+  ("{}/a.jsonl,{}/*.jsonl", "twice"), ("{}/a.csv", "none of .jsonl, .parquet"),
+  ("{}/bad.parquet", "cannot be read"), ("{}/empty.jsonl", "no rows")])
+def test_what_is_no_file_of_rows_is_an_error(tmp_path, patterns, fix):
+  write(tmp_path / "a.jsonl", {"prompt": "a"})
+  write(tmp_path / "a.csv", "prompt", "a")
+  write(tmp_path / "bad.parquet", "PAR1")
+  write(tmp_path / "empty.jsonl")
+  with pytest.raises(strict.ConfigError, match=fix) as error:
+    load(patterns.replace("{}", str(tmp_path)))
+  assert error.value.field == "task.train_files"
+
+
+MALFORMED = [
+  ('{"prompt": "a"', "no JSON"),
+  ("[" * 100_000, "nested too deeply"),
+  ('["prompt"]', "no JSON object"),
+  ('"prompt"', "no JSON object"),
+  ('{"prompt": "a", "prompt": "b"}', "a key twice"),
+  ('{"prompt": "a", "x": {"y": 1, "y": 1}}', "a key twice"),
+  ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "no JSON"),
+  ('{"prompt": "\\ud800"}', "no Unicode text"),
+  ({"question": "a"}, r"no prompt, only \['question'\]"),
+  ({"prompt": None}, "no text but NoneType"),
+  ({"prompt": 7}, "no text but int"),
+  ({"prompt": USER}, "no text but dict"),
+  ({"prompt": " \n"}, "is empty"),
+  ({"prompt": []}, "no message of the user"),
+  ({"prompt": ["hi"]}, "message 1 is no object but str"),
+  ({"prompt": [{"role": "user"}]}, "message 1 is no text but NoneType"),
+  ({"prompt": [{"content": "a"}]}, "has the role None"),
+  ({"prompt": [USER, {"role": "tool", "content": "a"}]},
+   "message 2 has the role 'tool'"),
+  ({"prompt": [{"role": ["user"], "content": "a"}]}, "has the role"),
+  ({"prompt": [{"role": "user", "content": ""}]}, "message 1 is empty"),
+  ({"prompt": [{"role": "user", "content": [{"type": "text"}]}]},
+   "no text but list"),
+  ({"prompt": [USER | {"tool_calls": [1]}]}, r"has \['tool_calls'\]"),
+  ({"prompt": [SYSTEM]}, "no message of the user"),
+  ({"prompt": [USER, SYSTEM]}, "not the first"),
+  ({"prompt": [USER, USER]}, "two messages in a row have the role 'user'"),
+  ({"prompt": "a", "difficulty": "3"}, "difficulty is '3'"),
+  ({"prompt": "a", "difficulty": True}, "difficulty is True"),
+  ({"prompt": "a", "difficulty": -1}, "difficulty is -1"),
+]
+
+
+@pytest.mark.parametrize(("row", "problem"), MALFORMED)
+def test_a_malformed_row_is_an_error_with_its_line(tmp_path, row, problem):
+  path = write(tmp_path / "a.jsonl", {"prompt": "a"}, "", row)
+  with pytest.raises(strict.ConfigError, match=problem) as error:
+    load(path)
+  assert error.value.field == "task.train_files"
+  assert error.value.value == f"{path}:3"
+
+
+def test_malformed_rows_can_be_left_out_and_are_counted(tmp_path):
+  path = write(tmp_path / "a.jsonl", *(row for row, _ in MALFORMED),
+               {"prompt": "good"})
+  rows = load(path, "skip")
+  assert [row["prompt"] for row in rows] == ["good"]
+  assert rows[0]["index"] == 0
+  assert rows.skipped == len(MALFORMED)
+  assert rows.problem.startswith(f"{path}:1: is no JSON")
+  with pytest.raises(strict.ConfigError, match=r"no rows\. .*:1: has no"):
+    load(write(tmp_path / "b.jsonl", {"x": 1}, {"y": 1}), "skip")
+  with pytest.raises(strict.ConfigError, match="'error', 'skip'"):
+    load(path, "ignore")
+
+
+def test_a_malformed_row_of_parquet_is_an_error_with_its_number(tmp_path):
+  path = str(tmp_path / "a.parquet")
+  parquet.write_table(
+    pa.table({"prompt": ["a", "b", None, "d", " "]}), path, row_group_size=2)
+  with pytest.raises(strict.ConfigError) as error:
+    load(path)
+  assert error.value.value == f"{path}:3"
+  rows = load(path, "skip")
+  assert [row["prompt"] for row in rows] == ["a", "b", "d"]
+  assert [row["index"] for row in rows] == [0, 1, 2]
+  assert rows.skipped == 2
+
+
+@pytest.mark.parametrize("column", ["prompt", "gold"])
+def test_bytes_that_are_no_text_are_an_error(tmp_path, column):
+  path = tmp_path / "a.parquet"
+  other = "gold" if column == "prompt" else "prompt"
+  parquet.write_table(pa.table({column: ["ab?d"], other: ["x"]}), path,
+                      use_dictionary=False, write_statistics=False,
+                      compression="none")
+  content = path.read_bytes()
+  assert content.count(b"ab?d") == 1
+  path.write_bytes(content.replace(b"ab?d", b"ab\xffd"))
+  with pytest.raises(strict.ConfigError, match="cannot be read"):
+    load(str(path))
+  (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a\xff"}\n')
+  with pytest.raises(strict.ConfigError, match="no JSON"):
+    load(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("column", ["index", "task", "prompts", "completions"])
+def test_a_column_whose_name_is_taken_is_an_error(tmp_path, column):
+  path = write(tmp_path / "a.jsonl", {"prompt": "a"},
+               {"prompt": "b", column: 1})
+  with pytest.raises(strict.ConfigError, match=f"column .'{column}'.*rename"):
+    load(path)
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(st.lists(st.one_of(
+  st.binary(max_size=30), st.text(max_size=30).map(str.encode),
+  st.recursive(st.one_of(
+    st.none(), st.booleans(), st.floats(), st.integers(), st.text(),
+    st.sampled_from([USER, SYSTEM, "user", "x"])),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(
+      st.sampled_from(["prompt", "role", "content", "difficulty"]), inner)))
+  .map(lambda value: json.dumps(value).encode())), max_size=5))
+def test_no_bytes_raise_anything_but_an_error_with_a_line(
+    tmp_path_factory, content):
+  path = tmp_path_factory.mktemp("fuzz") / "a.jsonl"
+  path.write_bytes(b"\n".join([*content, b'{"prompt": "good"}']))
+  rows = load(str(path), "skip")
+  assert rows[-1]["prompt"] == "good"
+  lines = [x for x in path.read_bytes().split(b"\n") if x.strip()]
+  assert len(rows) + rows.skipped == len(lines)
+  for row in rows:
+    assert messages.checked(row["prompt"]) == row["prompt"]
+
+
+def test_a_task_selects_by_difficulty_what_says_one(tmp_path):
+  train = write(tmp_path / "a.jsonl", *(
+    {"prompt": str(d), "difficulty": d} for d in (3, None, 5, 4, 6)))
+  task = files.task(files.Files(train=train, test=train), {})
+  rows = task.load("", "train", (4, 5))
+  assert [(row["prompt"], row["difficulty"], row["index"]) for row in rows] == [
+    ("None", 0, 1), ("5", 5, 2), ("4", 4, 3)]
+  assert len(task.load("", "test", EVERY)) == 5
+  with pytest.raises(strict.ConfigError) as error:
+    task.load("", "validation", EVERY)
+  assert error.value.field == "task.validation_files"
+  only = write(tmp_path / "b.jsonl", {"prompt": "a", "difficulty": 3})
+  with pytest.raises(strict.ConfigError) as error:
+    files.Files(train=only)("", "train", (4, 5), field="rollout.difficulty")
+  assert error.value.field == "rollout.difficulty"
+
+
+def test_a_task_asks_the_prompt_and_measures_the_rewards(tmp_path):
+  def length(prompts, completions, **columns):
+    return [len(text) / 2 for text in completions]
+
+  def known(prompts, completions, *, answer, **columns):
+    return [None if a is None else float(a == c)
+            for a, c in zip(answer, completions, strict=True)]
+
+  path = write(tmp_path / "a.jsonl", {"prompt": [USER], "solution": "2"},
+               {"prompt": "b"})
+  task = files.task(files.Files(train=path), {"length": length, "known": known})
+  first, second = task.load("", "train", EVERY)
+  assert task.prompts["bare"].question(first) == [USER]
+  assert task.prompts["bare"].answer(first) == "2"
+  with pytest.raises(strict.ConfigError, match="solution"):
+    task.prompts["bare"].answer(second)
+  scores = task.metrics(["a"] * 4, ["ab", "ab", "a", "ab"],
+                        answer=["ab", "xy", "a", None])
+  assert scores["solved"] == [1, 0, 0, 0]
+  assert scores["length"] == [1, 1, 0.5, 1]
+  np.testing.assert_array_equal(scores["known"], [1, 0, 1, np.nan])
+
+
+def test_the_checksum_is_of_what_the_files_hold(tmp_path):
+  path = write(tmp_path / "a.jsonl", {"prompt": "a"})
+  copy = write(tmp_path / "b.jsonl", {"prompt": "a"})
+  one = files.checksum(files.Files(train=path))
+  assert one == files.checksum(files.Files(train=copy))
+  assert one != files.checksum(files.Files(test=path))
+  write(tmp_path / "a.jsonl", {"prompt": "b"})
+  assert one != files.checksum(files.Files(train=path))
+
+
+def test_the_documented_example_is_read_and_graded(tmp_path, monkeypatch):
+  """The blocks of docs/tasks.md are files of the names in front of them."""
+  blocks = re.findall(r"`([\w.]+)`:\n\n```\w*\n(.*?)```", DOCS.read_text(),
+                      re.DOTALL)
+  assert {name for name, _ in blocks} >= {
+    "train.jsonl", "validation.jsonl", "my_rewards.py"}
+  for name, content in blocks:
+    (tmp_path / name).write_text(content)
+  monkeypatch.syspath_prepend(tmp_path)
+  rewards = importlib.import_module("my_rewards")
+  task = files.task(files.Files(
+    train=str(tmp_path / "train.jsonl"),
+    validation=str(tmp_path / "validation.jsonl")),
+    {"correct": rewards.correct})
+  for split in ("train", "validation"):
+    rows = task.load("", split, EVERY)
+    prompts = [task.prompts["bare"].question(row) for row in rows]
+    columns = task_lib.columns(rows)
+    right = [task.prompts["bare"].answer(row) for row in rows]
+    assert rewards.correct(prompts, right, **columns) == [1.0] * len(rows)
+    wrong = [text + "0" for text in right]
+    assert task.metrics(prompts, wrong, **columns)["solved"] == [0] * len(rows)
+    assert CharTokenizer().encode("".join([*prompts, *right]))
+  row = {"data_source": "a", "reward_model": {"ground_truth": "2"},
+         "extra_info": None}
+  assert rewards.verl(["1+1="], ["2"], **task_lib.columns([row])) == [1.0]

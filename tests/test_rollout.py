@@ -1,0 +1,119 @@
+"""The canvases that rollouts start from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from updates import MASK
+from updates import first_state
+from updates import recorder
+from updates import tiny
+
+from dlrl import config
+from dlrl import prior
+from dlrl import strict
+from dlrl import tasks
+from dlrl.diffusion import pruning
+from dlrl.models import char_tokenizer
+
+TOKENIZER = char_tokenizer.CharTokenizer()
+SUDOKU = tasks.TASKS["sudoku"]
+PUZZLE = "1030040203102001"
+ROW = {"puzzle": PUZZLE}
+G, T, P = 3, 8, 4
+
+
+def test_a_sudoku_template_is_its_clues():
+  canvas = prior.templates(SUDOKU, TOKENIZER, [ROW], 18, MASK)
+  want = [MASK if c == "0" else TOKENIZER.encode(c)[0] for c in PUZZLE]
+  np.testing.assert_array_equal(canvas, [[*want, 1, 1]])  # then eos
+
+
+def test_a_task_without_a_template_knows_nothing():
+  task = dataclasses.replace(SUDOKU, template=None)
+  canvas = prior.templates(task, TOKENIZER, [ROW] * 2, 16, MASK)
+  np.testing.assert_array_equal(canvas, np.full((2, 16), MASK))
+
+
+def test_texts_of_a_template_are_tokenized():
+  task = dataclasses.replace(SUDOKU, template=lambda _: ["(1", 2, ")"])
+  canvas = prior.templates(task, TOKENIZER, [ROW], 6, MASK)
+  left, one, right = (TOKENIZER.encode(c)[0] for c in "(1)")
+  np.testing.assert_array_equal(canvas[0], [left, one, MASK, MASK, right, 1])
+
+
+def test_a_template_longer_than_the_canvas_is_refused():
+  with pytest.raises(strict.ConfigError, match=r"gen_length.* 15.*16 tokens"):
+    prior.templates(SUDOKU, TOKENIZER, [ROW], 15, MASK)
+
+
+def canvases(step=0, keys=0, remembered=None, known=None, **knobs):
+  model, params = tiny()
+  state = dataclasses.replace(
+    first_state(params, recorder()), step=jnp.int32(step), memory=remembered)
+  rollout = config.RolloutConfig(prior=config.PriorConfig(**knobs))
+  known = jnp.full((G, T), MASK) if known is None else known
+  return np.asarray(jax.jit(prior.canvases, static_argnums=(0, 1))(
+    model, rollout, state, jax.random.split(jax.random.key(keys), G),
+    PROMPTS, LENGTHS, INDEX, known))
+
+
+INDEX, LENGTHS = jnp.array([7, 8, 9]), jnp.array([4, 2, 3])
+PROMPTS = jnp.arange(3, 3 + G * P).reshape(G, P)
+# Of prompts 7 and 9, in the slots that are theirs; nobody remembers 8.
+MEMORY = pruning.Memory(
+  jnp.array([0, 9, 2, 7]), 3 + (7 * jnp.arange(4 * T)).reshape(4, T) % 21)
+
+
+def test_without_a_prior_all_is_masked():
+  assert (canvases(known=jnp.full((G, T), 5)) == MASK).all()
+
+
+@pytest.mark.parametrize("rule", sorted(pruning.REMASK))
+def test_a_share_of_what_is_remembered_is_put_down(rule):
+  canvas = canvases(remembered=MEMORY, memory=0.5, remask=rule)
+  assert (canvas[1] == MASK).all()
+  for row, slot in ((canvas[0], 3), (canvas[2], 1)):
+    fixed = row != MASK
+    assert fixed.sum() == T // 2
+    assert (row == np.asarray(MEMORY.completion[slot]))[fixed].all()
+  if rule == "random":  # each prompt its own, and another set at another step
+    assert ((canvas[0] != MASK) != (canvas[2] != MASK)).any()
+    other = canvases(remembered=MEMORY, memory=0.5, remask=rule, keys=1)
+    assert ((canvas != MASK) != (other != MASK)).any()
+  if rule == "tail":
+    assert (canvas[0, : T // 2] != MASK).all()
+
+
+def test_the_least_probable_tokens_are_masked_again():
+  model, params = tiny()
+  completion = np.asarray(MEMORY.completion)[3]
+  ids = np.concatenate([completion, PROMPTS[0]])
+  positions = np.concatenate([4 + np.arange(T), np.arange(P)])
+  hidden = model.hidden(
+    params, ids[None], positions[None], np.array([T + int(LENGTHS[0])]))
+  logits = np.asarray(hidden[0, :T] @ model.unembed(params), np.float64)
+  logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  best = np.argsort(-logps[np.arange(T), completion])[: T // 2]
+  canvas = canvases(remembered=MEMORY, memory=0.5, remask="lowprob")
+  np.testing.assert_array_equal(np.flatnonzero(canvas[0] != MASK),
+                                np.sort(best))
+
+
+@pytest.mark.parametrize(("step", "fixed"), [(0, 8), (5, 4), (10, 0)])
+def test_the_share_is_annealed(step, fixed):
+  canvas = canvases(
+    step=step, remembered=MEMORY, memory=1.0, anneal_steps=10)
+  assert ((canvas != MASK).sum(1) == [fixed, 0, fixed]).all()
+
+
+def test_a_template_goes_over_what_is_remembered():
+  known = jnp.full((G, T), MASK).at[:, 2].set(23)
+  canvas = canvases(
+    remembered=MEMORY, known=known, template=1.0, memory=1.0)
+  want = np.array([MEMORY.completion[3], np.full(T, MASK),
+                   MEMORY.completion[1]])
+  want[:, 2] = 23
+  np.testing.assert_array_equal(canvas, want)
