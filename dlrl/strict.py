@@ -10,19 +10,47 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-  """A setting that cannot work; says which, what it was and what would do."""
+  """An invalid setting: names the field, its value and a fix.
 
-  def __init__(self, field: str, value: object, fix: str):
-    super().__init__(f"config.{field} = {value!r}: {fix}")
+  Its subclasses report what is not a setting: flags of a program, arguments of
+  a function. Callers that only print the message need not tell them apart.
+  """
+
+  def __init__(self, field: str, value: object, fix: str) -> None:
+    super().__init__(f"{self.shown(field)} = {value!r}: {fix}")
     self.field, self.value, self.fix = field, value, fix
+
+  @staticmethod
+  def shown(field: str) -> str:
+    """The name as users type it, for messages that mention other fields."""
+    return f"config.{field}"
 
 
 class FlagError(ConfigError):
-  """The same of a flag that is not part of the config."""
+  """An invalid flag of a program, not part of the config: `--field=value`."""
 
-  def __init__(self, field: str, value: object, fix: str):
+  def __init__(self, field: str, value: object, fix: str) -> None:
     super().__init__(field, value, fix)
-    self.args = (f"--{field}={value}: {fix}",)
+    self.args = (f"{self.shown(field)}={value}: {fix}",)
+
+  @staticmethod
+  def shown(field: str) -> str:
+    """`--field`."""
+    return f"--{field}"
+
+
+class ArgumentError(ConfigError):
+  """An invalid argument of a function; `field` is `function.argument`."""
+
+  def __init__(self, field: str, value: object, fix: str) -> None:
+    super().__init__(field, value, fix)
+    function, _, argument = field.rpartition(".")
+    self.args = (f"{function}({argument}={value!r}): {fix}",)
+
+  @staticmethod
+  def shown(field: str) -> str:
+    """The argument's own name."""
+    return field.rpartition(".")[2]
 
 
 class Knobs(dict[str, Any]):
@@ -47,10 +75,20 @@ def arguments(function: Any, values: Knobs, field: str) -> None:
     _value(kinds[key], value, f"{field}.{key}")
 
 
-def require(ok: bool, field: str, value: object, fix: str) -> None:
-  """Raises `ConfigError` unless `ok`."""
+def require(ok: bool, field: str, value: object, fix: str,
+            error: type[ConfigError] = ConfigError) -> None:
+  """Raises `error(field, value, fix)` unless `ok`.
+
+  Args:
+    ok: the condition.
+    field: the setting, `section.name`; the flag, `name`; or the argument,
+      `function.name`.
+    value: what it is set to.
+    fix: what it must be, or what to do next.
+    error: `ConfigError` for a setting, `FlagError` or `ArgumentError`.
+  """
   if not ok:
-    raise ConfigError(field, value, fix)
+    raise error(field, value, fix)
 
 
 def build(cls: type, values: Any, path: str = "") -> Any:

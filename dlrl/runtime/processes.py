@@ -27,6 +27,9 @@ from jax.experimental import multihost_utils
 from dlrl import strict
 from dlrl.runtime import parent_process
 
+# By name, since errors travel between processes as JSON.
+_ERRORS = {kind.__name__: kind for kind in (
+  strict.ConfigError, strict.FlagError, strict.ArgumentError)}
 # Of errors that a process has for no other reason than the end of another.
 _LOST = re.compile(r"\b(gloo|nccl|heartbeats?|coordination service)\b", re.I)
 _TOGETHER = 5  # seconds in which processes end that end for the same reason
@@ -171,10 +174,13 @@ def by_first(do: Callable[[], Any]) -> Any:
     except strict.ConfigError as e:
       if joined() == 1:
         raise
-      error = e.field, str(e.value), e.fix
+      error = type(e).__name__, e.field, str(e.value), e.fix, str(e)
   value, error = gather([value, error])[0]
   if error is not None:
-    raise strict.ConfigError(*error)
+    kind, *fields, message = error
+    failed = _ERRORS[kind](*fields)
+    failed.args = (message,)  # the value's text has lost its type
+    raise failed
   return value
 
 

@@ -34,14 +34,16 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
     free: its keys whose values may be others than at the first start.
 
   Raises:
-    strict.ConfigError: the directory cannot be written, is in use by another
+    strict.FlagError: the directory cannot be written, is in use by another
       process, or holds something else: other files, or a run with another
       config, in which case the message lists every difference.
   """
   text = os.fspath(path)
-  strict.require(bool(text), "workdir", text, "give a directory: --workdir=DIR")
+  strict.require(bool(text), "workdir", text, "give a directory: --workdir=DIR",
+                 strict.FlagError)
   strict.require("://" not in text, "workdir", text,
-                 "only local directories are supported; mount the bucket")
+                 "only local directories are supported; mount the bucket",
+                 strict.FlagError)
   root = pathlib.Path(text).expanduser().absolute()
   try:
     root.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
     _refuse_foreign(root, names)
     fd = _lock(root)
   except OSError as e:
-    raise strict.ConfigError(
+    raise strict.FlagError(
       "workdir", text, f"not a directory that can be written ({e.strerror}); "
       "take another --workdir") from e
   try:
@@ -114,7 +116,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def _refuse_foreign(root: pathlib.Path, names: set[str]) -> None:
   if "config.json" not in names and names - _OWN:
     found = ", ".join(sorted(names - _OWN)[:3])
-    raise strict.ConfigError(
+    raise strict.FlagError(
       "workdir", str(root), f"holds files that are not of a run ({found}); "
       "take an empty or new --workdir")
 
@@ -130,7 +132,7 @@ def _lock(root: pathlib.Path) -> int:
   except BlockingIOError as e:
     holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
     os.close(fd)
-    raise strict.ConfigError(
+    raise strict.FlagError(
       "workdir", str(root), f"in use by another run (pid {holder}); wait for "
       "it, end it, or take another --workdir") from e
   except BaseException:
@@ -146,9 +148,10 @@ def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
   except ValueError:
     old = None
   strict.require(isinstance(old, dict), "workdir", str(root),
-                 "its config.json is not of a run; take another --workdir")
+                 "its config.json is not of a run; take another --workdir",
+                 strict.FlagError)
   lines = strict.diff(*({k: v for k, v in cfg.items() if k not in free}
                         for cfg in (old, cfg_json)))
   strict.require(not lines, "workdir", str(root), "\n  ".join([
     "belongs to a run with another config; take another --workdir, or go back "
-    "to the values on the left:", *lines]))
+    "to the values on the left:", *lines]), strict.FlagError)

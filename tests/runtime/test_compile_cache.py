@@ -10,12 +10,12 @@ import runs
 PROGRAM = """
 import json, pathlib, sys
 import jax, jax.numpy as jnp
-from dlrl.runtime import compiled
+from dlrl.runtime import compile_cache
 hits = []
 jax.monitoring.register_event_listener(
   lambda name, **kw: hits.append(name) if name.endswith("/cache_hits") else 0)
 jax.jit(lambda x: x + 1)(1.0).block_until_ready()  # compiles something
-compiled.keep(pathlib.Path(sys.argv[1]))
+compile_cache.keep(pathlib.Path(sys.argv[1]))
 x = jnp.linspace(0, 1, 600).reshape(20, 30)
 y = jax.jit(lambda x: jnp.sum(jnp.sin(x @ x.T) ** 3))(x)
 print(json.dumps([len(hits), float(y)]))

@@ -129,7 +129,7 @@ def test_samples_are_kept_up_to_the_checkpoint(tmp_path):
 
 
 def test_a_killed_process_loses_no_row(tmp_path):
-  code = ("import os, sys; from dlrl.runtime import metrics; "
+  code = ("import os, sys; from dlrl.storage import metrics; "
           "w = metrics.MetricsWriter(sys.argv[1], tensorboard=False); "
           "w.write(1, {'loss': 1.0}); os.kill(os.getpid(), 9)")
   done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)

@@ -106,6 +106,6 @@ def test_nothing_to_draw_is_an_error_and_writes_nothing(tmp_path):
 
 
 def test_pyplot_and_its_global_state_are_not_imported():
-  code = ("import sys; from dlrl.runtime import plots; "
+  code = ("import sys; from dlrl.storage import plots; "
           "sys.exit('matplotlib.pyplot' in sys.modules)")
   subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ CFG = {"seed": 0, "update": {"loss": "bgpo", "betas": [0.9, 0.99]}}
 
 HOLD = """
 import json, sys, time
-from dlrl.runtime import workdir
+from dlrl.storage import workdir
 held = workdir.claim(sys.argv[1], json.loads(sys.argv[2]))
 print("claimed", flush=True)
 time.sleep(60)
@@ -53,7 +53,7 @@ def test_another_config_is_refused_with_every_difference(tmp_path):
   workdir.claim(tmp_path, CFG).close()
   before = (tmp_path / "config.json").read_text()
   other = {"seed": 1, "update": {"loss": "spg", "betas": [0.9, 0.99]}}
-  with pytest.raises(strict.ConfigError) as e:
+  with pytest.raises(strict.FlagError) as e:
     workdir.claim(tmp_path, other)
   assert e.value.field == "workdir"
   assert "config.seed: 0 -> 1" in str(e.value)
@@ -66,7 +66,7 @@ def test_free_parts_of_a_config_may_change_or_be_new(tmp_path):
   workdir.claim(tmp_path, CFG).close()
   before = (tmp_path / "config.json").read_text()
   other = CFG | {"watchdog": {"times": 3.0}}
-  with pytest.raises(strict.ConfigError, match=r"config.watchdog: None -> "):
+  with pytest.raises(strict.FlagError, match=r"config.watchdog: None -> "):
     workdir.claim(tmp_path, other)
   with workdir.claim(tmp_path, other, free=("watchdog",)) as run:
     assert run.resumed
@@ -75,7 +75,7 @@ def test_free_parts_of_a_config_may_change_or_be_new(tmp_path):
 
 def test_a_refused_claim_does_not_keep_the_lock(tmp_path):
   workdir.claim(tmp_path, CFG).close()
-  with pytest.raises(strict.ConfigError) as kept:
+  with pytest.raises(strict.FlagError) as kept:
     workdir.claim(tmp_path, {"seed": 1})
   with workdir.claim(tmp_path, CFG) as run:  # while the traceback is alive
     assert run.resumed
@@ -84,17 +84,17 @@ def test_a_refused_claim_does_not_keep_the_lock(tmp_path):
 
 def test_files_of_somebody_else_are_refused_and_left_alone(tmp_path):
   (tmp_path / "thesis.tex").write_text("x")
-  with pytest.raises(strict.ConfigError, match=r"not of a run \(thesis.tex\)"):
+  with pytest.raises(strict.FlagError, match=r"not of a run \(thesis.tex\)"):
     workdir.claim(tmp_path, CFG)
   assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 def test_a_config_json_of_another_program_is_refused(tmp_path):
   (tmp_path / "config.json").write_text("[1]")
-  with pytest.raises(strict.ConfigError, match="not of a run"):
+  with pytest.raises(strict.FlagError, match="not of a run"):
     workdir.claim(tmp_path, CFG)
   (tmp_path / "config.json").write_text("port = 80")
-  with pytest.raises(strict.ConfigError, match="not of a run"):
+  with pytest.raises(strict.FlagError, match="not of a run"):
     workdir.claim(tmp_path, CFG)
 
 
@@ -109,27 +109,27 @@ def test_a_start_killed_before_its_config_was_written_can_begin_again(tmp_path):
 def test_a_file_or_a_path_that_cannot_exist_is_refused(tmp_path):
   (tmp_path / "file").write_text("x")
   for path in (tmp_path / "file", tmp_path / "file" / "below"):
-    with pytest.raises(strict.ConfigError, match="can be written"):
+    with pytest.raises(strict.FlagError, match="can be written"):
       workdir.claim(path, CFG)
-  with pytest.raises(strict.ConfigError, match="give a directory"):
+  with pytest.raises(strict.FlagError, match="give a directory"):
     workdir.claim("", CFG)
-  with pytest.raises(strict.ConfigError, match="only local"):
+  with pytest.raises(strict.FlagError, match="only local"):
     workdir.claim("gs://bucket/run", CFG)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_directory_is_refused(tmp_path):
   tmp_path.chmod(0o500)
-  with pytest.raises(strict.ConfigError, match="Permission denied"):
+  with pytest.raises(strict.FlagError, match="Permission denied"):
     workdir.claim(tmp_path, CFG)
 
 
 def test_a_second_process_is_told_who_is_there_and_kill_9_frees(tmp_path):
   child = hold_in_another_process(tmp_path)
   try:
-    with pytest.raises(strict.ConfigError, match=f"pid {child.pid}"):
+    with pytest.raises(strict.FlagError, match=f"pid {child.pid}"):
       workdir.claim(tmp_path, CFG)
-    with pytest.raises(strict.ConfigError, match="in use"):
+    with pytest.raises(strict.FlagError, match="in use"):
       workdir.claim(tmp_path, {"seed": 5})  # busy matters more than different
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -143,7 +143,7 @@ def test_a_second_process_is_told_who_is_there_and_kill_9_frees(tmp_path):
 
 def test_one_process_cannot_claim_twice_until_it_closes(tmp_path):
   first = workdir.claim(tmp_path, CFG)
-  with pytest.raises(strict.ConfigError, match="in use"):
+  with pytest.raises(strict.FlagError, match="in use"):
     workdir.claim(tmp_path, CFG)
   first.close()
   first.close()
