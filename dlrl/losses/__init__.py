@@ -47,6 +47,8 @@ from dlrl.losses.vrpo_online import vrpo_online
 from dlrl.losses.vrpo_online import vrpo_online_objective
 from dlrl.losses.wd1 import wd1
 
+Rows = Responses  # what `Responses` was called before; stays importable
+
 OBJECTIVES = {
   "bgpo": bgpo_objective,
   "bgpo_clipped": bgpo_clipped_objective,
@@ -70,6 +72,7 @@ __all__ = [
   "Joint",
   "Objective",
   "Responses",
+  "Rows",
   "Scored",
   "Separable",
   "bgpo",

@@ -252,3 +252,7 @@ def test_an_elbo_estimate_may_have_a_norm_per_response():
   weight = jnp.array([[3.0, 0.0, 0.0], [0.0, 1.5, 1.5]])
   np.testing.assert_allclose(
     elbo.score(logps, weight, jnp.array([1.0, 3.0])), [-3.0, -5.5])
+
+
+def test_the_former_name_of_responses_is_the_same_class():
+  assert losses.Rows is losses.Responses
