@@ -23,8 +23,8 @@ from matplotlib import figure
 from ml_collections import config_flags
 
 from dlrl import data
+from dlrl import rollout
 from dlrl import sft
-from dlrl import train
 from dlrl import update
 from dlrl import validate
 from dlrl.run import setup as setup_lib
@@ -49,7 +49,7 @@ ESTIMATORS = {
 def completions(setup: setup_lib.Setup, params) -> update.Batch:
   """Samples of the policy; half of them are called good, half bad."""
   cfg = setup.cfg
-  source = train.prompt_rows(setup)
+  source = rollout.examples(setup)
   # Two of a puzzle could be the same, and their gradients cancel.
   rows = data.eval_rows(
     source, setup.tokenizer, setup.prompt, items=flags.FLAGS.rows,

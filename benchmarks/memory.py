@@ -47,7 +47,7 @@ from benchmarks import method_cost
 from configs import bgpo
 from dlrl import config
 from dlrl import losses
-from dlrl import train
+from dlrl import optimizer
 from dlrl import update
 from dlrl import validate
 from dlrl.costs import chips
@@ -56,6 +56,7 @@ from dlrl.costs import program_report
 from dlrl.costs import topology
 from dlrl.diffusion import montecarlo
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 
@@ -166,7 +167,7 @@ def compile_large(name: str, mode: str, n: int, platform: str, devices) -> Row:
   setup = setup_lib.make(large(name, n), devices)
   cfg = setup.cfg
   chip = chips.find(devices[0].device_kind)
-  abstract, tx = train.abstract_state(setup), train.make_optimizer(cfg)
+  abstract, tx = train_state.abstract_rl(setup), optimizer.for_rl(cfg)
   rows, t = cfg.learn.micro_batch, cfg.rollout.sampler.gen_length
   of_rows = mesh_lib.batch_sharding(setup.mesh)
 

@@ -22,12 +22,15 @@ from matplotlib import figure
 
 from configs import bgpo
 from dlrl import config
+from dlrl import optimizer
+from dlrl import rollout
 from dlrl import train
 from dlrl import validate
 from dlrl.costs import flops as flops_lib
 from dlrl.costs import hlo
 from dlrl.costs import memory
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.storage import plots
@@ -74,11 +77,11 @@ def measure(axis: str, devices: int) -> list[dict[str, Any]]:
   """
   cfg = settings(axis, devices)
   setup = setup_lib.make(cfg, jax.devices()[:devices])
-  tx, state = train.make_optimizer(cfg), train.abstract_state(setup)
+  tx, state = optimizer.for_rl(cfg), train_state.abstract_rl(setup)
   found = []
   with jax.set_mesh(setup.mesh):
-    programs = train.make_programs(setup, tx, state)
-    asked = (state, *train.input_shapes(setup))
+    programs: tuple[Any, ...] = train.make_programs(setup, tx, state)
+    asked = (state, *rollout.input_shapes(setup))
     learned = train.learn_shapes(setup, programs[0], asked)
     for name, program, args in zip(
         PROGRAMS, programs, (asked, learned), strict=True):

@@ -30,16 +30,15 @@ from scipy import stats
 
 from dlrl import config
 from dlrl import data
-from dlrl import optimizer
-from dlrl import prior
+from dlrl import rollout as rollout_lib
 from dlrl import sft
 from dlrl import train
 from dlrl import update
 from dlrl import validate
 from dlrl.run import grading
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
@@ -70,36 +69,37 @@ class Run:
   """One config's RL steps, one call each, with their seconds."""
 
   def __init__(self, setup: setup_lib.Setup, params):
-    cfg = setup.cfg
-    tx = optimizer.make(cfg.learn.optimizer, cfg.steps)
-    slots = cfg.rollout.prior.slots if cfg.rollout.prior.memory else 0
-    make_state, abstract = setup.state_maker(tx, memory_slots=slots)
+    tx, make_state, abstract = train_state.for_rl(setup)
     self.setup, self.state = setup, make_state(params)
     self.programs = train.make_programs(setup, tx, abstract)
-    self.source = train.prompt_rows(setup)
-    self.batches = train.prompt_batches(setup, self.source)
+    self.source = rollout_lib.examples(setup)
+    self.batches = rollout_lib.prompt_batches(setup, self.source)
 
   def step(self) -> dict[str, float]:
     """Seconds of rollout and update, and forward passes of the rollout."""
     setup, (rollout_fn, learn_fn) = self.setup, self.programs
     batch = next(self.batches)
     rows = [self.source[i] for i in batch["position"].tolist()]
-    inputs = train.inputs(setup, batch, rows)
+    inputs = rollout_lib.inputs(setup, batch, rows)
     start = time.monotonic()
-    rollout = jax.block_until_ready(rollout_fn(self.state, *inputs))
+    rolled_out, forwards = jax.block_until_ready(
+      rollout_fn(self.state, *inputs))
     rolled = time.monotonic()
-    share, (ids,) = processes.local(rollout.completion)
-    reward, _ = grading.rewards(setup, grading.read(setup, rows, ids), share)
+    share, ids = grading.wait(rolled_out.completion)
+    group = setup.cfg.rollout.group_size
+    reward, _ = grading.rewards(setup, grading.read(
+      setup, [rows[i // group] for i in share.places], ids), share)
     began = time.monotonic()
+    _, _, index, _ = inputs
     self.state, _ = jax.block_until_ready(
-      learn_fn(self.state, rollout, setup.put_batch(reward)))
+      learn_fn(self.state, rolled_out, index, setup.put_batch(reward)))
     done = time.monotonic()
     # On to where the next one stands in the whole run: pruning is annealed.
     skipped = setup.cfg.steps // _STEPS.value - 1
     self.state = dataclasses.replace(
       self.state, step=self.state.step + skipped)
     return {"rollout": rolled - start, "update": done - began,
-            "forwards": float(rollout.forwards)}
+            "forwards": float(forwards)}
 
 
 def seconds(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def seconds(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
 def completions(setup: setup_lib.Setup, params) -> tuple[update.Batch, Any]:
   """Samples of the policy without pruning, and what a template would fix."""
   cfg = setup.cfg
-  source = train.prompt_rows(setup)
+  source = rollout_lib.examples(setup)
   rows = data.eval_rows(source, setup.tokenizer, setup.prompt,
                         items=_ROWS.value, prompt_length=cfg.task.prompt_length)
   prompt, length = (
@@ -134,7 +134,7 @@ def completions(setup: setup_lib.Setup, params) -> tuple[update.Batch, Any]:
   out = jax.jit(lambda params: denoise.decode(
     setup.model, params, prompt, length, keys,
     sampler=cfg.rollout.sampler))(params)
-  template = prior.templates(
+  template = rollout_lib.templates(
     setup.task, setup.tokenizer,
     [source[i] for i in rows["position"].tolist()],
     cfg.rollout.sampler.gen_length, setup.model.mask_id)

@@ -15,6 +15,8 @@ import jax
 
 from dlrl import config
 from dlrl import losses
+from dlrl import optimizer
+from dlrl import rollout
 from dlrl import sft
 from dlrl import strict
 from dlrl import train
@@ -25,6 +27,7 @@ from dlrl.costs import program_report
 from dlrl.costs import topology
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
@@ -58,9 +61,10 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
   progress.say(f"compiling {cfg.job} of {cfg.task.name} for {len(devices)} x "
                f"{kind}, mesh {dict(setup.mesh.shape)}")
   reports = compile_all(setup, chip.hbm if chip else None)
-  job = sft if cfg.job == "sft" else train
+  abstract = (train_state.abstract_sft if cfg.job == "sft" else
+              train_state.abstract_rl)(setup)
   state = {part: memory.per_device(tree)
-           for part, tree in memory.parts(job.abstract_state(setup)).items()}
+           for part, tree in memory.parts(abstract).items()}
   lacking = [r for r in reports if r.fits is False]
   advice = suggestions(setup.cfg, dict(setup.mesh.shape), state, lacking)
   result = {
@@ -80,7 +84,8 @@ def compile_all(
   """Of the job's programs, in the order in which they run."""
   cfg = setup.cfg
   # Outside of the mesh: optimizers make small arrays to find their shapes.
-  of_sft, of_rl = sft.abstract_state(setup), train.abstract_state(setup)
+  of_sft, of_rl = (
+    train_state.abstract_sft(setup), train_state.abstract_rl(setup))
   # Kernels do not say how many FLOPs they take; attention without them does.
   plain = dataclasses.replace(setup, model=transformer.build(
     dataclasses.replace(cfg.model, attention="xla"), setup.model.mask_id,
@@ -94,16 +99,16 @@ def compile_all(
   reports = []
   with jax.set_mesh(setup.mesh):
     if cfg.job == "sft" or (cfg.sft.steps and not cfg.init_from):
-      tx = sft.make_optimizer(cfg)
-      step, counted = (sft.make_step(s.model, cfg.sft, tx)
-                       for s in (setup, plain))
-      reports.append(report("fine-tuning", sft.jit(step, of_sft), counted,
+      tx = optimizer.for_sft(cfg)
+      step, plain_step = (sft.make_step(s.model, cfg.sft, tx)
+                          for s in (setup, plain))
+      reports.append(report("fine-tuning", sft.jit(step, of_sft), plain_step,
                             (of_sft, sft.input_shapes(setup))))
     if cfg.job == "rl":
-      tx = train.make_optimizer(cfg)
+      tx = optimizer.for_rl(cfg)
       programs, counted = (
         train.make_programs(s, tx, of_rl) for s in (setup, plain))
-      args = (of_rl, *train.input_shapes(setup))
+      args = (of_rl, *rollout.input_shapes(setup))
       reports.append(report("rollout", programs[0], counted[0], args,
                             denoise.most_trips(cfg.rollout.sampler)))
       reports.append(report("update", programs[1], counted[1],

@@ -66,7 +66,7 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
       suffice.
   """
   cfg = setup.cfg
-  source = setup.rows(
+  source = setup.examples(
     cfg.evaluation.split, cfg.eval.difficulty, field="eval.difficulty")
   items = data.eval_rows(
     source, setup.tokenizer, setup.prompt,

@@ -50,6 +50,21 @@ def make(
   return optax.apply_if_finite(_in_fp32(tx), max_consecutive_errors=2**31 - 1)
 
 
+def for_rl(cfg: config.Config) -> optax.GradientTransformation:
+  """The optimizer of RL's updates."""
+  return make(cfg.learn.optimizer, rl_updates(cfg))
+
+
+def for_sft(cfg: config.Config) -> optax.GradientTransformation:
+  """The optimizer of fine-tuning."""
+  return make(cfg.sft.optimizer, cfg.sft.steps)
+
+
+def rl_updates(cfg: config.Config) -> int:
+  """Optimizer steps of a whole RL run, which its schedule spans."""
+  return cfg.steps * cfg.learn.epochs * cfg.learn.updates_per_rollout
+
+
 def rate(
   cfg: config.OptimizerConfig, steps: int, state: optax.OptState
 ) -> jax.Array:

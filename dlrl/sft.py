@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,6 +17,7 @@ import optax
 from dlrl import config
 from dlrl import data
 from dlrl import optimizer
+from dlrl import strict
 from dlrl import update
 from dlrl.diffusion import elbo
 from dlrl.diffusion import forward_process
@@ -23,35 +25,41 @@ from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
 from dlrl.evaluation import held_out
 from dlrl.models import lora
-from dlrl.run import resume
+from dlrl.models import transformer
 from dlrl.run import session
 from dlrl.run import setup as setup_lib
 from dlrl.run import start_params
-from dlrl.runtime import clock as clock_lib
+from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
-from dlrl.runtime import preemption
 from dlrl.runtime import progress
 
+# (state, batch of arrays) -> (state, metrics)
+Step = Callable[..., tuple[update.TrainState, update.Metrics]]
 
-def make_step(model, cfg: config.SftConfig, tx: optax.GradientTransformation):
+
+def make_step(
+  model: transformer.Model, cfg: config.SftConfig,
+  tx: optax.GradientTransformation,
+) -> Step:
   """`(state, batch of arrays) -> (state, metrics)`, to be jitted."""
 
-  def loss(trained, base, batch, keys):
+  def loss(trained: Any, base: Any, batch: dict[str, jax.Array],
+           keys: jax.Array) -> jax.Array:
     params = lora.join(base, trained)
     completion = batch["completion"]
     maskable = jnp.ones(completion.shape, bool)
     mask, weight = forward_process.exact_k(keys, maskable, jnp.int32(0), 1)
     noisy = jnp.where(mask, model.mask_id, completion)
     row = model_input.assemble(
-      noisy, batch["prompt_ids"], batch["prompt_length"]
-    )
+      noisy, batch["prompt_ids"], batch["prompt_length"])
     hidden = model.hidden(params, *row)[:, : cfg.gen_length]
     logps, _ = token_logps.token_logps(
       hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
       shards=mesh_lib.batch_parts(completion.shape[0]))
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
-  def step(state: update.TrainState, batch):
+  def step(state: update.TrainState, batch: dict[str, jax.Array]
+           ) -> tuple[update.TrainState, update.Metrics]:
     rate = optimizer.rate(cfg.optimizer, cfg.steps, state.opt_state)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     keys = jax.random.split(key, batch["completion"].shape[0])
@@ -71,14 +79,30 @@ def make_step(model, cfg: config.SftConfig, tx: optax.GradientTransformation):
   return step
 
 
-def main(
-  setup: setup_lib.Setup, workdir: pathlib.Path
-) -> dict[str, float]:
+def main(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   """The job `sft`; returns the seconds per phase."""
   evaluator = held_out.make(setup)
   return train(
     setup, workdir, setup.load_base(),
     lambda params: evaluator(params, ends=True))[1]
+
+
+def warm_start(
+  setup: setup_lib.Setup, workdir: pathlib.Path, base: start_params.Base
+) -> tuple[Any, dict[str, float]]:
+  """The policy that RL starts from, and seconds per phase.
+
+  Fine-tunes in a directory below `workdir`, named after the settings that
+  matter to it, so that another RL run there need not repeat it.
+  """
+  cfg = setup.cfg
+  if cfg.init_from:
+    return setup.init_policy(base), {}
+  name = strict.fingerprint(
+    cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained, cfg.lora)
+  directory = workdir / "warm_start" / name
+  directory.mkdir(parents=True, exist_ok=True)
+  return train(setup, directory, base)
 
 
 def train(
@@ -92,39 +116,41 @@ def train(
   Args:
     setup: of the run.
     directory: for checkpoints and metrics.
-    base: what adapters are put on.
+    base: frozen parameters that adapters are put on. May be donated: use the
+      base in the policy that is returned.
     evaluator: applied before the first step and after the last.
 
   Returns:
-    What the model takes, and seconds per phase, also of earlier processes.
-    The base given may have been donated: that of the result is to be used.
+    The policy as the model takes it, and seconds per phase over all restarts.
   """
   cfg = setup.cfg.sft
-  tx = make_optimizer(setup.cfg)
-  make_state, abstract = setup.state_maker(tx)
+  tx, make_state, abstract = train_state.for_sft(setup)
   step = jit(make_step(setup.model, cfg, tx), abstract)
   batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 
   with session.start(
-      setup.cfg, directory, tracked=setup.cfg.job == "sft") as run:
-    restored = resume.restore(run.checkpoints, abstract, batches, base)
+      setup.cfg, directory, batches, base, tracked=setup.cfg.job == "sft",
+      steps="fine-tuning step") as run:
+    restored = run.restore(abstract)
     if restored:
-      state, clock, start = restored
-      progress.say(f"fine-tuned for {start} of {cfg.steps} steps")
-      run.writer.truncate_after(start)
+      state, start = restored
     else:
-      state, clock, start = _first(
-        run, make_state(setup.init_policy(base)), evaluator)
+      state, start = make_state(setup.init_policy(base)), 0
+      run.begin()
+      if evaluator:
+        with run.evaluation():
+          run.writer.write(0, evaluator(state.policy))
 
     reported = start
     for now in range(start + 1, cfg.steps + 1):
       run.dog.begin("step")
       last = now == cfg.steps
       logs = last or now == 1 or now % cfg.log_every == 0
-      with clock.phase("fine-tuning"):
+      with run.clock.phase("fine-tuning"):
         state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
         if logs:
+          # Only here does the host wait for the devices.
           row = {f"sft/{k}": float(v)
                  for k, v in jax.device_get(metrics).items()}
       if logs:
@@ -134,40 +160,17 @@ def train(
         reported = now
         progress.say(line.line(now, loss=row["sft/loss"]))
         if last and evaluator:
-          with run.evaluation(clock):
+          with run.evaluation():
             row |= evaluator(state.policy)
         run.writer.write(now, row)
       stops = run.notice.reached() and not last
       if stops or last or now % cfg.checkpoint_every == 0:
-        resume.save(run, now, state, batches, clock, base)
-      if stops:
-        raise preemption.Preempted(f"step {now} of fine-tuning is saved")
-  return state.policy, clock.totals
+        run.save(now, state, stops=stops)
+  return state.policy, run.clock.totals
 
 
-def _first(run: session.Session, state: update.TrainState, evaluator
-           ) -> tuple[update.TrainState, clock_lib.Clock, int]:
-  """A beginning, as `resume.restore` has it; the state is evaluated."""
-  clock = clock_lib.Clock()
-  run.writer.truncate_after(-1)
-  if evaluator:
-    with run.evaluation(clock):
-      run.writer.write(0, evaluator(state.policy))
-  return state, clock, 0
-
-
-def make_optimizer(cfg: config.Config) -> optax.GradientTransformation:
-  """Of the fine-tuning."""
-  return optimizer.make(cfg.sft.optimizer, cfg.sft.steps)
-
-
-def abstract_state(setup: setup_lib.Setup) -> update.TrainState:
-  """Shapes of the state, with shardings; nothing is allocated."""
-  return setup.abstract_state(make_optimizer(setup.cfg))
-
-
-def input_shapes(setup: setup_lib.Setup) -> dict[str, Any]:
-  """Of a step's batch, with shardings."""
+def input_shapes(setup: setup_lib.Setup) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a step's batch, with shardings."""
   cfg = setup.cfg
   rows = (cfg.sft.batch_size,)
   sizes = {"prompt_ids": (*rows, cfg.task.prompt_length), "prompt_length": rows,
@@ -177,15 +180,15 @@ def input_shapes(setup: setup_lib.Setup) -> dict[str, Any]:
           for name, size in sizes.items()}
 
 
-def jit(step, abstract: update.TrainState):
-  """A step from `make_step`; takes over the memory of the state it is given."""
+def jit(step: Step, abstract: update.TrainState) -> Step:
+  """Jits a step from `make_step`; it takes over the memory of its state."""
   return jax.jit(step, donate_argnums=0, out_shardings=(
     setup_lib.shardings_of(abstract), None))
 
 
-def _batches(setup: setup_lib.Setup):
+def _batches(setup: setup_lib.Setup) -> grain.DatasetIterator:
   cfg = setup.cfg.sft
-  source = setup.rows("train", cfg.difficulty, field="sft.difficulty")
+  source = setup.examples("train", cfg.difficulty, field="sft.difficulty")
   return data.sft_batches(
     source, setup.tokenizer, setup.prompt, batch_size=cfg.batch_size,
     prompt_length=setup.cfg.task.prompt_length, gen_length=cfg.gen_length,
@@ -193,5 +196,5 @@ def _batches(setup: setup_lib.Setup):
 
 
 def _arrays(batch: dict[str, Any]) -> dict[str, Any]:
-  """What of a batch the step needs."""
+  """The arrays of a batch that the step needs."""
   return {k: batch[k] for k in ("prompt_ids", "prompt_length", "completion")}

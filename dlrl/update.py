@@ -1,4 +1,11 @@
-"""One update, one program: draws, scores, loss, gradients, optimizer."""
+"""The second half of a step: from rewards to new parameters.
+
+    rewards -> advantages -> draws -> scores -> loss -> gradients -> optimizer
+
+One program. The draws of the forward process are regenerated from their keys
+inside a scan, so memory does not depend on their number
+(`diffusion.montecarlo`).
+"""
 
 import dataclasses
 import functools
@@ -21,22 +28,26 @@ from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
 from dlrl.diffusion import token_logps
 from dlrl.models import lora
+from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
+
+Metrics = dict[str, jax.Array]  # scalars
 
 
 @flax.struct.dataclass
 class TrainState:
-  """What an update changes and a checkpoint keeps.
+  """Everything that an update changes and a checkpoint keeps.
 
   Attributes:
     step: scalar int32, finished steps.
-    params: nested dicts, what is trained: an adapter, or everything.
-    opt_state: of the optimizer.
+    params: nested dicts, the trained parameters: an adapter, or all of them.
+    opt_state: the optimizer's state.
     key: the run's root key, as data; constant.
-    ref_params: of the reference policy, constant, in the place of `params`: {},
-      no adapter, if it is the base; None without a KL to it.
-    memory: completions that later rollouts may start from; None: none do.
-    base: frozen parameters beneath an adapter; None: all are trained.
+    ref_params: the reference policy's parameters, constant, in place of
+      `params`. {}, no adapter, if the reference is the base; None if the loss
+      has no KL to a reference.
+    memory: completions that later rollouts may start from, or None.
+    base: frozen parameters beneath an adapter; None if all are trained.
   """
 
   step: jax.Array
@@ -49,12 +60,12 @@ class TrainState:
 
   @property
   def policy(self) -> Any:
-    """What the model takes as the policy's parameters."""
+    """The policy's parameters, as the model takes them."""
     return lora.join(self.base, self.params)
 
   @property
   def saved(self) -> "TrainState":
-    """What a checkpoint keeps: a base is read, or made, anew."""
+    """The part that checkpoints keep: a base is loaded or made again."""
     return dataclasses.replace(self, base=None)
 
 
@@ -67,185 +78,68 @@ class Batch:
     prompt_length: [b] int32.
     completion: [b, t] int32.
     maskable: [b, t] bool, the tokens whose likelihood counts.
-    advantage: [b] fp32.
     keys: [b] keys of the Monte-Carlo draws.
+    advantage: [b] fp32; None until the completions have rewards.
     trace: [b, t] int32, the denoising step that committed each token; only
-      forward processes that follow it need it.
+      forward processes that follow the trace need it.
   """
 
   prompt: jax.Array
   prompt_length: jax.Array
   completion: jax.Array
   maskable: jax.Array
-  advantage: jax.Array
   keys: jax.Array
-  trace: jax.Array | None = None
+  # Arrays, or None; typed as Any because every use knows which.
+  advantage: Any = None
+  trace: Any = None
 
 
-def draw_logps(model, cfg: config.LearnConfig, params, batch: Batch, j):
-  """Draw j of every row, and its tokens' log-probs and entropies."""
-  if cfg.forward_process in method_processes.OF_TRACE:
-    source, process = (
-      batch.trace,
-      method_processes.OF_TRACE[cfg.forward_process],
-    )
-  else:
-    source, process = (
-      batch.keys,
-      method_processes.PROCESSES[cfg.forward_process],
-    )
-  mask, weight = process(
-    source, batch.maskable, j, cfg.n_mc, **cfg.process_args)
-  noisy = jnp.where(mask, model.mask_id, batch.completion)
-  prompt = batch.prompt
-  if cfg.prompt_noise:
-    live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
-    hidden = method_processes.prompt_noise(
-      batch.keys, live, j, cfg.n_mc, cfg.prompt_noise)
-    prompt = jnp.where(hidden, model.mask_id, prompt)
-  row = model_input.assemble(noisy, prompt, batch.prompt_length)
-  hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
-  tokens = token_logps.token_logps(
-    hidden, model.unembed(params), batch.completion, weight > 0,
-    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
-  norm = noisy.shape[1] if cfg.score_norm == "token" else 1
-  return forward_process.Draw(mask, weight / norm), tokens
+Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Learn = Callable[
+  [TrainState, Batch, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 
 
-class Others(NamedTuple):
-  """Log-probs of all draws by other parameters, [n_mc, b, t], or None.
+def make_learn(
+  model: transformer.Model, cfg: config.Config,
+  tx: optax.GradientTransformation, eos_id: int,
+) -> Learn:
+  """`(state, batch, index, reward) -> (state, metrics)`, to be jitted.
 
-  Attributes:
-    old: by those that made the rollout; None: they are those trained.
-    ref: by the reference's; None: there is none.
+  `batch` comes from a rollout, `index` [g] int32 identifies its prompts, and
+  `reward` [b] fp32 is NaN where it is not known.
   """
+  update = make(model, cfg.learn, tx)
 
-  old: jax.Array | None
-  ref: jax.Array | None
+  def learn(state: TrainState, batch: Batch, index: jax.Array,
+            reward: jax.Array) -> tuple[TrainState, Metrics]:
+    advantage = losses.damp_negative(
+      losses.ADVANTAGES[cfg.learn.advantage](reward, cfg.rollout.group_size),
+      cfg.learn.negative_weight)
+    if state.memory is not None:
+      state = dataclasses.replace(state, memory=pruning.store(
+        state.memory, index, batch.completion, reward,
+        cfg.rollout.prior.min_reward))
+    rate = optimizer.rate(
+      cfg.learn.optimizer, optimizer.rl_updates(cfg), state.opt_state)
+    state, metrics = update(
+      state, dataclasses.replace(batch, advantage=advantage))
+    ends = jnp.cumsum(batch.completion == eos_id, 1) > 0
+    return state, metrics | {
+      "learning_rate": rate,
+      "rollout/length": jnp.mean(jnp.sum(~ends, 1, dtype=jnp.float32)),
+      "rollout/steps": jnp.mean(1.0 + jnp.max(batch.trace, 1))}
 
-
-def micro_batch_grads(
-  model,
-  cfg: config.LearnConfig,
-  params,
-  onto,
-  batch: Batch,
-  others: Others,
-  live,
-  tokens,
-):
-  """`(sums over live rows, onto + gradients)` of the mean loss of a few rows.
-
-  Args:
-    model: of the policy.
-    cfg: of the update.
-    params: of the policy; gradients are those of what is trained (`lora`).
-    onto: what they are added to.
-    batch: rows that are processed together.
-    others: their log-probs by other parameters.
-    live: [b] bool, the rows that have a gradient.
-    tokens: [b], see `losses.Responses`.
-  """
-  base, trained = lora.split(params)
-
-  def score(trained, j):
-    draw, (logps, entropy) = draw_logps(
-      model, cfg, lora.join(base, trained), batch, j)
-    old = jax.lax.stop_gradient(logps) if others.old is None else others.old[j]
-    scored = losses.Scored(
-      logps, old, None if others.ref is None else others.ref[j], *draw)
-    value = scored.score(logps)
-    delta = value - scored.score(old)
-    return scored, {"score_mean": value, "square": value**2,
-                    "delta": abs(delta), "delta_square": delta**2,
-                    "entropy": jnp.sum(entropy, -1),
-                    "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
-
-  (loss, means), grads = montecarlo.value_and_grad(
-    losses.OBJECTIVES[cfg.loss](**cfg.loss_args),
-    score,
-    losses.Responses(batch.advantage, batch.maskable, tokens),
-    trained,
-    cfg.n_mc,
-    onto,
-  )
-  var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
-  means["score_std"] = jnp.sqrt(var)
-  sums = {k: jnp.sum(v * live) for k, v in means.items()}
-  return {"loss": loss, "live": jnp.sum(live), **sums}, grads
-
-
-def batch_grads(
-  model, cfg: config.LearnConfig, params, batch: Batch, others: Others
-):
-  """`(metrics, gradients)` of the mean loss of all rows.
-
-  Micro-batches in which no row has a gradient are skipped. Arguments as of
-  `micro_batch_grads`.
-  """
-  objective = losses.OBJECTIVES[cfg.loss](**cfg.loss_args)
-  live = (batch.advantage != 0) | (not objective.skips_zero)
-  tokens = jnp.broadcast_to(
-    jnp.mean(jnp.sum(batch.maskable, -1, dtype=jnp.float32)), live.shape)
-  # Rows that teach nothing last, so that whole micro-batches of them exist.
-  # What the objective takes as one stays together.
-  together = objective.together
-  alive = jnp.any(live.reshape(-1, together), -1)
-  order = (jnp.argsort(~alive)[:, None] * together
-           + jnp.arange(together)[None]).reshape(-1)
-  others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)  # rows first
-  parts = jax.tree.map(lambda x: x[order], (batch, others, live, tokens))
-  parts = _split(parts, cfg.micro_batch)
-  n = parts[2].shape[0]
-
-  def grads_of(onto, batch, others, live, tokens):
-    others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)
-    return micro_batch_grads(
-      model, cfg, params, onto, batch, others, live, tokens)
-
-  zeros = montecarlo.zeros(lora.split(params)[1])
-  sums, _ = jax.eval_shape(
-    grads_of, zeros, *jax.tree.map(lambda x: x[0], parts))
-
-  def step(total, part):
-    def compute():
-      sums, grads = grads_of(total[1], *part)
-      return montecarlo.add(total[0], sums), grads
-
-    return jax.lax.cond(jnp.any(part[2]), compute, lambda: total), None
-
-  (sums, grads), _ = jax.lax.scan(
-    step, (montecarlo.zeros(sums), zeros), parts)
-  loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
-  metrics = {k: v / count for k, v in sums.items()}
-  metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
-  metrics["delta_rms"] = jnp.sqrt(metrics.pop("delta_square"))
-  computed = jnp.mean(jnp.any(parts[2], -1), dtype=jnp.float32)
-  metrics |= {"loss": loss / n, "computed": computed}
-  return metrics, jax.tree.map(lambda g: g / n, grads)
-
-
-@jax.named_scope("update/forward")
-def batch_logps(
-  model, cfg: config.LearnConfig, params, batch: Batch
-) -> jax.Array:
-  """Log-probs of all draws, [n_mc, b, t] fp32, `micro_batch` rows at a time."""
-
-  def of_rows(part):
-    return jax.lax.map(
-      lambda j: draw_logps(model, cfg, params, part, j)[1].logps,
-      jnp.arange(cfg.n_mc))
-
-  logps = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
-  return logps.swapaxes(0, 1).reshape(cfg.n_mc, *batch.completion.shape)
+  return learn
 
 
 def make(
-  model, cfg: config.LearnConfig, tx: optax.GradientTransformation
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  model: transformer.Model, cfg: config.LearnConfig,
+  tx: optax.GradientTransformation,
+) -> Update:
   """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
 
-  def one(state: TrainState, rows):
+  def one(state: TrainState, rows: tuple[Batch, Others]
+          ) -> tuple[TrainState, Metrics]:
     metrics, grads = batch_grads(model, cfg, state.policy, *rows)
     with jax.named_scope("optimizer"):
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -258,15 +152,16 @@ def make(
     state = dataclasses.replace(state, params=params, opt_state=opt_state)
     return state, metrics
 
-  def update(state: TrainState, batch: Batch):
-    rows = batch.advantage.shape[0] // cfg.updates_per_rollout
+  def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    rows = batch.completion.shape[0] // cfg.updates_per_rollout
     updates = cfg.epochs * cfg.updates_per_rollout
     batches = _epochs(batch, cfg.epochs)
 
-    def others_of(batch):
+    def others_of(batch: Batch) -> Others:
       logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
       return Others(
-        # The policy that made the rollout, before any of its updates.
+        # By the policy that made the rollout, before any of its updates. With
+        # a single update that is the policy trained, and no pass is needed.
         old=logps_by(params=state.policy) if updates > 1 else None,
         ref=None if state.ref_params is None else logps_by(
           params=lora.join(state.base, state.ref_params)))
@@ -290,6 +185,156 @@ def make(
   return update
 
 
+class Others(NamedTuple):
+  """Log-probs of all draws under other parameters, [n_mc, b, t] fp32.
+
+  Attributes:
+    old: under those that made the rollout; None if these are the trained ones.
+    ref: under the reference policy's; None if there is none.
+  """
+
+  old: jax.Array | None
+  ref: jax.Array | None
+
+
+def draw_logps(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  j: jax.Array | int,
+) -> tuple[forward_process.Draw, token_logps.TokenLogps]:
+  """Draw j of every row, and log-probs and entropies of its tokens [b, t]."""
+  if cfg.forward_process in method_processes.OF_TRACE:
+    source, process = (
+      batch.trace, method_processes.OF_TRACE[cfg.forward_process])
+  else:
+    source, process = (
+      batch.keys, method_processes.PROCESSES[cfg.forward_process])
+  mask, weight = process(
+    source, batch.maskable, j, cfg.n_mc, **cfg.process_args)
+  noisy = jnp.where(mask, model.mask_id, batch.completion)
+  prompt = batch.prompt
+  if cfg.prompt_noise:
+    live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
+    hidden = method_processes.prompt_noise(
+      batch.keys, live, j, cfg.n_mc, cfg.prompt_noise)
+    prompt = jnp.where(hidden, model.mask_id, prompt)
+  row = model_input.assemble(noisy, prompt, batch.prompt_length)
+  # The canvas comes first in a row, so these are its columns.
+  hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
+  tokens = token_logps.token_logps(
+    hidden, model.unembed(params), batch.completion, weight > 0,
+    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
+  norm = noisy.shape[1] if cfg.score_norm == "token" else 1
+  return forward_process.Draw(mask, weight / norm), tokens
+
+
+@jax.named_scope("update/forward")
+def batch_logps(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch
+) -> jax.Array:
+  """Log-probs of all draws, [n_mc, b, t] fp32, `micro_batch` rows at a time."""
+
+  def of_rows(part: Batch) -> jax.Array:
+    return jax.lax.map(
+      lambda j: draw_logps(model, cfg, params, part, j)[1].logps,
+      jnp.arange(cfg.n_mc))
+
+  logps = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
+  return logps.swapaxes(0, 1).reshape(cfg.n_mc, *batch.completion.shape)
+
+
+def micro_batch_grads(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, onto: Any,
+  batch: Batch, others: Others, live: jax.Array, tokens: jax.Array,
+) -> tuple[Metrics, Any]:
+  """`(metrics summed over live rows, onto + gradients)` of a micro-batch.
+
+  Args:
+    model: the policy's model.
+    cfg: the update's settings.
+    params: the policy's parameters; only the trained part has gradients.
+    onto: gradients that these are added to.
+    batch: rows that are processed together; the loss is their mean.
+    others: their log-probs under other parameters.
+    live: [b] bool, the rows that have a gradient.
+    tokens: [b] fp32, see `losses.Responses`.
+  """
+  base, trained = lora.split(params)
+
+  def score(trained: Any, j: jax.Array) -> tuple[losses.Scored, Metrics]:
+    draw, (logps, entropy) = draw_logps(
+      model, cfg, lora.join(base, trained), batch, j)
+    old = jax.lax.stop_gradient(logps) if others.old is None else others.old[j]
+    scored = losses.Scored(
+      logps, old, None if others.ref is None else others.ref[j], *draw)
+    value = scored.score(logps)
+    delta = value - scored.score(old)
+    return scored, {"score_mean": value, "square": value**2,
+                    "delta": abs(delta), "delta_square": delta**2,
+                    "entropy": jnp.sum(entropy, -1),
+                    "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
+
+  (loss, means), grads = montecarlo.value_and_grad(
+    losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
+    losses.Responses(batch.advantage, batch.maskable, tokens), trained,
+    cfg.n_mc, onto)
+  var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
+  means["score_std"] = jnp.sqrt(var)
+  sums = {k: jnp.sum(v * live) for k, v in means.items()}
+  return {"loss": loss, "live": jnp.sum(live), **sums}, grads
+
+
+def batch_grads(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  others: Others,
+) -> tuple[Metrics, Any]:
+  """`(metrics, gradients)` of the mean loss of all rows.
+
+  Gradients are accumulated over micro-batches; those in which no row has a
+  gradient are skipped. See `micro_batch_grads` for the arguments.
+  """
+  objective = losses.OBJECTIVES[cfg.loss](**cfg.loss_args)
+  live = (batch.advantage != 0) | (not objective.skips_zero)
+  tokens = jnp.broadcast_to(
+    jnp.mean(jnp.sum(batch.maskable, -1, dtype=jnp.float32)), live.shape)
+  # Rows that teach nothing go last, so that whole micro-batches of them exist.
+  # Rows that the objective takes together stay together.
+  together = objective.together
+  alive = jnp.any(live.reshape(-1, together), -1)
+  order = (jnp.argsort(~alive)[:, None] * together
+           + jnp.arange(together)[None]).reshape(-1)
+  others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)  # rows first
+  parts = jax.tree.map(lambda x: x[order], (batch, others, live, tokens))
+  parts = _split(parts, cfg.micro_batch)
+  n = parts[2].shape[0]
+
+  def grads_of(onto: Any, batch: Batch, others: Others, live: jax.Array,
+               tokens: jax.Array) -> tuple[Metrics, Any]:
+    others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)
+    return micro_batch_grads(
+      model, cfg, params, onto, batch, others, live, tokens)
+
+  zeros = montecarlo.zeros(lora.split(params)[1])
+  sums, _ = jax.eval_shape(
+    grads_of, zeros, *jax.tree.map(lambda x: x[0], parts))
+
+  def step(total: Any, part: Any) -> tuple[Any, None]:
+    def compute() -> Any:
+      sums, grads = grads_of(total[1], *part)
+      return montecarlo.add(total[0], sums), grads
+
+    return jax.lax.cond(jnp.any(part[2]), compute, lambda: total), None
+
+  (sums, grads), _ = jax.lax.scan(
+    step, (montecarlo.zeros(sums), zeros), parts)
+  loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
+  metrics = {k: v / count for k, v in sums.items()}
+  metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
+  metrics["delta_rms"] = jnp.sqrt(metrics.pop("delta_square"))
+  computed = jnp.mean(jnp.any(parts[2], -1), dtype=jnp.float32)
+  metrics |= {"loss": loss / n, "computed": computed}
+  return metrics, jax.tree.map(lambda g: g / n, grads)
+
+
 def _epochs(batch: Batch, n: int) -> Batch:
   """The batch n times, [n, b, ...], each time with draws of its own."""
   if n == 1:
@@ -300,6 +345,6 @@ def _epochs(batch: Batch, n: int) -> Batch:
     lambda x: jnp.broadcast_to(x, (n, *x.shape)), batch), keys=keys)
 
 
-def _split(tree, rows: int):
+def _split(tree: Any, rows: int) -> Any:
   """Arrays [b, ...] as [b / rows, rows, ...]."""
   return jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), tree)

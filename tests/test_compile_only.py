@@ -16,8 +16,8 @@ import pytest
 from configs import bgpo
 from dlrl import compile_only
 from dlrl import config
+from dlrl import rollout
 from dlrl import strict
-from dlrl import train
 from dlrl import validate
 from dlrl.costs import chips
 from dlrl.costs import flops as flops_lib
@@ -25,6 +25,7 @@ from dlrl.costs import hlo
 from dlrl.costs import memory
 from dlrl.costs import program_report
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 
 # Sizes that are like no other, so that arrays can be told by them.
 LAYERS, VOCAB, WIDTH, INNER = 3, 104, 64, 176
@@ -70,7 +71,7 @@ def compiled():
 def test_figures_are_those_of_the_programs_that_train(compiled):
   setup, reports, programs = compiled
   stats = [p.memory_analysis() for p in programs]
-  cfg, abstract = setup.cfg, train.abstract_state(setup)
+  cfg, abstract = setup.cfg, train_state.abstract_rl(setup)
   assert [r.name for r in reports] == ["rollout", "update"]
   for r, stat in zip(reports, stats, strict=True):
     assert r.temporaries == stat.temp_size_in_bytes
@@ -82,7 +83,7 @@ def test_figures_are_those_of_the_programs_that_train(compiled):
     assert r.collectives["all-gather"]["bytes"] > 0
   # What the rollout does not take, the moments, lies there all the same.
   assert reports[0].arguments == memory.per_device(
-    (abstract, train.input_shapes(setup)))
+    (abstract, rollout.input_shapes(setup)))
   assert reports[0].arguments >= (
     stats[0].argument_size_in_bytes + memory.per_device(abstract.opt_state))
   assert reports[1].arguments == pytest.approx(
@@ -162,11 +163,11 @@ def test_shapes_of_inputs_are_those_of_the_loop(sudoku_dir):
   cfg = dataclasses.replace(
     tiny(), task=config.TaskConfig(data_dir=sudoku_dir))
   setup = setup_lib.make(cfg)
-  source = train.prompt_rows(setup)
-  batch = next(train.prompt_batches(setup, source))
+  source = rollout.examples(setup)
+  batch = next(rollout.prompt_batches(setup, source))
   rows = [source[i] for i in batch["position"].tolist()]
-  real = train.inputs(setup, batch, rows)
-  shapes = train.input_shapes(setup)
+  real = rollout.inputs(setup, batch, rows)
+  shapes = rollout.input_shapes(setup)
   assert [(x.shape, x.dtype, x.sharding) for x in real] == [
     (s.shape, s.dtype, s.sharding) for s in shapes]
 

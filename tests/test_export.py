@@ -13,8 +13,8 @@ from safetensors import numpy as safetensors_numpy
 
 from dlrl import export
 from dlrl import models
+from dlrl import rollout
 from dlrl import strict
-from dlrl import train
 from dlrl.models import families
 from dlrl.models import lora
 from dlrl.run import setup as setup_lib
@@ -157,6 +157,6 @@ def test_a_prompt_that_is_too_long_with_its_template_is_an_error(
   assert error.value.field == "task.prompt_length"
   setup = setup_lib.make(dataclasses.replace(
     cfg, task=dataclasses.replace(cfg.task, long_prompts="truncate")))
-  batch = next(train.prompt_batches(setup, train.prompt_rows(setup)))
+  batch = next(rollout.prompt_batches(setup, rollout.examples(setup)))
   assert batch["truncated"].tolist() == [1] * cfg.rollout.prompts
   assert (batch["prompt_ids"][:, -1] == setup.tokenizer.encode("|")[0]).all()

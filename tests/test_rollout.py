@@ -12,7 +12,7 @@ from updates import recorder
 from updates import tiny
 
 from dlrl import config
-from dlrl import prior
+from dlrl import rollout
 from dlrl import strict
 from dlrl import tasks
 from dlrl.diffusion import pruning
@@ -26,27 +26,27 @@ G, T, P = 3, 8, 4
 
 
 def test_a_sudoku_template_is_its_clues():
-  canvas = prior.templates(SUDOKU, TOKENIZER, [ROW], 18, MASK)
+  canvas = rollout.templates(SUDOKU, TOKENIZER, [ROW], 18, MASK)
   want = [MASK if c == "0" else TOKENIZER.encode(c)[0] for c in PUZZLE]
   np.testing.assert_array_equal(canvas, [[*want, 1, 1]])  # then eos
 
 
 def test_a_task_without_a_template_knows_nothing():
   task = dataclasses.replace(SUDOKU, template=None)
-  canvas = prior.templates(task, TOKENIZER, [ROW] * 2, 16, MASK)
+  canvas = rollout.templates(task, TOKENIZER, [ROW] * 2, 16, MASK)
   np.testing.assert_array_equal(canvas, np.full((2, 16), MASK))
 
 
 def test_texts_of_a_template_are_tokenized():
   task = dataclasses.replace(SUDOKU, template=lambda _: ["(1", 2, ")"])
-  canvas = prior.templates(task, TOKENIZER, [ROW], 6, MASK)
+  canvas = rollout.templates(task, TOKENIZER, [ROW], 6, MASK)
   left, one, right = (TOKENIZER.encode(c)[0] for c in "(1)")
   np.testing.assert_array_equal(canvas[0], [left, one, MASK, MASK, right, 1])
 
 
 def test_a_template_longer_than_the_canvas_is_refused():
   with pytest.raises(strict.ConfigError, match=r"gen_length.* 15.*16 tokens"):
-    prior.templates(SUDOKU, TOKENIZER, [ROW], 15, MASK)
+    rollout.templates(SUDOKU, TOKENIZER, [ROW], 15, MASK)
 
 
 def canvases(step=0, keys=0, remembered=None, known=None, **knobs):
@@ -55,7 +55,7 @@ def canvases(step=0, keys=0, remembered=None, known=None, **knobs):
     first_state(params, recorder()), step=jnp.int32(step), memory=remembered)
   rollout = config.RolloutConfig(prior=config.PriorConfig(**knobs))
   known = jnp.full((G, T), MASK) if known is None else known
-  return np.asarray(jax.jit(prior.canvases, static_argnums=(0, 1))(
+  return np.asarray(jax.jit(rollout.canvases, static_argnums=(0, 1))(
     model, rollout, state, jax.random.split(jax.random.key(keys), G),
     PROMPTS, LENGTHS, INDEX, known))
 

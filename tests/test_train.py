@@ -11,10 +11,10 @@ import runs
 from dlrl import data
 from dlrl import losses
 from dlrl import tasks
-from dlrl import train
 from dlrl import update
 from dlrl.run import grading
 from dlrl.run import step_log
+from dlrl.run import train_state
 from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 
@@ -252,7 +252,7 @@ def test_the_reference_is_the_base_where_that_is_what_rl_starts_from():
     cfg = runs.tiny("", learn__loss="diffu_grpo", learn__score_norm="none",
                learn__loss_args={"kl_coef": kl_coef}, sft__steps=sft_steps,
                **changes)
-    return train.first_reference(cfg, "trained")
+    return train_state.reference(cfg, "trained")
 
   assert first(0) == first(9) == "trained"
   assert first(0, lora__rank=2) == {}

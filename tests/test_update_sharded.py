@@ -20,6 +20,7 @@ from dlrl import update
 from dlrl.models import char_tokenizer
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 
 SHARDED = config.Config(
   model=config.ModelConfig(
@@ -77,7 +78,8 @@ def test_a_mesh_changes_where_things_are_and_not_what_they_are(sizes):
   setup = setup_lib.make(
     dataclasses.replace(SHARDED, mesh=config.MeshConfig(*sizes)))
   tx = optimizer.make(SHARDED.learn.optimizer, 10)
-  make_state, abstract = setup.state_maker(tx)
+  make_state, abstract = train_state.maker(
+    setup, tx, functools.partial(train_state.first, setup, tx))
   with jax.set_mesh(setup.mesh):
     state = make_state(jax.device_put(params, setup.param_shardings))
     state, metrics = jax.jit(

@@ -82,7 +82,7 @@ def _local(batches: Sequence[jax.Array], size: int
 def _items(setup: setup_lib.Setup, split: str):
   """`(rows, arrays)` of `data.eval_rows`."""
   cfg = setup.cfg
-  source = setup.rows(split, cfg.eval.difficulty, field="eval.difficulty")
+  source = setup.examples(split, cfg.eval.difficulty, field="eval.difficulty")
   arrays = data.eval_rows(
     source, setup.tokenizer, setup.prompt, items=cfg.eval.size,
     prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from dlrl import tasks
@@ -13,13 +14,13 @@ from dlrl.runtime import processes
 
 
 @dataclasses.dataclass(frozen=True)
-class Completions:
-  """What rewards and metrics are called with, one item each.
+class Answers:
+  """Completions as graders take them, one entry of each list per completion.
 
   Attributes:
-    prompts: as the model was asked.
+    prompts: what the model was asked.
     texts: the completions.
-    columns: of the rows.
+    columns: the examples' columns.
   """
 
   prompts: list[tasks.Text]
@@ -27,32 +28,33 @@ class Completions:
   columns: dict[str, list[Any]]
 
 
-def read(setup: setup_lib.Setup, rows: Sequence[tasks.Example], ids: np.ndarray
-         ) -> Completions:
-  """Completions `ids` [b, t] of `rows`, equally many of each, contiguous."""
-  copies = len(ids) // max(len(rows), 1)
-  prompts = [setup.prompt.question(row) for row in rows]
-  return Completions(
-    [prompt for prompt in prompts for _ in range(copies)],
-    [setup.tokenizer.decode(row) for row in ids],
-    tasks.columns([row for row in rows for _ in range(copies)]))
+def wait(completion: jax.Array) -> tuple[processes.Share, np.ndarray]:
+  """Waits for completions [b, t]; this process's share and its rows."""
+  share, (ids,) = processes.local(completion)
+  return share, ids
 
 
-def rewards(setup: setup_lib.Setup, done: Completions,
-            share: processes.Share) -> tuple[np.ndarray, dict[str, float]]:
-  """Weighted sums of the rewards, fp32 [b], and what is logged of them.
+def read(
+  setup: setup_lib.Setup, asked: Sequence[tasks.Example], ids: np.ndarray
+) -> Answers:
+  """Decodes completions `ids` [b, t] int32; `asked` are their b examples."""
+  return Answers(
+    [setup.prompt.question(example) for example in asked],
+    [setup.tokenizer.decode(row) for row in ids], tasks.columns(asked))
 
-  Both are of the whole batch; reward functions are called with this process's
-  share of it. A completion one of whose rewards is not known has NaN, which
-  advantages leave out: it teaches nothing, and is counted.
 
-  Args:
-    setup: of the run.
-    done: the share's completions.
-    share: of the batch.
+def rewards(
+  setup: setup_lib.Setup, done: Answers, share: processes.Share
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Weighted sums of the rewards, fp32 [b], and rows for the log.
+
+  Both are of the whole batch; each process calls reward functions with `done`,
+  its `share` of it. A completion with an unknown reward gets NaN: it teaches
+  nothing (`losses.advantages`) and is counted.
 
   Raises:
-    ValueError: a reward is not one number, or None, per completion; names it.
+    ValueError: a reward function does not return one finite number, or None,
+      per completion; names it.
   """
   cfg = setup.cfg.rollout
   found = share.whole({
@@ -79,11 +81,12 @@ def rewards(setup: setup_lib.Setup, done: Completions,
   }
 
 
-def metrics(setup: setup_lib.Setup, done: Completions,
-            share: processes.Share) -> dict[str, list[float]]:
-  """The task's metrics of the completions they are of, and are known of.
+def metrics(
+  setup: setup_lib.Setup, done: Answers, share: processes.Share
+) -> dict[str, list[float]]:
+  """The task's metrics of the whole batch; unknown values are left out.
 
-  They are of the whole batch, of which `done` is this process's share.
+  `done` is this process's `share` of the batch.
   """
   found = share.whole({
     name: [None if value is None else float(value) for value in values]
@@ -93,19 +96,20 @@ def metrics(setup: setup_lib.Setup, done: Completions,
           for name, values in found.items()}
 
 
-def each(task: tasks.Task, rows: Sequence[tasks.Example], done: Completions
-         ) -> list[dict[str, float | None]]:
+def each(
+  task: tasks.Task, examples: Sequence[tasks.Example], done: Answers
+) -> list[dict[str, float | None]]:
   """The metrics of every completion, under the names of its own task.
 
   Args:
-    task: of the rows, or a mixture of theirs.
-    rows: one for each completion.
+    task: the examples' task, or a mixture that contains theirs.
+    examples: one for each completion.
     done: the completions.
   """
-  found: list[dict[str, float | None]] = [{} for _ in rows]
+  found: list[dict[str, float | None]] = [{} for _ in examples]
   places: dict[str | None, list[int]] = {}
-  for place, row in enumerate(rows):
-    places.setdefault(row.get("task"), []).append(place)
+  for place, example in enumerate(examples):
+    places.setdefault(example.get("task"), []).append(place)
   for name, group in places.items():
     scores = task.metrics(
       [done.prompts[i] for i in group], [done.texts[i] for i in group],
@@ -121,7 +125,7 @@ def _numbers(name: str, values: Sequence[float | None], count: int
   """fp64 [count], NaN for None."""
   if len(values) != count:
     raise ValueError(f"the reward {name!r} gave {len(values)} values for "
-                     f"{count} completions")
+                     f"{count} completions; return one for each")
   found = np.full(count, np.nan)
   for i, value in enumerate(values):
     if value is None:
@@ -132,7 +136,7 @@ def _numbers(name: str, values: Sequence[float | None], count: int
       found[i] = np.nan
     if not np.isfinite(found[i]):
       raise ValueError(f"the reward {name!r} gave {value!r} for a completion; "
-                       "it is a finite number, or None where it is not known")
+                       "return a finite number, or None if it is not known")
   return found
 
 

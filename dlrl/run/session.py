@@ -1,54 +1,126 @@
-"""What a loop holds while it runs: its files, and what watches over it."""
+"""Everything a loop holds while it runs: its files, clock and watchers."""
 
 import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 from dlrl import config
 from dlrl import strict
+from dlrl import update
+from dlrl.run import start_params
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
+from dlrl.runtime import progress
 from dlrl.runtime import watchdog
 from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 from dlrl.storage import wandb_log
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Session:
-  """Released together when the loop ends.
+  """A running loop; `start` opens it and releases everything at the end.
 
   Attributes:
-    notice: whether to save and stop.
+    notice: tells whether to save and stop.
     dog: ends the process if the loop hangs.
-    checkpoints: of the loop.
-    writer: of its metrics; in process 0 alone it writes.
+    checkpoints: of the loop's state.
+    writer: writes the loop's metrics, in process 0 only.
+    batches: the loop's iterator, whose position is saved.
+    base: frozen parameters beneath adapters, whose fingerprint is saved.
+    clock: seconds per phase, over all restarts.
+    steps: what a step is called in messages.
   """
 
   notice: preemption.Notice
   dog: watchdog.Watchdog
   checkpoints: checkpoint.Checkpoints
   writer: metrics.MetricsWriter
+  batches: Any
+  base: start_params.Base
+  clock: clock_lib.Clock
+  steps: str
 
   @contextlib.contextmanager
-  def evaluation(self, clock: clock_lib.Clock) -> Iterator[None]:
-    """Around one: it is timed, and watched apart from the steps."""
+  def evaluation(self) -> Iterator[None]:
+    """Times an evaluation, and watches it apart from the steps."""
     self.dog.begin("evaluation")
-    with clock.phase("evaluation"):
+    with self.clock.phase("evaluation"):
       yield
+
+  def begin(self, seconds: Mapping[str, float] = {}) -> None:
+    """Starts from nothing: drops metrics that a killed attempt left.
+
+    Args:
+      seconds: per phase, spent before.
+    """
+    self.clock = clock_lib.Clock(seconds)
+    self.writer.truncate_after(-1)
+
+  def restore(
+    self, abstract: update.TrainState
+  ) -> tuple[update.TrainState, int] | None:
+    """`(state, step)` of the newest checkpoint, or None if there is none.
+
+    The iterator moves to its saved position, the clock goes on, and metrics
+    that were written after the checkpoint are dropped.
+
+    Args:
+      abstract: the state's shapes with shardings.
+
+    Raises:
+      strict.ConfigError: the adapters were trained on another base.
+      ValueError: the checkpoint is of another model.
+    """
+    restored = self.checkpoints.restore_latest(abstract.saved, self.batches)
+    if restored is None:
+      return None
+    state, meta, step = restored
+    self.base.check(meta["base"])
+    self.clock = clock_lib.Clock(meta["seconds"])
+    self.writer.truncate_after(step)
+    progress.say(f"continuing after {self.steps} {step}")
+    return dataclasses.replace(state, base=self.base.params), step
+
+  def save(self, step: int, state: update.TrainState, *, stops: bool) -> None:
+    """Begins a checkpoint; of the base it holds only the fingerprint.
+
+    Args:
+      step: the number of finished steps.
+      state: after them.
+      stops: whether the loop ends here because it was told to.
+
+    Raises:
+      preemption.Preempted: `stops`.
+    """
+    self.dog.begin("checkpoint")
+    # Metrics first: a checkpoint that exists has all the rows up to it.
+    self.writer.flush()
+    self.checkpoints.save(
+      step, state.saved, self.batches,
+      {"seconds": self.clock.totals, "base": self.base.id})
+    if stops:
+      raise preemption.Preempted(f"{self.steps} {step} is saved")
 
 
 @contextlib.contextmanager
-def start(cfg: config.Config, directory: pathlib.Path, *, tracked: bool
-          ) -> Iterator[Session]:
-  """Opens them.
+def start(
+  cfg: config.Config, directory: pathlib.Path, batches: Any,
+  base: start_params.Base, *, tracked: bool, steps: str = "step",
+) -> Iterator[Session]:
+  """Opens a loop's session.
 
   Args:
-    cfg: of the run.
-    directory: of the loop's metrics and checkpoints.
-    tracked: whether Weights & Biases, if it is asked for, gets the metrics.
+    cfg: the run's settings.
+    directory: for the loop's metrics and checkpoints.
+    batches: the loop's iterator.
+    base: frozen parameters beneath adapters.
+    tracked: whether Weights & Biases, if configured, gets the metrics.
+    steps: what a step is called in messages.
   """
   project = cfg.wandb if tracked else ""
   with (
@@ -60,4 +132,5 @@ def start(cfg: config.Config, directory: pathlib.Path, *, tracked: bool
     metrics.writer(
       directory, writes=processes.first(), also=tracker) as writer,
   ):
-    yield Session(notice, dog, checkpoints, writer)
+    yield Session(
+      notice, dog, checkpoints, writer, batches, base, clock_lib.Clock(), steps)

@@ -1,26 +1,37 @@
-"""The record of an RL run: one row, one line and some samples as it goes on.
+"""The record of an RL run: a row, a progress line and samples per step.
 
-A step's row is begun while its update runs on the device and finished when the
-next step has started its rollout, so that the loop does not wait for numbers.
+A step's row begins while its update runs on the devices and is finished once
+the next step has started its rollout, so that the loop never waits for numbers.
 """
 
 from typing import Any
 
 import jax
+import numpy as np
 
 from dlrl import config
 from dlrl import optimizer
 from dlrl.costs import memory
+from dlrl.run import grading
+from dlrl.run import setup as setup_lib
 from dlrl.run import utilization
 from dlrl.runtime import clock as clock_lib
+from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.storage import metrics as metrics_lib
+from dlrl.tasks import prompts
+
+Sample = tuple[str, str, float]  # prompt, completion, reward
 
 _SHOWN = 100  # characters of a prompt or completion in a progress line
 
 
 class StepLog:
-  """The metrics of the step under way: written when its update is finished."""
+  """Metrics of the step under way; written once its update has finished.
+
+  Attributes:
+    row: the step's metrics so far; may be added to until `finish`.
+  """
 
   def __init__(self, cfg: config.Config, writer: metrics_lib.MetricsWriter,
                clock: clock_lib.Clock, work: utilization.Work | None = None):
@@ -31,13 +42,14 @@ class StepLog:
     self._step: int | None = None
     self.row: dict[str, float] = {}
 
-  def begin(self, step: int, row: dict[str, float], metrics: Any, sample):
-    """Step `step` has started an update that will give `metrics`."""
+  def begin(self, step: int, row: dict[str, float], metrics: Any,
+            sample: Sample) -> None:
+    """Opens the row of step `step`, whose update will return `metrics`."""
     self._step, self.row, self._metrics = step, row, metrics
     self._sample, self._started = sample, clock_lib.now()
 
   def wait(self) -> None:
-    """Reads the update's metrics, and so waits for it."""
+    """Waits for the update and adds its metrics to the row."""
     if self._metrics is None:
       return
     values = jax.device_get(self._metrics)
@@ -49,7 +61,7 @@ class StepLog:
       self._clock.add(phase, self.row[f"time/{phase}"])
 
   def finish(self) -> float | None:
-    """Writes the step's row; returns when its update ended, if one was open."""
+    """Writes the open row, if any; returns when its update ended."""
     if self._step is None:
       return None
     self.wait()
@@ -74,6 +86,28 @@ class StepLog:
     optimizer.stop_if_stuck(
       step, row["update/nonfinite_in_a_row"], self._cfg.max_nonfinite)
     return ended
+
+
+def rollout_row(
+  setup: setup_lib.Setup, done: grading.Answers, share: processes.Share,
+  prompts_of_step: dict[str, Any],
+) -> dict[str, float]:
+  """Mean metrics of a rollout, and how many of its prompts were cut."""
+  row = {f"rollout/{k}": float(np.mean(v))
+         for k, v in grading.metrics(setup, done, share).items() if v}
+  if "truncated" in prompts_of_step:
+    row["rollout/truncated_prompts"] = float(
+      np.sum(prompts_of_step["truncated"]))
+  return row
+
+
+def sample(done: grading.Answers, share: processes.Share, reward: np.ndarray
+           ) -> Sample:
+  """This process's first completion; process 0, which logs it, has one."""
+  if not share.places:
+    return "", "", 0.0
+  return (prompts.as_text(done.prompts[0]), done.texts[0],
+          float(reward[share.places[0]]))
 
 
 def _short(text: str) -> str:

@@ -14,7 +14,7 @@ from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import progress
 
-# setup -> (rollout, learn), as `train.make_programs`
+# setup -> (rollout, learn), see `train.make_programs`
 Programs = Callable[[setup_lib.Setup], tuple[Any, Any]]
 
 
@@ -59,14 +59,15 @@ def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
 
 
 def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
-  done = jax.eval_shape(rollout, *args)
-  reward = jax.ShapeDtypeStruct(done.completion.shape[:1], "float32")
-  batch = args[0], done, reward
-  least = flops(learn, *batch, branch=min)
+  state, _, _, index, _ = args
+  batch, _ = jax.eval_shape(rollout, *args)
+  reward = jax.ShapeDtypeStruct(batch.completion.shape[:1], "float32")
+  learned = state, batch, index, reward
+  least = flops(learn, *learned, branch=min)
   return Work(
     peak * jax.device_count(),
     rollout_flops(rollout, args, cfg.rollout.sampler),
-    (least, flops(learn, *batch) - least))
+    (least, flops(learn, *learned) - least))
 
 
 def rollout_flops(

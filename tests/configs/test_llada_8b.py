@@ -11,11 +11,11 @@ import pytest
 from configs import llada_8b
 from dlrl import optimizer
 from dlrl import tasks
-from dlrl import train
 from dlrl import update
 from dlrl import validate
 from dlrl.models import lora
 from dlrl.models import transformer
+from dlrl.run import train_state
 
 PRESET = "llada_8b_sudoku"
 
@@ -33,7 +33,7 @@ def test_an_update_of_eight_billion_parameters_has_its_shapes(method):
   tx = optimizer.make(cfg.learn.optimizer, 10)
   state = jax.eval_shape(lambda p: update.TrainState(
     jnp.int32(0), p, tx.init(p), jax.random.key_data(jax.random.key(0)),
-    train.first_reference(cfg, p)), trained)
+    train_state.reference(cfg, p)), trained)
   if adapted:
     # r (in + out) of seven matrices; two moments of each, and a few counters.
     size = 32 * 128 * (4 * (4096 + 4096) + 3 * (4096 + 12288))

@@ -10,13 +10,13 @@ from jax.sharding import PartitionSpec as P
 
 from configs import bgpo
 from dlrl import config
-from dlrl import optimizer
 from dlrl import strict
 from dlrl import update
 from dlrl import validate
 from dlrl.costs import memory
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 
 
@@ -58,8 +58,7 @@ def test_more_than_a_device_has_is_an_error_before_anything_is_made(
     monkeypatch, capsys):
   cfg = validate.from_dict(bgpo.get_config("smoke"))
   setup = setup_lib.make(cfg)
-  tx = optimizer.make(cfg.learn.optimizer, 1)
-  setup.state_maker(tx)
+  train_state.for_rl(setup)
   assert "memory per device: parameters" in capsys.readouterr().out
 
   class Device:
@@ -68,7 +67,7 @@ def test_more_than_a_device_has_is_an_error_before_anything_is_made(
 
   monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
   with pytest.raises(strict.ConfigError, match="which has") as error:
-    setup.state_maker(tx)
+    train_state.for_rl(setup)
   assert error.value.field == "mesh.fsdp"
 
 

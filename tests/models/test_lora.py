@@ -20,6 +20,7 @@ from dlrl import update
 from dlrl.models import lora
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 
 # No two axes of a matrix, and no axis of an activation, are as long as others.
 ODD = dataclasses.replace(networks.TINY, width=20, mlp_width=28, qkv_bias=True)
@@ -275,7 +276,8 @@ def test_adapters_are_split_as_their_matrices_and_change_nothing_by_it():
   want, _ = jax.jit(step, compiler_options=updates.FAST)(
     dataclasses.replace(updates.first_state(adapter, tx), base=base), batch)
 
-  make_state, abstract = setup.state_maker(tx)
+  make_state, abstract = train_state.maker(
+    setup, tx, functools.partial(train_state.first, setup, tx))
   like = setup.abstract_trained()
   specs = {networks.path_of(path): tuple(s.sharding.spec)
            for path, s in jax.tree.leaves_with_path(like)}

@@ -42,7 +42,7 @@ def whole(count):
 
 
 def scored(functions, weights=None, count=4, group_size=2):
-  done = grading.Completions(["?"] * count, [""] * count, {})
+  done = grading.Answers(["?"] * count, [""] * count, {})
   return grading.rewards(
     setup(functions, weights, group_size), done, whole(count))
 
@@ -50,7 +50,7 @@ def scored(functions, weights=None, count=4, group_size=2):
 def test_completions_come_with_their_prompts_and_columns():
   chars = char_tokenizer.CharTokenizer()
   ids = np.array([chars.encode(RIGHT)] * 3 + [[chars.eos_id] * 16])
-  done = grading.read(setup({}), ROWS, ids)
+  done = grading.read(setup({}), [row for row in ROWS for _ in "ab"], ids)
   assert done.texts == [RIGHT] * 3 + [""]
   first, second = (SUDOKU.prompts["bare"].question(row) for row in ROWS)
   assert done.prompts == [first] * 2 + [second] * 2

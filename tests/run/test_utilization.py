@@ -5,11 +5,12 @@ import functools
 import pytest
 import runs
 
-from dlrl import optimizer
+from dlrl import rollout
 from dlrl import train
 from dlrl.costs import chips
 from dlrl.costs import memory
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.run import utilization
 
 PEAK = 1e12
@@ -21,11 +22,10 @@ def work(monkeypatch, data_dir, **changes):
   setup = setup_lib.make(cfg)
   monkeypatch.setitem(
     chips.CHIPS, "cpu", chips.Chip(PEAK, hbm=1, bandwidth=1, links=1))
-  tx = optimizer.make(cfg.learn.optimizer, 6)
-  _, abstract = setup.state_maker(tx)
+  tx, _, abstract = train_state.for_rl(setup)
   programs = functools.partial(train.make_programs, tx=tx, abstract=abstract)
   return cfg, utilization.work(
-    setup, programs, (abstract, *train.input_shapes(setup)))
+    setup, programs, (abstract, *rollout.input_shapes(setup)))
 
 
 HEAD = 2 * T * 16 * 40

@@ -9,7 +9,7 @@ import sys
 import pytest
 import runs
 
-from dlrl import sft
+from dlrl.run import session
 from dlrl.run import step_log
 from dlrl.runtime import preemption
 from dlrl.storage import checkpoint
@@ -90,10 +90,11 @@ def test_a_run_told_to_stop_goes_on_where_it_was(
     sudoku_dir, steps=3, checkpoint_every=99, eval__every=2,
     sft__steps=50)
   _, want = runs.run_here(cfg, tmp_path / "whole")
-  workdir, save = tmp_path / "told", sft.resume.save
+  workdir, save = tmp_path / "told", session.Session.save
   with monkeypatch.context() as patch:  # in the warm start, as it saves
-    patch.setattr(sft.resume, "save", lambda *args: (tell(), save(*args)))
-    with pytest.raises(preemption.Preempted, match="41 of fine-tuning"):
+    patch.setattr(session.Session, "save", lambda *args, **kwargs: (
+      tell(), save(*args, **kwargs)))
+    with pytest.raises(preemption.Preempted, match="fine-tuning step 41 is"):
       runs.run_here(cfg, workdir)
   with monkeypatch.context() as patch:
     told_in(2, patch)

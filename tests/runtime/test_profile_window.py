@@ -7,9 +7,9 @@ import pytest
 import runs
 import updates
 
-from dlrl import optimizer
 from dlrl import train
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.runtime import profile_window
 
 
@@ -19,9 +19,7 @@ def test_the_parts_of_a_step_have_names_in_its_programs(sudoku_dir):
     sudoku_dir, learn__loss="espo", learn__loss_args={"kl_coef": 0.5},
     learn__score_norm="none")
   setup = setup_lib.make(cfg)
-  tx = optimizer.make(cfg.learn.optimizer, 6)
-  _, state = setup.state_maker(
-    tx, reference=lambda trained: train.first_reference(cfg, trained))
+  tx, _, state = train_state.for_rl(setup)
 
   def shape(dtype, *sizes):
     return jax.ShapeDtypeStruct(sizes, dtype)
@@ -31,8 +29,10 @@ def test_the_parts_of_a_step_have_names_in_its_programs(sudoku_dir):
     rollout = rollout.lower(
       state, shape("int32", 4, 32), shape("int32", 4), shape("int32", 4),
       shape("int32", 4, 16))
+    batch, _ = rollout.out_info
     learn = learn.lower(
-      state, rollout.out_info, shape("float32", 16)).compile(updates.FAST)
+      state, batch, shape("int32", 4), shape("float32", 16)).compile(
+        updates.FAST)
   names = products(rollout.compile(updates.FAST))
   assert all("rollout/denoise/" in name for name in names)
   assert len([n for n in names if "rollout/unembed/" in n]) == 1

@@ -1,0 +1,229 @@
+"""The first half of a step: from prompts to canvases to completions.
+
+A canvas is what decoding starts from. It is all masks, or has a prior on it
+(STP's spatial pruning): tokens that the task knows of every answer, or part of
+a good completion of the same prompt. No loss sees the tokens of a prior.
+"""
+
+import functools
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrl import config
+from dlrl import data
+from dlrl import strict
+from dlrl import tasks
+from dlrl import update
+from dlrl.diffusion import method_processes
+from dlrl.diffusion import model_input
+from dlrl.diffusion import pruning
+from dlrl.diffusion import token_logps
+from dlrl.models import transformer
+from dlrl.run import setup as setup_lib
+from dlrl.runtime import mesh as mesh_lib
+from dlrl.sampling import denoise
+
+# (state, prompt [g, p], prompt_length [g], index [g], template [g, t]) ->
+# (completions, forward passes)
+Program = Callable[..., tuple[update.Batch, jax.Array]]
+
+
+def make(setup: setup_lib.Setup) -> Program:
+  """The jitted rollout of `setup.cfg.rollout`; see `inputs` for arguments.
+
+  Returns:
+    A program `(state, *inputs) -> (batch, forwards)`: the completions of all
+    prompts, groups contiguous, without advantages; and the number of forward
+    passes that they took, a scalar int32.
+  """
+  return jax.jit(
+    functools.partial(_rollout, setup), out_shardings=_shardings(setup))
+
+
+def _rollout(
+  setup: setup_lib.Setup, state: update.TrainState, prompt: jax.Array,
+  prompt_length: jax.Array, index: jax.Array, template: jax.Array,
+) -> tuple[update.Batch, jax.Array]:
+  cfg = setup.cfg
+  # One key per prompt or completion, by its place in the global batch, so that
+  # a completion does not depend on the number of hosts.
+  prompts, group = prompt.shape[0], cfg.rollout.group_size
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  sample_keys, draw_keys, prior_keys = (
+    jax.random.split(k, n) for k, n in zip(
+      jax.random.split(key, 3), (prompts * group,) * 2 + (prompts,),
+      strict=True))
+  rows = jnp.arange(prompts * group) // group
+  prompt, prompt_length, template = (
+    mesh_lib.shard_batch(x[rows]) for x in (prompt, prompt_length, template))
+  canvas = canvases(
+    setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
+    index[rows], template)
+  with jax.named_scope("rollout/denoise"):
+    decoded = denoise.decode(
+      setup.model, state.policy, prompt, prompt_length, sample_keys,
+      sampler=cfg.rollout.sampler, canvas=canvas,
+      eos_id=setup.tokenizer.eos_id)
+  trace = decoded.trace
+  if cfg.learn.forward_process == "forks":
+    trace = method_processes.fork_steps(
+      trace, decoded.confidence < cfg.rollout.sampler.threshold)
+  return update.Batch(
+    prompt=prompt, prompt_length=prompt_length,
+    completion=decoded.completion,
+    # The whole canvas but the prior: what follows the end of an answer was
+    # generated, too.
+    maskable=canvas == setup.model.mask_id,
+    keys=draw_keys, trace=trace), decoded.forwards
+
+
+def _shardings(setup: setup_lib.Setup) -> tuple[update.Batch, Any]:
+  split: Any = mesh_lib.batch_sharding(setup.mesh)
+  return update.Batch(
+    prompt=split, prompt_length=split, completion=split, maskable=split,
+    keys=split, trace=split), mesh_lib.replicated(setup.mesh)
+
+
+def canvases(
+  model: transformer.Model, cfg: config.RolloutConfig,
+  state: update.TrainState, keys: jax.Array, prompt: jax.Array,
+  prompt_length: jax.Array, index: jax.Array, template: jax.Array,
+) -> jax.Array:
+  """Canvases [b, t] int32, the same for all completions of a prompt.
+
+  Args:
+    model: the policy's model.
+    cfg: the rollout's settings; `cfg.prior` says how many tokens are fixed.
+    state: gives the step, for annealing, and the remembered completions.
+    keys: [b], the same for all completions of a prompt.
+    prompt: [b, p] int32, padded on the right.
+    prompt_length: [b] int32.
+    index: [b] int32, identifies the prompts.
+    template: [b, t] int32, from `templates`.
+  """
+  prior = cfg.prior
+
+  def put(canvas: jax.Array, tokens: jax.Array, known: jax.Array, share: float
+          ) -> jax.Array:
+    tokens = jnp.where(known, tokens, model.mask_id)
+    kept = pruning.annealed(share, state.step, prior.anneal_steps)
+    # XLA drops this forward pass unless the rule reads the log-probs.
+    hidden = model.hidden(
+      state.policy, *model_input.assemble(tokens, prompt, prompt_length))
+    logps, _ = token_logps.token_logps(
+      hidden[:, : tokens.shape[1]], model.unembed(state.policy), tokens, known,
+      chunk=tokens.shape[1], shards=mesh_lib.batch_parts(tokens.shape[0]))
+    order = pruning.REMASK[prior.remask](keys, logps)
+    return jnp.where(pruning.keep(order, known, kept), tokens, canvas)
+
+  canvas = jnp.full_like(template, model.mask_id)
+  if state.memory is not None:
+    tokens, found = pruning.recall(state.memory, index)
+    known = jnp.broadcast_to(found[:, None], tokens.shape)
+    canvas = put(canvas, tokens, known, prior.memory)
+  if prior.template:
+    # After the memory: where both know a token, the template wins.
+    canvas = put(canvas, template, template != model.mask_id, prior.template)
+  return canvas
+
+
+def templates(
+  task: tasks.Task, tokenizer: data.Tokenizer, asked: Sequence[tasks.Example],
+  length: int, free_id: int,
+) -> np.ndarray:
+  """The tokens that the task knows of every answer, [g, length] int32.
+
+  Args:
+    task: a task without a template knows nothing.
+    tokenizer: encodes the texts in a template.
+    asked: g examples of the task.
+    length: canvas length in tokens; a template is filled up with eos.
+    free_id: marks a column where any token may be.
+
+  Raises:
+    strict.ConfigError: a template is longer than the canvas.
+  """
+  canvas = np.full((len(asked), length), free_id, np.int32)
+  for line, example in zip(canvas, asked, strict=True):
+    if task.template is None:
+      continue
+    ids: list[int] = []
+    for part in task.template(example):
+      ids += [free_id] * part if isinstance(part, int) else (
+        tokenizer.encode(part))
+    strict.require(
+      len(ids) <= length, "rollout.sampler.gen_length", length,
+      f"the template of {example!r} has {len(ids)} tokens; raise the length")
+    line[:] = ids + [tokenizer.eos_id] * (length - len(ids))
+  return canvas
+
+
+def examples(setup: setup_lib.Setup) -> tasks.Examples:
+  """The training examples that are asked in rollouts."""
+  return setup.examples("train", setup.cfg.rollout.difficulty,
+                        field="rollout.difficulty")
+
+
+def prompt_batches(
+  setup: setup_lib.Setup, source: tasks.Examples
+) -> grain.DatasetIterator:
+  """An endless iterator over the prompts of a step; see `data.rl_batches`."""
+  cfg = setup.cfg
+  return data.rl_batches(
+    source, setup.tokenizer, setup.prompt, batch_size=cfg.rollout.prompts,
+    prompt_length=cfg.task.prompt_length, seed=cfg.seed,
+    truncate=cfg.task.truncates)
+
+
+def inputs(
+  setup: setup_lib.Setup, batch: dict[str, Any],
+  asked: Sequence[tasks.Example],
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """The rollout's arguments after the state, on all devices.
+
+  Args:
+    setup: of the run.
+    batch: from `prompt_batches`.
+    asked: the g examples that the batch asks.
+
+  Returns:
+    prompt [g, p], prompt_length [g], index [g] (the examples' positions in
+    their source) and template [g, t], all int32.
+  """
+  return setup.put_whole((
+    batch["prompt_ids"], batch["prompt_length"], batch["position"],
+    templates(setup.task, setup.tokenizer, asked,
+              setup.cfg.rollout.sampler.gen_length, setup.model.mask_id)))
+
+
+def input_shapes(setup: setup_lib.Setup) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Shapes of `inputs`, with shardings."""
+  cfg = setup.cfg
+  prompts = cfg.rollout.prompts
+
+  def shape(*sizes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(
+      sizes, "int32", sharding=mesh_lib.replicated(setup.mesh))
+
+  return (shape(prompts, cfg.task.prompt_length), shape(prompts),
+          shape(prompts), shape(prompts, cfg.rollout.sampler.gen_length))
+
+
+def output_shapes(
+  setup: setup_lib.Setup, program: Program, args: tuple[Any, ...]
+) -> tuple[update.Batch, jax.ShapeDtypeStruct]:
+  """Shapes of what a rollout returns, with shardings.
+
+  Args:
+    setup: of the run.
+    program: from `make`.
+    args: shapes of its arguments.
+  """
+  return setup_lib.with_shardings(
+    jax.eval_shape(program, *args), _shardings(setup))
