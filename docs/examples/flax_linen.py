@@ -1,4 +1,4 @@
-"""A Flax Linen module trained with ESPO, a joint loss, at constant memory."""
+"""A Flax Linen module trained with ESPO, a joint loss, in constant memory."""
 
 import jax
 import jax.numpy as jnp

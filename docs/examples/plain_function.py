@@ -1,4 +1,4 @@
-"""A model of one's own, a plain function, trained with dlrl's BGPO."""
+"""A model that is a plain function, trained with dlrl's BGPO."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def score(params, j, key):
   noisy = jnp.where(draw.mask, MASK, completion)
   logps = jax.nn.log_softmax(logits(params, noisy))
   logps = jnp.take_along_axis(logps, completion[..., None], -1)[..., 0]
-  old = jax.lax.stop_gradient(logps)  # on-policy
+  old = jax.lax.stop_gradient(logps)  # one update per rollout: old is current
   scored = losses.Scored(logps, old, None, draw.mask, draw.weight / 6)
   return scored, {"elbo": scored.score(logps)}
 
