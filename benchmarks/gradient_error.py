@@ -77,8 +77,7 @@ def gradient_of(setup: setup_lib.Setup, process: str, noise: float, n: int):
   def gradient(params, batch, seed):
     keys = jax.random.split(jax.random.key(seed), flags.FLAGS.rows)
     _, grads = update.batch_grads(
-      setup.model, learn, params, dataclasses.replace(batch, keys=keys),
-      update.Others(None, None))
+      setup.model, learn, params, dataclasses.replace(batch, keys=keys))
     return jnp.concatenate([g.ravel() for g in jax.tree.leaves(grads)])
 
   return gradient

@@ -124,11 +124,13 @@ def forwards(name: str) -> dict[str, float]:
     lambda p, b: update.draw_logps(model, learn, p, b, 0)[1], params, batch)
   objective = losses.OBJECTIVES[name](**learn.loss_args)
   scores: Any = jax.ShapeDtypeStruct(
-    (learn.n_mc, *batch.completion.shape), "float32")
-  others = update.Others(scores, scores if objective.needs_ref else None)
+    (batch.completion.shape[0], learn.n_mc, batch.completion.shape[1]),
+    "float32")
+  batch = dataclasses.replace(
+    batch, old_logps=scores, ref_logps=scores if objective.needs_ref else None)
   gradient = flops(
     lambda *args: update.batch_grads(model, learn, *args),
-    params, batch, others)
+    params, batch)
   run, args = program(learn)
   draws = learn.n_mc * learn.epochs
   return {"gradient": round(gradient / learn.n_mc / one, 3),

@@ -136,7 +136,7 @@ def jobs_of(
     "rollout": {"ours": lambda params: denoise.decode(
       model, params, *where, batch.keys, sampler=sampler, eos_id=0)},
     "update": {"ours": lambda params: update.batch_grads(
-      model, cfg.learn, params, batch, update.Others(None, None))}}
+      model, cfg.learn, params, batch)}}
   if vs:
     jobs["rollout"]["plain"] = lambda params: samplers.straightforward(
       model, params, *where, sampler)

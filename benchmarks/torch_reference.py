@@ -153,7 +153,7 @@ def programs(
   lowered = {
     "logits": jax.jit(model.logits).lower(params, ids),
     "update": jax.jit(lambda params: update.batch_grads(
-      model, LEARN, params, batch, update.Others(None, None))).lower(params),
+      model, LEARN, params, batch)).lower(params),
     "generate": jax.jit(lambda params: denoise.decode(
       model, params, prompt, lengths, keys, sampler=sampler.EXACT
     ).completion).lower(params)}

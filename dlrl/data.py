@@ -1,10 +1,9 @@
-"""Grain pipelines from a task's rows to batches of numpy arrays.
+"""Grain pipelines from a task's examples to batches of NumPy arrays.
 
-A batch says where its rows are in the source; their columns are looked up there
-and may be of any type. Every process reads the whole global batch: prompts are
-tiny, and what is read then does not depend on the number of hosts. The state of
-an iterator, from `get_state()`, is part of a checkpoint; `set_state` continues
-exactly.
+A batch holds the positions of its examples in the source, where their columns,
+of any type, are looked up. Every process reads the whole global batch: prompts
+are tiny, and the order then does not depend on the number of hosts. Checkpoints
+keep the iterator's `get_state()`; `set_state` continues exactly.
 """
 
 from collections.abc import Callable
@@ -25,68 +24,62 @@ _EVAL_SEED = 20251  # one held-out set for all runs, whatever their seed
 
 
 class Tokenizer(Protocol):
-  """What the pipelines need to know of a tokenizer."""
+  """Text to ids and back, as pipelines and graders need it."""
 
   @property
   def pad_id(self) -> int:
-    """Fills prompts, on the right."""
+    """The id that pads prompts on the right."""
 
   @property
   def eos_id(self) -> int:
-    """Fills completions, on the right."""
+    """The id that ends a completion and fills the rest of its canvas."""
 
   @property
   def mask_id(self) -> int:
-    """Of what is to be predicted."""
+    """The id of a masked token."""
 
   @property
   def vocab_size(self) -> int:
-    """One more than the greatest id."""
+    """One more than the largest id."""
 
   def encode(self, text: str) -> list[int]:
-    """The ids of `text`, and no others."""
+    """The ids of `text`, without special tokens around them."""
 
   def prompt(self, prompt: tasks.Text) -> list[int]:
-    """The ids of a text or of messages, in the chat format if there is one."""
+    """The ids of a text or of messages, in the chat template if any."""
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of a completion, up to its end."""
+    """The text of a completion up to its first eos."""
 
   def decode_all(self, ids: Iterable[int]) -> str:
-    """The text of a completion with its end and what follows."""
+    """The text of a completion including eos and everything after it."""
 
 
 def rl_batches(
-  source: tasks.Examples,
-  tokenizer: Tokenizer,
-  prompt: tasks.Prompt,
-  *,
-  batch_size: int,
-  prompt_length: int,
-  seed: int,
-  truncate: bool = False,
+  source: tasks.Examples, tokenizer: Tokenizer, prompt: tasks.Prompt, *,
+  batch_size: int, prompt_length: int, seed: int, truncate: bool = False,
 ) -> grain.DatasetIterator:
-  """An endless iterator of prompts, shuffled anew in every epoch.
+  """An endless iterator over prompts, reshuffled in every epoch.
 
   Args:
-    source: rows; of several tasks if it is a mixture, which are then drawn by
-      its weights, each shuffled on its own.
+    source: examples. The tasks of a mixture are drawn by its weights, and each
+      is shuffled on its own.
     tokenizer: encodes the prompts.
-    prompt: how rows are asked.
+    prompt: turns an example into a question.
     batch_size: b, prompts over all hosts.
     prompt_length: p, tokens.
     seed: of the shuffles, in [0, 2**32).
-    truncate: longer prompts lose their beginning, and the batch has `truncated`
-      int32 [b], 1 where one did; otherwise they are an error.
+    truncate: cut the beginning of longer prompts and add `truncated` int32 [b]
+      to the batch, 1 where that happened; otherwise they are an error.
 
   Returns:
-    Batches of position int32 [b], of the rows in the source; prompt_ids int32
-    [b, p], padded on the right; and prompt_length int32 [b], the tokens before
-    the padding.
+    Batches of `position` int32 [b], the examples' places in the source;
+    `prompt_ids` int32 [b, p], padded on the right; and `prompt_length` int32
+    [b], the number of tokens before the padding.
 
   Raises:
-    strict.ConfigError: the source is empty; or, when the batch is drawn, a
-      prompt has more than p tokens or none for some character.
+    strict.ConfigError: the source is empty; or, once a batch is drawn, a prompt
+      has more than p tokens or a character that the tokenizer lacks.
   """
   def item(position: int) -> Arrays:
     return _prompt(
@@ -96,22 +89,17 @@ def rl_batches(
 
 
 def sft_batches(
-  source: tasks.Examples,
-  tokenizer: Tokenizer,
-  prompt: tasks.Prompt,
-  *,
-  batch_size: int,
-  prompt_length: int,
-  gen_length: int,
-  seed: int,
+  source: tasks.Examples, tokenizer: Tokenizer, prompt: tasks.Prompt, *,
+  batch_size: int, prompt_length: int, gen_length: int, seed: int,
   truncate: bool = False,
 ) -> grain.DatasetIterator:
-  """`rl_batches` with `completion` int32 [b, gen_length], the prompt's answer.
+  """`rl_batches` with `completion` int32 [b, gen_length], the answers.
 
-  The rest of the canvas is eos, to be learned: generation fills it so, too.
+  The rest of the canvas is eos and is learned, because generation has to fill
+  the whole canvas.
 
   Raises:
-    strict.ConfigError: as `rl_batches`, and when an answer has more than
+    strict.ConfigError: see `rl_batches`; or an answer has more than
       `gen_length` tokens.
   """
   def item(position: int) -> Arrays:
@@ -126,21 +114,16 @@ def sft_batches(
 
 
 def eval_rows(
-  source: tasks.Examples,
-  tokenizer: Tokenizer,
-  prompt: tasks.Prompt,
-  *,
-  items: int,
-  prompt_length: int,
-  truncate: bool = False,
+  source: tasks.Examples, tokenizer: Tokenizer, prompt: tasks.Prompt, *,
+  items: int, prompt_length: int, truncate: bool = False,
 ) -> Arrays:
-  """One batch, as of `rl_batches`, of `items` rows that never change.
+  """One batch like those of `rl_batches`, of `items` fixed examples.
 
-  They are the first of a fixed permutation, so more items include the fewer; of
-  a mixture, equally many of each task.
+  They are the first of a fixed permutation, so that a larger set includes each
+  smaller one; a mixture gives equally many of each task.
 
   Raises:
-    strict.ConfigError: the source has fewer rows, or a prompt is too long.
+    strict.ConfigError: the source has fewer examples, or a prompt is too long.
   """
   parts, _ = _parts(source)
   shares = [len(range(k, items, len(parts))) for k in range(len(parts))]
@@ -153,14 +136,14 @@ def eval_rows(
 
 def _first(part: range, items: int) -> list[int]:
   strict.require(1 <= items <= len(part), "eval.size", items,
-                 f"there are {len(part)} rows to choose from")
-  # Raw words: numpy may change permutation(), but not the stream.
+                 f"must be in 1..{len(part)}, the examples of the split")
+  # By raw words: NumPy guarantees the generator's stream, not permutation().
   order = np.argsort(np.random.PCG64(_EVAL_SEED).random_raw(len(part)))
   return [part[int(i)] for i in order[:items]]
 
 
 def _parts(source: tasks.Examples) -> tuple[list[range], tuple[float, ...]]:
-  """Positions of the rows of each task, and the tasks' weights."""
+  """Positions of each task's examples, and the tasks' weights."""
   if isinstance(source, mixture.MixedExamples):
     return source.parts, source.weights
   return [range(len(source))], (1.0,)
@@ -168,8 +151,8 @@ def _parts(source: tasks.Examples) -> tuple[list[range], tuple[float, ...]]:
 
 def _batches(source: tasks.Examples, item: Callable[[int], Arrays],
              batch_size: int, seed: int) -> grain.DatasetIterator:
-  strict.require(len(source) > 0, "task", source, "there are no rows")
-  # Repeated before it is batched, so that no row is dropped at an epoch's end.
+  strict.require(len(source) > 0, "task", source, "has no examples")
+  # Repeated before batching, so that no example is dropped at an epoch's end.
   parts, weights = _parts(source)
   shuffled = [
     grain.MapDataset.range(part.start, part.stop)
@@ -177,9 +160,11 @@ def _batches(source: tasks.Examples, item: Callable[[int], Arrays],
     for k, part in enumerate(parts)]
   rows = shuffled[0] if len(parts) == 1 else grain.MapDataset.mix(
     shuffled, weights)
-  # Without threads: rows are cheap, and nothing is read ahead of the state.
+  # Without threads: examples are cheap, and reading ahead would make the saved
+  # position run ahead of the loop.
   options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-  # There is no remainder, but to round its count up overflows at batch size 1.
+  # An endless source has no remainder, but Grain would round its length up
+  # without `drop_remainder`, which overflows at batch size 1.
   batches = rows.map(item).batch(batch_size, drop_remainder=True)
   return iter(batches.to_iter_dataset(options))
 
@@ -192,8 +177,8 @@ def _prompt(source: tasks.Examples, position: int, tokenizer: Tokenizer,
     whole = tokenizer.prompt(asked)
   except ValueError as e:
     raise strict.ConfigError(
-      "task.prompt", text, f"this model cannot read it: {e}") from e
-  # The end stays: the question, and where a chat's answer starts.
+      "task.prompt", text, f"the tokenizer cannot read it: {e}") from e
+  # Keep the end: the question, and where a chat's answer starts.
   kept = whole[-length:] if truncate else whole
   ids, size = _fit(kept, length, tokenizer.pad_id,
                    f"prompt {_short(text)}", "task.prompt_length")
@@ -210,7 +195,7 @@ def _short(text: str) -> str:
 
 def _fit(ids: list[int], length: int, fill: int, what: str, field: str
          ) -> tuple[np.ndarray, int]:
-  """`ids`, filled up to [length], and how many there were."""
+  """`ids` padded to [length] with `fill`, and their number before."""
   strict.require(len(ids) <= length, field, length,
                  f"the {what} has {len(ids)} tokens; raise the limit"
                  + (", or set task.long_prompts to 'truncate'"

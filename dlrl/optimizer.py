@@ -1,4 +1,4 @@
-"""The optimizer, its schedule, and what becomes of non-finite gradients."""
+"""The optimizer, its schedule, and the treatment of non-finite gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from dlrl import config
 SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = {
   "adamw": optax.adamw,  # two moments
-  "lion": optax.lion,  # one (Chen et al., arXiv 2302.06675)
+  "lion": optax.lion,  # one moment (arXiv 2302.06675)
 }
 
 
@@ -32,13 +32,13 @@ def schedule(cfg: config.OptimizerConfig, steps: int) -> optax.Schedule:
 def make(
   cfg: config.OptimizerConfig, steps: int
 ) -> optax.GradientTransformation:
-  """Clip, then a step; a non-finite gradient changes nothing but a counter.
+  """Clips by the global norm, then steps; skips non-finite gradients.
 
-  The counter is `opt_state.notfinite_count`, of failures in a row; the loop
-  reads it and aborts. Matrices decay, norms (one axis, or two when stacked by
-  layer) do not. Whatever the parameters' dtype, moments are fp32, but for the
-  first where `moment_dtype` says otherwise: the second moves by less than bf16
-  can resolve and would stand still.
+  A skipped update only raises `opt_state.notfinite_count`, the number skipped
+  in a row, on which the loop aborts (`stop_if_stuck`). Weight decay applies to
+  everything but norms. Moments are fp32 whatever the parameters' dtype;
+  `moment_dtype` can lower the first. The second stays fp32: with b2 near 1 it
+  moves by less than bf16 resolves, and would stand still.
   """
   tx = optax.chain(
     optax.clip_by_global_norm(cfg.clip_norm),
@@ -46,7 +46,8 @@ def make(
       schedule(cfg, steps), b1=cfg.b1, b2=cfg.b2, mu_dtype=cfg.moment_dtype,
       weight_decay=cfg.weight_decay, mask=_decays),
   )
-  # Never give in: optax accepts the update after that many errors in a row.
+  # Without a practical limit: optax would apply a non-finite update after that
+  # many errors in a row.
   return optax.apply_if_finite(_in_fp32(tx), max_consecutive_errors=2**31 - 1)
 
 
@@ -68,14 +69,15 @@ def rl_updates(cfg: config.Config) -> int:
 def rate(
   cfg: config.OptimizerConfig, steps: int, state: optax.OptState
 ) -> jax.Array:
-  """The learning rate of the next update; arguments as of `make`."""
-  # Moments and schedule count the same, updates that were not skipped.
+  """The learning rate of the next update, fp32; see `make` for `steps`."""
+  # The first `count` found is Adam's; the schedule's is equal, because both
+  # count updates that were not skipped.
   count = optax.tree.get_all_with_path(state, "count")[0][1]
   return jnp.asarray(schedule(cfg, steps)(count), jnp.float32)
 
 
 def _in_fp32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-  """`tx` of gradients, and for parameters, that count as fp32."""
+  """`tx` on gradients and parameters cast to fp32."""
   def wide(tree):
     return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
@@ -96,14 +98,13 @@ def global_norm(tree) -> jax.Array:
 
 
 def stop_if_stuck(step: int, in_a_row: float, limit: int) -> None:
-  """Ends a run whose gradients stay non-finite; its checkpoints are sound.
+  """Ends a run whose gradients stay non-finite; its checkpoints are intact.
 
   Raises:
-    RuntimeError: `in_a_row` updates up to `step` were skipped, and that is
-      `limit` or more.
+    RuntimeError: `in_a_row` updates up to `step` were skipped, `limit` or more.
   """
   if in_a_row >= limit:
     raise RuntimeError(
       f"step {step}: the gradients of the last {in_a_row:.0f} updates were not "
-      "finite; all were skipped and the parameters are as before them. Lower "
-      "the learning rate, or start again from the last checkpoint")
+      "finite; they were skipped, and the parameters are as before. Lower the "
+      "learning rate, or start again from the last checkpoint")

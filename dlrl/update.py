@@ -11,7 +11,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
-from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -82,6 +81,9 @@ class Batch:
     advantage: [b] fp32; None until the completions have rewards.
     trace: [b, t] int32, the denoising step that committed each token; only
       forward processes that follow the trace need it.
+    old_logps: [b, n_mc, t] fp32, the draws' log-probs under the parameters that
+      made the rollout; None if these are the parameters trained.
+    ref_logps: the same under the reference policy; None if there is none.
   """
 
   prompt: jax.Array
@@ -92,6 +94,8 @@ class Batch:
   # Arrays, or None; typed as Any because every use knows which.
   advantage: Any = None
   trace: Any = None
+  old_logps: Any = None
+  ref_logps: Any = None
 
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -138,9 +142,8 @@ def make(
 ) -> Update:
   """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
 
-  def one(state: TrainState, rows: tuple[Batch, Others]
-          ) -> tuple[TrainState, Metrics]:
-    metrics, grads = batch_grads(model, cfg, state.policy, *rows)
+  def one(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    metrics, grads = batch_grads(model, cfg, state.policy, batch)
     with jax.named_scope("optimizer"):
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -155,23 +158,20 @@ def make(
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     rows = batch.completion.shape[0] // cfg.updates_per_rollout
     updates = cfg.epochs * cfg.updates_per_rollout
-    batches = _epochs(batch, cfg.epochs)
 
-    def others_of(batch: Batch) -> Others:
+    def with_other_logps(batch: Batch) -> Batch:
       logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
-      return Others(
+      return dataclasses.replace(
+        batch,
         # By the policy that made the rollout, before any of its updates. With
         # a single update that is the policy trained, and no pass is needed.
-        old=logps_by(params=state.policy) if updates > 1 else None,
-        ref=None if state.ref_params is None else logps_by(
+        old_logps=logps_by(params=state.policy) if updates > 1 else None,
+        ref_logps=None if state.ref_params is None else logps_by(
           params=lora.join(state.base, state.ref_params)))
 
-    others = jax.tree.map(  # [epochs, n_mc, b, t] to [updates, n_mc, rows, t]
-      lambda x: x.reshape(*x.shape[:2], -1, rows, x.shape[-1]).swapaxes(
-        1, 2).reshape(updates, x.shape[1], rows, -1),
-      jax.lax.map(others_of, batches))
+    batches = jax.lax.map(with_other_logps, _epochs(batch, cfg.epochs))
     parts = jax.tree.map(
-      lambda x: x.reshape(updates, rows, *x.shape[2:]), batches), others
+      lambda x: x.reshape(updates, rows, *x.shape[2:]), batches)
     if updates == 1:
       state, metrics = one(state, jax.tree.map(lambda x: x[0], parts))
       return dataclasses.replace(state, step=state.step + 1), metrics
@@ -183,18 +183,6 @@ def make(
     return dataclasses.replace(state, step=state.step + 1), metrics
 
   return update
-
-
-class Others(NamedTuple):
-  """Log-probs of all draws under other parameters, [n_mc, b, t] fp32.
-
-  Attributes:
-    old: under those that made the rollout; None if these are the trained ones.
-    ref: under the reference policy's; None if there is none.
-  """
-
-  old: jax.Array | None
-  ref: jax.Array | None
 
 
 def draw_logps(
@@ -231,7 +219,7 @@ def draw_logps(
 def batch_logps(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch
 ) -> jax.Array:
-  """Log-probs of all draws, [n_mc, b, t] fp32, `micro_batch` rows at a time."""
+  """Log-probs of all draws, [b, n_mc, t] fp32, `micro_batch` rows at a time."""
 
   def of_rows(part: Batch) -> jax.Array:
     return jax.lax.map(
@@ -239,12 +227,14 @@ def batch_logps(
       jnp.arange(cfg.n_mc))
 
   logps = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
-  return logps.swapaxes(0, 1).reshape(cfg.n_mc, *batch.completion.shape)
+  # [parts, n_mc, rows, t]: rows go first, as in every array of a batch.
+  b, t = batch.completion.shape
+  return logps.swapaxes(1, 2).reshape(b, cfg.n_mc, t)
 
 
 def micro_batch_grads(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, onto: Any,
-  batch: Batch, others: Others, live: jax.Array, tokens: jax.Array,
+  batch: Batch, live: jax.Array, tokens: jax.Array,
 ) -> tuple[Metrics, Any]:
   """`(metrics summed over live rows, onto + gradients)` of a micro-batch.
 
@@ -254,7 +244,6 @@ def micro_batch_grads(
     params: the policy's parameters; only the trained part has gradients.
     onto: gradients that these are added to.
     batch: rows that are processed together; the loss is their mean.
-    others: their log-probs under other parameters.
     live: [b] bool, the rows that have a gradient.
     tokens: [b] fp32, see `losses.Responses`.
   """
@@ -263,9 +252,11 @@ def micro_batch_grads(
   def score(trained: Any, j: jax.Array) -> tuple[losses.Scored, Metrics]:
     draw, (logps, entropy) = draw_logps(
       model, cfg, lora.join(base, trained), batch, j)
-    old = jax.lax.stop_gradient(logps) if others.old is None else others.old[j]
-    scored = losses.Scored(
-      logps, old, None if others.ref is None else others.ref[j], *draw)
+    old, ref = (None if x is None else x[:, j]
+                for x in (batch.old_logps, batch.ref_logps))
+    # On-policy the old log-probs are these, as constants.
+    old = jax.lax.stop_gradient(logps) if old is None else old
+    scored = losses.Scored(logps, old, ref, *draw)
     value = scored.score(logps)
     delta = value - scored.score(old)
     return scored, {"score_mean": value, "square": value**2,
@@ -284,8 +275,7 @@ def micro_batch_grads(
 
 
 def batch_grads(
-  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  others: Others,
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch
 ) -> tuple[Metrics, Any]:
   """`(metrics, gradients)` of the mean loss of all rows.
 
@@ -302,27 +292,24 @@ def batch_grads(
   alive = jnp.any(live.reshape(-1, together), -1)
   order = (jnp.argsort(~alive)[:, None] * together
            + jnp.arange(together)[None]).reshape(-1)
-  others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)  # rows first
-  parts = jax.tree.map(lambda x: x[order], (batch, others, live, tokens))
+  parts = jax.tree.map(lambda x: x[order], (batch, live, tokens))
   parts = _split(parts, cfg.micro_batch)
-  n = parts[2].shape[0]
-
-  def grads_of(onto: Any, batch: Batch, others: Others, live: jax.Array,
-               tokens: jax.Array) -> tuple[Metrics, Any]:
-    others = jax.tree.map(lambda x: x.swapaxes(0, 1), others)
-    return micro_batch_grads(
-      model, cfg, params, onto, batch, others, live, tokens)
+  _, live_parts, _ = parts
+  n = live_parts.shape[0]
+  grads_of = functools.partial(micro_batch_grads, model, cfg, params)
 
   zeros = montecarlo.zeros(lora.split(params)[1])
   sums, _ = jax.eval_shape(
     grads_of, zeros, *jax.tree.map(lambda x: x[0], parts))
 
   def step(total: Any, part: Any) -> tuple[Any, None]:
+    _, live, _ = part
+
     def compute() -> Any:
       sums, grads = grads_of(total[1], *part)
       return montecarlo.add(total[0], sums), grads
 
-    return jax.lax.cond(jnp.any(part[2]), compute, lambda: total), None
+    return jax.lax.cond(jnp.any(live), compute, lambda: total), None
 
   (sums, grads), _ = jax.lax.scan(
     step, (montecarlo.zeros(sums), zeros), parts)
@@ -330,7 +317,7 @@ def batch_grads(
   metrics = {k: v / count for k, v in sums.items()}
   metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
   metrics["delta_rms"] = jnp.sqrt(metrics.pop("delta_square"))
-  computed = jnp.mean(jnp.any(parts[2], -1), dtype=jnp.float32)
+  computed = jnp.mean(jnp.any(live_parts, -1), dtype=jnp.float32)
   metrics |= {"loss": loss / n, "computed": computed}
   return metrics, jax.tree.map(lambda g: g / n, grads)
 

@@ -221,7 +221,7 @@ def test_adapters_are_trained_and_saved_without_what_is_beneath_them(
     runs.run_here(other, workdir)
   assert error.value.field == "seed"
   (workdir / "config.json").write_text(json.dumps(strict.to_json(cfg)))
-  with pytest.raises(strict.ConfigError, match="adapters alone") as error:
+  with pytest.raises(strict.ConfigError, match="only adapters") as error:
     runs.run_here(dataclasses.replace(cfg, init_from=str(workdir)),
                   tmp_path / "x")
   assert error.value.field == "init_from"

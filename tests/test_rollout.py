@@ -53,10 +53,10 @@ def canvases(step=0, keys=0, remembered=None, known=None, **knobs):
   model, params = tiny()
   state = dataclasses.replace(
     first_state(params, recorder()), step=jnp.int32(step), memory=remembered)
-  rollout = config.RolloutConfig(prior=config.PriorConfig(**knobs))
+  cfg = config.RolloutConfig(prior=config.PriorConfig(**knobs))
   known = jnp.full((G, T), MASK) if known is None else known
   return np.asarray(jax.jit(rollout.canvases, static_argnums=(0, 1))(
-    model, rollout, state, jax.random.split(jax.random.key(keys), G),
+    model, cfg, state, jax.random.split(jax.random.key(keys), G),
     PROMPTS, LENGTHS, INDEX, known))
 
 

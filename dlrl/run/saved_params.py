@@ -1,4 +1,5 @@
-"""The parameters and the settings of a run, for programs that come after it."""
+"""The settings and the parameters of a run, for programs that use its results.
+"""
 
 import json
 import pathlib
@@ -13,14 +14,14 @@ from dlrl.run import setup as setup_lib
 from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 
-METRIC = "eval/solved"  # what the best checkpoint is best at
+METRIC = "eval/solved"  # decides which checkpoint is best
 
 
 def settings(workdir: str) -> ml_collections.ConfigDict:
-  """The run's config; what has been added to `config` since has its default.
+  """The run's config; settings that are newer than the run have defaults.
 
   Raises:
-    strict.ConfigError: it is not the directory of a run.
+    strict.FlagError: `workdir` is not the directory of a run.
   """
   path = pathlib.Path(workdir).expanduser() / "config.json"
   try:
@@ -28,7 +29,7 @@ def settings(workdir: str) -> ml_collections.ConfigDict:
     values.update(json.loads(path.read_text()))
     return values
   except (OSError, ValueError, TypeError) as e:
-    raise strict.ConfigError(
+    raise strict.FlagError(
       "workdir", workdir, f"is not the directory of a run: {e}") from e
 
 
@@ -36,34 +37,36 @@ def step(workdir: str, which: str) -> int:
   """The step of one of the run's checkpoints.
 
   Args:
-    workdir: of the run.
-    which: a number; `latest`; or `best`: of the checkpoints that are there the
-      one that solved most of the items evaluated on the way, the later of
-      equal ones.
+    workdir: the run's directory.
+    which: a step; `latest`; or `best`, the kept checkpoint that solved most of
+      the items evaluated during training, and the latest of equally good ones.
 
   Raises:
-    strict.ConfigError: there is no such checkpoint.
+    strict.FlagError: the run has no such checkpoint.
   """
   root = pathlib.Path(workdir).expanduser()
   there = checkpoint.steps(root / "checkpoints")
-  strict.require(bool(there), "workdir", workdir, "has no checkpoint yet")
+  if not there:
+    raise strict.FlagError("workdir", workdir, "has no checkpoint yet")
   if which == "latest":
     return there[-1]
   if which == "best":
     solved = {row["step"]: row[METRIC] for row in metrics.rows(root)
               if row["step"] in there and METRIC in row}
-    strict.require(
-      bool(solved), "checkpoint", which, f"none of {there} was evaluated; "
-      "let checkpoint_every be a multiple of eval.every")
+    if not solved:
+      raise strict.FlagError(
+        "checkpoint", which, f"none of the steps {there} was evaluated; name "
+        "one, or train with checkpoint_every a multiple of eval.every")
     return max(solved, key=lambda s: (solved[s], s))
-  strict.require(
-    which.isdecimal() and int(which) in there, "checkpoint", which,
-    f"choose from latest, best, {', '.join(map(str, there))}")
+  if not which.isdecimal() or int(which) not in there:
+    raise strict.FlagError(
+      "checkpoint", which,
+      f"choose from latest, best, {', '.join(map(str, there))}")
   return int(which)
 
 
 def policy(setup: setup_lib.Setup, workdir: str, step: int) -> Any:
-  """What the model takes: parameters, or adapters on their base.
+  """The policy of a checkpoint, as the model takes it.
 
   Raises:
     strict.ConfigError: the checkpoint is of another model or base.
@@ -73,7 +76,7 @@ def policy(setup: setup_lib.Setup, workdir: str, step: int) -> Any:
     trained = checkpoint.load_params(
       root, setup.abstract_trained(), step=step)
   except ValueError as e:
-    raise strict.ConfigError("workdir", workdir, str(e)) from e
+    raise strict.FlagError("workdir", workdir, str(e)) from e
   base = setup.load_base()
   base.check(checkpoint.load_meta(root, step=step).get("base", ""))
   return lora.join(base.params, trained)

@@ -1,7 +1,7 @@
-"""What a run starts from: the parameters of another, pretrained or random ones.
+"""The parameters that a run starts from: another run's, published or random.
 
-Beneath adapters they stay as they are. They are then read or made anew whenever
-the run is started, and never saved; its checkpoints hold their fingerprint.
+Beneath adapters they are frozen: loaded or made again at every start and never
+saved. Checkpoints of adapters hold their fingerprint.
 """
 
 import dataclasses
@@ -24,18 +24,16 @@ from dlrl.storage import checkpoint
 def params(
   cfg: config.Config, model: transformer.Model, abstract: Any
 ) -> transformer.Params:
-  """The parameters that a run starts from, or keeps frozen.
-
-  Those of `init_from`, or of `pretrained`, or random ones.
+  """Loads the parameters of `init_from` or `pretrained`, or draws random ones.
 
   Args:
-    cfg: of the run.
-    model: of the run.
-    abstract: of all parameters, as wanted.
+    cfg: the run's settings.
+    model: initialises random parameters.
+    abstract: the shapes, dtypes and shardings wanted.
 
   Raises:
-    strict.ConfigError: there is no checkpoint in `init_from` that would do.
-    ValueError: files of `pretrained` do not fit its config.json.
+    strict.ConfigError: `init_from` has no checkpoint that fits.
+    ValueError: the files of `pretrained` do not fit its config.json.
   """
   if cfg.init_from:
     return _params_of_run(cfg.init_from, abstract)
@@ -52,8 +50,8 @@ def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
   adapted = run.exists() and (
     json.loads(run.read_text()).get("lora", {}).get("rank"))
   strict.require(
-    not adapted, "init_from", workdir, "its checkpoint holds adapters alone; "
-    "merge them by dlrl.export and set config.pretrained to the result")
+    not adapted, "init_from", workdir, "its checkpoint holds only adapters; "
+    "merge them with dlrl.export and set config.pretrained to the result")
   try:
     return checkpoint.load_params(root / "checkpoints", abstract)
   except (FileNotFoundError, ValueError) as e:
@@ -62,13 +60,13 @@ def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-  """Frozen parameters.
+  """Frozen parameters beneath adapters.
 
   Attributes:
-    params: nested dicts, quantised as configured; None: all are trained.
-    id: fingerprint of them as they were read; "" without any.
-    field: of the config that says where they come from.
-    value: of that field.
+    params: nested dicts, quantised as configured; None if all are trained.
+    id: their fingerprint before quantisation; "" if there are none.
+    field: the setting that they come from, for messages.
+    value: the setting's value.
   """
 
   params: Any = None
@@ -77,14 +75,14 @@ class Base:
   value: object = 0
 
   def check(self, wanted: str) -> None:
-    """Compares with the `id` saved in a checkpoint.
+    """Checks that a checkpoint's adapters were trained on this base.
 
     Raises:
-      strict.ConfigError: it was saved with another base.
+      strict.ConfigError: `wanted`, the `id` in the checkpoint, is another's.
     """
     strict.require(
       self.id == wanted, self.field, self.value,
-      "gives other parameters than those the adapters in the checkpoint were "
+      "gives other parameters than those that the checkpoint's adapters were "
       "trained on; restore them, or start again in another --workdir")
 
 
@@ -92,15 +90,9 @@ NONE = Base()
 
 
 def base(cfg: config.Config, model: transformer.Model, abstract: Any) -> Base:
-  """The base of a run; `NONE` of one that trains all parameters.
+  """The base of a run; `NONE` if it trains all parameters.
 
-  Args:
-    cfg: of the run.
-    model: of the run.
-    abstract: of all parameters, as wanted before they are quantised.
-
-  Raises:
-    as `params`.
+  Arguments and errors are those of `params`; `abstract` is before quantisation.
   """
   if not cfg.lora.rank:
     return NONE

@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: a table, summary.json, curves.png."""
+"""The results of a finished run: a table, summary.json and curves.png."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from dlrl.storage import workdir as workdir_lib
 def write(
   cfg: config.Config, workdir: pathlib.Path, seconds: dict[str, float]
 ) -> dict[str, Any]:
-  """Writes curves.png and, last, summary.json, which marks the run finished."""
+  """Writes curves.png, then summary.json, which marks the run as finished."""
   rows = metrics_lib.rows(workdir)
   evals = [row for row in rows if "test/solved" in row]
   task = tasks.find(cfg.task)
@@ -48,7 +48,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def table(summary: dict[str, Any]) -> str:
-  """The summary for people."""
+  """The summary as text for a terminal."""
   before, after = summary["before"], summary["after"]
   task = summary["task"]
   lines = [f"{summary['n_eval']} held-out items, 95% intervals",

@@ -20,13 +20,13 @@ Programs = Callable[[setup_lib.Setup], tuple[Any, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """FLOPs of a step's programs, as the model needs them: none twice.
+  """FLOPs of a step's programs as the model needs them, without recomputation.
 
   Attributes:
-    peak: of all devices, FLOPs per second in bf16.
-    rollout: without a forward pass, and what each adds; None: passes differ,
-      as with a cache.
-    update: without any micro-batch, and what all of them add.
+    peak: bf16 FLOPs per second of all devices.
+    rollout: FLOPs besides the forward passes, and of one pass; None where
+      passes differ, with a cache.
+    update: FLOPs besides the micro-batches, and of all micro-batches.
   """
 
   peak: float
@@ -36,25 +36,26 @@ class Work:
 
 def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
          ) -> Work | None:
-  """What the programs of a run compute; None: the peak is not known.
+  """Counts the FLOPs of a run's programs; None if the peak is unknown.
 
   Args:
     setup: of the run.
-    programs: makes them.
-    args: shapes of the state and of what else a rollout takes.
+    programs: makes the programs.
+    args: shapes of a rollout's arguments, the state first.
   """
   chip = chips.find(jax.devices()[0].device_kind)
   if chip is None:
     return None
   cfg = setup.cfg
-  # Kernels do not say what they compute; remat would compute it again.
+  # Counted without kernels, whose FLOPs are opaque, and without remat, whose
+  # recomputation is not the model's own work.
   plain = dataclasses.replace(setup, model=transformer.build(
     dataclasses.replace(cfg.model, attention="xla", remat="none"),
     setup.model.mask_id, cfg.lora))
   try:
     return _counted(plain.cfg, *programs(plain), args, chip.flops)
   except ValueError as e:
-    progress.say(f"the share of the devices' peak is not logged: {e}")
+    progress.say(f"MFU is not logged: {e}")
     return None
 
 
@@ -71,34 +72,37 @@ def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
 
 
 def rollout_flops(
-  rollout: Callable[..., Any],
-  args: tuple[Any, ...],
+  rollout: Callable[..., Any], args: tuple[Any, ...],
   sampler: config.SamplerConfig,
 ) -> tuple[int, int] | None:
-  """FLOPs without a forward pass, and what each adds; None: passes differ.
+  """FLOPs besides the forward passes, and of one pass.
 
   Args:
     rollout: decodes with `sampler`.
     args: its arguments, or their shapes.
-    sampler: the settings; with a cache, passes differ.
+    sampler: the sampler's settings.
+
+  Returns:
+    None with a cache, because passes then differ.
 
   Raises:
-    ValueError: as of `flops`.
+    ValueError: see `costs.flops.flops`.
   """
   if sampler.cache != "none":
     return None
   none, one = (flops(rollout, *args, while_trips=(n,)) for n in (0, 1))
-  # A pass that fills the rest stands outside of the loop, but is counted.
+  # The pass that fills the rest stands outside of the loop.
   last = one - none if sampler.fill_after < 1 else 0
   return none - last, one - none
 
 
 def rates(cfg: config.Config, row: Mapping[str, float], work: Work | None
           ) -> dict[str, float]:
-  """Of a step with the row `row`, that has its times."""
+  """Tokens per second and MFU of the step that `row`, with its times, is of.
+  """
   sampler = cfg.rollout.sampler
   tokens = cfg.rollout.prompts * cfg.rollout.group_size * sampler.gen_length
-  # A clock may not have moved.
+  # At least 1e-6: the clock may not have moved.
   rollout, update = (max(row[f"time/{k}"], 1e-6) for k in ("rollout", "update"))
   found = {
     "speed/rollout_tokens_per_s": tokens * row["rollout/free"] / rollout,

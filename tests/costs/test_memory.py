@@ -81,7 +81,7 @@ def test_gradients_take_one_accumulator_and_those_of_a_draw():
 
   learn = dataclasses.replace(updates.LEARN, micro_batch=2, n_mc=4)
   program = jax.jit(lambda params, batch: update.batch_grads(
-    model, learn, params, batch, update.Others(None, None)))
+    model, learn, params, batch))
   temporaries = program.lower(params, batch).compile(
     updates.FAST).memory_analysis().temp_size_in_bytes
   # 1.8; an accumulator for draws beside one for micro-batches: 2.8.
