@@ -5,11 +5,14 @@ ARGS ?=
 
 .PHONY: train test lint docs clean
 
+# Or the programs that the tests start would see them.
+unexport PYTHON VENV ARGS
+
 train: $(VENV)/installed
 	$(VENV)/bin/python -m dlrl.main --config=configs/bgpo.py --workdir=runs/bgpo $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -1,14 +1,36 @@
 import gc
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
+import program_cache
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Traced programs are millions of objects that live to the end.
 gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_addoption(parser):
+  parser.addoption("--cold", action="store_true", help=(
+    "compile everything instead of keeping programs between runs, in "
+    f"${program_cache.VARIABLE} or ~/.cache/dlrl-tests"))
+
+
+def pytest_configure(config):
+  # Worker processes inherit the directory of the process that starts them.
+  if hasattr(config, "workerinput"):
+    program_cache.use(pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+  elif config.getoption("--cold"):
+    directory = tempfile.mkdtemp(prefix="dlrl-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+    program_cache.use(pathlib.Path(directory))
+  else:
+    program_cache.prune(program_cache.kept())
+    program_cache.use(program_cache.kept())
 
 
 def of_session(tmp_path_factory) -> pathlib.Path:
@@ -23,15 +45,6 @@ def unoptimized():
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_programs(tmp_path_factory) -> pathlib.Path:
-  """Programs that several tests or child processes run are compiled once."""
-  path = of_session(tmp_path_factory) / "compiled"
-  jax.config.update("jax_compilation_cache_dir", str(path))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  return path
 
 
 @pytest.fixture(scope="session")

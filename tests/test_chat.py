@@ -2,7 +2,6 @@
 
 import html.parser
 import json
-import os
 import subprocess
 import sys
 
@@ -101,15 +100,13 @@ def test_tokens_are_data_and_never_markup(evil):
   assert found.scripts[1] == plain.scripts[1]
 
 
-def test_the_command_answers_and_writes_the_page(
-    published, tmp_path, compiled_programs):
+def test_the_command_answers_and_writes_the_page(published, tmp_path):
   page = tmp_path / "page.html"
   done = subprocess.run(
     [sys.executable, "-m", "dlrl.chat", f"--model={published}",
      "--dtype=float32", "--gen_length=8", "--block_length=4", "--cache=dual",
      "--threshold=0.9", f"--html={page}"], input="1+2\n\n3\n", cwd=ROOT,
-    text=True, capture_output=True, timeout=120, check=False, env=os.environ | {
-      "JAX_COMPILATION_CACHE_DIR": str(compiled_programs)})
+    text=True, capture_output=True, timeout=120, check=False)
   assert done.returncode == 0, done.stderr
   data = json.loads(Page(page.read_text()).scripts[0])
   assert data["prompt"] == "3"

@@ -21,14 +21,11 @@ from dlrl.storage import metrics
 
 
 @pytest.fixture(scope="module")
-def environment(compiled_programs):
+def environment():
   """Of child processes."""
   # In the background, interrupts are ignored, and children inherit that.
   signal.signal(signal.SIGINT, signal.default_int_handler)
-  return os.environ | {
-    "PYTHONPATH": str(runs.ROOT),
-    "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+  return os.environ | {"PYTHONPATH": str(runs.ROOT)}
 
 
 @pytest.fixture(scope="module")

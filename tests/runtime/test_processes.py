@@ -29,13 +29,11 @@ TIMEOUT = 10  # seconds after which a process counts as dead
 
 
 @pytest.fixture(scope="module")
-def environment(compiled_programs):
+def environment():
   # In the background, interrupts are ignored, and children inherit that.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   return os.environ | {
     "PYTHONPATH": f"{runs.ROOT}:{TESTS}", "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "XLA_FLAGS": "--xla_backend_optimization_level=0 "
                  "--xla_llvm_disable_expensive_passes=true"}
 

@@ -1,6 +1,7 @@
 """What hangs is ended, with its stacks; what is slow is not."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -103,11 +104,10 @@ def hangs(prompts, completions, **columns):
   return [0.0] * len(completions)
 
 
-def test_a_run_that_hangs_ends_with_a_code_of_its_own(
-    compiled_programs, sudoku_dir, tmp_path):
-  environment = os.environ | {
-    "PYTHONPATH": f"{runs.ROOT}:{runs.ROOT / 'tests/support'}",
-    "JAX_COMPILATION_CACHE_DIR": str(compiled_programs)}
+def test_a_run_that_hangs_ends_with_a_code_of_its_own(sudoku_dir, tmp_path):
+  here = pathlib.Path(__file__).parent
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(
+    map(str, (runs.ROOT, runs.ROOT / "tests" / "support", here)))}
   process = runs.start(
     environment, tmp_path / "run", sudoku_dir, "--config.sft.steps=0",
     "--config.rollout.rewards=('test_watchdog:hangs',)",  # one more

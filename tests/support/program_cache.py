@@ -1,0 +1,65 @@
+"""Compiled programs that are kept between runs of the tests.
+
+Most of the suite's time is XLA compiling the same programs again. A program is
+found by a hash of its code and of the compiler's options, so whoever changes
+either compiles anew; `pytest --cold` compiles everything.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import platform
+import sys
+
+import jax
+import jaxlib
+
+# A directory for the programs of every version of JAX and every machine.
+VARIABLE = "DLRL_TEST_CACHE"
+LIMIT = 4 * 2**30  # bytes; one run of the whole suite leaves about a tenth
+
+
+def kept() -> pathlib.Path:
+  """The directory of this JAX on this kind of machine."""
+  base = os.environ.get(VARIABLE) or pathlib.Path(
+    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
+    "dlrl-tests")
+  return pathlib.Path(
+    base, f"jax-{jax.__version__}-jaxlib-{jaxlib.__version__}-"
+    f"python-{sys.version_info[0]}.{sys.version_info[1]}-{_machine()}")
+
+
+def _machine() -> str:
+  """Machine code for one processor may not run on another."""
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+  except OSError:
+    text = platform.processor()
+  flags = next((s for s in text.splitlines() if s.startswith("flags")), text)
+  return (f"{platform.system()}-{platform.machine()}-"
+          f"{hashlib.sha256(flags.encode()).hexdigest()[:8]}".lower())
+
+
+def prune(directory: pathlib.Path, limit: int = LIMIT) -> None:
+  """Deletes the oldest programs until at most `limit` bytes remain."""
+  files = []
+  for path in directory.glob("*"):
+    with contextlib.suppress(FileNotFoundError):  # another run prunes, too
+      stat = path.stat()
+      files.append((stat.st_mtime_ns, stat.st_size, path))
+  excess = sum(size for _, size, _ in files) - limit
+  for _, size, path in sorted(files):
+    if excess <= 0:
+      return
+    path.unlink(missing_ok=True)
+    excess -= size
+
+
+def use(directory: pathlib.Path) -> None:
+  """Makes this process and its children keep every program there."""
+  directory.mkdir(parents=True, exist_ok=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  jax.config.update("jax_compilation_cache_dir", str(directory))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
