@@ -1,17 +1,17 @@
 """`python -m dlrl.evaluate --config=FILE:PRESET (--workdir=DIR | --model=DIR)`.
 
-Decodes held-out items with the parameters of a run, or of a published model,
-and writes into `--out`
+Evaluates the parameters of a run, or of a published model, on held-out items.
+Writes into `--out`
 
     completions.jsonl  every completion: text, answer, scores, commit steps
-    results.md, results.json  the table, with all that it depends on
-    settings.json      what is evaluated; other settings are refused
+    results.md, results.json  the table, with all settings it depends on
+    settings.json      these settings; the directory is refused for others
 
-What and how is `config.evaluation` and `config.eval.sampler`, or a paper's with
-`--protocol`; without `--config`, those of the run. Killed and started again
-with the same command, it goes on after the last batch. Choose checkpoints by
-`--config.evaluation.split=validation` and touch the test rows once. Exit codes
-as of `dlrl.main`.
+`config.evaluation` selects the items and `config.eval.sampler` the decoding, or
+`--protocol` sets both as a paper does. Without `--config`, the config is that
+of the run. After a kill, the same command continues with the next batch. Choose
+checkpoints with `--config.evaluation.split=validation` and use the test split
+once. The exit codes are those of `dlrl.main`.
 """
 
 import dataclasses
@@ -48,22 +48,22 @@ from dlrl.sampling import denoise
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks.published_scorers import scorers
 
-Place = tuple[int, int]  # number of a sample, of an item
+Place = tuple[int, int]  # (sample, item): which completion of which item
 
 
 def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
              out: pathlib.Path) -> str:
-  """Evaluates what `out` lacks, writes the table there and returns it.
+  """Completes the evaluation in `out`, writes the table and returns it.
 
   Args:
-    setup: with `cfg.evaluation`.
-    params: of the policy.
-    origin: where they are from, JSON.
-    out: directory; created if absent.
+    setup: its `cfg.evaluation` selects the items.
+    params: parameters of the policy.
+    origin: JSON values that tell where the parameters are from.
+    out: directory for the files listed above; created if absent.
 
   Raises:
-    strict.ConfigError: the directory holds something else; or the rows do not
-      suffice.
+    strict.ConfigError: `out` holds other files or an evaluation with other
+      settings, or the split has too few rows.
   """
   cfg = setup.cfg
   source = setup.examples(
@@ -80,19 +80,19 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
       _complete(setup, params, length, source, items, log)
     table = table_lib.summarize(log.records)
   workdir_lib.write_json(out / "results.json", {
-    "settings": settings, "scores": [s._asdict() for s in table]})
+    "settings": settings, "scores": [row._asdict() for row in table]})
   text = table_lib.markdown(table, _lines(settings))
   workdir_lib.write_text(out / "results.md", text)
   return text
 
 
 def lengths(cfg: config.Config) -> tuple[int, ...]:
-  """Tokens of the completions to be evaluated."""
+  """The completion lengths to evaluate, in tokens."""
   return cfg.evaluation.lengths or (cfg.eval.sampler.gen_length,)
 
 
 def sampler(cfg: config.Config, length: int) -> config.SamplerConfig:
-  """Decoding at this length; the number of steps grows with it."""
+  """`config.eval.sampler` at another length, with steps in proportion."""
   base = cfg.eval.sampler
   steps = (length // cfg.evaluation.tokens_per_step
            if cfg.evaluation.tokens_per_step
@@ -104,7 +104,7 @@ def sampler(cfg: config.Config, length: int) -> config.SamplerConfig:
 
 def describe(setup: setup_lib.Setup, items: int, origin: dict[str, Any]
              ) -> dict[str, Any]:
-  """All that the numbers depend on, as JSON."""
+  """Every setting that the results depend on, as JSON values."""
   cfg = setup.cfg
   used = dataclasses.asdict(cfg.eval.sampler)
   return json.loads(json.dumps({
@@ -122,6 +122,7 @@ def describe(setup: setup_lib.Setup, items: int, origin: dict[str, Any]
 
 
 def _lines(settings: dict[str, Any]) -> dict[str, str]:
+  """The settings in words, for the table."""
   s = settings
   decoding = ", ".join(f"{k} {v}" for k, v in s["sampler"].items())
   steps = ", ".join(f"{n} in {k}" for n, k in s["lengths"].items())
@@ -135,8 +136,10 @@ def _lines(settings: dict[str, Any]) -> dict[str, str]:
     "decoding": f"{decoding}, seed {s['seed']}"}
 
 
-def _complete(setup, params, length, source, items, log) -> None:
-  """Adds the completions of this length that are not there yet."""
+def _complete(setup: setup_lib.Setup, params: Any, length: int,
+              source: tasks.Examples, items: dict[str, np.ndarray],
+              log: completions_log.CompletionsLog) -> None:
+  """Appends the completions of this length that the log lacks."""
   cfg = setup.cfg
   done = {(r["sample"], r["item"]) for r in log.records
           if r["length"] == length}
@@ -144,7 +147,7 @@ def _complete(setup, params, length, source, items, log) -> None:
           for item in range(len(items["position"]))
           if (sample, item) not in done]
   if done:
-    progress.say(f"{len(done)} completions of length {length} are there")
+    progress.say(f"{len(done)} completions of length {length} exist already")
   size = cfg.eval.batch_size
   batches = [todo[i:i + size] for i in range(0, len(todo), size)]
   line = progress.Progress(len(batches), f"length {length}")
@@ -155,9 +158,13 @@ def _complete(setup, params, length, source, items, log) -> None:
     progress.say(line.line(number, completions=len(places)))
 
 
-def _decoded(setup, params, length, items, batches
+def _decoded(setup: setup_lib.Setup, params: Any, length: int,
+             items: dict[str, np.ndarray], batches: Sequence[list[Place]]
              ) -> Iterator[tuple[list[Place], denoise.Decoded]]:
-  """Batches and what was decoded; the next one is begun before it is scored."""
+  """Yields batches with their completions.
+
+  The device decodes the next batch while the host scores this one.
+  """
   root, used = setup.root_key, sampler(setup.cfg, length)
 
   @jax.jit
@@ -170,7 +177,7 @@ def _decoded(setup, params, length, items, batches
 
   begun: list[tuple[list[Place], denoise.Decoded]] = []
   for places in batches:
-    # One shape, one program: a short batch is filled with its first rows.
+    # A short batch is filled up by repetition: one shape needs one program.
     whole = np.resize(np.array(places, np.int32),
                       (setup.cfg.eval.batch_size, 2))
     rows = setup.put_batch((
@@ -183,17 +190,20 @@ def _decoded(setup, params, length, items, batches
     yield _read(*begun.pop(0))
 
 
-def _read(places, decoded):
+def _read(places: list[Place], decoded: denoise.Decoded
+          ) -> tuple[list[Place], denoise.Decoded]:
   return places, jax.device_get(decoded)
 
 
-def _records(setup, length, source, items, places: Sequence[Place], decoded
-             ) -> list[dict[str, Any]]:
+def _records(setup: setup_lib.Setup, length: int, source: tasks.Examples,
+             items: dict[str, np.ndarray], places: Sequence[Place],
+             decoded: denoise.Decoded) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
   ids = decoded.completion[:len(places)]
   done = grading.read(setup, rows, ids)
   raw: list[dict[str, str]] = [{} for _ in rows]
-  if setup.cfg.evaluation.scorer != "sound":  # it reads past the end, too
+  if setup.cfg.evaluation.scorer != "sound":
+    # Published scorers also read what follows the end-of-sequence token.
     raw = [{"generation": setup.tokenizer.decode_all(row)} for row in ids]
     done = dataclasses.replace(
       done, columns=done.columns | tasks.columns(raw))
@@ -212,23 +222,25 @@ def _records(setup, length, source, items, places: Sequence[Place], decoded
 
 def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
             prompt_file: str = "") -> config.Config:
-  """The config of an evaluation.
+  """The validated config of an evaluation.
 
   Args:
-    values: of a config file, or of a run.
-    model: directory of a published model; "": the config's.
-    protocol: a paper's, see `protocols`; "": as the config says.
-    prompt_file: asks in its words; "": as the config or the protocol says.
+    values: the config of a file or of a run; changed in place.
+    model: directory of a published model; "" keeps `config.pretrained`.
+    protocol: a key of `protocols.PROTOCOLS`; "" keeps the config's settings.
+    prompt_file: path of a prompt template; "" keeps the config's or the
+      protocol's prompt.
 
   Raises:
-    strict.ConfigError: settings do not fit each other.
+    strict.ConfigError: a setting is invalid.
   """
   if model:
     values.pretrained = model
   if protocol:
     protocols.apply(values, protocol)
-  # Nothing is trained: what the config says of that may be of another task. The
-  # metrics of users' files are their rewards.
+  # Nothing is trained, so settings of training that are meant for another task
+  # must not be refused. Only for users' files do rewards matter: they are the
+  # metrics.
   values.rollout.difficulty = values.sft.difficulty = config.ALL
   if tasks.FILES not in values.task.name.split("+"):
     values.rollout.rewards, values.rollout.reward_weights = ("solved",), (1.0,)
@@ -238,27 +250,30 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
   how = cfg.evaluation
   strict.require(
     how.samples == 1 or cfg.eval.sampler.temperature > 0, "evaluation.samples",
-    how.samples, "must be 1 at eval.sampler.temperature = 0: all are the same")
+    how.samples, "must be 1 at config.eval.sampler.temperature = 0, where all "
+    "samples are equal")
   for length in lengths(cfg):
     check.sampler(sampler(cfg, length), "eval.sampler")
   return cfg
 
 
 def run() -> None:
-  """Does what the flags say.
+  """Evaluates as the flags say.
 
   Raises:
-    strict.ConfigError: names the flag or setting and what would do.
-    ValueError: files of a model do not fit its config.json.
+    strict.ConfigError: a flag or a setting is invalid.
+    ValueError: the files of a model do not match its config.json.
   """
   options = flags.FLAGS
   strict.require(
     bool(options.workdir) != bool(options.model), "workdir", options.workdir,
-    "give either --workdir=DIR of a run or --model=DIR of a published model")
+    "pass either --workdir=DIR of a run or --model=DIR of a published model",
+    strict.FlagError)
   values = options.config or (
     (options.workdir and saved_params.settings(options.workdir)) or None)
-  strict.require(values is not None, "config", None,
-                 "give --config=FILE: it says which task")
+  strict.require(
+    values is not None, "config", "", "--model needs --config=FILE, which "
+    "names the task", strict.FlagError)
   cfg = prepare(values, model=options.model, protocol=options.protocol,
                 prompt_file=options.prompt_file)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
@@ -284,7 +299,7 @@ def run() -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Evaluates, and turns what users cause into one clear line."""
+  """Evaluates; prints errors that users can fix as one line."""
   del argv
   logging.set_verbosity(logging.WARNING)
   try:
@@ -298,18 +313,20 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  # Here, because other programs have flags of these names, too.
+  # Not at import: other programs define flags of the same names.
   config_flags.DEFINE_config_file(
-    "config", None, "file of settings, with its preset after a colon",
+    "config", None, "config file, optionally FILE:PRESET",
     lock_config=True)
-  flags.DEFINE_string("workdir", "", "of a run")
+  flags.DEFINE_string("workdir", "", "directory of a run")
   flags.DEFINE_string(
-    "checkpoint", "latest", "step of the run's checkpoint, 'latest', or 'best' "
-    "on the way by the validation rows")
+    "checkpoint", "latest", "step of a checkpoint of the run, 'latest', or "
+    "'best' by the accuracy on the run's held-out split")
   flags.DEFINE_string("model", "", "directory of a published model")
-  flags.DEFINE_string("out", "", "directory; else WORKDIR/evaluation")
-  flags.DEFINE_enum(
-    "protocol", "", ["", *protocols.PROTOCOLS], "of a paper")
   flags.DEFINE_string(
-    "prompt_file", "", "asks in its words; a text, or JSON of chat messages")
+    "out", "", "directory for the results (default: WORKDIR/evaluation)")
+  flags.DEFINE_enum(
+    "protocol", "", ["", *protocols.PROTOCOLS],
+    "evaluation protocol of a paper; overrides the config")
+  flags.DEFINE_string(
+    "prompt_file", "", "prompt template: a text file, or chat messages as JSON")
   app.run(main)

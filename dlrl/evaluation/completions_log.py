@@ -1,7 +1,7 @@
-"""Completions of an evaluation, one JSON object a line, kept across kills.
+"""The completions of an evaluation on disk, so that a killed one continues.
 
-    DIR/settings.json       what they are completions of
-    DIR/completions.jsonl   the completions, appended a batch at a time
+    DIR/settings.json       the settings of the evaluation
+    DIR/completions.jsonl   one JSON object a line, appended a batch at a time
 """
 
 import json
@@ -17,30 +17,31 @@ Record = dict[str, Any]
 
 
 class CompletionsLog:
-  """What a directory holds, and what is added to it.
+  """A file of completions that is read when opened and then appended to.
 
   Attributes:
-    records: all of them, in the order of the file.
+    path: the directory.
+    records: all completions, in the order of the file.
   """
 
   def __init__(self, directory: str | os.PathLike[str],
-               settings: dict[str, Any]):
-    """Opens, or creates, the log of these settings.
+               settings: dict[str, Any]) -> None:
+    """Opens the log in `directory`, or creates both.
 
     Args:
-      directory: created if absent.
-      settings: JSON.
+      directory: an earlier log with the same settings, empty, or absent.
+      settings: JSON values; completions depend on all of them.
 
     Raises:
-      strict.ConfigError: it holds something else, or completions of other
-        settings; lists the differences.
+      strict.FlagError: `directory` holds other files, or completions with other
+        settings; the message lists the differences.
     """
     self.path = pathlib.Path(directory).expanduser()
     _claim(self.path, settings)
     file = self.path / "completions.jsonl"
     file.touch()
     whole = file.read_bytes()
-    # A process killed while it wrote leaves a part of a line.
+    # A process that was killed while writing leaves an incomplete line.
     end = whole.rfind(b"\n") + 1
     if end < len(whole):
       os.truncate(file, end)
@@ -49,9 +50,9 @@ class CompletionsLog:
     self._file = file.open("a", encoding="utf-8")
 
   def append(self, records: Iterable[Record]) -> None:
-    """Adds records; they are in the file when this returns."""
+    """Appends records and flushes the file."""
     new = list(records)
-    # ASCII: a completion's line separators would be read as ends of lines.
+    # ASCII only, because `splitlines` splits at Unicode line separators too.
     self._file.write("".join(json.dumps(r) + "\n" for r in new))
     self._file.flush()
     self.records += new
@@ -72,11 +73,13 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
   if marker.exists():
     lines = strict.diff(json.loads(marker.read_text()), settings)
     strict.require(not lines, "out", str(path), "\n  ".join([
-      "holds an evaluation with other settings; take another --out. There and "
-      "here:", *(line.removeprefix("config.") for line in lines)]))
+      "holds an evaluation with other settings; choose another directory. "
+      "Differences, there -> here:",
+      *(line.removeprefix("config.") for line in lines)]), strict.FlagError)
     return
   strict.require(
     not path.exists() or (path.is_dir() and not any(path.iterdir())), "out",
-    str(path), "is not empty and holds no evaluation; take another --out")
+    str(path), "is not empty and holds no evaluation; choose another directory",
+    strict.FlagError)
   path.mkdir(parents=True, exist_ok=True)
   workdir.write_json(marker, settings)

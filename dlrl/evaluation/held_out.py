@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from dlrl import data
+from dlrl import tasks
 from dlrl.evaluation import table
 from dlrl.run import grading
 from dlrl.run import setup as setup_lib
@@ -18,15 +19,17 @@ from dlrl.sampling import denoise
 
 
 def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
-  """`(params, *, ends) -> {"eval/M": mean, "eval/M_low", "eval/M_high", ...}`.
+  """Returns `evaluate(params, *, ends) -> {"eval/M": mean, ...}`.
 
-  `eval/` is of `eval.split`. With `ends`, before the first step and after the
-  last, there is `test/` as well: test items have no part in what happens on the
-  way. The items, their order and the decoding are fixed, so that two
-  evaluations differ by their parameters alone.
+  Every metric M has `eval/M`, `eval/M_low` and `eval/M_high`, on items of
+  `config.eval.split`. With `ends=True`, which is for the time before the first
+  step and after the last, the result has the same of the test split as
+  `test/M`: nothing that is decided during a run may depend on test items. The
+  items, their order and the random keys are fixed, so that two evaluations
+  differ only by their parameters.
 
   Raises:
-    strict.ConfigError: there are fewer rows in a split than `eval.size`.
+    strict.ConfigError: a split has fewer rows than `config.eval.size`.
   """
   cfg = setup.cfg.eval
   items = {split: _items(setup, split)
@@ -40,11 +43,11 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
       setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
       eos_id=setup.tokenizer.eos_id).completion
 
-  def of_split(params, split: str) -> dict[str, float]:
+  def on_split(params, split: str) -> dict[str, float]:
     source, arrays = items[split]
     pending = []
     for start in range(0, cfg.size, cfg.batch_size):
-      # The last batch wraps around: one shape, one program.
+      # The last batch wraps around, so that all have one shape and program.
       index = np.arange(start, start + cfg.batch_size) % cfg.size
       prompt, length = setup.put_batch(
         (arrays["prompt_ids"][index], arrays["prompt_length"][index]))
@@ -55,10 +58,10 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
     return _summary(grading.metrics(setup, done, share))
 
   def evaluate(params, *, ends: bool) -> dict[str, float]:
-    found = {"eval": of_split(params, cfg.split)}
+    found = {"eval": on_split(params, cfg.split)}
     if ends:
       found["test"] = (found["eval"] if cfg.split == "test"
-                       else of_split(params, "test"))
+                       else on_split(params, "test"))
     return {f"{prefix}/{name}": value for prefix, row in found.items()
             for name, value in row.items()}
 
@@ -67,7 +70,7 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
 
 def _local(batches: Sequence[jax.Array], size: int
            ) -> tuple[processes.Share, np.ndarray]:
-  """This process's share of the first rows, and the rows."""
+  """This process's share of the first `size` rows, and these rows' tokens."""
   places: list[int] = []
   rows, start = [], 0
   for batch in batches:
@@ -79,24 +82,25 @@ def _local(batches: Sequence[jax.Array], size: int
   return processes.Share(places, size), np.concatenate(rows)
 
 
-def _items(setup: setup_lib.Setup, split: str):
-  """`(rows, arrays)` of `data.eval_rows`."""
+def _items(setup: setup_lib.Setup, split: str
+           ) -> tuple[tasks.Examples, dict[str, np.ndarray]]:
+  """The rows of a split and the result of `data.eval_rows`."""
   cfg = setup.cfg
   source = setup.examples(split, cfg.eval.difficulty, field="eval.difficulty")
   arrays = data.eval_rows(
     source, setup.tokenizer, setup.prompt, items=cfg.eval.size,
     prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
   if cut := int(arrays.get("truncated", np.zeros(1)).sum()):
-    progress.say(f"{cut} of {cfg.eval.size} {split} prompts are cut")
+    progress.say(f"{cut} of {cfg.eval.size} {split} prompts are truncated")
   return source, arrays
 
 
 def _summary(found: dict[str, list[float]]) -> dict[str, float]:
-  """Mean and interval of each metric."""
+  """The mean of each metric and its interval."""
   row: dict[str, float] = {}
   for name, values in found.items():
     if not values:
-      continue  # its grader broke down every time
+      continue  # its grader failed on every completion
     low, high = table.interval(values)
     row |= {name: float(np.mean(values)), f"{name}_low": low,
             f"{name}_high": high}

@@ -10,14 +10,14 @@ Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 def wilson(successes: int, n: int) -> tuple[float, float]:
   """The Wilson score interval `(low, high)` of a proportion.
 
-  All p whose distance from the observed share is at most `Z95` standard errors
-  *under p*: `|k/n - p| <= z sqrt(p (1 - p) / n)`. Unlike the textbook interval
-  it stays inside [0, 1] and is not empty at k = 0 or k = n. E. B. Wilson,
-  "Probable inference, the law of succession, and statistical inference", JASA
-  22 (1927). With n = 0 nothing is known: (0, 1).
+  All p with `|k/n - p| <= Z95 sqrt(p (1 - p) / n)`: the standard error is that
+  under p, not under the observed share. Unlike the textbook interval, this one
+  stays inside [0, 1] and has a positive width at k = 0 and k = n. With n = 0 it
+  is (0, 1). E. B. Wilson, "Probable inference, the law of succession, and
+  statistical inference", JASA 22 (1927).
 
   Raises:
-    ValueError: unless `0 <= successes <= n`.
+    ValueError: `successes` is not in 0..n.
   """
   if not 0 <= successes <= n:
     raise ValueError(f"{successes} successes of {n}")
@@ -26,7 +26,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
   share, z2n = successes / n, Z95**2 / n
   middle = (share + z2n / 2) / (1 + z2n)
   half = math.sqrt(share * (1 - share) * z2n + z2n**2 / 4) / (1 + z2n)
-  # Exact at the ends, where rounding would leave 1e-17 on the wrong side.
+  # Rounding would leave 1e-17 instead of 0, or exclude 1.
   low = 0.0 if successes == 0 else middle - half
   high = 1.0 if successes == n else middle + half
   return low, high
@@ -35,10 +35,11 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
   """A normal interval `(low, high)` of the mean of fractions, cut to [0, 1].
 
-  `mean +- Z95 s / sqrt(n)` with the unbiased variance. The values are
-  independent items, such as the share of a puzzle's cells that are right; it is
-  too narrow for few values, and empty if all are equal. For zeros and ones use
-  `wilson`. With fewer than two values nothing is known: (0, 1).
+  `mean +- Z95 s / sqrt(n)` with the unbiased variance s^2. The values are of
+  independent items, for example the share of a puzzle's cells that are right.
+  The interval is too narrow for few values and has no width if all values are
+  equal; use `wilson` for zeros and ones. With fewer than two values it is
+  (0, 1).
   """
   if len(values) < 2:
     return 0.0, 1.0
@@ -49,13 +50,13 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def pooled_interval(shares: Sequence[float], sizes: Sequence[int]
                     ) -> tuple[float, float]:
-  """A normal interval `(low, high)` of a share of things that items hold.
+  """A normal interval `(low, high)` of the share of right parts of all items.
 
-  The pooled share is r = sum_i m_i s_i / sum_i m_i, of items with shares s_i of
-  m_i things. Things of one item are not independent, items are: the variance is
-  that of a ratio of two means, linearised (W. G. Cochran, "Sampling
-  Techniques", 6.4), n / (n - 1) sum_i (m_i (s_i - r))^2 / (sum_i m_i)^2. With
-  equal sizes it is `mean_interval`, and it has the same limits.
+  Item i has m_i parts (`sizes`), of which the share s_i (`shares`) is right.
+  The pooled share is r = sum_i m_i s_i / sum_i m_i. Items are independent,
+  parts of one item are not, so the variance is that of a ratio of two means,
+  linearised: n / (n - 1) sum_i (m_i (s_i - r))^2 / (sum_i m_i)^2 (W. G.
+  Cochran, "Sampling Techniques", 6.4). With equal sizes it is `mean_interval`.
   """
   whole = sum(sizes)
   if len(shares) < 2 or not whole:
@@ -69,6 +70,6 @@ def pooled_interval(shares: Sequence[float], sizes: Sequence[int]
 
 
 def pooled_share(shares: Sequence[float], sizes: Sequence[int]) -> float:
-  """The share of all things together; 0 where there are none."""
+  """The share of right parts, pooled over items; 0 if there are no parts."""
   part = sum(m * s for s, m in zip(shares, sizes, strict=True))
   return part / (sum(sizes) or 1)

@@ -1,20 +1,20 @@
-"""How papers evaluate: data, prompt, decoding and scorer, by task.
+"""The evaluation protocols of papers: data, prompt, decoding and scorer.
 
-    d1     arXiv 2504.12216, and wd1 after it: no examples, the answer begun
-           with `<reasoning>`, half as many steps as tokens, greedy. 256 of 500
-           puzzles of Sudoku, with cells as the score.
-    spg    the same, but Sudoku with three worked examples, on puzzles of its
-           own, of which the solutions occur in no training puzzle, and GSM8K
-           with a last resort in its scorer.
-    espo   Sudoku and Countdown as d1 with prompts of its own; mathematics and
-           code by OpenCompass' texts, a token a step.
-    bgpo   arXiv 2510.11683: one length, a token a step. Its prompts and scorers
-           are not public: the common request for a box and sound scorers stand
-           for them.
+    d1     arXiv 2504.12216; wd1 follows it. Zero-shot, the answer starts with
+           `<reasoning>`, two tokens per denoising step, greedy. Sudoku: 256 of
+           500 puzzles, scored by cells.
+    spg    As d1, except Sudoku: three worked examples and puzzles of its own,
+           whose solutions occur in no training puzzle. Its GSM8K scorer falls
+           back to the last number of the text.
+    espo   Sudoku and Countdown as d1, with prompts of its own; mathematics and
+           code with the prompts of OpenCompass and one token per step.
+    bgpo   arXiv 2510.11683. One length, one token per step. Its prompts and
+           scorers are not public; the common request for a boxed answer and the
+           sound scorers take their place.
 
-Prompts are reconstructed from descriptions, see `dlrl/tasks/*_prompts.py`; for
-their exact words give a file, `task.prompt_file`. The papers report the best of
-many checkpoints on the test set itself.
+Prompts are reconstructed from the papers' descriptions, see
+`dlrl/tasks/*/prompts.py`; use `config.task.prompt_file` for the exact words.
+The papers report the best of many checkpoints on the test set itself.
 """
 
 import dataclasses
@@ -31,14 +31,14 @@ SOUND, D1, SPG = "sound", "legacy_d1", "legacy_spg"
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """Of one task.
+  """The evaluation of one task.
 
   Attributes:
-    data: a key of `dlrl.tasks.TASKS`, of which the test rows are evaluated.
-    prompt: one of that task's.
+    data: a key of `dlrl.tasks.TASKS`; its test split is evaluated.
+    prompt: the name of one of that task's prompts.
     scorer: a key of `dlrl.tasks.published_scorers.scorers.SCORERS`.
-    lengths: tokens of completions.
-    tokens_per_step: 1 or 2.
+    lengths: completion lengths, in tokens; each is evaluated.
+    tokens_per_step: tokens committed per denoising step.
   """
 
   data: str
@@ -73,7 +73,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "sudoku": Protocol("sudoku_d1", "espo_eval"),
     "countdown": Protocol("countdown_d1", "espo_eval"),
     "gsm8k": _box("gsm8k", "espo_eval"),
-    "math": _box("math_5000", "espo"),  # its test set, not MATH500
+    "math": _box("math_5000", "espo"),  # all of MATH's test split
     "mbpp": _box("mbpp", "espo"),
     "humaneval": _box("humaneval", "espo"),
   },
@@ -89,13 +89,13 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
 
 
 def apply(values: ml_collections.ConfigDict, name: str) -> None:
-  """Sets what the paper `name` does for `values.task.name`, in place.
+  """Applies the protocol `name` for `values.task.name`, in place.
 
-  A prompt file that has not been read yet stays: its text is the paper's. So
-  does `evaluation.size`, for a trial.
+  Two settings are kept: `evaluation.size`, for trials on few items, and
+  `task.prompt_file`, with which users supply the paper's exact prompt.
 
   Raises:
-    strict.ConfigError: it has no such task.
+    strict.ConfigError: the protocol does not have this task.
   """
   table = PROTOCOLS[name]
   by_data = {protocol.data: protocol for protocol in table.values()}
@@ -103,9 +103,9 @@ def apply(values: ml_collections.ConfigDict, name: str) -> None:
   if protocol is None:
     raise strict.ConfigError(
       "task.name", values.task.name,
-      f"protocol {name!r} has only {', '.join(map(repr, table))}")
+      f"--protocol={name} evaluates only {', '.join(map(repr, table))}")
   values.task.name, values.task.prompt = protocol.data, protocol.prompt
-  if values.task.prompt_text:  # what a run was trained with
+  if values.task.prompt_text:  # already read: the prompt of the training run
     values.task.prompt_file = values.task.prompt_text = ""
   values.task.few_shot = 0
   values.eval.difficulty = tasks.TASKS[protocol.data].difficulties

@@ -1,17 +1,19 @@
-"""From scored completions to one table: accuracy with its interval.
+"""Accuracy with confidence intervals from scored completions, as a table.
 
 A record is one completion, a line of `completions.jsonl`:
 
-    length    tokens of the canvas
-    sample    number of the completion among those of its item
-    item      place in the evaluated set
-    task      name
-    answer    what was read as its answer, a text; null: nothing was
-    scores    metric to a number in [0, 1]; null: its grader broke down
-    out_of    metric to the things of the item that it is the share of; those
-              of all items are counted together. Without it, items are.
+    length    number of tokens of the canvas
+    sample    number of the completion among those of its item, from 0
+    item      index in the evaluated set
+    task      name of the task
+    answer    the answer extracted from the text; null if none was found
+    scores    maps a metric to a number in [0, 1]; null if its grader failed
+    out_of    denominators: maps a metric that counts parts of an item, such as
+              cells of a puzzle, to the number of parts of this item; parts are
+              pooled over all items
 
-Items are independent, samples of one item are not: an interval is over items.
+Items are independent, samples of one item are not. Intervals are therefore over
+items, each of which contributes the mean over its samples.
 """
 
 import collections
@@ -27,12 +29,18 @@ from dlrl.evaluation import intervals
 Record = Mapping[str, Any]
 
 
-class Score(NamedTuple):
-  """One number of the table and the 95% interval around it.
+class Accuracy(NamedTuple):
+  """One row of the table: the mean of a metric with its 95% interval.
 
   Attributes:
-    n: items it is the mean of.
-    lost: completions whose grader broke down; they count nowhere.
+    task: name of the task.
+    length: number of tokens of the canvas.
+    metric: name of the metric.
+    n: number of items with a known value.
+    mean: in [0, 1].
+    low: lower end of the interval.
+    high: upper end of the interval.
+    lost: number of completions whose grader failed; they are left out.
   """
 
   task: str
@@ -45,14 +53,13 @@ class Score(NamedTuple):
   lost: int
 
 
-def summarize(records: Iterable[Record]) -> list[Score]:
-  """All scores, by task, length and metric, in order of appearance.
+def summarize(records: Iterable[Record]) -> list[Accuracy]:
+  """One row per task, length and metric, in order of appearance.
 
-  With one completion per item, the metric itself. With k, `METRIC` is its mean
-  over completions (pass@1, or mean@k), and for metrics that are 0 or 1 there
-  are `METRIC_pass@k`, whether any of an item's is right, and `METRIC_maj@k`,
-  whether those are right whose answer is the most frequent one; of equally
-  frequent ones the first is taken, and no answer is none.
+  With k > 1 completions per item, `METRIC` is the mean over completions, the
+  usual estimate of pass@1. Metrics that are 0 or 1 get two more rows:
+  `METRIC_pass@k` is 1 if any completion of an item is right, `METRIC_maj@k` if
+  the most frequent answer is, see `majority`.
   """
   cells: dict[tuple[str, int, str], dict[int, list[Record]]] = {}
   for record in sorted(records, key=lambda r: (r["item"], r["sample"])):
@@ -60,13 +67,13 @@ def summarize(records: Iterable[Record]) -> list[Score]:
       key = record["task"], record["length"], metric
       items = cells.setdefault(key, {})
       items.setdefault(record["item"], []).append(record)
-  return [score for key, items in cells.items()
-          for score in _of_cell(*key, items)]
+  return [accuracy for key, items in cells.items()
+          for accuracy in _rows(*key, items)]
 
 
-def _of_cell(
+def _rows(
   task: str, length: int, metric: str, items: Mapping[int, list[Record]]
-) -> list[Score]:
+) -> list[Accuracy]:
   known = [[r for r in records if r["scores"][metric] is not None]
            for records in items.values()]
   lost = sum(map(len, items.values())) - sum(map(len, known))
@@ -74,52 +81,57 @@ def _of_cell(
   values = [[r["scores"][metric] for r in records] for records in known]
   means = [statistics.fmean(v) for v in values]
   sizes = [records[0].get("out_of", {}).get(metric, 1) for records in known]
-  scores = [_score(task, length, metric, means, lost, sizes)]
+  rows = [_accuracy(task, length, metric, means, lost, sizes)]
   k = max(map(len, values), default=0)
   if k > 1 and all(x in (0, 1) for v in values for x in v):
-    scores.append(_score(task, length, f"{metric}_pass@{k}",
-                         [float(max(v)) for v in values], lost))
-    scores.append(_score(task, length, f"{metric}_maj@{k}",
-                         [majority(records, metric) for records in known],
-                         lost))
-  return scores
+    rows.append(_accuracy(task, length, f"{metric}_pass@{k}",
+                          [float(max(v)) for v in values], lost))
+    rows.append(_accuracy(task, length, f"{metric}_maj@{k}",
+                          [majority(records, metric) for records in known],
+                          lost))
+  return rows
 
 
 def majority(records: Sequence[Record], metric: str) -> float:
-  """The score of the completions that give the most frequent answer."""
+  """The score of the most frequent answer of an item; 0 without any answer.
+
+  Completions without an answer do not vote. Ties go to the answer that comes
+  first.
+  """
   answers = [r["answer"] for r in records if r["answer"] is not None]
   if not answers:
     return 0.0
-  # Of equal counts, `most_common` gives the one seen first.
+  # `most_common` orders equal counts by their first occurrence.
   (answer, _), *_ = collections.Counter(answers).most_common(1)
   return float(next(
     r["scores"][metric] for r in records if r["answer"] == answer))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-  """95%, of the mean of independent values in [0, 1]."""
+  """The 95% interval of the mean of independent values in [0, 1]."""
   if set(values) <= {0.0, 1.0}:
     return intervals.wilson(round(sum(values)), len(values))
   return intervals.mean_interval(values)
 
 
-def _score(task, length, metric, values, lost, sizes=()) -> Score:
-  if len(set(sizes)) > 1:  # or it is the mean, with Wilson's where that fits
+def _accuracy(task: str, length: int, metric: str, values: Sequence[float],
+              lost: int, sizes: Sequence[int] = ()) -> Accuracy:
+  if len(set(sizes)) > 1:  # with equal sizes, pooling is the plain mean
     mean = intervals.pooled_share(values, sizes)
     low, high = intervals.pooled_interval(values, sizes)
   else:
     mean = statistics.fmean(values) if values else 0.0
     low, high = interval(values)
-  return Score(task, length, metric, len(values), mean, low, high, lost)
+  return Accuracy(task, length, metric, len(values), mean, low, high, lost)
 
 
-def markdown(scores: Sequence[Score], settings: Mapping[str, str]) -> str:
-  """The table, below the settings that it is only true of."""
+def markdown(rows: Sequence[Accuracy], settings: Mapping[str, str]) -> str:
+  """The table in Markdown, below a list of the settings it depends on."""
   lines = [f"* {name}: {value}" for name, value in settings.items()]
   lines += ["", "| task | length | metric | % | 95% interval | items | lost |",
             "| --- | --- | --- | --- | --- | --- | --- |"]
   lines += [
-    f"| {s.task} | {s.length} | {s.metric} | {100 * s.mean:.1f} "
-    f"| {100 * s.low:.1f} to {100 * s.high:.1f} | {s.n} | {s.lost} |"
-    for s in scores]
+    f"| {r.task} | {r.length} | {r.metric} | {100 * r.mean:.1f} "
+    f"| {100 * r.low:.1f} to {100 * r.high:.1f} | {r.n} | {r.lost} |"
+    for r in rows]
   return "\n".join(lines) + "\n"

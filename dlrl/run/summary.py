@@ -9,7 +9,6 @@ from dlrl import strict
 from dlrl import tasks
 from dlrl.runtime import goodput
 from dlrl.storage import metrics as metrics_lib
-from dlrl.storage import plots
 from dlrl.storage import workdir as workdir_lib
 
 
@@ -36,6 +35,8 @@ def write(
   }
   method = cfg.learn.loss if cfg.job == "rl" else cfg.job
   title = f"{cfg.task.name}, {method}, seed {cfg.seed}"
+  from dlrl.storage import plots  # Matplotlib would delay every start.
+
   plots.curves(rows, workdir / "curves.png", title=title)
   workdir_lib.write_json(workdir / "summary.json", summary)
   return summary
