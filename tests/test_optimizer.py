@@ -1,6 +1,7 @@
 """Steps of the optimizer in every dtype, against optax's own in fp32."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,56 @@ def test_a_name_stands_for_its_steps(name, plain):
       states(tx, PARAMS, 4), states(plain, PARAMS, 4), strict=True):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
                  got, want)
+
+
+def adamw(params, gradients, cfg):
+  """Parameters after a step for each of `gradients`; a dict of arrays."""
+  params = {k: np.asarray(p, np.float64) for k, p in params.items()}
+  m, v = ({k: np.zeros_like(p) for k, p in params.items()} for _ in range(2))
+  for t, g in enumerate(gradients, 1):
+    norm = math.sqrt(sum((x.astype(np.float64)**2).sum() for x in g.values()))
+    assert norm > 2 * cfg.clip_norm  # it binds
+    for k, p in params.items():
+      clipped = g[k] * (cfg.clip_norm / norm)
+      m[k] = cfg.b1 * m[k] + (1 - cfg.b1) * clipped
+      v[k] = cfg.b2 * v[k] + (1 - cfg.b2) * clipped**2
+      step = m[k] / (1 - cfg.b1**t) / (np.sqrt(v[k] / (1 - cfg.b2**t)) + 1e-8)
+      decay = 0 if k.endswith("scale") else cfg.weight_decay
+      params[k] = p - cfg.learning_rate * (step + decay * p)
+  return params
+
+
+def test_steps_are_those_of_adamw_by_hand_and_norms_do_not_decay():
+  cfg = config.OptimizerConfig(
+    learning_rate=3e-2, b1=0.7, b2=0.95, weight_decay=0.5, clip_norm=0.3)
+  model = transformer.build(dataclasses.replace(
+    networks.TINY, qkv_bias=True, qk_norm=True), updates.MASK)
+  params = networks.random_params(model)
+  names = [networks.path_of(path)
+           for path, _ in jax.tree.leaves_with_path(params)]
+  assert [name.rpartition("/")[0] for name in names
+          if name.endswith("scale")] == [
+    "layers/attention/k_norm", "layers/attention/q_norm",
+    "layers/attention_norm", "layers/mlp_norm", "norm"]
+  assert {name.rpartition("/")[2] for name in names} == {
+    "bias", "embedding", "kernel", "scale"}
+
+  tx = optimizer.make(cfg, 10)
+  state, gradients = tx.init(params), []
+  first = dict(zip(names, jax.tree.leaves(params), strict=True))
+  step = jax.jit(tx.update)
+  for seed in range(3):
+    # Small in some parameters: a clip of each by itself would show.
+    grads = jax.tree.map(lambda g, by=seed: g * 0.2**by,
+                         networks.random_params(model, seed + 1))
+    gradients.append(dict(zip(
+      names, map(np.asarray, jax.tree.leaves(grads)), strict=True)))
+    change, state = step(grads, state, params)
+    params = optax.apply_updates(params, change)
+  for (name, value), leaf in zip(
+      adamw(first, gradients, cfg).items(), jax.tree.leaves(params),
+      strict=True):
+    np.testing.assert_allclose(leaf, value, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
