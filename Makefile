@@ -12,7 +12,7 @@ train: $(VENV)/installed
 	$(VENV)/bin/python -m dlrl.main --config=configs/bgpo.py --workdir=runs/bgpo $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

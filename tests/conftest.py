@@ -14,23 +14,41 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 50, 100)
 
 
+# Files that take longest, longest first: xdist hands out whole files in this
+# order, and whoever began one of them last would end alone.
+LONGEST = (
+  "test_main.py", "test_processes.py", "test_train.py", "test_update.py",
+  "test_export.py", "test_lora.py", "test_compile_only.py",
+)
+
+
 def pytest_addoption(parser):
   parser.addoption("--cold", action="store_true", help=(
     "compile everything instead of keeping programs between runs, in "
     f"${program_cache.VARIABLE} or ~/.cache/dlrl-tests"))
+  parser.addoption("--optimized", action="store_true", help=(
+    "let LLVM optimise the programs, as users' are"))
 
 
 def pytest_configure(config):
-  # Worker processes inherit the directory of the process that starts them.
+  # Worker processes inherit the environment of the process that starts them.
   if hasattr(config, "workerinput"):
     program_cache.use(pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
-  elif config.getoption("--cold"):
-    directory = tempfile.mkdtemp(prefix="dlrl-tests-")
+    return
+  os.environ["XLA_FLAGS"] = (
+    "" if config.getoption("--optimized") else program_cache.QUICK)
+  if config.getoption("--cold"):
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="dlrl-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
-    program_cache.use(pathlib.Path(directory))
   else:
-    program_cache.prune(program_cache.kept())
-    program_cache.use(program_cache.kept())
+    directory = program_cache.kept()
+    program_cache.prune(directory)
+  program_cache.use(directory)
+
+
+def pytest_collection_modifyitems(items):
+  places = {name: i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 def of_session(tmp_path_factory) -> pathlib.Path:

@@ -1,6 +1,8 @@
-"""The canvases that rollouts start from."""
+"""The canvases that rollouts start from, and whole rollouts."""
 
 import dataclasses
+import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from dlrl import strict
 from dlrl import tasks
 from dlrl.diffusion import pruning
 from dlrl.models import char_tokenizer
+from dlrl.runtime import mesh as mesh_lib
 
 TOKENIZER = char_tokenizer.CharTokenizer()
 SUDOKU = tasks.TASKS["sudoku"]
@@ -117,3 +120,61 @@ def test_a_template_goes_over_what_is_remembered():
                    MEMORY.completion[1]])
   want[:, 2] = 23
   np.testing.assert_array_equal(canvas, want)
+
+
+GROUP = 4
+
+
+@pytest.fixture(scope="module")
+def rolled():
+  """`step -> batch` of two remembered prompts, with random remasking."""
+  model, params = tiny()
+  sampler = config.SamplerConfig(
+    gen_length=T, block_length=T, steps=4, temperature=1.0)
+  cfg = config.Config(
+    mesh=config.MeshConfig(8, 1, 1), rollout=config.RolloutConfig(
+      prompts=2, group_size=GROUP, sampler=sampler,
+      prior=config.PriorConfig(memory=0.5, remask="random")))
+  mesh = mesh_lib.make(cfg.mesh)
+  program = rollout.make(types.SimpleNamespace(
+    cfg=cfg, model=model, mesh=mesh, tokenizer=TOKENIZER))
+
+  @functools.cache
+  def run(step):
+    state = dataclasses.replace(
+      first_state(params, recorder()), step=jnp.int32(step), memory=MEMORY)
+    with jax.set_mesh(mesh):
+      batch, _ = program(
+        state, PROMPTS[::2], LENGTHS[::2], INDEX[::2], jnp.full((2, T), MASK))
+    keys = np.asarray(jax.random.key_data(batch.keys))
+    return jax.tree.map(np.asarray, dataclasses.replace(batch, keys=keys))
+
+  return run
+
+
+def test_a_group_starts_from_one_canvas_and_its_rows_differ(rolled):
+  batch = rolled(0)
+  fixed = ~batch.maskable.reshape(2, GROUP, T)
+  assert (fixed.sum(-1) == T // 2).all()
+  np.testing.assert_array_equal(
+    fixed, np.broadcast_to(fixed[:, :1], fixed.shape))
+  assert (fixed[0, 0] != fixed[1, 0]).any()
+  groups = batch.completion.reshape(2, GROUP, T)
+  for slot, rows, kept in zip((3, 1), groups, fixed[:, 0], strict=True):
+    want = np.asarray(MEMORY.completion)[slot, kept]
+    np.testing.assert_array_equal(rows[:, kept], np.tile(want, (GROUP, 1)))
+  free = [row[~kept].tolist() for row, kept in zip(
+    batch.completion, fixed.reshape(-1, T), strict=True)]
+  assert len({tuple(x) for x in free}) == 2 * GROUP
+  assert len({tuple(x) for x in batch.keys.tolist()}) == 2 * GROUP
+  np.testing.assert_array_equal(
+    batch.prompt, np.repeat(PROMPTS[::2], GROUP, 0))
+
+
+def test_another_step_on_the_same_prompts_has_other_noise(rolled):
+  first, second = rolled(0), rolled(1)
+  np.testing.assert_array_equal(first.prompt, second.prompt)
+  # Other canvases, other samples, other draws for the update.
+  assert (first.maskable != second.maskable).any()
+  assert (first.completion != second.completion).any(-1).all()
+  assert (first.keys != second.keys).any(-1).all()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import optax
 import pytest
 from updates import FAST
 from updates import LEARN
@@ -88,7 +89,8 @@ def brute_force(params, ids, lengths, first, targets, weight, old, advantage):
 def stacked(params, batch, learn, old=None):
   """`brute_force` of a batch as the update takes it."""
   mask, weight = draws(batch, learn.forward_process, learn.n_mc)
-  batch = jax.tree.map(np.asarray, dataclasses.replace(batch, keys=None))
+  batch = jax.tree.map(
+    np.asarray, dataclasses.replace(batch, keys=None, trace=None))
   noisy = np.where(mask, MASK, batch.completion)
   b = len(batch.advantage)
   ids = np.zeros((learn.n_mc, b, 3 + T), np.int32)
@@ -392,6 +394,33 @@ def test_a_trace_scores_tokens_as_their_step_saw_them(shrink):
     np.testing.assert_array_equal(np.asarray(draw.weight) > 0, here)
     seen += here
   np.testing.assert_array_equal(seen, live)  # every token once
+
+
+def test_rewards_become_the_advantages_that_the_config_names():
+  # Two groups of four; a reward is not known, and one group has equal ones.
+  reward = np.float32([0, 1, np.nan, 0.25, 2, 2, 2, 2])
+  cfg = config.Config(
+    rollout=config.RolloutConfig(group_size=4),
+    learn=dataclasses.replace(
+      LEARN, advantage="leave_one_out", negative_weight=0.25))
+  # By hand: r - mean of the others, the negative ones damped.
+  advantage = np.zeros(B, np.float32)
+  advantage[[0, 1, 3]] = -0.625 / 4, 0.875, -0.25 / 4
+
+  (model, params), batch = tiny(), make_batch()
+  batch = dataclasses.replace(batch, trace=jnp.zeros((B, T), jnp.int32))
+  tx = optimizer.make(config.OptimizerConfig(clip_norm=1e9), 10)
+  learn = jax.jit(update.make_learn(model, cfg, tx, 1), compiler_options=FAST)
+  state, metrics = learn(
+    first_state(params, tx), dataclasses.replace(batch, advantage=None),
+    jnp.arange(2), jnp.asarray(reward))
+  grads = jax.tree.map(
+    lambda m: m / (1 - cfg.learn.optimizer.b1),
+    optax.tree.get(state.opt_state, "mu"))
+  (loss, _), want = stacked(
+    params, dataclasses.replace(batch, advantage=jnp.asarray(advantage)), LEARN)
+  assert_same(grads, want)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4, atol=1e-5)
 
 
 def test_memory_does_not_grow_with_the_number_of_samples():
