@@ -199,7 +199,7 @@ def _records(setup: setup_lib.Setup, length: int, source: tasks.Examples,
              items: dict[str, np.ndarray], places: Sequence[Place],
              decoded: denoise.Decoded) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
-  ids = decoded.completion[:len(places)]
+  ids = np.asarray(decoded.completion)[:len(places)]
   done = grading.read(setup, rows, ids)
   raw: list[dict[str, str]] = [{} for _ in rows]
   if setup.cfg.evaluation.scorer != "sound":
