@@ -3,15 +3,16 @@
     python -m benchmarks.gradient_error --out=benchmarks/results
 
 Fine-tunes the tiny model of the config once (kept under --runs), samples a few
-completions and compares gradients of BGPO's loss from n draws with one from
-many. Writes `gradient_error.json` and `gradient_error.png`; about 20 minutes on
-2 CPU cores.
+completions, and compares gradients of BGPO's loss estimated from n samples with
+one estimated from many. Writes `gradient_error.json` and `gradient_error.png`;
+about 20 minutes on 2 CPU cores.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from absl import logging
 from matplotlib import figure
 from ml_collections import config_flags
 
+from benchmarks import results
 from dlrl import data
 from dlrl import rollout
 from dlrl import sft
@@ -32,7 +34,7 @@ from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
 NS = (1, 2, 4, 8, 16, 32)
-# Name on the plot: (forward process, share of the prompt hidden).
+# Name in the result: (forward process, share of the prompt that is masked).
 ESTIMATORS = {
   "t uniform, 1/t (paper)": ("continuous", 0.0),
   "exact k": ("exact_k", 0.0),
@@ -45,12 +47,23 @@ ESTIMATORS = {
   "one pass, all masked (diffu-GRPO)": ("all_masked", 0.15),
 }
 
+DEFAULT, PAPER = "both", "t uniform, 1/t (paper)"
+BIASED = ("k from m / 2 up, not an ELBO (STP)",
+          "one pass, all masked (diffu-GRPO)")
+LEGENDS = {  # where the figure says more than the result
+  PAPER: "baseline: t uniform, weight 1/t (BGPO's paper)",
+  DEFAULT: "default (balanced): tiled, P ~ 1 / sqrt(k)",
+  BIASED[0]: "k from m / 2 up (STP), biased",
+  BIASED[1]: "all masked (diffu-GRPO), biased",
+}
+Result = dict[str, dict[str, dict[str, float]]]  # estimator -> n -> errors
 
-def completions(setup: setup_lib.Setup, params) -> update.Batch:
-  """Samples of the policy; half of them are called good, half bad."""
+
+def completions(setup: setup_lib.Setup, params: Any) -> update.Batch:
+  """Samples of the policy, with advantages of 1 and -1 in turn."""
   cfg = setup.cfg
   source = rollout.examples(setup)
-  # Two of a puzzle could be the same, and their gradients cancel.
+  # One completion per puzzle: gradients of two equal ones could cancel.
   rows = data.eval_rows(
     source, setup.tokenizer, setup.prompt, items=flags.FLAGS.rows,
     prompt_length=cfg.task.prompt_length)
@@ -67,8 +80,9 @@ def completions(setup: setup_lib.Setup, params) -> update.Batch:
     keys=keys)
 
 
-def gradient_of(setup: setup_lib.Setup, process: str, noise: float, n: int):
-  """`(params, batch, seed) -> gradient` as one vector, jitted."""
+def gradient_of(setup: setup_lib.Setup, process: str, noise: float, n: int
+                ) -> Callable[[Any, update.Batch, int], jax.Array]:
+  """A jitted function that returns the gradient as one vector."""
   learn = dataclasses.replace(
     setup.cfg.learn, n_mc=n, forward_process=process, prompt_noise=noise,
     micro_batch=flags.FLAGS.rows)
@@ -84,26 +98,29 @@ def gradient_of(setup: setup_lib.Setup, process: str, noise: float, n: int):
 
 
 def errors(samples: np.ndarray, golden: np.ndarray) -> dict[str, float]:
-  """Root mean square error, bias and standard deviation over |golden|.
+  """Root mean square error, bias and standard deviation, relative to |golden|.
 
-  The bias is corrected for the noise of a mean of few samples.
+  Args:
+    samples: independent estimates of the gradient, [repeats, d].
+    golden: the reference gradient, [d].
   """
   size = float(np.sum(golden**2))
   mean = samples.mean(0)
   var = float(np.sum(samples.var(0, ddof=1)))
+  # A mean of few samples is off by its own noise, which is not bias.
   bias = max(float(np.sum((mean - golden) ** 2)) - var / len(samples), 0.0)
   return {"error": ((bias + var) / size) ** 0.5, "bias": (bias / size) ** 0.5,
           "std": (var / size) ** 0.5}
 
 
-def measure(setup: setup_lib.Setup, params) -> dict[str, dict[str, dict]]:
-  """{estimator: {n: errors}}."""
+def measure(setup: setup_lib.Setup, params: Any) -> Result:
+  """Errors of each estimator at each number of samples."""
   batch = completions(setup, params)
   golden = np.asarray(gradient_of(setup, "stratified", 0.0, flags.FLAGS.golden)(
     params, batch, 10**6), np.float64)
-  result: dict[str, dict[str, dict]] = {}
+  result: Result = {}
   total = len(ESTIMATORS) * sum(NS)
-  line, start, done = progress.Progress(total, "draws"), time.monotonic(), 0
+  line, start, done = progress.Progress(total, "samples"), time.monotonic(), 0
   for name, (process, noise) in ESTIMATORS.items():
     result[name] = {}
     for n in NS:
@@ -113,7 +130,7 @@ def measure(setup: setup_lib.Setup, params) -> dict[str, dict[str, dict]]:
       samples = np.stack([
         gradient(params, batch, 1000 * n + seed)
         for seed in range(flags.FLAGS.repeats)]).astype(np.float64)
-      if noise:  # its scale is arbitrary: that of the least error is taken
+      if noise:  # of arbitrary scale: take the one with the least error
         samples *= golden @ samples.mean(0) / np.mean(np.sum(samples**2, 1))
       result[name][str(n)] = errors(samples, golden)
       done += n
@@ -124,27 +141,39 @@ def measure(setup: setup_lib.Setup, params) -> dict[str, dict[str, dict]]:
   return result
 
 
-def plot(result: dict[str, dict[str, dict]], path: pathlib.Path) -> None:
-  """Error over draws, one line per estimator."""
-  fig = figure.Figure(figsize=(7, 4.6), layout="constrained")
-  ax = fig.add_subplot()
-  for name, rows in result.items():
-    ax.loglog([int(n) for n in rows], [row["error"] for row in rows.values()],
-              marker="o", markersize=3, label=name)
+def plot(result: dict[str, Any]) -> figure.Figure:
+  """Error over samples, one line per estimator."""
+  fig, (ax,) = results.page(
+    "Error of the gradient of BGPO's loss, by estimator of the ELBO",
+    size=(7, 5.6))
+  colours = iter(results.COLOURS[1:])
+  looks: dict[str, dict[str, Any]] = {
+    PAPER: {"color": "black", "lw": 2.5, "marker": "s"},
+    DEFAULT: {"color": results.COLOURS[0], "lw": 2.5, "zorder": 3},
+    BIASED[0]: {"color": results.BASELINE, "ls": "--"},
+    BIASED[1]: {"color": results.BASELINE, "ls": ":", "lw": 2.0}}
+  for name, rows in result["estimators"].items():
+    look = looks.get(name) or {"color": next(colours)}
+    ax.plot([int(n) for n in rows], [row["error"] for row in rows.values()],
+            **{"marker": "o", "ms": 4, "lw": 1.3, **look},
+            label=LEGENDS.get(name, name))
+  results.ticks(ax, x=NS, y=(0.4, 0.5, 0.7, 1, 1.5, 2, 3))
   ax.set(xlabel="Monte-Carlo samples per completion",
-         ylabel="relative error of the gradient")
-  ax.set_xticks(NS, [str(n) for n in NS])
-  ax.minorticks_off()
-  ax.grid(alpha=0.3)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.legend(frameon=False, fontsize="small")
-  fig.savefig(path, dpi=150)
+         ylabel="root mean square error / size of the gradient")
+  fig.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+  return fig
 
 
-def main(argv: list[str]) -> None:
-  """Fine-tunes unless that is done, measures, writes both files."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
+def table(result: dict[str, Any]) -> str:
+  """One line per estimator: its error at each number of samples."""
+  return "\n".join(
+    f"{name:36}" + "".join(f" {n}:{row['error']:.3f}"
+                           for n, row in rows.items())
+    for name, rows in result["estimators"].items())
+
+
+def measure_all() -> dict[str, Any]:
+  """Fine-tunes unless that is done, then measures all estimators."""
   cfg = validate.from_dict(flags.FLAGS.config)
   cfg = dataclasses.replace(
     cfg, mesh=dataclasses.replace(cfg.mesh, cpu_devices=0))
@@ -153,25 +182,27 @@ def main(argv: list[str]) -> None:
   directory.mkdir(parents=True, exist_ok=True)
   with jax.set_mesh(setup.mesh):
     params, _ = sft.train(setup, directory)
-    result = measure(setup, params)
-  out = pathlib.Path(flags.FLAGS.out)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "gradient_error.json").write_text(json.dumps({
-    "command": f"python -m benchmarks.gradient_error --rows={flags.FLAGS.rows} "
-               f"--repeats={flags.FLAGS.repeats} --golden={flags.FLAGS.golden}",
-    "estimators": result}, indent=1) + "\n")
-  plot(result, out / "gradient_error.png")
-  for name, rows in result.items():
-    print(f"{name:36}", *(f"{n}:{row['error']:.3f}"
-                          for n, row in rows.items()))
+    estimators = measure(setup, params)
+  return {"command": results.command(), "estimators": estimators}
+
+
+def main(argv: list[str]) -> None:
+  """Measures, draws, prints the errors."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  result = results.obtain("gradient_error", measure_all)
+  results.show("gradient_error", plot(result), table(result))
 
 
 if __name__ == "__main__":
-  # Here, so that tests can import this module next to others.
+  # Not at module level, so that tests can import several benchmarks.
+  flags.adopt_module_key_flags(results)
   config_flags.DEFINE_config_file("config", "configs/bgpo.py")
-  flags.DEFINE_string("out", "benchmarks/results", "directory")
-  flags.DEFINE_string("runs", "runs/gradient_error", "the fine-tuning's")
-  flags.DEFINE_integer("rows", 8, "completions, each of a puzzle")
-  flags.DEFINE_integer("repeats", 64, "gradients per n", lower_bound=2)
-  flags.DEFINE_integer("golden", 2048, "draws of the reference")
+  flags.DEFINE_string(
+    "runs", "runs/gradient_error", "workdir of the fine-tuning")
+  flags.DEFINE_integer("rows", 8, "completions, each of another puzzle")
+  flags.DEFINE_integer(
+    "repeats", 64, "gradients per estimator and number of samples",
+    lower_bound=2)
+  flags.DEFINE_integer("golden", 2048, "samples of the reference gradient")
   app.run(main)

@@ -3,40 +3,59 @@
     python -m benchmarks.learning_curves --config=configs/bgpo.py \\
         --seeds=5 --out=benchmarks/results
 
-Runs `python -m dlrl.main` once per seed, continues what was interrupted, and
-writes `learning_NAME.json` and `learning_NAME.png`. A seed takes as long as the
-config says.
+Runs `python -m dlrl.main` once per seed and continues runs that were stopped.
+Writes `learning_NAME.json` and `learning_NAME.png`. A seed takes as long as its
+config says. `before` and `after` are accuracies on test items, after
+fine-tuning and after RL; `curve` holds the evaluations on the way, on the items
+of `eval.split`.
 """
 
-import json
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 from absl import app
 from absl import flags
 from matplotlib import figure
 
+from benchmarks import results
 from dlrl.run import summary as summary_lib
 from dlrl.storage import metrics
 
-_CONFIG = flags.DEFINE_string("config", "configs/bgpo.py", "as of dlrl.main")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "how many, from 0", lower_bound=1)
-_SET = flags.DEFINE_multi_string("set", [], "override, as steps=300")
-_NAME = flags.DEFINE_string("name", "bgpo", "of the result files")
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "directory")
-_RUNS = flags.DEFINE_string("runs", "runs/learning", "where the runs live")
+_CONFIG = flags.DEFINE_string(
+  "config", "configs/bgpo.py", "config of every run, as dlrl.main takes it")
+_SEEDS = flags.DEFINE_integer(
+  "seeds", 5, "number of seeds, counted from 0", lower_bound=1)
+_SET = flags.DEFINE_multi_string(
+  "set", [], "setting to override, for example steps=300; can be repeated")
+_NAME = flags.DEFINE_string(
+  "name", "bgpo", "name of the result files, after learning_")
+_RUNS = flags.DEFINE_string(
+  "runs", "runs/learning", "directory of the runs' workdirs")
+
+# Titles by --name; other names are shown with their config and settings.
+TITLES = {
+  "bgpo": "BGPO on 4x4 Sudoku",
+  "bgpo_countdown": "BGPO on three-digit Countdown",
+  "bgpo_plain": "The paper's BGPO objective (failures at full weight), "
+                "learning rate 2e-4, 4x4 Sudoku",
+  "bgpo_triple": "BGPO on 4x4 Sudoku, 1,200 RL steps instead of 400",
+  "bgpo_undamped": "BGPO with failures at full weight "
+                   "(learn.negative_weight = 1), 4x4 Sudoku",
+  "stp": "BGPO with pruned rollouts (STP) on 4x4 Sudoku",
+  "stp_countdown": "BGPO with pruned rollouts (STP) on three-digit Countdown",
+}
 
 
 def run_seed(seed: int) -> dict[str, Any]:
-  """Trains with one seed; its curve and its end."""
-  workdir = pathlib.Path(_RUNS.value) / f"{_NAME.value}-{seed}"
+  """Trains with one seed; returns its curve and its accuracy at both ends."""
+  workdir = _workdir(seed)
   command = [sys.executable, "-m", "dlrl.main", f"--config={_CONFIG.value}",
              f"--workdir={workdir}", f"--config.seed={seed}"]
   subprocess.run(command + [f"--config.{s}" for s in _SET.value], check=True)
-  summary = summary_lib.read(workdir)
-  assert summary is not None  # written by every run that ends well
+  summary = _summary(seed)
   rows = [row for row in metrics.rows(workdir) if "eval/solved" in row]
   return {
     "seed": seed,
@@ -48,47 +67,106 @@ def run_seed(seed: int) -> dict[str, Any]:
   }
 
 
-def plot(result: dict[str, Any], path: pathlib.Path) -> None:
-  """One line per seed."""
-  fig = figure.Figure(figsize=(7, 4.2), layout="constrained")
-  ax = fig.add_subplot()
-  for run in result["runs"]:
-    steps, solved = zip(*run["curve"], strict=True)
-    ax.plot(steps, [100 * s for s in solved], marker="o", markersize=3,
-            label=f"seed {run['seed']}")
-  ax.set(xlabel="RL step", ylabel="held-out puzzles solved, %", ylim=(0, 100),
-         title=" ".join([result["config"], *result["set"]]))
-  ax.grid(alpha=0.3)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.legend(frameon=False, loc="lower right")
-  fig.savefig(path, dpi=150)
+def _workdir(seed: int) -> pathlib.Path:
+  return pathlib.Path(_RUNS.value) / f"{_NAME.value}-{seed}"
 
 
-def main(argv: list[str]) -> None:
-  """Runs all seeds, then writes both files."""
-  del argv
+def _summary(seed: int) -> dict[str, Any]:
+  summary = summary_lib.read(_workdir(seed))
+  assert summary is not None  # every run that ends well writes one
+  return summary
+
+
+def measure() -> dict[str, Any]:
+  """Trains with all seeds, one after the other."""
   runs = [run_seed(seed) for seed in range(_SEEDS.value)]
   sets = "".join(f" --set={s}" for s in _SET.value)
-  summary = summary_lib.read(
-    pathlib.Path(_RUNS.value) / f"{_NAME.value}-0")
-  assert summary is not None
-  result = {
+  return {
     "command": f"python -m benchmarks.learning_curves --config={_CONFIG.value}"
                f" --seeds={_SEEDS.value} --name={_NAME.value}{sets}",
     "config": _CONFIG.value,
     "set": _SET.value,
-    "n_eval": summary["n_eval"],
+    "n_eval": _summary(0)["n_eval"],
     "runs": runs,
   }
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / f"learning_{_NAME.value}.json").write_text(
-    json.dumps(result, indent=1) + "\n")
-  plot(result, out / f"learning_{_NAME.value}.png")
-  for run in runs:
-    print(f"seed {run['seed']}: {run['before']['solved']:.1%} -> "
-          f"{run['after']['solved']:.1%} in {run['wall_seconds']:.0f} s")
+
+
+def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+  """Mean accuracy on test items and its 95% t interval over seeds.
+
+  `gain` is the mean over seeds of the accuracy after RL less the one before.
+  """
+  before, after = ([run[end]["solved"] for run in runs]
+                   for end in ("before", "after"))
+  gain = [b - a for a, b in zip(before, after, strict=True)]
+  found = {"before": results.mean_interval(before),
+           "after": results.mean_interval(after)}
+  for interval in found.values():
+    if "low" in interval:  # a t interval can leave the range of accuracies
+      interval.update(low=max(0.0, interval["low"]),
+                      high=min(1.0, interval["high"]))
+  return found | {"gain": results.mean_interval(gain)}
+
+
+def plot(result: dict[str, Any]) -> figure.Figure:
+  """One line per seed, their mean, and the baseline: before RL."""
+  runs = result["runs"]
+  several = len(runs) > 1
+  fallback = " ".join([result["config"], *result["set"]])
+  fig, (ax,) = results.page(
+    TITLES.get(_NAME.value, fallback), size=(7, 4.8))
+  for run, colour in zip(runs, results.COLOURS * len(runs), strict=False):
+    steps, solved = np.array(run["curve"]).T
+    ends = [100 * run[end]["solved"] for end in ("before", "after")]
+    ax.plot(steps, 100 * solved, color=colour, lw=1.0 if several else 2.0,
+            label=f"seed {run['seed']}: {ends[0]:.1f} → {ends[1]:.1f}")
+  # Runs share a config, and so the steps at which they evaluate.
+  mean = 100 * np.mean([np.array(run["curve"])[:, 1] for run in runs], 0)
+  if several:
+    ends = [100 * result["over_seeds"][end]["mean"]
+            for end in ("before", "after")]
+    ax.plot(steps, mean, color="black", lw=2.5,
+            label=f"mean: {ends[0]:.1f} → {ends[1]:.1f}")
+  ax.axhline(mean[0], color=results.BASELINE, ls="--", lw=1.2,
+             label="baseline: fine-tuned, before RL"
+             + (", mean" if several else ""))
+  countdown = "countdown" in result["config"]
+  unit = "problems" if countdown else "puzzles"
+  ax.set(xlabel="RL step", ylabel=f"held-out {unit} solved (%)")
+  # One scale per task, so that its figures compare; Countdown's lines are too
+  # close to one another for the whole scale.
+  ax.set_ylim(*((40, 70) if countdown else (-2, 102)))
+  fig.legend(
+    loc="outside lower left", ncols=3, frameon=False, fontsize=9,
+    title_fontsize=9, alignment="left",
+    title=f"{result['n_eval']} test {unit} solved (%), before → after RL")
+  return fig
+
+
+def table(result: dict[str, Any]) -> str:
+  """Accuracy on test items before and after RL: each seed's, and the mean."""
+  lines = [
+    f"seed {run['seed']}: {run['before']['solved']:.1%} -> "
+    f"{run['after']['solved']:.1%} in {run['wall_seconds']:.0f} s"
+    for run in result["runs"]]
+  for name, found in result["over_seeds"].items():
+    interval = (f" [{found['low']:.1%}, {found['high']:.1%}], 95% t interval"
+                if "low" in found else ", one seed: no interval")
+    lines.append(f"mean {name}: {found['mean']:.1%}{interval}")
+  return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+  """Trains with all seeds, or reads what was stored, and reports."""
+  del argv
+  name = f"learning_{_NAME.value}"
+  result = results.obtain(name, measure)
+  # Results stored by older versions have no intervals over seeds.
+  result["over_seeds"] = over_seeds(result["runs"])
+  results.write(name, result)
+  results.show(name, plot(result), table(result))
 
 
 if __name__ == "__main__":
+  flags.adopt_module_key_flags(results)
   app.run(main)

@@ -1,36 +1,41 @@
-"""Memory of an update by the number of Monte-Carlo samples.
+"""Memory of an update against the number of Monte-Carlo samples.
 
     python -m benchmarks.memory --out=benchmarks/results
     python -m benchmarks.memory --out=DIR --topology=v5e-64 --draws=1,16,128
 
 The first compiles each objective's update of the tiny Sudoku model for this
-machine, runs it and measures; minutes on 2 CPU cores. The second compiles it at
-LLaDA-8B's shape (`configs/bgpo.py:llada_8b_math`, each objective's own loss and
-draws) for devices that need not be there, see `docs/compile_only.md`; minutes
-for each point. Points go into `DIR/memory.json`, which keeps those of earlier
-runs, and `DIR/memory.png` shows them all:
+machine, runs it and measures: minutes on 2 CPU cores. The second compiles the
+update at LLaDA-8B's shape (`configs/bgpo.py:llada_8b_math`, with each
+objective's own loss and draws) for devices that need not be present, see
+`docs/compile_only.md`: minutes per point. New points join those of earlier runs
+in `DIR/memory.json`; `DIR/memory.png` shows all of them:
 
-    objective    of `learn.loss`
-    mode         separable, joint, or stacked: the graphs of all samples are
-                 kept until one backward pass, as PyTorch does by itself
+    objective    value of `learn.loss`
+    mode         separable or joint (see `dlrl.losses`), one sample at a time;
+                 or stacked, the baseline: the graphs of all samples are kept
+                 until one backward pass, as automatic differentiation does
+                 when a loss is written over all samples
     shape        tiny or llada_8b
-    platform     that it was compiled for
+    platform     compilation target
     n_mc         samples per completion
-    temp_bytes   per device, beside arguments and output; null if the compiler
-                 refused the program, for which `needed_bytes` is its figure
-    argument_bytes, needed_bytes   per device, the latter of all together
-    measured_bytes   by which the process grew as it ran; tiny alone
+    temp_bytes   temporaries per device, beside arguments and outputs; null if
+                 the compiler refused the program
+    argument_bytes, needed_bytes   arguments, and arguments, temporaries and
+                 outputs together, per device
+    limit_bytes  memory of a device; llada_8b only
+    measured_bytes   growth of the process while the update ran; tiny only
 
-Stacked is generous to other frameworks: layers and logits are recomputed in it,
-too. At the end it prints the most samples that fit, by a straight line.
+The baseline is generous to other frameworks: it recomputes layers and logits in
+the backward pass, like the other modes. A straight line through the points
+gives the largest number of samples that fits, which is printed at the end.
 """
 
 import ctypes
 import dataclasses
-import json
 import pathlib
 import re
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -41,9 +46,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 from absl import flags
+from matplotlib import axes
 from matplotlib import figure
 
 from benchmarks import method_cost
+from benchmarks import results
 from configs import bgpo
 from dlrl import config
 from dlrl import losses
@@ -59,6 +66,7 @@ from dlrl.run import setup as setup_lib
 from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
+from dlrl.storage import plots
 
 Row = dict[str, Any]
 NAMES = ("bgpo", "vrpo_online", "espo", "spg", "diffu_grpo")
@@ -69,11 +77,13 @@ LABELS = {
   ("vrpo_online", "stacked"): "VRPO-OL, stacked",
   ("espo", "joint"): "ESPO", ("spg", "joint"): "SPG",
   ("diffu_grpo", "separable"): "diffu-GRPO"}
-COLOURS = ("#2a6fbb", "#3f9c6d", "#c23b3b", "#8a5fb0", "#d9822b", "#777777")
+BASELINE = LABELS[STACKED, "stacked"]
+PANELS = {"tiny": "Tiny model (155,000 parameters)",
+          "llada_8b": "LLaDA-8B"}
 
 
 def cases(draws: Sequence[int]) -> Iterator[tuple[str, str, int]]:
-  """(objective, mode, n_mc); ESPO's draws come in pairs."""
+  """Yields (objective, mode, n_mc); ESPO takes its samples in pairs."""
   for name in NAMES:
     objective = losses.OBJECTIVES[name](**method_cost.settings(name).loss_args)
     mode = "separable" if isinstance(objective, losses.Separable) else "joint"
@@ -84,18 +94,18 @@ def cases(draws: Sequence[int]) -> Iterator[tuple[str, str, int]]:
     yield STACKED, "stacked", n
 
 
-def as_mode(mode: str):
-  """Updates traced within are of this mode."""
+def as_mode(mode: str) -> Any:
+  """A context in which updates are traced in this mode."""
   fn = (method_cost.kept_value_and_grad if mode == "stacked"
         else montecarlo.value_and_grad)
   return mock.patch.object(montecarlo, "value_and_grad", fn)
 
 
 def measure_tiny(name: str, mode: str, n: int) -> Row:
-  """Compiled for this machine, and run."""
+  """Compiles the tiny model's update for this machine and runs it."""
   learn = dataclasses.replace(method_cost.settings(name), n_mc=n)
   with as_mode(mode):
-    # Of more micro-batches, one after the other, memory is the same.
+    # Two micro-batches stand for all: they run one after the other.
     run, shapes = method_cost.program(learn, 2 * learn.micro_batch)
     compiled = jax.jit(run).lower(*shapes).compile(method_cost.FAST)
   stats = compiled.memory_analysis()
@@ -113,7 +123,7 @@ def measure_tiny(name: str, mode: str, n: int) -> Row:
 
 
 def arrays(shapes: Any) -> Any:
-  """Random arrays; every row has an advantage."""
+  """Random arrays of these shapes; every row has an advantage."""
   rng = np.random.default_rng(0)
 
   def one(shape):
@@ -126,16 +136,17 @@ def arrays(shapes: Any) -> Any:
   return jax.tree.map(one, shapes)
 
 
-def growth(run) -> int | None:
-  """Bytes by which the resident memory rises while `run` runs; Linux only."""
+def growth(run: Callable[[], Any]) -> int | None:
+  """Bytes by which the resident memory peaks during `run`; None off Linux."""
   clear = pathlib.Path("/proc/self/clear_refs")
   if not clear.exists():
     return None
-  # Larger buffers come from the system and go back to it.
+  # Makes malloc take large buffers from the system and give them back, so that
+  # the resident memory is what is in use.
   ctypes.CDLL(None).mallopt(-3, 2**16)  # M_MMAP_THRESHOLD
-  run()  # what is made once does not count
-  time.sleep(0.2)  # buffers are freed a little after the result is there
-  clear.write_text("5")  # the peak is what there is now
+  run()  # one-time allocations do not count
+  time.sleep(0.2)  # buffers are freed shortly after the result is ready
+  clear.write_text("5")  # resets the peak, VmHWM, to the current value
   before = _resident("VmHWM")
   run()
   return max(0, _resident("VmHWM") - before)
@@ -149,11 +160,10 @@ def _resident(name: str) -> int:
 
 
 def large(name: str, n: int) -> config.Config:
-  """The run at LLaDA-8B's shape, with the objective's loss and draws."""
+  """The config at LLaDA-8B's shape, with the objective's loss and draws."""
   cfg = validate.from_dict(bgpo.get_config("llada_8b_math"))
   own = method_cost.settings(name)
-  # The completions of a step one time, in one micro-batch: a scan over more of
-  # them takes no more memory.
+  # One micro-batch: a scan over more of them takes no more memory.
   learn = dataclasses.replace(
     cfg.learn, loss=name, loss_args=own.loss_args, advantage=own.advantage,
     forward_process=own.forward_process, process_args=own.process_args,
@@ -162,8 +172,10 @@ def large(name: str, n: int) -> config.Config:
   return dataclasses.replace(cfg, learn=learn)
 
 
-def compile_large(name: str, mode: str, n: int, platform: str, devices) -> Row:
-  """Compiled for devices that need not be there."""
+def compile_large(
+  name: str, mode: str, n: int, platform: str, devices: Sequence[Any]
+) -> Row:
+  """Compiles LLaDA-8B's update for devices that need not be present."""
   setup = setup_lib.make(large(name, n), devices)
   cfg = setup.cfg
   chip = chips.find(devices[0].device_kind)
@@ -195,17 +207,17 @@ def compile_large(name: str, mode: str, n: int, platform: str, devices) -> Row:
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
-  """What a point is of."""
+  """Identifies a point: a new measurement replaces the one with its key."""
   return tuple(row[k] for k in (
     "shape", "platform", "objective", "mode", "n_mc"))
 
 
 def most(rows: Sequence[Row], size: float) -> dict[str, int | None]:
-  """The most samples with which a device of `size` bytes is enough, by line.
+  """Largest number of samples that fits `size` bytes, by label.
 
-  From a straight line through its points, as what is kept is a fixed amount per
-  sample; None: more than a million. A loop of one sample is none, and planned
-  otherwise: it is left out.
+  From a straight line through each label's points, because a sample adds a
+  fixed number of bytes; None: more than a million. Points with one sample are
+  left out: XLA drops a loop of one iteration and plans its memory differently.
   """
   found: dict[str, int | None] = {}
   for line, label in LABELS.items():
@@ -220,89 +232,99 @@ def most(rows: Sequence[Row], size: float) -> dict[str, int | None]:
   return found
 
 
-def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
-  """One panel per shape and platform."""
+def plot(rows: Sequence[Row]) -> figure.Figure:
+  """Temporaries over samples, one panel per shape and platform."""
   panels = sorted({(r["shape"], r["platform"]) for r in rows}, reverse=True)
-  fig = figure.Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
-  for i, panel in enumerate(panels):
-    ax = fig.add_subplot(1, len(panels), i + 1)
-    of_panel = [r for r in rows if (r["shape"], r["platform"]) == panel]
-    _draw(ax, of_panel)
-    ax.set_title(f"{panel[0]}, {panel[1]}", loc="left", fontsize=10)
-  fig.savefig(path, dpi=150)
+  fig, all_axes = results.page(
+    "Temporary memory of one update: all samples' graphs kept (baseline), or "
+    "one sample at a time", columns=len(panels),
+    size=(4.5 * len(panels), 4.4))
+  for ax, (shape, platform) in zip(all_axes, panels, strict=True):
+    _draw(ax, [r for r in rows
+               if (r["shape"], r["platform"]) == (shape, platform)])
+    target = "a CPU" if platform == "cpu" else platform
+    ax.set_title(f"{PANELS[shape]}, compiled for {target}", loc="left",
+                 fontsize=9.5)
+  return fig
 
 
-def _draw(ax, rows: Sequence[Row]) -> None:
-  unit, name = (2**30, "GiB") if rows[0]["shape"] != "tiny" else (2**20, "MiB")
-  for colour, (line, label) in zip(COLOURS, LABELS.items(), strict=True):
-    points = sorted((r["n_mc"], r["temp_bytes"]) for r in rows
-                    if (r["objective"], r["mode"]) == line
-                    and r["temp_bytes"] is not None)
-    refused = sorted((r["n_mc"], r["needed_bytes"] - r["argument_bytes"])
-                     for r in rows
-                     if (r["objective"], r["mode"]) == line
-                     and r["temp_bytes"] is None)
-    if points or refused:
-      x, y = zip(*(points + refused), strict=True)
-      ax.plot(x, [v / unit for v in y], color=colour, marker="o", ms=3.5,
-              label=label, lw=1.6)
-    if refused:
-      x, y = zip(*refused, strict=True)
-      ax.plot(x, [v / unit for v in y], "x", color=colour, ms=9, mew=2)
+def _draw(ax: axes.Axes, rows: Sequence[Row]) -> None:
+  tiny = rows[0]["shape"] == "tiny"
+  unit, name = (2**20, "MiB") if tiny else (2**30, "GiB")
+  lines: dict[str, list[tuple[int, float]]] = {}
+  refused = []
+  order = list(LABELS)
+  for row in sorted(rows, key=lambda row: (
+      order.index((row["objective"], row["mode"])), row["n_mc"])):
+    size = row["temp_bytes"]
+    if size is None:  # refused: the compiler gives only the total
+      size = row["needed_bytes"] - row["argument_bytes"]
+      refused.append((row["n_mc"], size / unit))
+    label = LABELS[row["objective"], row["mode"]].removesuffix(", joint")
+    lines.setdefault(label, []).append((row["n_mc"], size / unit))
+  results.draw_groups(ax, lines, baselines={
+    BASELINE: "VRPO-OL, stacked (baseline)"})
+  if refused:
+    ax.plot(*zip(*refused, strict=True), "x", color="black", ms=10, mew=2,
+            ls="", label="refused: does not fit a device")
   wall = {r["limit_bytes"] - r["argument_bytes"] for r in rows
           if r.get("limit_bytes") and r["argument_bytes"]}
-  if wall:  # beside the arguments of those without a reference
-    ax.axhline(max(wall) / unit, color="#333333", lw=1, ls="--")
-    ax.text(0.02, max(wall) / unit, "what a device has; x: refused by the "
-            "compiler", fontsize=8, va="bottom",
-            transform=ax.get_yaxis_transform())
-  ax.set_xscale("log", base=2)
-  if wall:
-    ax.set_ylim(0, 1.6 * max(wall) / unit)
-  else:
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    ax.yaxis.set_minor_formatter(lambda v, _: "")
-  ax.set_xlim(0.85, 1.2 * DRAWS[-1])
-  ax.set_xticks(DRAWS, [str(n) for n in DRAWS])
+  if wall:  # of the objectives without a reference, whose arguments are fewer
+    ax.axhline(max(wall) / unit, color=plots.INK, lw=1, ls="--",
+               label="free for temporaries on a device")
+  sizes = [10, 20, 50, 100, 200] if tiny else [5, 10, 20, 40, 80]
+  results.ticks(ax, x=DRAWS, y=sizes)
   ax.set(xlabel="Monte-Carlo samples per completion",
-         ylabel=f"temporaries of an update per device, {name}")
-  ax.grid(alpha=0.3)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.legend(frameon=False, fontsize=8)
+         ylabel=f"temporaries per device ({name})")
+  ax.legend(frameon=False, fontsize=8.5, loc="upper left")
 
 
-def main(argv: list[str]) -> None:
-  """Adds points, writes both files, prints what fits."""
-  del argv
-  out = pathlib.Path(flags.FLAGS.out)
-  out.mkdir(parents=True, exist_ok=True)
-  path = out / "memory.json"
-  rows = json.loads(path.read_text()) if path.exists() else []
+def fits(rows: Sequence[Row]) -> str:
+  """The largest numbers of samples that fit, for platforms with a limit."""
+  lines = []
+  for platform, limit in sorted({(r["platform"], r["limit_bytes"])
+                                 for r in rows if r.get("limit_bytes")}):
+    found = most([r for r in rows if r["platform"] == platform], limit)
+    counts = (f"{label}: {'unlimited' if n is None else n}"
+              for label, n in found.items())
+    lines.append(f"{platform}, largest number of samples that fits: "
+                 + "; ".join(counts))
+  return "\n".join(lines)
+
+
+def measure() -> list[Row]:
+  """Measures the points asked for and adds them to the stored ones."""
+  stored = pathlib.Path(results.OUT.value) / "memory.json"
+  rows: list[Row] = results.read("memory") if stored.exists() else []
   name = flags.FLAGS.topology
-  devices = topology.devices(name, "topology") if name else None
+  devices = topology.devices(name, "topology") if name else []
   draws = [int(n) for n in flags.FLAGS.draws] or DRAWS
   for case in cases(draws):
     if flags.FLAGS.only and f"{case[0]}/{case[1]}" not in flags.FLAGS.only:
       continue
-    row = (compile_large(*case, name, devices) if name
-           else measure_tiny(*case))
+    row = compile_large(*case, name, devices) if name else measure_tiny(*case)
     progress.say(str(row))
     rows = [r for r in rows if key_of(r) != key_of(row)] + [row]
     rows.sort(key=key_of)
-    # After every point: a compiler takes minutes for one.
-    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-  plot(rows, out / "memory.png")
-  for platform, limit in {(r["platform"], r["limit_bytes"])
-                          for r in rows if r.get("limit_bytes")}:
-    of_platform = [r for r in rows if r["platform"] == platform]
-    print(f"{platform}: most samples that fit:", most(of_platform, limit))
+    results.write("memory", rows)  # after every point: one can take minutes
+  return rows
+
+
+def main(argv: list[str]) -> None:
+  """Adds points, draws all of them, prints what fits."""
+  del argv
+  rows = results.obtain("memory", measure)
+  results.show("memory", plot(rows), fits(rows))
 
 
 if __name__ == "__main__":
-  # Here, so that tests can import this module next to others.
-  flags.DEFINE_string("out", "benchmarks/results", "directory")
-  flags.DEFINE_string("topology", "", "devices; empty: tiny, on this machine")
-  flags.DEFINE_list("draws", [], "numbers of samples; default 1, 2, ..., 128")
-  flags.DEFINE_list("only", [], "of objective/mode: vrpo_online/stacked, ...")
+  # Not at module level, so that tests can import several benchmarks.
+  flags.adopt_module_key_flags(results)
+  flags.DEFINE_string(
+    "topology", "", "accelerators to compile LLaDA-8B's update for, such as "
+    "v5e-64; empty: run the tiny model on this machine")
+  flags.DEFINE_list(
+    "draws", [], "numbers of samples; default: 1, 2, 4, ..., 128")
+  flags.DEFINE_list(
+    "only", [], "measure only these, as objective/mode: vrpo_online/stacked")
   app.run(main)

@@ -1,17 +1,17 @@
-"""What an update costs per method: memory, and FLOPs of a Monte-Carlo draw.
+"""Cost of an update per method: memory, and FLOPs of a Monte-Carlo draw.
 
     python -m benchmarks.method_cost --out=benchmarks/results
 
-Each objective as its config sets it, on the batch and network of
-`configs/bgpo.py`, compiled for one CPU device with several numbers of draws;
-nothing runs. For contrast, a joint objective that keeps what all draws leave.
-Writes `method_cost.json` and `method_cost.png` and prints the table of
+Compiles each objective, set up as its config does, with the batch and network
+of `configs/bgpo.py` and several numbers of draws, for one CPU device; nothing
+runs. Two baselines show a joint objective the usual way: the graphs of all
+draws kept until one backward pass, and all draws in one batch. Writes
+`method_cost.json` and `method_cost.png` and prints the table of
 `docs/methods.md`; about 3 minutes on 2 CPU cores.
 """
 
 import dataclasses
-import json
-import pathlib
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -21,6 +21,7 @@ from absl import app
 from absl import flags
 from matplotlib import figure
 
+from benchmarks import results
 from configs import bgpo
 from configs import coupled_grpo
 from configs import diffu_grpo
@@ -62,25 +63,31 @@ CONFIGS = {
   "vrpo_online": vrpo_online,
 }
 NS = (2, 16, 64)
-TRIPLES = (3, 15, 63)  # the nearest that coupled draws can be
+TRIPLES = (3, 15, 63)  # coupled draws come in threes
 CONTRAST = "vrpo_online"
-# Less to compile; what XLA plans, buffers too, is the same.
+BASELINES = {
+  f"{CONTRAST}, draws in one batch":
+    "baseline: vrpo_online, all samples in one batch",
+  f"{CONTRAST}, graphs kept": "baseline: vrpo_online, all graphs kept",
+}
+# Skips LLVM's optimizations, which take most of the compile time and do not
+# change XLA's buffer assignment.
 FAST: Any = {"xla_backend_optimization_level": 0,
              "xla_llvm_disable_expensive_passes": True}
 
 
 def settings(name: str) -> config.LearnConfig:
-  """Of the method's update."""
+  """The config section `learn` of the method's own config."""
   learn = validate.from_dict(CONFIGS[name].get_config()).learn
   return dataclasses.replace(learn, loss=name)
 
 
-def shapes(
-  rows: int | None = None
-) -> tuple[transformer.Model, Any, update.Batch]:
-  """The model, shapes of its parameters, and of a batch of the config's rows.
+def shapes(rows: int | None = None
+           ) -> tuple[transformer.Model, Any, update.Batch]:
+  """The model, and shapes of its parameters and of a batch.
 
-  Or of others.
+  Args:
+    rows: size of the batch; None: as many rows as a step of the config has.
   """
   cfg = validate.from_dict(bgpo.get_config())
   model = transformer.build(cfg.model, char_tokenizer.CharTokenizer().mask_id)
@@ -100,8 +107,9 @@ def shapes(
   return model, params, batch
 
 
-def program(learn: config.LearnConfig, rows: int | None = None):
-  """(the update, shapes of its arguments)."""
+def program(learn: config.LearnConfig, rows: int | None = None
+            ) -> tuple[Callable[..., Any], tuple[Any, update.Batch]]:
+  """The update of `rows` rows, see `shapes`, and shapes of its arguments."""
   model, params, batch = shapes(rows)
   tx = optimizer.make(learn.optimizer, 10)
   objective = losses.OBJECTIVES[learn.loss](**learn.loss_args)
@@ -113,10 +121,10 @@ def program(learn: config.LearnConfig, rows: int | None = None):
 
 
 def forwards(name: str) -> dict[str, float]:
-  """FLOPs per draw over those of one forward: of the update, of its gradient.
+  """FLOPs per draw of the gradient and of the whole update, in forward passes.
 
-  The update also scores the draws by the rollout's parameters, where they are
-  not the trained ones, and by the reference's, where there is a KL.
+  The update also scores the draws by the rollout's parameters, where the loss
+  compares with them, and by the reference's, where it has a KL term.
   """
   learn = dataclasses.replace(settings(name), n_mc=6)
   model, params, batch = shapes()
@@ -138,15 +146,15 @@ def forwards(name: str) -> dict[str, float]:
 
 
 def temporaries(learn: config.LearnConfig) -> int:
-  """Bytes that the compiled update needs beside arguments and results."""
+  """Bytes of temporaries that XLA plans for the update."""
   run, args = program(learn)
   memory = jax.jit(run).lower(*args).compile(FAST).memory_analysis()
-  assert memory is not None  # every backend in use has it
+  assert memory is not None  # CPUs, GPUs and TPUs all report it
   return memory.temp_size_in_bytes
 
 
 def measure(name: str) -> dict[str, Any]:
-  """Passes over the draws, FLOPs, and bytes of temporaries by draws."""
+  """Passes over the draws, relative FLOPs, and temporaries per n_mc."""
   learn = settings(name)
   objective = losses.OBJECTIVES[name](**learn.loss_args)
   ns = TRIPLES if learn.forward_process == "coupled" else NS
@@ -157,8 +165,15 @@ def measure(name: str) -> dict[str, Any]:
       str(n): temporaries(dataclasses.replace(learn, n_mc=n)) for n in ns}}
 
 
-def kept_value_and_grad(objective, score, rows, params, n, onto):
-  """Of a joint loss: draw after draw, all graphs kept until the backward."""
+def kept_value_and_grad(
+  objective: Any, score: Any, rows: losses.Responses, params: Any, n: int,
+  onto: Any
+) -> tuple[Any, Any]:
+  """`montecarlo.value_and_grad` of a joint loss the usual way.
+
+  Draws follow one another, and the graphs of all are kept until one backward
+  pass.
+  """
   def loss(params):
     def one(j):
       draw, metrics = score(params, j)
@@ -174,7 +189,7 @@ def kept_value_and_grad(objective, score, rows, params, n, onto):
 
 
 def table(result: dict[str, Any]) -> str:
-  """The rows of `docs/methods.md`."""
+  """The table of `docs/methods.md`; temporaries in MiB."""
   lines = [
     "| loss | passes | gradient | with old and reference | "
     + " | ".join(f"{n} draws" for n in NS) + " |",
@@ -187,33 +202,24 @@ def table(result: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def plot(result: dict[str, Any], path: pathlib.Path) -> None:
-  """Temporaries over draws; methods on the same line share it."""
-  lines: dict[tuple[tuple[int, float], ...], list[str]] = {}
-  for name, row in (result["methods"] | result["contrast"]).items():
-    points = tuple((int(n), round(size / 2**20, 1))
-                   for n, size in row["temporaries"].items())
-    lines.setdefault(points, []).append(name)
-  fig = figure.Figure(figsize=(7, 4.6), layout="constrained")
-  ax = fig.add_subplot()
-  for points, names in lines.items():
-    ax.loglog(*zip(*points, strict=True), marker="o", markersize=3,
-              label=", ".join(names))
+def plot(result: dict[str, Any]) -> figure.Figure:
+  """Temporaries over draws."""
+  fig, (ax,) = results.page(
+    "Temporary memory of one update, by loss: tiny model, compiled for a CPU",
+    size=(7, 5.2))
+  lines = {name: [(int(n), size / 2**20)
+                  for n, size in row["temporaries"].items()]
+           for name, row in (result["methods"] | result["contrast"]).items()}
+  results.draw_groups(ax, lines, BASELINES)
+  results.ticks(ax, x=NS, y=(10, 20, 50, 100, 200, 500))
   ax.set(xlabel="Monte-Carlo samples per completion",
-         ylabel="temporaries of the compiled update, MiB")
-  ax.set_xticks(NS, [str(n) for n in NS])
-  sizes = (10, 30, 100, 300)
-  ax.set_yticks(sizes, [str(size) for size in sizes])
-  ax.minorticks_off()
-  ax.grid(alpha=0.3)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.legend(frameon=False, fontsize="small")
-  fig.savefig(path, dpi=150)
+         ylabel="temporaries of the update (MiB)")
+  fig.legend(loc="outside lower left", frameon=False, fontsize=9)
+  return fig
 
 
-def main(argv: list[str]) -> None:
-  """Compiles everything, writes both files, prints the table."""
-  del argv
+def measure_all() -> dict[str, Any]:
+  """Compiles all methods and both baselines."""
   methods = {}
   for name in CONFIGS:
     methods[name] = measure(name)
@@ -224,16 +230,17 @@ def main(argv: list[str]) -> None:
       ("draws in one batch", montecarlo.stacked_value_and_grad)):
     with mock.patch.object(montecarlo, "value_and_grad", value_and_grad):
       contrast[f"{CONTRAST}, {name}"] = measure(CONTRAST) | {"passes": 1}
-  result = {"command": "python -m benchmarks.method_cost",
-            "methods": methods, "contrast": contrast}
-  out = pathlib.Path(flags.FLAGS.out)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "method_cost.json").write_text(json.dumps(result, indent=1) + "\n")
-  plot(result, out / "method_cost.png")
-  print(table(result))
+  return {"command": results.command(), "methods": methods,
+          "contrast": contrast}
+
+
+def main(argv: list[str]) -> None:
+  """Compiles everything, draws, prints the table."""
+  del argv
+  result = results.obtain("method_cost", measure_all)
+  results.show("method_cost", plot(result), table(result))
 
 
 if __name__ == "__main__":
-  # Here, so that tests can import this module next to others.
-  flags.DEFINE_string("out", "benchmarks/results", "directory")
+  flags.adopt_module_key_flags(results)
   app.run(main)

@@ -5,21 +5,19 @@
 A transformer of LLaDA's kind, width 512, 8 layers, vocabulary 32,000, with
 random weights: batch 4, prompt 128, 128 new tokens in 64 steps, blocks of 32.
 The straightforward sampler computes all logits of whole rows at every step and
-is otherwise the same. All modes run in turns; a speed is the median of the
-turns' ratios to the straightforward sampler, since seconds are of one machine.
-FLOPs are those of the steps' lowered programs, once more for LLaDA-8B's shape.
-Writes `sampler.json` and `sampler.png` and prints the table of
-`docs/models.md`; about 5 minutes on 2 idle CPU cores.
+is otherwise the same. Modes take turns; the speed of a mode is the median over
+turns of its ratio to the straightforward sampler, because seconds depend on the
+machine and on what else it does. FLOPs are those of the lowered programs, also
+at LLaDA-8B's shape. Writes `sampler.json` and `sampler.png` and prints the
+table of `docs/models.md`; about 5 minutes on 2 idle CPU cores.
 
-Random weights are never sure. The head is scaled until half of a fresh canvas's
-predictions have a probability of 0.9, so that a threshold has something to do;
-how many tokens a trained model commits per step is another question, so the
-table says how many were.
+A network with random weights is never confident. Its head is scaled until half
+of the predictions on a fresh canvas have a probability of 0.9, so that a
+confidence threshold has an effect. A trained model may commit more or fewer
+tokens per step; the table therefore lists forward passes.
 """
 
 import dataclasses
-import json
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -31,6 +29,7 @@ from absl import app
 from absl import flags
 from matplotlib import figure
 
+from benchmarks import results
 from configs import llada_8b
 from dlrl import config
 from dlrl import validate
@@ -61,8 +60,11 @@ MODES = {
 PLAIN = "straightforward"
 
 
-def straightforward(model, params, prompt, lengths, exact=EXACT):
-  """Completions [b, t] as of the exact mode, at the cost of all logits."""
+def straightforward(
+  model: transformer.Model, params: Any, prompt: jax.Array, lengths: jax.Array,
+  exact: config.SamplerConfig = EXACT
+) -> jax.Array:
+  """Completions [b, t] of the exact mode, from all logits of whole rows."""
   width = exact.block_length
   steps = exact.steps * width // exact.gen_length
   b = len(lengths)
@@ -85,8 +87,8 @@ def straightforward(model, params, prompt, lengths, exact=EXACT):
   return jax.lax.fori_loop(0, exact.steps, step, canvas)
 
 
-def random_params(model, seed: int = 0):
-  """Like those of `model.init`, whose program takes minutes to compile."""
+def random_params(model: transformer.Model, seed: int = 0) -> Any:
+  """Random parameters, without `model.init`, which takes minutes to compile."""
   rng = np.random.default_rng(seed)
 
   def one(path, leaf):
@@ -101,8 +103,8 @@ def random_params(model, seed: int = 0):
     one, jax.eval_shape(model.init, jax.random.key(seed)))
 
 
-def inputs(model):
-  """Random parameters with a head that is sure, and prompts."""
+def inputs(model: transformer.Model) -> tuple[Any, jax.Array, jax.Array]:
+  """Random parameters with a confident head, prompts, and their lengths."""
   params = random_params(model)
   prompt = jax.random.randint(
     jax.random.key(1), (BATCH, PROMPT), 0, model.cfg.vocab_size - 1)
@@ -110,7 +112,7 @@ def inputs(model):
   forward = Forward(model, params, prompt, lengths, 0.0)
   canvas = jnp.full((BATCH, EXACT.gen_length), model.mask_id, jnp.int32)
   logits = jax.jit(lambda c: forward.logits(forward.block(c, 0, 16)))(canvas)
-  low, high = 1.0, 1000.0
+  low, high = 1.0, 1000.0  # bisects the head's scale
   for _ in range(30):
     scale = (low * high) ** 0.5
     sure = np.median(jax.nn.softmax(logits * scale, axis=-1).max(-1))
@@ -120,10 +122,11 @@ def inputs(model):
 
 
 def costs(cfg: config.ModelConfig) -> dict[str, Any]:
-  """FLOPs of a row's steps, of a model of this shape.
+  """FLOPs per row for a model of this shape.
 
-  Of all steps of the straightforward sampler; of a step of whole rows; and with
-  a cache, of another step of the block that starts at each column.
+  Those of all steps of the straightforward sampler, of one step over the whole
+  row, and for each cache, of one later step in the block that starts at each
+  column.
   """
   model = transformer.build(cfg, cfg.vocab_size - 1)
   params = jax.eval_shape(model.init, jax.random.key(0))
@@ -138,8 +141,7 @@ def costs(cfg: config.ModelConfig) -> dict[str, Any]:
       forward = Forward(model, params, prompt, length, 0.0)
       canvas = jnp.full((1, EXACT.gen_length), model.mask_id)
       state = steps.DecodeState(
-        canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape), length
-      )
+        canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape), length)
       keys = jax.random.split(jax.random.key(0), 1)
       return step(
         steps.Steps(forward, keys, length, EXACT, None), state, cache)
@@ -160,15 +162,17 @@ def costs(cfg: config.ModelConfig) -> dict[str, Any]:
 
 
 def passes(trace: np.ndarray) -> dict[int, int]:
-  """Steps that the batch took in the block that starts at each column."""
+  """Denoising steps of the batch in the block that starts at each column."""
   width = EXACT.block_length
   return {
     start: max(len(set(row[start:start + width])) for row in trace.tolist())
     for start in range(0, EXACT.gen_length, width)}
 
 
-def flops_per_token(name: str, taken: dict[int, int], cost) -> float:
-  """Of a completion whose blocks took so many steps."""
+def flops_per_token(
+  name: str, taken: dict[int, int], cost: dict[str, Any]
+) -> float:
+  """FLOPs per token of a mode whose blocks took `taken` steps."""
   if name == PLAIN:
     return cost[PLAIN] / EXACT.gen_length
   kind = MODES[name].cache
@@ -180,10 +184,10 @@ def flops_per_token(name: str, taken: dict[int, int], cost) -> float:
 
 
 def measure(repeats: int) -> dict[str, Any]:
-  """All modes in turns.
+  """Runs all modes in turns, `repeats` times.
 
   Raises:
-    AssertionError: the exact mode is not the straightforward sampler's.
+    AssertionError: the exact mode and the straightforward sampler disagree.
   """
   model = transformer.build(SMALL, SMALL.vocab_size - 1)
   params, prompt, lengths = inputs(model)
@@ -212,15 +216,17 @@ def measure(repeats: int) -> dict[str, Any]:
   return rows_of(seconds, taken | {PLAIN: taken["exact"]})
 
 
-def rows_of(seconds, taken) -> dict[str, Any]:
-  """The rows of the table."""
+def rows_of(
+  seconds: dict[str, list[float]], taken: dict[str, dict[int, int]]
+) -> dict[str, Any]:
+  """Speed and FLOPs of each mode from seconds per turn and steps per block."""
   small = costs(SMALL)
   large = costs(validate.from_dict(llada_8b.base("llada_8b_sudoku")).model)
   result = {}
   for name, times in seconds.items():
-    here, there, exact = (flops_per_token(mode, taken[mode], cost) for
-                          mode, cost in ((name, small), (name, large),
-                                         ("exact", large)))
+    here, there, exact = (
+      flops_per_token(mode, taken[mode], cost) for mode, cost in (
+        (name, small), (name, large), ("exact", large)))
     result[name] = {
       "forward_passes": sum(taken[name].values()), "seconds": times,
       "tokens_per_second":
@@ -233,7 +239,7 @@ def rows_of(seconds, taken) -> dict[str, Any]:
 
 
 def table(modes: dict[str, Any]) -> str:
-  """Of `docs/models.md`."""
+  """The table of `docs/models.md`."""
   lines = [
     "| mode | forward passes | speed | LLaDA-8B's GFLOPs per token "
     "| to the exact mode's |", "| --- | --- | --- | --- | --- |"]
@@ -245,34 +251,36 @@ def table(modes: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def plot(modes: dict[str, Any], path: pathlib.Path) -> None:
-  """Speed of each mode over the straightforward sampler's."""
-  fig = figure.Figure(figsize=(7, 3.4), layout="constrained")
-  ax = fig.add_subplot()
+def plot(modes: dict[str, Any]) -> figure.Figure:
+  """Speed of each mode relative to the straightforward sampler."""
+  fig, (ax,) = results.page(
+    "Speed of the sampler's modes: small model, random weights, 2 CPU cores",
+    size=(7, 3.6))
   names = list(modes)[::-1]
   speeds = [modes[name]["speed"] for name in names]
-  bars = ax.barh(names, speeds, color="#4878a8")
+  labels = ["baseline: straightforward" if name == PLAIN else name
+            for name in names]
+  bars = ax.barh(labels, speeds, color=[
+    results.BASELINE if name == PLAIN else results.COLOURS[0]
+    for name in names])
   ax.bar_label(bars, [f"{x:.1f}" for x in speeds], padding=3)
-  ax.set(xlabel="speed, straightforward sampler = 1")
-  ax.spines[["top", "right"]].set_visible(False)
-  fig.savefig(path, dpi=150)
+  ax.set_xlim(0, 1.1 * max(speeds))
+  ax.set(xlabel="times as fast as the straightforward sampler")
+  ax.grid(visible=False, axis="y")
+  return fig
 
 
 def main(argv: list[str]) -> None:
-  """Measures, writes both files, prints the table."""
+  """Measures, draws, prints the table."""
   del argv
-  modes = measure(flags.FLAGS.repeats)
-  out = pathlib.Path(flags.FLAGS.out)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "sampler.json").write_text(json.dumps(
-    {"command": "python -m benchmarks.sampler", "modes": modes}, indent=1)
-    + "\n")
-  plot(modes, out / "sampler.png")
-  print(table(modes))
+  modes = results.obtain("sampler", lambda: {
+    "command": results.command(),
+    "modes": measure(flags.FLAGS.repeats)})["modes"]
+  results.show("sampler", plot(modes), table(modes))
 
 
 if __name__ == "__main__":
-  # Here, so that tests can import this module next to others.
-  flags.DEFINE_string("out", "benchmarks/results", "directory")
-  flags.DEFINE_integer("repeats", 2, "turns")
+  # Not at module level, so that tests can import several benchmarks.
+  flags.adopt_module_key_flags(results)
+  flags.DEFINE_integer("repeats", 2, "turns of every mode", lower_bound=1)
   app.run(main)

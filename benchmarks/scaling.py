@@ -1,25 +1,26 @@
-"""What each device computes, holds and exchanges as devices are added.
+"""Work, memory and traffic of one device as devices are added; times nothing.
 
     python -m benchmarks.scaling --out=benchmarks/results
 
-Weak scaling: the model of `configs/bgpo.py`, 16 completions and as many of a
-micro-batch for each device, on 1, 2, 4 and 8 devices that the CPU is divided
-into; parameters split over all of them (`fsdp`) or copied to all (`data`). The
-programs of rollout and update are compiled for them, and nothing runs: FLOPs,
-memory and the bytes that arrive at a device are read from the programs. Writes
-`scaling.json` and `scaling.png`, about a minute on 2 CPU cores.
+The model of `configs/bgpo.py` with 16 completions per device and micro-batch,
+on 1, 2, 4 and 8 devices into which the CPU is divided; parameters are split
+over all of them (`fsdp`) or copied to each (`data`). The programs of rollout
+and update are compiled, and nothing runs: FLOPs, memory and the bytes that a
+device receives are read from the programs. Writes `scaling.json` and
+`scaling.png`; about a minute on 2 CPU cores.
 """
 
 import collections
-import json
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from absl import app
 from absl import flags
+from matplotlib import axes
 from matplotlib import figure
 
+from benchmarks import results
 from configs import bgpo
 from dlrl import config
 from dlrl import optimizer
@@ -33,24 +34,25 @@ from dlrl.run import setup as setup_lib
 from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
-from dlrl.storage import plots
 
 DEVICES = (1, 2, 4, 8)
-ROWS = 16  # completions of a device
-AXES = {"fsdp": "parameters split", "data": "parameters copied"}
+ROWS = 16  # completions per device
+# Mesh axes, and what they do to the parameters.
+AXES = {"fsdp": "split (fsdp)", "data": "copied (data)"}
 PROGRAMS = ("rollout", "update")
-# Less to compile; what XLA plans, buffers too, is the same.
+# Skips LLVM's optimizations, which take most of the compile time and do not
+# change XLA's buffer assignment.
 FAST: Any = {"xla_backend_optimization_level": 0,
              "xla_llvm_disable_expensive_passes": True}
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "directory")
-_ONE_STEP = (1, 1)  # of the rollout's loops, over blocks and steps
+# Trips counted of the rollout's loops, over blocks and over denoising steps.
+_ONE_STEP = (1, 1)
 
 
 def exchanged(text: str) -> dict[str, float]:
-  """Bytes that arrive at a device in one run, by kind of collective.
+  """Bytes that a device receives in one run, by kind of collective.
 
   Args:
-    text: of a compiled program; loops of blocks and of denoising steps count
+    text: the compiled program; its loops over blocks and denoising steps count
       once.
   """
   found: collections.Counter[str] = collections.Counter()
@@ -60,7 +62,7 @@ def exchanged(text: str) -> dict[str, float]:
 
 
 def settings(axis: str, devices: int) -> config.Config:
-  """The run on so many devices, all on one axis of the mesh."""
+  """The config on `devices` devices, all on one axis of the mesh."""
   cfg = bgpo.get_config()
   cfg.mesh.data, cfg.mesh.fsdp = 1, 1
   cfg.mesh[axis] = devices
@@ -71,9 +73,9 @@ def settings(axis: str, devices: int) -> config.Config:
 
 
 def measure(axis: str, devices: int) -> list[dict[str, Any]]:
-  """A row for each program: numbers of one device.
+  """A row for each program, with the numbers of one device.
 
-  Of the rollout, one denoising step of each of its two loops, blocks and steps.
+  The rollout's are those of one denoising step.
   """
   cfg = settings(axis, devices)
   setup = setup_lib.make(cfg, jax.devices()[:devices])
@@ -96,53 +98,49 @@ def measure(axis: str, devices: int) -> list[dict[str, Any]]:
   return found
 
 
-def _draw(ax, rows: list[dict[str, Any]], title: str, lines) -> None:
-  """Lines `(value of a row, legend, style)` over devices, for both axes."""
-  # Broad below narrow: equal lines are both seen.
-  for axis, colour, width in zip(
-      AXES, (plots.BLUE, plots.ORANGE), (4.0, 1.4), strict=True):
-    own = [row for row in rows if row["axis"] == axis]
-    for value, label, style in lines:
-      ax.plot([row["devices"] for row in own], [value(row) for row in own],
-              color=colour, ls=style, marker="o", ms=width + 2, lw=width,
-              label=", ".join(filter(None, (AXES[axis], label))))
-  ax.set_title(title, loc="left", fontsize=9.5, color=plots.INK)
-  ax.set_xscale("log", base=2)
-  ax.set_xticks(DEVICES, DEVICES)
-  ax.set_ylim(0, 1.15 * ax.get_ylim()[1])
-  ax.legend(frameon=False, fontsize=8, labelcolor=plots.INK, handlelength=4)
-  ax.grid(axis="y", color=plots.PALE, lw=0.6)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.tick_params(labelsize=8, labelcolor=plots.INK, color=plots.PALE)
+def plot(rows: list[dict[str, Any]]) -> figure.Figure:
+  """Memory and traffic of one device, for the update and a denoising step.
+
+  FLOPs per device do not change with the number of devices; the table has them.
+  """
+  fig, panels = results.page(
+    "Memory and traffic of one device as devices are added, 16 completions on "
+    "each;\nparameters split or copied; read from compiled programs, not timed",
+    rows=2, columns=2, size=(8.4, 6.4))
+  _draw(panels[0], rows, "update", "memory (MB)", {
+    "temporaries": ("-", lambda row: row["temp_bytes"]),
+    "parameters and moments": ("--", lambda row: row["state_bytes"])})
+  _draw(panels[2], rows, "rollout", "memory (MB)", {
+    "temporaries": ("-", lambda row: row["temp_bytes"])})
+  for ax, program in (panels[1], "update"), (panels[3], "rollout"):
+    _draw(ax, rows, program, "received (MB)", {
+      "received": ("-", lambda row: sum(row["exchanged_bytes"].values()))})
+  return fig
 
 
-def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-  """Writes the PNG."""
-  page = figure.Figure(figsize=(12, 6), dpi=150, layout="constrained")
-  page.suptitle(
-    "Weak scaling, 16 completions per device: numbers of one device, read from "
-    "the compiled programs", x=0.01, ha="left", fontsize=12, color=plots.INK)
-  titles = {"update": "update", "rollout": "denoising step"}
-  for i, (program, title) in enumerate(titles.items()):
-    own = [row for row in rows if row["program"] == program]
-    unit, size = ("G", 1e9) if program == "update" else ("M", 1e6)
-    for j, (of, lines) in enumerate({
-      f"{unit}FLOPs": [(lambda row, by=size: row["flops"] / by, "", "-")],
-      "MB in memory": [
-        (lambda row: row["temp_bytes"] / 1e6, "temporaries", "-"),
-        (lambda row: row["state_bytes"] / 1e6, "state", "--")][: 2 - i],
-      "MB received": [
-        (lambda row: sum(row["exchanged_bytes"].values()) / 1e6, "", "-")],
-    }.items()):
-      ax = page.add_subplot(2, 3, 3 * i + j + 1)
-      _draw(ax, own, f"{title}: {of}", lines)
-      if i:
-        ax.set_xlabel("devices", fontsize=9, color=plots.INK)
-  page.savefig(path, format="png")
+def _draw(
+  ax: axes.Axes, rows: list[dict[str, Any]], program: str, unit: str,
+  lines: dict[str, tuple[str, Callable[[dict[str, Any]], float]]]
+) -> None:
+  """Draws `lines`, {legend: (style, bytes of a row)}, for both mesh axes."""
+  for name, (style, value) in lines.items():
+    for axis, colour in zip(AXES, results.COLOURS, strict=False):
+      own = [row for row in rows
+             if (row["program"], row["axis"]) == (program, axis)]
+      ax.plot([row["devices"] for row in own],
+              [value(row) / 1e6 for row in own], color=colour, ls=style,
+              marker="o", ms=4, lw=2, clip_on=False,
+              label=f"{name}, {AXES[axis]}")
+  results.ticks(ax, x=DEVICES)
+  ax.set(xlabel="devices", ylabel=unit)
+  ax.set_ylim(0, 1.25 * ax.get_ylim()[1])
+  titles = {"update": "Update", "rollout": "Denoising step of a rollout"}
+  ax.set_title(titles[program], loc="left", fontsize=10)
+  ax.legend(frameon=False, fontsize=8.5, handlelength=3)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-  """The rows for `docs/scaling.md`."""
+  """The table of `docs/scaling.md`."""
   lines = ["| mesh axis | devices | program | MFLOPs | state, MB | "
            "temporaries, MB | gathered, MB | summed, MB | exchanged, MB |",
            "|" + " --- |" * 9]
@@ -158,23 +156,24 @@ def table(rows: list[dict[str, Any]]) -> str:
   return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
-  """Compiles, writes both files, prints the table."""
-  del argv
+def measure_all() -> dict[str, Any]:
+  """Compiles for every mesh axis and number of devices."""
   mesh_lib.split_cpu(max(DEVICES))
   rows = []
   for axis in AXES:
     for devices in DEVICES:
       rows += measure(axis, devices)
       progress.say(f"{axis} {devices}")
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "scaling.json").write_text(json.dumps(
-    {"jax": jax.__version__, "rows_per_device": ROWS, "rows": rows},
-    indent=1) + "\n")
-  plot(rows, out / "scaling.png")
-  print(table(rows), flush=True)
+  return {"jax": jax.__version__, "rows_per_device": ROWS, "rows": rows}
+
+
+def main(argv: list[str]) -> None:
+  """Compiles, draws, prints the table."""
+  del argv
+  rows = results.obtain("scaling", measure_all)["rows"]
+  results.show("scaling", plot(rows), table(rows))
 
 
 if __name__ == "__main__":
+  flags.adopt_module_key_flags(results)
   app.run(main)

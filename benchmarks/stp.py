@@ -1,14 +1,15 @@
-"""What pruning saves: seconds per step, variance of the ELBO, time to learn.
+"""What pruned rollouts save: seconds per step, ELBO variance, time to learn.
 
     python -m benchmarks.stp --base=configs/bgpo.py --pruned=configs/stp.py \\
         --base_curves=learning_bgpo --pruned_curves=learning_stp
 
 Both configs share task, model and warm start, which is made once and kept under
---runs. Their RL steps are timed in turns, so that whatever else the machine
-does slows both, at places all over the run, whose pruning is annealed.
-Variances are of the same completions. Curves are read from what
-`benchmarks.learning_curves` wrote; a step of them counts as the measured
-seconds. Writes `stp_NAME.json` and `stp_NAME.png`.
+--runs. Their RL steps are timed in turns, so that other load on the machine
+slows both, at steps spread over the whole run, because pruning is annealed.
+Variances compare the same completions. Learning curves are read from the files
+that `benchmarks.learning_curves` wrote, and a step counts as its measured
+seconds. Writes `stp_NAME.json` and `stp_NAME.png`; with `--plot_only`, seconds
+and variances are the stored ones, and the curves are read again.
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ from absl import app
 from absl import flags
 from absl import logging
 from matplotlib import figure
-from scipy import stats
 
+from benchmarks import results
 from dlrl import config
 from dlrl import data
 from dlrl import rollout as rollout_lib
@@ -42,23 +43,32 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
-_BASE = flags.DEFINE_string("base", "configs/bgpo.py", "file:preset")
-_PRUNED = flags.DEFINE_string("pruned", "configs/stp.py", "file:preset")
-_BASE_CURVES = flags.DEFINE_string("base_curves", "learning_bgpo", "results")
-_PRUNED_CURVES = flags.DEFINE_string("pruned_curves", "learning_stp", "results")
-_NAME = flags.DEFINE_string("name", "sudoku", "of the result files")
-_OUT = flags.DEFINE_string("out", "benchmarks/results", "directory")
-_RUNS = flags.DEFINE_string("runs", "runs/stp", "the fine-tuning's")
+_BASE = flags.DEFINE_string(
+  "base", "configs/bgpo.py", "config without pruning, as file:preset")
+_PRUNED = flags.DEFINE_string(
+  "pruned", "configs/stp.py", "config with pruning, as file:preset")
+_BASE_CURVES = flags.DEFINE_string(
+  "base_curves", "learning_bgpo", "result file with the curves of --base")
+_PRUNED_CURVES = flags.DEFINE_string(
+  "pruned_curves", "learning_stp", "result file with the curves of --pruned")
+_NAME = flags.DEFINE_string(
+  "name", "sudoku", "name of the result files, after stp_")
+_RUNS = flags.DEFINE_string(
+  "runs", "runs/stp", "directory of the fine-tuning, one workdir per --name")
 _STEPS = flags.DEFINE_integer(
   "steps", 60, "RL steps to time, spread over the run", lower_bound=5)
-_ROWS = flags.DEFINE_integer("rows", 64, "completions of the variance")
-_REPEATS = flags.DEFINE_integer("repeats", 256, "estimates of each ELBO")
+_ROWS = flags.DEFINE_integer(
+  "rows", 64, "completions whose ELBO variance is estimated", lower_bound=2)
+_REPEATS = flags.DEFINE_integer(
+  "repeats", 256, "estimates of each ELBO", lower_bound=2)
 
+TITLES = {"sudoku": "4x4 Sudoku", "countdown": "three-digit Countdown"}
+LINES = {"base": "baseline: BGPO", "pruned": "BGPO with pruned rollouts"}
 NS = (1, 4, 16)
 
 
 def read(flag: str) -> config.Config:
-  """The config of `file:preset`."""
+  """The config that a flag names as `file:preset`."""
   path, _, preset = flag.partition(":")
   name = path.removesuffix(".py").replace("/", ".")
   return validate.from_dict(
@@ -66,9 +76,9 @@ def read(flag: str) -> config.Config:
 
 
 class Run:
-  """One config's RL steps, one call each, with their seconds."""
+  """RL steps of one config, timed one by one."""
 
-  def __init__(self, setup: setup_lib.Setup, params):
+  def __init__(self, setup: setup_lib.Setup, params: Any):
     tx, make_state, abstract = train_state.for_rl(setup)
     self.setup, self.state = setup, make_state(params)
     self.programs = train.make_programs(setup, tx, abstract)
@@ -76,7 +86,7 @@ class Run:
     self.batches = rollout_lib.prompt_batches(setup, self.source)
 
   def step(self) -> dict[str, float]:
-    """Seconds of rollout and update, and forward passes of the rollout."""
+    """Takes one step; its seconds and the rollout's forward passes."""
     setup, (rollout_fn, learn_fn) = self.setup, self.programs
     batch = next(self.batches)
     rows = [self.source[i] for i in batch["position"].tolist()]
@@ -94,7 +104,7 @@ class Run:
     self.state, _ = jax.block_until_ready(
       learn_fn(self.state, rolled_out, index, setup.put_batch(reward)))
     done = time.monotonic()
-    # On to where the next one stands in the whole run: pruning is annealed.
+    # Pruning is annealed, so the next step to time is one of later in the run.
     skipped = setup.cfg.steps // _STEPS.value - 1
     self.state = dataclasses.replace(
       self.state, step=self.state.step + skipped)
@@ -102,12 +112,13 @@ class Run:
             "forwards": float(forwards)}
 
 
-def seconds(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
-  """Means per step over the whole schedule, the two configs in turns."""
+def seconds(setups: dict[str, setup_lib.Setup], params: Any
+            ) -> dict[str, Any]:
+  """Mean and quartiles per step of each config; the configs take turns."""
   runs = {name: Run(setup, params) for name, setup in setups.items()}
   rows: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
   for run in runs.values():
-    run.step()  # which compiles
+    run.step()  # compiles
   line = progress.Progress(_STEPS.value, "timing")
   for i in range(_STEPS.value):
     for name, run in runs.items():
@@ -122,8 +133,9 @@ def seconds(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
            for key in found[0]} for name, found in rows.items()}
 
 
-def completions(setup: setup_lib.Setup, params) -> tuple[update.Batch, Any]:
-  """Samples of the policy without pruning, and what a template would fix."""
+def completions(setup: setup_lib.Setup, params: Any
+                ) -> tuple[update.Batch, np.ndarray]:
+  """Completions sampled without pruning, and their templates [rows, t]."""
   cfg = setup.cfg
   source = rollout_lib.examples(setup)
   rows = data.eval_rows(source, setup.tokenizer, setup.prompt,
@@ -144,8 +156,9 @@ def completions(setup: setup_lib.Setup, params) -> tuple[update.Batch, Any]:
     advantage=jnp.ones(_ROWS.value), keys=keys), template
 
 
-def variance(setup: setup_lib.Setup, params, batch: update.Batch, n: int):
-  """Of the mean of n draws' scores, per completion, [rows] fp64."""
+def variance(setup: setup_lib.Setup, params: Any, batch: update.Batch, n: int
+             ) -> np.ndarray:
+  """Variance of each completion's ELBO from n samples, [rows] fp64."""
   learn = dataclasses.replace(setup.cfg.learn, n_mc=n)
 
   @jax.jit
@@ -165,8 +178,9 @@ def variance(setup: setup_lib.Setup, params, batch: update.Batch, n: int):
   return np.var(found, axis=0, ddof=1)
 
 
-def variances(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
-  """Mean variances and their ratio with a 95% interval, for each n."""
+def variances(setups: dict[str, setup_lib.Setup], params: Any
+              ) -> dict[str, Any]:
+  """Mean variances and their ratio with a 95% interval, for each n in NS."""
   batch, template = completions(setups["base"], params)
   free = jnp.asarray(template == setups["base"].model.mask_id)
   pruned = dataclasses.replace(
@@ -176,7 +190,7 @@ def variances(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
   for n in NS:
     base = variance(setups["base"], params, batch, n)
     other = variance(setups["pruned"], params, pruned, n)
-    # Completions are independent: the interval of a ratio of means.
+    # Bootstrap over completions, which are independent.
     rng = np.random.default_rng(0)
     picks = rng.integers(0, len(base), (2000, len(base)))
     ratios = other[picks].mean(1) / base[picks].mean(1)
@@ -188,82 +202,84 @@ def variances(setups: dict[str, setup_lib.Setup], params) -> dict[str, Any]:
   return result
 
 
-def learning(out: pathlib.Path, per_step: dict[str, float]) -> dict[str, Any]:
-  """Accuracy at the end and the time to the base's, for every seed."""
-  base, pruned = (
-    {run["seed"]: run for run in json.loads(
-      (out / f"{name.value}.json").read_text())["runs"]}
-    for name in (_BASE_CURVES, _PRUNED_CURVES))
+def curves() -> dict[str, dict[int, dict[str, Any]]]:
+  """The stored runs of both configs, {base or pruned: {seed: run}}."""
+  return {name: {run["seed"]: run for run in results.read(flag.value)["runs"]}
+          for name, flag in (("base", _BASE_CURVES),
+                             ("pruned", _PRUNED_CURVES))}
+
+
+def learning(per_step: dict[str, float]) -> dict[str, Any]:
+  """Accuracy at the end, and the time to reach the baseline's, for every seed.
+
+  Args:
+    per_step: seconds of a step of `base` and of `pruned`.
+  """
+  base, pruned = curves().values()
+
+  def first_step(curve: Any, accuracy: float) -> Any:
+    return next((s for s, solved in curve if solved >= accuracy), None)
+
+  def ratio(ours: Any, theirs: Any) -> float | None:
+    return None if ours is None else (
+      ours * per_step["pruned"] / (theirs * per_step["base"]))
+
   rows = []
   for seed in sorted(base.keys() & pruned.keys()):
     end = base[seed]["after"]["solved"]
-
-    def steps_to(curve, end=end):
-      return next((s for s, solved in curve if solved >= end), None)
-
-    ours = steps_to(pruned[seed]["curve"])
-    theirs = steps_to(base[seed]["curve"])
+    ours = first_step(pruned[seed]["curve"], end)
+    theirs = first_step(base[seed]["curve"], end)
     rows.append({
       "seed": seed, "before": base[seed]["before"]["solved"],
       "base": end, "pruned": pruned[seed]["after"]["solved"],
       "base_steps": theirs, "pruned_steps": ours,
-      "time_ratio": None if ours is None else (
-        ours * per_step["pruned"] / (theirs * per_step["base"]))})
-  gain = np.array([row["pruned"] - row["base"] for row in rows])
-  half = stats.t.ppf(0.975, len(gain) - 1) * stats.sem(gain)
-  # Of the mean curves: the base's accuracy at its end, and when it is there.
-  theirs, ours = (np.mean([run["curve"] for run in runs.values()], 0)
-                  for runs in (base, pruned))
-  end = theirs[-1, 1]
-  first: dict[str, Any] = {
-    name: next((s for s, solved in curve if solved >= end), None)
-    for name, curve in (("base", theirs), ("pruned", ours))}
-  return {"seeds": rows, "mean_gain": gain.mean(),
-          "interval": [gain.mean() - half, gain.mean() + half],
-          "mean_curves": {"base_end": end, "steps": first, "time_ratio": (
-            None if first["pruned"] is None else
-            first["pruned"] * per_step["pruned"]
-            / (first["base"] * per_step["base"]))}}
+      "time_ratio": ratio(ours, theirs)})
+  gain = results.mean_interval([row["pruned"] - row["base"] for row in rows])
+  # The same for the mean curves, which are less noisy than a seed's.
+  means = {name: np.mean([run["curve"] for run in runs.values()], 0)
+           for name, runs in (("base", base), ("pruned", pruned))}
+  end = means["base"][-1, 1]
+  first = {name: first_step(curve, end) for name, curve in means.items()}
+  return {"seeds": rows, "mean_gain": gain["mean"],
+          "interval": [gain.get("low"), gain.get("high")],
+          "mean_curves": {"base_end": end, "steps": first, "time_ratio": ratio(
+            first["pruned"], first["base"])}}
 
 
-def plot(out: pathlib.Path, per_step: dict[str, float], path) -> None:
-  """Curves over measured seconds: thin ones of seeds, thick ones of means."""
-  fig = figure.Figure(figsize=(7, 4.2), layout="constrained")
-  ax = fig.add_subplot()
-  for name, flag, colour in (("base", _BASE_CURVES, "tab:grey"),
-                             ("pruned", _PRUNED_CURVES, "tab:blue")):
-    runs = json.loads((out / f"{flag.value}.json").read_text())["runs"]
-    curves = np.array([run["curve"] for run in runs])
-    at = curves[0, :, 0] * per_step[name]
-    for curve in curves:
-      ax.plot(at, 100 * curve[:, 1], color=colour, alpha=0.3, linewidth=0.8)
-    ax.plot(at, 100 * curves[:, :, 1].mean(0), color=colour, linewidth=2,
-            label=f"{name}, mean of {len(runs)} seeds")
-  ax.set(xlabel="seconds of rollout and update, after the warm start",
-         ylabel="held-out items solved, %", ylim=(0, 100))
-  ax.grid(alpha=0.3)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.legend(frameon=False, loc="lower right")
-  fig.savefig(path, dpi=150)
+def plot(per_step: dict[str, float]) -> figure.Figure:
+  """Accuracy over measured seconds: thin lines are seeds, thick ones means."""
+  fig, (ax,) = results.page(
+    "Held-out accuracy over training time, "
+    f"{TITLES.get(_NAME.value, _NAME.value)}", size=(7, 4.2))
+  lines = zip(curves().items(), (results.BASELINE, results.COLOURS[0]),
+              strict=True)
+  for (name, runs), colour in lines:
+    solved = np.array([run["curve"] for run in runs.values()])
+    at = solved[0, :, 0] * per_step[name]
+    for i, curve in enumerate(solved):
+      ax.plot(at, 100 * curve[:, 1], color=colour, alpha=0.5, lw=0.8,
+              label=None if i else f"{LINES[name]}, each seed")
+    ax.plot(at, 100 * solved[:, :, 1].mean(0), color=colour, lw=2.5,
+            label=f"{LINES[name]}, mean of {len(runs)} seeds")
+  ax.set(xlabel="seconds of rollout and update, after fine-tuning",
+         ylabel="held-out items solved (%)")
+  ax.set_ylim(*((40, 70) if "countdown" in _NAME.value else (0, 102)))
+  ax.legend(frameon=False, loc="lower right", fontsize=9)
+  return fig
 
 
-def main(argv: list[str]) -> None:
-  """Fine-tunes unless that is done, measures, writes both files."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
+def measure() -> dict[str, Any]:
+  """Fine-tunes unless that is done, then measures variances and seconds."""
   cfgs = {"base": read(_BASE.value), "pruned": read(_PRUNED.value)}
   mesh_lib.split_cpu(cfgs["base"].mesh.cpu_devices)
   setups = {name: setup_lib.make(cfg) for name, cfg in cfgs.items()}
   directory = pathlib.Path(_RUNS.value) / _NAME.value
   directory.mkdir(parents=True, exist_ok=True)
-  out = pathlib.Path(_OUT.value)
   with jax.set_mesh(setups["base"].mesh):
     params, _ = sft.train(setups["base"], directory)
     spread = variances(setups, params)
     times = seconds(setups, params)
-  per_step = {name: row["rollout"]["mean"] + row["update"]["mean"]
-              for name, row in times.items()}
-  result = {
+  return {
     "command": f"python -m benchmarks.stp --base={_BASE.value} "
                f"--pruned={_PRUNED.value} --base_curves={_BASE_CURVES.value} "
                f"--pruned_curves={_PRUNED_CURVES.value} --name={_NAME.value} "
@@ -271,12 +287,22 @@ def main(argv: list[str]) -> None:
     "seconds": times,
     "rollout_speedup": times["base"]["rollout"]["mean"]
     / times["pruned"]["rollout"]["mean"],
-    "elbo_variance": spread, "learning": learning(out, per_step)}
-  (out / f"stp_{_NAME.value}.json").write_text(
-    json.dumps(result, indent=1) + "\n")
-  plot(out, per_step, out / f"stp_{_NAME.value}.png")
-  print(json.dumps(result, indent=1))
+    "elbo_variance": spread}
+
+
+def main(argv: list[str]) -> None:
+  """Measures, reads the curves, draws, prints everything."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  name = f"stp_{_NAME.value}"
+  result = results.obtain(name, measure)
+  per_step = {name: row["rollout"]["mean"] + row["update"]["mean"]
+              for name, row in result["seconds"].items()}
+  result["learning"] = learning(per_step)
+  results.write(name, result)
+  results.show(name, plot(per_step), json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
+  flags.adopt_module_key_flags(results)
   app.run(main)

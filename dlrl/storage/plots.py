@@ -1,4 +1,4 @@
-"""Learning curves of one run as a page of small panels."""
+"""The figure `curves.png`: a run's metrics as a page of small panels."""
 
 import dataclasses
 import math
@@ -9,7 +9,6 @@ from typing import Any
 from matplotlib import axes
 from matplotlib import figure
 from matplotlib import ticker
-from matplotlib.backends import backend_agg
 
 BLUE, ORANGE, GREEN = "#2a6fbb", "#d9822b", "#3f9c6d"
 INK, PALE = "#333333", "#d9d9d9"
@@ -18,21 +17,24 @@ Rows = Sequence[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """One plot: lines `(key, legend, colour)`, and how to read them.
+  """One panel and how to draw it.
 
   Attributes:
-    title: above the panel.
-    lines: those whose key no row has are left out, and with none, the panel.
+    title: text above the panel, with the unit.
+    lines: `(key, legend, colour)` of each line. Lines without values are left
+      out, and so is a panel without lines.
     band: keys of the lower and upper edge, or of the middle and its deviation.
-    deviation: whether `band` is of the second kind.
-    share: whether the values are shares, drawn on the scale 0 to 1 if they fit.
-    points: whether the measurements are few and each gets a dot.
-    robust: whether a few outliers, such as compilations, may leave the panel.
+    band_label: legend of the band.
+    deviation: whether `band` is a middle and its deviation.
+    share: whether the values are shares; if all are in [0, 1], the axis is too.
+    points: whether measurements are few, so that each gets a dot.
+    robust: whether the axis may cut outliers off, such as compilations.
   """
 
   title: str
   lines: tuple[tuple[str, str, str], ...]
   band: tuple[str, str] | None = None
+  band_label: str = ""
   deviation: bool = False
   share: bool = False
   points: bool = False
@@ -40,19 +42,22 @@ class Panel:
 
 
 PANELS = (
-  Panel("held-out accuracy, 95% interval",
-        (("eval/solved", "solved", ORANGE), ("test/solved", "test", GREEN)),
-        band=("eval/solved_low", "eval/solved_high"), share=True, points=True),
+  Panel("held-out items solved (share)",
+        (("eval/solved", "evaluations during RL", ORANGE),
+         ("test/solved", "test items, before and after", GREEN)),
+        band=("eval/solved_low", "eval/solved_high"),
+        band_label="95% interval", share=True, points=True),
   Panel("training rollouts",
-        (("reward/mean", "reward", BLUE), ("rollout/solved", "solved", ORANGE)),
-        share=True),
-  Panel("groups of equal rewards (no gradient)",
+        (("reward/mean", "mean reward", BLUE),
+         ("rollout/solved", "share solved", ORANGE)), share=True),
+  Panel("groups with equal rewards, hence no gradient (share)",
         (("update/zero_groups", "share", BLUE),), share=True),
-  Panel("ELBO per completion, mean ± std",
+  Panel("ELBO, normalized by learn.score_norm (nats)",
         (("update/score_mean", "mean", BLUE),),
-        band=("update/score_mean", "update/score_std"), deviation=True),
+        band=("update/score_mean", "update/score_std"),
+        band_label="± standard deviation", deviation=True),
   Panel("gradient norm", (("update/grad_norm", "norm", BLUE),)),
-  Panel("seconds per step (outliers cut)",
+  Panel("seconds per step (outliers cut off)",
         (("time/rollout", "rollout", BLUE), ("time/reward", "reward", GREEN),
          ("time/update", "update", ORANGE)), robust=True),
   Panel("fine-tuning loss", (("sft/loss", "loss", BLUE),)),
@@ -63,23 +68,23 @@ def curves(rows: Rows, path: str | os.PathLike[str], *, title: str) -> None:
   """Writes a PNG with the panels for which `rows` have numbers.
 
   Args:
-    rows: as `metrics.rows` gives them; keys may be absent or null.
-    path: of the PNG.
-    title: above the page.
+    rows: one dict per step, see `metrics.rows`; keys may be absent or null.
+    path: the PNG to write.
+    title: text above the page.
 
   Raises:
-    ValueError: there is nothing to draw.
+    ValueError: no row has a metric that belongs to a panel.
   """
   panels = [panel for panel in PANELS
             if any(_series(rows, key)[0] for key, _, _ in panel.lines)]
   if not panels:
-    raise ValueError(f"no metric that has a panel in {len(rows)} rows")
+    raise ValueError(
+      f"plots.curves: none of the {len(rows)} rows has a metric to draw")
   columns = min(len(panels), 3)
   height = math.ceil(len(panels) / columns)
   # Not pyplot: it keeps every figure alive and picks a backend per process.
   page = figure.Figure(figsize=(4.2 * columns, 2.7 * height + 0.5), dpi=150,
                        layout="constrained")
-  backend_agg.FigureCanvasAgg(page)
   page.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
   last = max(row["step"] for row in rows)
   for i, panel in enumerate(panels):
@@ -93,25 +98,34 @@ def curves(rows: Rows, path: str | os.PathLike[str], *, title: str) -> None:
 
 
 def _draw(ax: axes.Axes, panel: Panel, rows: Rows) -> None:
-  drawn = []
+  # Equal lines, such as reward and accuracy on many tasks, share one: the later
+  # would hide the earlier.
+  lines: dict[tuple[Any, ...], tuple[str, list[str]]] = {}
   for key, label, colour in panel.lines:
-    x, y = _series(rows, key)
+    points = tuple(map(tuple, _series(rows, key)))
+    lines.setdefault(points, (colour, []))[1].append(label)
+  drawn: list[float] = []
+  for (x, y), (colour, labels) in lines.items():
     if x:
-      # Two points, before and after, say nothing of the way between them.
-      ax.plot(x, y, color=colour, label=label, lw=1.6 if len(x) > 2 else 0,
+      # No line through two points, before and after: between them the metric
+      # is unknown.
+      ax.plot(x, y, color=colour, label=" and ".join(labels),
+              lw=1.6 if len(x) > 2 else 0,
               marker="o" if panel.points or len(x) <= 2 else "", ms=4)
       drawn += y
   if panel.band:
-    x, low, high = _band(panel, rows)
-    ax.fill_between(x, low, high, color=panel.lines[0][2], alpha=0.2, lw=0)
+    at, low, high = _band(panel, rows)
+    if at:
+      ax.fill_between(at, low, high, color=panel.lines[0][2], alpha=0.2, lw=0,
+                      label=panel.band_label)
   if panel.share and min(drawn) >= 0 and max(drawn) <= 1:
     ax.set_ylim(-0.02, 1.02)
   elif panel.robust:
-    # A compiling step is a hundred times as long as the others.
+    # A step that compiles takes a hundred times as long as the others.
     usual = sorted(drawn)[int(0.98 * (len(drawn) - 1))]
     ax.set_ylim(0, 1.15 * usual or 1)
   ax.set_title(panel.title, loc="left", fontsize=9.5, color=INK)
-  if len(panel.lines) > 1:
+  if len(panel.lines) > 1 or panel.band:
     ax.legend(frameon=False, fontsize=8, labelcolor=INK)
   ax.grid(axis="y", color=PALE, lw=0.6)
   ax.set_axisbelow(True)
@@ -121,7 +135,7 @@ def _draw(ax: axes.Axes, panel: Panel, rows: Rows) -> None:
 
 
 def _series(rows: Rows, *keys: str) -> tuple[list[float], ...]:
-  """Steps, then the values of each key, of the rows that have them all."""
+  """Steps and values of each key, from the rows that have all keys."""
   kept = [(row["step"], *(row[key] for key in keys)) for row in rows
           if all(row.get(key) is not None for key in keys)]
   return tuple(map(list, zip(*kept, strict=True))) if kept else (

@@ -1,4 +1,4 @@
-"""`benchmarks.memory`: its points, its straight lines, its plot."""
+"""`benchmarks.memory`: its points, its straight lines, its figure."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_every_line_has_its_points_and_pairs_are_even():
 
 
 @pytest.mark.slow
-def test_stacked_grows_with_the_samples_and_joint_does_not(tmp_path):
+def test_stacked_grows_with_the_samples_and_joint_does_not():
   rows = [memory.measure_tiny("vrpo_online", mode, n)
           for mode in ("joint", "stacked") for n in (2, 16)]
   few, many, kept_few, kept_many = (r["temp_bytes"] for r in rows)
@@ -42,11 +42,24 @@ def test_stacked_grows_with_the_samples_and_joint_does_not(tmp_path):
   assert rows[3]["measured_bytes"] > 0.7 * kept_many
   assert all(set(r) >= {"objective", "mode", "shape", "platform", "n_mc",
                         "temp_bytes"} for r in rows)
-  large = [point("joint", n, 100) for n in (1, 128)] + [
-    point("stacked", 64, None, needed=2000)]
-  path = tmp_path / "memory.png"
-  memory.plot(json.loads(json.dumps(rows + large)), path)
-  assert path.stat().st_size > 20_000
+
+def test_the_figure_names_every_objective_and_shows_refused_programs():
+  rows = [point(mode, n, temp, name=name)
+          for name, mode, n, temp in [
+            ("bgpo", "separable", 2, 100), ("bgpo", "separable", 128, 100),
+            ("vrpo_online", "joint", 2, 100),
+            ("vrpo_online", "joint", 128, 101),
+            ("espo", "joint", 2, 150), ("espo", "joint", 128, 160),
+            ("vrpo_online", "stacked", 2, 200)]]
+  rows.append(point("stacked", 64, None, needed=2000))
+  (ax,) = memory.plot(json.loads(json.dumps(rows))).axes
+  names = [text.get_text() for text in ax.get_legend().get_texts()]
+  assert names == [
+    "VRPO-OL, stacked (baseline)", "ESPO", "BGPO, VRPO-OL",
+    "refused: does not fit a device", "free for temporaries on a device"]
+  low, high = ax.get_ylim()
+  for line in ax.lines:
+    assert all(low <= y <= high for y in line.get_ydata())
 
 
 def test_the_large_shape_has_the_objectives_own_draws():

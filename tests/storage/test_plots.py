@@ -56,7 +56,7 @@ def test_there_is_a_panel_for_each_kind_of_metric_that_exists(draw):
   assert len(draw(run_rows())) == 6
   assert list(draw([{"step": 1, "sft/loss": 2.0}])) == ["fine-tuning loss"]
   assert list(draw([{"step": 3, "time/reward": 1.0, "other": "x"}])) == [
-    "seconds per step (outliers cut)"]
+    "seconds per step (outliers cut off)"]
 
 
 def test_rows_without_the_key_or_with_null_are_passed_over(draw):
@@ -73,10 +73,31 @@ def band(ax):
 
 def test_the_bands_are_the_interval_and_the_deviation(draw):
   panels = draw(run_rows())
-  assert band(panels["held-out accuracy, 95% interval"]) == (
+  assert band(panels["held-out items solved (share)"]) == (
     [0.0, 0.4], [10.0, 0.6])
-  assert band(panels["ELBO per completion, mean ± std"]) == (
+  assert band(panels["ELBO, normalized by learn.score_norm (nats)"]) == (
     [1.0, -1.25], [10.0, -0.75])
+
+
+def legend(ax):
+  return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_a_legend_names_every_line_and_band_that_is_drawn(draw):
+  rows = run_rows()
+  title = "held-out items solved (share)"
+  assert legend(draw(rows)[title]) == ["evaluations during RL", "95% interval"]
+  rows[0]["test/solved"] = rows[-1]["test/solved"] = 0.5
+  assert legend(draw(rows)[title]) == [
+    "evaluations during RL", "test items, before and after", "95% interval"]
+
+
+def test_equal_lines_are_one_line_with_both_names(draw):
+  rows = [row | {"reward/mean": row["rollout/solved"]}
+          for row in run_rows() if row["step"]]
+  panel = draw(rows)["training rollouts"]
+  assert legend(panel) == ["mean reward and share solved"]
+  assert len(panel.lines) == 1
 
 
 def test_evaluations_without_an_interval_are_drawn_without_a_band(draw):
@@ -88,7 +109,7 @@ def test_evaluations_without_an_interval_are_drawn_without_a_band(draw):
 def test_compilation_does_not_flatten_the_times_and_spikes_stay_in_the_norm(
     draw):
   panels = draw(run_rows())
-  assert 2 < panels["seconds per step (outliers cut)"].get_ylim()[1] < 10
+  assert 2 < panels["seconds per step (outliers cut off)"].get_ylim()[1] < 10
   assert panels["gradient norm"].get_ylim()[1] >= 11
 
 
@@ -100,7 +121,7 @@ def test_shares_are_on_the_scale_of_one_and_larger_rewards_still_fit(draw):
 
 
 def test_nothing_to_draw_is_an_error_and_writes_nothing(tmp_path):
-  with pytest.raises(ValueError, match="no metric that has a panel in 1 rows"):
+  with pytest.raises(ValueError, match="none of the 1 rows has a metric"):
     plots.curves([{"step": 0}], tmp_path / "x.png", title="t")
   assert not (tmp_path / "x.png").exists()
 
