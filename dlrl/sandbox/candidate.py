@@ -1,8 +1,9 @@
 """The process of a hostile program: loads it, and calls it when asked.
 
-It is asked over one socket by the judge, which holds the tests. The program may
-read and change everything here, and answer in this file's stead: nothing here
-is secret, and all that leaves is data, which the judge takes as the program's.
+The judge, which holds the tests, sends requests over a socket. The program may
+read and change everything in this process, and may write replies in place of
+this code. That is safe: nothing here is secret, and only data leaves, which the
+judge treats as the program's word.
 """
 
 import builtins
@@ -33,9 +34,10 @@ _MUTABLE = (list, dict, set, bytearray)
 
 
 def main(judge: int, *, cpu_s: int) -> None:
-  """Says that it is there, loads the program that comes, answers requests.
+  """Reports that it is ready, loads the program it is sent, answers requests.
 
-  Ends when loading or a request takes more than `cpu_s` of processor time.
+  The process ends when loading or one request takes more than `cpu_s` seconds
+  of processor time.
   """
   wire.send(judge, "ready")
   module = types.ModuleType("program")
@@ -61,10 +63,11 @@ def main(judge: int, *, cpu_s: int) -> None:
 
 @contextlib.contextmanager
 def _timer(seconds: float) -> Iterator[None]:
-  """Ends the process when the block takes too long.
+  """Ends the process when the block takes too much processor time.
 
-  This spares an honest program, on a busy machine, a short limit by the wall. A
-  program can switch it off; the other limits hold.
+  A limit on processor time does not punish an honest program on a busy machine,
+  as a short wall-time limit would. A program can switch it off, but the wall
+  limits of the trainer and the kernel's limits still hold.
   """
   signal.signal(signal.SIGPROF, lambda *_: os._exit(1))
   signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -76,11 +79,11 @@ def _timer(seconds: float) -> Iterator[None]:
 
 def _answer(request: wire.Json, module: types.ModuleType,
             objects: list[object]) -> wire.Json:
-  """Carries out one request: operation, whether to keep the result, operands.
+  """Carries out one request of `remote.Channel.ask`.
 
-  An operand that the operation changed is sent back, too, with its number.
+  Operands that the operation changed are sent back with their positions.
   """
-  operation, keep, sent, named = request
+  operation, opaque, sent, named = request
 
   def refer(value: object) -> int:
     objects.append(value)
@@ -98,8 +101,8 @@ def _answer(request: wire.Json, module: types.ModuleType,
     result = _OPERATIONS[operation](
         *operands,
         **{name: wire.decode(one, find) for name, one in named.items()})
-    value = ["object", refer(result)] if keep else wire.encode(result, refer)
-    changed = {}
+    value = ["object", refer(result)] if opaque else wire.encode(result, refer)
+    changed: dict[int, wire.Json] = {}
     for at, operand in enumerate(operands):
       if isinstance(operand, _MUTABLE):
         now = wire.encode(operand, refer)
@@ -111,15 +114,15 @@ def _answer(request: wire.Json, module: types.ModuleType,
 
 
 def _raised(error: BaseException) -> wire.Json:
-  """What an exception is to the judge: its built-in class and its text."""
+  """Describes an exception to the judge: its built-in base and its text."""
   if isinstance(error, Exception):
     kind = next(base.__name__ for base in type(error).__mro__
                 if getattr(builtins, base.__name__, None) is base)
-  else:  # SystemExit ends the program: for the test, an error
+  else:  # SystemExit and its like must not end the judge
     kind = "RuntimeError"
   name = type(error).__name__
   try:
-    text = str(error)[:200]
+    text = str(error)[:wire.MAX_REASON]
   except BaseException:
     text = ""
   return {"raised": kind, "text": text, "name": name}

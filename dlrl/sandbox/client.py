@@ -1,4 +1,4 @@
-"""The trainer's end: the server, started again if it dies, and its pairs."""
+"""The trainer's end: the server process and the pairs that it forks."""
 
 import contextlib
 import json
@@ -10,18 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
+from typing import TypedDict
 
 from dlrl.sandbox import wire
 
 MECHANISMS = ("namespaces", "filter")
 
 _SERVER_S = 60.0
-_PAIR_S = 30.0  # two forks, on a machine that has much else to do
+_PAIR_S = 30.0  # two forks take milliseconds, but the machine may be busy
 _END_S = 10.0
-_LONGEST_REASON = 200
-# The packages are given paths only: their own __init__ would import what
-# trains. Isolated, without site-packages, Python starts in 20 ms.
+# The packages get a path but not their own __init__, which would import what
+# training needs. Isolated, without site-packages, Python starts in 20 ms.
 _BOOT = """
 import sys, types
 for name, path in (("dlrl", sys.argv[1]), ("dlrl.sandbox", sys.argv[2])):
@@ -33,17 +33,41 @@ server.main(int(sys.argv[3]), sys.argv[4])
 
 
 class InfrastructureError(RuntimeError):
-  """A job was not done, for a reason that is not the program's."""
+  """The sandbox failed, not the program; another attempt may succeed."""
 
 
 class FaultyTestError(InfrastructureError):
-  """Nor will it be if tried again: a test is no Python."""
+  """A test is not valid Python; every other attempt would fail as well."""
 
 
-class Server:
-  """A running server; `greeting` is what it says of itself at start."""
+class Greeting(TypedDict):
+  """What the server reports at its start.
 
-  def __init__(self, limits: dict[str, int], without: Sequence[str]):
+  Attributes:
+    mechanisms: those in force, for people.
+    missing: maps each of `MECHANISMS` that is not in force to the reason.
+  """
+
+  mechanisms: list[str]
+  missing: dict[str, str]
+
+
+class Verdict(NamedTuple):
+  """Why a step failed, empty if it did not, and whether its pair is lost."""
+
+  reason: str
+  lost: bool
+
+
+class ServerProcess:
+  """A running server, started again if it dies.
+
+  Attributes:
+    greeting: what the server reported at its start.
+    starts: how often it was started.
+  """
+
+  def __init__(self, limits: dict[str, int], without: Sequence[str]) -> None:
     self._options = json.dumps({"limits": limits, "without": list(without)})
     self._lock = threading.Lock()
     self.starts = 0
@@ -53,51 +77,51 @@ class Server:
     self._control, theirs = socket.socketpair()
     package = pathlib.Path(__file__).parent
     with theirs:
-      # Not a fork of this process, which may hold devices and threads. In a
-      # session of its own: an interrupt at the terminal is the trainer's.
+      # Started by exec: the trainer may hold devices and threads, which a fork
+      # would inherit. In a session of its own, so that Ctrl-C at the terminal
+      # reaches only the trainer.
       self._process = subprocess.Popen(
           [sys.executable, "-I", "-S", "-E", "-c", _BOOT, str(package.parent),
            str(package), str(theirs.fileno()), self._options],
           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={}, cwd="/",
           pass_fds=[theirs.fileno()], start_new_session=True)
     try:
-      self.greeting: dict[str, Any] = wire.receive(
-          self._control.fileno(), _SERVER_S)
+      self.greeting: Greeting = wire.receive(self._control.fileno(), _SERVER_S)
     except (EOFError, OSError) as error:
       self.close()
       raise InfrastructureError("the code sandbox did not start") from error
     self.starts += 1
 
   @property
-  def process(self) -> int:
-    """The id of the process that was started."""
+  def pid(self) -> int:
+    """Process id, a new one after every start."""
     return self._process.pid
 
   @contextlib.contextmanager
-  def pair(self) -> Iterator["Pair"]:
-    """A new pair of processes, gone without trace when this is left.
+  def start_pair(self) -> Iterator["ProcessPair"]:
+    """Starts a pair of processes; on exit both are killed and reaped.
 
     Raises:
-      InfrastructureError: there is none, or it ended by itself.
+      InfrastructureError: the pair cannot be started, or the judge ended.
     """
     mine, theirs = socket.socketpair()
     with mine:
       try:
         with theirs:
-          self._send(theirs)
-        pair = Pair(mine.fileno())
-        yield pair
+          self._request_pair(theirs)
+        yield ProcessPair(mine.fileno())
       except (EOFError, OSError, ValueError) as error:
         raise InfrastructureError(f"lost the judge: {error!r}") from error
       finally:
-        # The server kills both, and closes its end when they are reaped.
+        # The server kills both processes when this end is shut down, and closes
+        # its own end when they are reaped.
         with contextlib.suppress(OSError):
           mine.shutdown(socket.SHUT_WR)
           mine.settimeout(_END_S)
           while mine.recv(1 << 16):
             pass
 
-  def _send(self, job: socket.socket) -> None:
+  def _request_pair(self, job: socket.socket) -> None:
     with self._lock:
       try:
         socket.send_fds(self._control, [b"j"], [job.fileno()])
@@ -107,7 +131,7 @@ class Server:
         socket.send_fds(self._control, [b"j"], [job.fileno()])
 
   def close(self) -> None:
-    """Ends the server and with it all that it started."""
+    """Ends the server and every process that it started."""
     self._control.close()
     try:
       self._process.wait(5)
@@ -116,38 +140,41 @@ class Server:
       self._process.wait()
 
 
-class Pair:
-  """A process for a program and one for its tests, before they get them."""
+class ProcessPair:
+  """A candidate and its judge, ready for a program and its tests."""
 
-  def __init__(self, judge: int):
+  def __init__(self, judge: int) -> None:
     self._judge = judge
     start = wire.receive(judge, _PAIR_S).get("start")
     if start != "ready":
-      raise InfrastructureError(f"cannot make a process: {start}")
+      raise InfrastructureError(f"cannot start a process: {start}")
 
   def send(self, job: wire.Json) -> None:
-    """Has the program loaded and the tests run."""
+    """Has the candidate load the program, and the judge run the tests."""
     wire.send(self._judge, job)
 
-  def verdict(self, doing: str, seconds: float, end: float) -> dict[str, Any]:
-    """Why the next step failed, `reason`, and whether the pair is `lost`.
+  def verdict(self, step: str, seconds: float, end: float) -> Verdict:
+    """Waits for the next verdict; without one in time the pair is lost.
 
-    It may take `seconds`, and not longer than until `end`, of the monotonic
-    clock; else it is lost.
+    Args:
+      step: "loading" or "test", for the reason.
+      seconds: the longest that the step may take.
+      end: when all steps must be done, by the monotonic clock.
 
     Raises:
-      InfrastructureError, EOFError, OSError: the judge did not say.
+      FaultyTestError: a test does not compile.
+      EOFError, OSError, ValueError: the judge gave no verdict.
     """
     left = min(seconds, end - time.monotonic())
     try:
-      said = wire.receive(self._judge, max(left, 0.0))
+      message = wire.receive(self._judge, max(left, 0.0))
     except TimeoutError:
       whose = "" if left == seconds else " of all tests"
-      return {"reason": f"{doing}: time limit{whose}", "lost": True}
-    # Tests, which may be anyone's, could have got hold of the judge.
-    if not isinstance(said, dict):
-      raise ValueError("no verdict")
-    if "fault" in said:
-      raise FaultyTestError(str(said["fault"])[:_LONGEST_REASON])
-    return {"reason": str(said.get("reason", "no verdict"))[:_LONGEST_REASON],
-            "lost": bool(said.get("lost"))}
+      return Verdict(f"{step}: time limit{whose}", lost=True)
+    # Tests may be written by anyone and could have taken over the judge.
+    if not isinstance(message, dict):
+      raise ValueError("not a verdict")
+    if "fault" in message:
+      raise FaultyTestError(str(message["fault"])[:wire.MAX_REASON])
+    return Verdict(str(message.get("reason", "no verdict"))[:wire.MAX_REASON],
+                   lost=bool(message.get("lost")))

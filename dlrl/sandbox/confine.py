@@ -1,10 +1,10 @@
 """What a process gives up before it runs hostile code: namespaces and limits.
 
-The server enters namespaces of its own once (`enter`): no network, an empty
-read-only file system, processes of its own. Each child gets a process
-namespace (`fork`), a small file system in memory, limits, no privileges and the
-system call filter (`confine`). Where the kernel gives no namespaces, the filter
-alone refuses files, sockets and processes.
+The server enters new namespaces once (`enter`): no network, an empty read-only
+file system, no processes but its own. Each child gets a process namespace
+(`fork`), a small file system in memory, limits, no privileges and the system
+call filter (`confine`). Where the kernel permits no namespaces, the filter
+refuses files, sockets and processes by itself.
 """
 
 import contextlib
@@ -15,41 +15,51 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from dlrl.sandbox import seccomp
 from dlrl.sandbox import syscalls
 
 _NOBODY = 65534
-_OWN = syscalls.NEWNS | syscalls.NEWNET | syscalls.NEWIPC | syscalls.NEWUTS
+_NAMESPACES = (syscalls.NEWNS | syscalls.NEWNET | syscalls.NEWIPC
+               | syscalls.NEWUTS | syscalls.NEWPID)
 _PLAIN = syscalls.NOSUID | syscalls.NODEV
 _MIB = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Layers:
-  """Which mechanisms confine the server's children."""
+class Confinement:
+  """How the server's children are confined.
+
+  Attributes:
+    namespaces: whether they are in namespaces.
+    filter: whether the system call filter is in force.
+    nobody: whether they run as the user nobody; only if root started them.
+    server_bytes: address space of the server, which a fork starts with.
+    pid_namespace: descriptor of the server's own process namespace, to which
+      it returns after a fork; -1 without namespaces.
+  """
 
   namespaces: bool
   filter: bool
-  nobody: bool  # started by root, they run as nobody
-  memory: int  # bytes of addresses that the server has when it forks
-  # Of the server's own process namespace, to come back to; -1: none.
-  processes: int = -1
+  nobody: bool
+  server_bytes: int
+  pid_namespace: int = -1
 
-  def names(self) -> list[str]:
-    """For people: the mechanisms in force."""
+  def mechanisms(self) -> list[str]:
+    """Names the mechanisms in force, for people."""
     return (["namespaces (mount, net, pid, ipc, uts)"] * self.namespaces
             + ["system call filter"] * self.filter
             + ["user nobody"] * self.nobody + ["limits"])
 
 
 def why_no_namespaces() -> str:
-  """Empty if this process could `enter`; else what the kernel said."""
-  return _why_not(_enter)
+  """Returns why this process cannot `enter` namespaces; empty if it can."""
+  return _error_in_child(_enter_namespaces)
 
 
-def _why_not(action: Callable[[], None]) -> str:
-  """What a child that tries it is told; empty if it may."""
+def _error_in_child(action: Callable[[], None]) -> str:
+  """Tries `action` in a child; returns its `OSError`, or an empty string."""
   read, write = os.pipe()
   child = os.fork()
   if child == 0:
@@ -70,54 +80,60 @@ def _become_nobody() -> None:
   os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-def enter(*, namespaces: bool, use_filter: bool) -> Layers:
-  """Confines this process and its children as far as both of them need.
+def enter(*, namespaces: bool, use_filter: bool) -> Confinement:
+  """Applies what confines this process and all its children alike.
 
-  With namespaces, what returns is a child, and the first process of a process
-  namespace: with it, every other process in it dies.
+  With namespaces, this function returns in a child: the first process of a
+  process namespace, with which all other processes of that namespace end.
   """
-  # When memory runs out, the kernel is to end these processes first.
+  # When memory runs out, the kernel should kill these processes first.
   with (contextlib.suppress(OSError),
         open("/proc/self/oom_score_adj", "w") as file):
     file.write("1000")
   with open("/proc/self/statm") as file:
-    memory = int(file.read().split()[0]) * resource.getpagesize()
-  # Root of a container may lack the right, or the user.
-  nobody = os.geteuid() == 0 and not _why_not(_become_nobody)
-  layers = Layers(namespaces, use_filter, nobody, memory)
+    server_bytes = int(file.read().split()[0]) * resource.getpagesize()
+  # A container's root may lack the right to change users, or have no nobody.
+  nobody = os.geteuid() == 0 and not _error_in_child(_become_nobody)
+  confinement = Confinement(namespaces, use_filter, nobody, server_bytes)
   if not namespaces:
-    return layers
+    return confinement
   if use_filter:
-    seccomp.packed(1, files=True)  # once, for all children
-  _enter()
+    seccomp.packed(1, files=True)  # fills the cache for all children
+  _enter_namespaces()
   parent = os.getppid()
   child = os.fork()
   if child:
-    _outlive(child, parent)
-  syscalls.check(syscalls.prctl(1, signal.SIGKILL), "to end with the parent")
-  processes = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    _wait_and_exit(child, parent)
+  _die_with_parent()
+  pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
   _empty_root()
+  # A user namespace maps only the user that this process already is.
   return dataclasses.replace(
-      layers, processes=processes,
-      nobody=nobody and os.geteuid() == 0)  # not in a user namespace
+      confinement, pid_namespace=pid_namespace,
+      nobody=nobody and os.geteuid() == 0)
 
 
-def _enter() -> None:
-  """New namespaces; root's of the machine, or of a user namespace."""
+def _die_with_parent() -> None:
+  syscalls.check(syscalls.prctl(syscalls.SET_PDEATHSIG, signal.SIGKILL),
+                 "to end with the parent")
+
+
+def _enter_namespaces() -> None:
+  """Enters new namespaces, as root or by means of a user namespace."""
   user, group = os.geteuid(), os.getegid()
-  if syscalls.unshare(_OWN | syscalls.NEWPID):
-    syscalls.check(syscalls.unshare(_OWN | syscalls.NEWPID | syscalls.NEWUSER),
-                 "new namespaces")
+  if syscalls.unshare(_NAMESPACES):
+    syscalls.check(syscalls.unshare(_NAMESPACES | syscalls.NEWUSER),
+                   "new namespaces")
     for name, text in (("setgroups", "deny"),
                        ("uid_map", f"{_NOBODY} {user} 1"),
                        ("gid_map", f"{_NOBODY} {group} 1")):
       with open(f"/proc/self/{name}", "w") as file:
         file.write(text)
-  # Whoever may not mount has been given names only.
+  # Some kernels create the namespaces but grant no rights in them. Mounting
+  # shows it.
   syscalls.check(
-    syscalls.mount("none", "/", "", syscalls.REC | syscalls.PRIVATE, ""),
-    "private mounts",
-  )
+      syscalls.mount("none", "/", "", syscalls.REC | syscalls.PRIVATE, ""),
+      "private mounts")
   syscalls.check(syscalls.mount("tmpfs", "/tmp", "tmpfs", _PLAIN, "mode=0755"),
                "file system in memory")
 
@@ -127,36 +143,37 @@ def _empty_root() -> None:
   os.chdir("/tmp")
   syscalls.check(syscalls.pivot_root("."), "empty root")
   os.chdir("/")
-  syscalls.check(
-    syscalls.mount(
-      "none", "/", "", syscalls.REMOUNT | syscalls.RDONLY | _PLAIN, ""
-    ),
-    "read-only root",
-  )
+  flags = syscalls.REMOUNT | syscalls.RDONLY | _PLAIN
+  syscalls.check(syscalls.mount("none", "/", "", flags, ""), "read-only root")
 
 
-def _outlive(child: int, parent: int) -> None:
-  """Ends with the child, and ends it with whoever started this process."""
+def _wait_and_exit(child: int, parent: int) -> NoReturn:
+  """Exits when the child or the parent ends; the child ends with this process.
+  """
   os.closerange(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
   while os.waitpid(child, os.WNOHANG)[0] == 0 and os.getppid() == parent:
     time.sleep(0.2)
   os._exit(0)
 
 
-def fork(layers: Layers) -> int:
-  """As `os.fork`; the child is the first process of a process namespace."""
-  if not layers.namespaces:
+def fork(confinement: Confinement) -> int:
+  """Like `os.fork`, but the child is the first process of a new namespace.
+
+  Without namespaces, the same as `os.fork`.
+  """
+  if not confinement.namespaces:
     return os.fork()
   syscalls.check(syscalls.unshare(syscalls.NEWPID), "new process namespace")
   try:
     return os.fork()
   finally:
-    # In the child, too, where it changes nothing but its own children to be.
-    syscalls.setns(layers.processes, syscalls.NEWPID)
+    # The child does this as well. It only concerns its future children, which
+    # it cannot have.
+    syscalls.setns(confinement.pid_namespace, syscalls.NEWPID)
 
 
 def close_all_but(keep: list[int]) -> list[int]:
-  """Closes what is open but the standard three; `keep` becomes 3, 4, ..."""
+  """Closes all descriptors from 3 on but `keep`, which become 3, 4, ..."""
   low = range(3, 3 + len(keep))
   high = [fcntl.fcntl(fd, fcntl.F_DUPFD, low.stop) for fd in keep]
   for old, new in zip(high, low, strict=True):
@@ -165,14 +182,16 @@ def close_all_but(keep: list[int]) -> list[int]:
   return list(low)
 
 
-def confine(layers: Layers, limits: dict[str, int]) -> None:
-  """Gives up everything but the descriptors that are open.
+def confine(confinement: Confinement, limits: dict[str, int]) -> None:
+  """Gives up everything but the open descriptors, for good.
 
   Raises:
-    OSError: the kernel refuses, and nothing hostile may be run.
+    OSError: the kernel refused a step; nothing hostile may run.
   """
+  # The order matters: mounting needs the privileges that later steps drop, and
+  # the filter, installed last, forbids most of these calls.
   os.setsid()
-  if layers.namespaces:
+  if confinement.namespaces:
     syscalls.check(syscalls.unshare(syscalls.NEWNS), "new mount namespace")
     owner = f"uid={_NOBODY},gid={_NOBODY}"
     syscalls.check(
@@ -181,19 +200,22 @@ def confine(layers: Layers, limits: dict[str, int]) -> None:
             f"mode=0700,nr_inodes=1024,size={limits['files_mib']}m,{owner}"),
         "temporary directory")
     os.chdir("/tmp")
-  _limit(limits, layers)
-  if layers.nobody:
+  _limit(limits, confinement)
+  if confinement.nobody:
     _become_nobody()
-  syscalls.check(syscalls.prctl(1, signal.SIGKILL), "to end with the server")
+  # After the change of user, which clears this signal.
+  _die_with_parent()
   syscalls.check(syscalls.drop_capabilities(), "capabilities")
-  syscalls.check(syscalls.prctl(38, 1), "no new privileges")
-  if layers.filter:
-    seccomp.install(files=layers.namespaces)
+  syscalls.check(syscalls.prctl(syscalls.SET_NO_NEW_PRIVS, 1),
+                 "no new privileges")
+  if confinement.filter:
+    seccomp.install(files=confinement.namespaces)
 
 
-def _limit(limits: dict[str, int], layers: Layers) -> None:
+def _limit(limits: dict[str, int], confinement: Confinement) -> None:
   wanted = {
-      resource.RLIMIT_AS: layers.memory + limits["memory_mib"] * _MIB,
+      resource.RLIMIT_AS:
+          confinement.server_bytes + limits["memory_mib"] * _MIB,
       resource.RLIMIT_CORE: 0,
       resource.RLIMIT_CPU: limits["total_s"],
       resource.RLIMIT_FSIZE: limits["files_mib"] * _MIB,
@@ -201,12 +223,13 @@ def _limit(limits: dict[str, int], layers: Layers) -> None:
       resource.RLIMIT_MSGQUEUE: 0,
       resource.RLIMIT_NOFILE: limits["open_files"],
   }
-  # The filter lets no process start. Counted by user and machine, processes
-  # would be those of other programs.
-  if not layers.filter:
+  # The kernel counts a user's processes and threads on the whole machine, so
+  # this limit would let programs disturb each other. With the filter no process
+  # can start, and it is not needed.
+  if not confinement.filter:
     wanted[resource.RLIMIT_NPROC] = limits["processes"]
   for kind, value in wanted.items():
-    most = resource.getrlimit(kind)[1]
-    if most != resource.RLIM_INFINITY:
-      value = min(value, most)
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+      value = min(value, hard)
     resource.setrlimit(kind, (value, value))

@@ -1,9 +1,9 @@
-"""The process of the tests: decides, and never runs a line of the program.
+"""The process of the tests: it decides, and never runs a line of the program.
 
-In a test, a function of the program is a `Remote`: calling it asks the
-program's process, over a socket, and gives back plain data. Equality and
-everything else that a test does is then of this process's own objects. The
-verdict goes to the trainer through a descriptor that only this process has.
+In a test, a function of the program is a `Remote`. Calling it asks the
+program's process, over a socket, and gives back plain data, so that `==` and
+everything else that a test does concern objects of this process. Verdicts go to
+the trainer through a descriptor that only this process has.
 """
 
 import builtins
@@ -16,36 +16,41 @@ from typing import Any
 from dlrl.sandbox import remote
 from dlrl.sandbox import wire
 
-_LONGEST_REASON = 200
 
+class TestNamespace(dict[str, Any]):
+  """The globals of tests: their own names, then Python's, then the program's.
 
-class Names(dict[str, Any]):
-  """What a test can name: of itself and its setup, Python, then the program.
-
-  A module of the standard library is this process's own: a test that forgot
-  an import is not to be judged by what the program calls `math`.
+  Python calls `__missing__` for names that are not in the dict, also in the
+  test's functions. A module of the standard library is this process's own: a
+  test that forgot an import must not be judged by what the program calls
+  `math`.
   """
 
   def __init__(self, known: dict[str, Any], channel: remote.Channel,
-               entry_point: str):
+               entry_point: str) -> None:
     super().__init__(known)
     self.channel, self.entry_point = channel, entry_point
 
   def __missing__(self, name: str) -> Any:
     if hasattr(builtins, name):
-      raise KeyError(name)
+      raise KeyError(name)  # Python looks in `builtins` next
     if name in sys.stdlib_module_names:
       return importlib.import_module(name)
-    # Of the program, only what is under test gives data that a test looks at.
+    # With an entry point, only its calls give data that a test can look at.
     return remote.Remote(self.channel, name, opaque=bool(self.entry_point))
 
-  def scope(self) -> "Names":
-    """The names of one test, whose assignments no other one sees."""
-    return Names(self, self.channel, self.entry_point)
+  def copy(self) -> "TestNamespace":
+    """Returns the globals of one test; other tests do not see what it sets."""
+    return TestNamespace(self, self.channel, self.entry_point)
 
 
 def main(trainer: int, program: int) -> None:
-  """Runs the job that comes from the trainer, and sends verdicts."""
+  """Judges one job.
+
+  Args:
+    trainer: descriptor from which the job comes and to which verdicts go.
+    program: descriptor of the socket to the program's process.
+  """
   channel = remote.Channel(program)
   start = channel.receive()
   wire.send(trainer, {"start": start})
@@ -58,14 +63,14 @@ def main(trainer: int, program: int) -> None:
   except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
     wire.send(trainer, {"fault": f"a test does not compile: {error}"})
     return
-  names = Names({"__name__": "tests"}, channel, job["entry_point"])
+  names = TestNamespace({"__name__": "tests"}, channel, job["entry_point"])
   reason = (_failure(lambda: channel.load(job["code"]))
             or _failure(lambda: exec(setup, names), "setup: "))
   wire.send(trainer, {"reason": reason})
   if reason:
     return
   if job["entry_point"]:
-    # Now, as the setup may define one of that name.
+    # After the setup, which may define a function of the same name.
     names[job["entry_point"]] = remote.Remote(
         channel, job["entry_point"], opaque=False)
   for test in tests:
@@ -75,15 +80,15 @@ def main(trainer: int, program: int) -> None:
       return
 
 
-def _run(test: types.CodeType, names: Names) -> str:
-  scope = names.scope()
+def _run(test: types.CodeType, names: TestNamespace) -> str:
+  scope = names.copy()
   reason = _failure(lambda: exec(test, scope))
-  # However a test takes it: nothing can be said of a program that is gone.
+  # A test may catch everything, but the end of the program always fails it.
   return reason or "the program's process ended" * names.channel.lost
 
 
 def _failure(action: Callable[[], Any], where: str = "") -> str:
-  """What the action raises, in short; empty if it returns."""
+  """Returns what `action` raises, as a short text; empty if it returns."""
   try:
     action()
   except BaseException as error:
@@ -92,5 +97,5 @@ def _failure(action: Callable[[], Any], where: str = "") -> str:
     except BaseException:
       text = f"{where}{type(error).__name__}"
     return "".join(letter if letter.isprintable() else " "
-                   for letter in text[:_LONGEST_REASON])
+                   for letter in text[:wire.MAX_REASON])
   return ""

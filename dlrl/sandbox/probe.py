@@ -1,6 +1,6 @@
-"""A program that tries to get out: what it reaches is not protected.
+"""A program that tries to get out: whatever it reaches is not protected.
 
-That a mechanism was switched on says little; this looks at its effect.
+That a mechanism was switched on proves little; the probe looks at its effect.
 """
 
 import contextlib
@@ -50,9 +50,10 @@ def reached(function, *arguments):
 
 @contextlib.contextmanager
 def tests() -> Iterator[tuple[str, ...]]:
-  """One test per effect, that fails with what is reached of this process.
+  """Gives one test per effect, which fails with what the probe reached.
 
-  While it is entered, this process listens to connections.
+  Within the context this process listens for connections, so that a refused
+  one is the sandbox's doing.
   """
   paths = [os.path.realpath(sys.executable), __file__, "/etc/passwd",
            "/proc/self/status", "/sys"]

@@ -1,4 +1,4 @@
-"""Objects of the program's process, as the tests' process sees them."""
+"""Proxies in the judge's process for objects of the program's process."""
 
 import builtins
 from collections.abc import Iterator
@@ -8,37 +8,49 @@ from typing import NoReturn
 from dlrl.sandbox import wire
 
 
-class Lost(BaseException):
-  """The program's process has ended, or sends what is no answer.
+class ProgramLost(BaseException):
+  """The program's process has ended, or sent something that is not a reply.
 
-  Not an `Exception`: a test that expects one must not be content with this.
+  Not an `Exception`: a test that expects an exception must not accept this.
   """
 
 
 class Channel:
-  """The socket to the program's process; what comes over it is hostile."""
+  """The socket to the program's process; whatever it delivers is hostile.
 
-  def __init__(self, descriptor: int):
+  Attributes:
+    lost: whether the program's process has ended or sent an invalid reply.
+  """
+
+  def __init__(self, descriptor: int) -> None:
     self._descriptor = descriptor
     self.lost = False
 
   def receive(self) -> wire.Json:
-    """The next message; raises `Lost` if there is none, or it is none."""
+    """Returns the next message; raises `ProgramLost` without a valid one."""
     try:
       return wire.receive(self._descriptor)
     except (EOFError, OSError, ValueError) as error:
       self._lose(error)
 
   def load(self, code: str) -> None:
-    """Has the program run; raises `Lost`, or what it raises."""
+    """Has the program run; raises `ProgramLost`, or what the program raises."""
     wire.send(self._descriptor, code)
     self._value(self.receive(), opaque=False)
 
   def ask(self, operation: str, *args: Any, opaque: bool, **kwargs: Any) -> Any:
-    """The result of an operation of the program's process on `args`.
+    """Returns the result of an operation in the program's process.
 
-    If `opaque`, it is a `Remote` whatever it is. Else arguments that the
-    program changed are changed here, too.
+    Args:
+      operation: a key of `candidate._OPERATIONS`.
+      *args: its operands, data or `Remote`. If the program changes mutable
+        ones, they are changed here, unless `opaque`.
+      opaque: whether any result is a `Remote`, also if it is data.
+      **kwargs: its named operands.
+
+    Raises:
+      ProgramLost: the program's process has ended.
+      Exception: what the operation raised, as the nearest built-in class.
     """
     sent = [wire.encode(one, _reference) for one in args]
     named = {name: wire.encode(one, _reference) for name, one in kwargs.items()}
@@ -67,28 +79,30 @@ class Channel:
 
   def _decode(self, sent: wire.Json, *, opaque: bool) -> Any:
     if opaque and sent[0] != "object":
-      raise ValueError("data where none is taken")
+      raise ValueError("data where only a reference is allowed")
     return wire.decode(
         sent, lambda reference: Remote(self, int(reference), opaque=opaque))
 
   def _lose(self, error: Exception) -> NoReturn:
     self.lost = True
-    raise Lost("the program's process ended, ran out of processor time, or "
-               "sent no answer") from error
+    raise ProgramLost("the program's process ended, ran out of processor time, "
+                      "or sent an invalid reply") from error
 
 
 class Remote:
   """An object of the program's process.
 
-  It can be called, indexed and iterated, its attributes got and set, and taken
-  for true if the program says so; what comes back is data or `Remote`. It can
-  be compared to nothing. If it is opaque, nothing that comes back is data.
+  A test can call, index and iterate it, get and set its attributes, and take it
+  for true or false as the program says. Results are data or `Remote`; if the
+  object is opaque, they are always `Remote`. Comparisons raise: the program
+  would decide them.
   """
 
   __slots__ = ("_remote_channel", "_remote_opaque", "_remote_reference")
 
-  def __init__(self, channel: Channel, reference: str | int, *, opaque: bool):
-    # Past the method below, which sets attributes of the program's object.
+  def __init__(self, channel: Channel, reference: str | int, *,
+               opaque: bool) -> None:
+    # Not by `self.x = ...`, which would set attributes of the program's object.
     object.__setattr__(self, "_remote_channel", channel)
     object.__setattr__(self, "_remote_reference", reference)
     object.__setattr__(self, "_remote_opaque", opaque)
@@ -101,7 +115,7 @@ class Remote:
     return self._remote_ask("call", *args, **kwargs)
 
   def __getattr__(self, name: str) -> Any:
-    if name.startswith("__"):  # copy, pickle and others look for these
+    if name.startswith("__"):  # copy, pickle and others probe for these
       raise AttributeError(name)
     return self._remote_ask("getattr", name)
 
@@ -132,37 +146,38 @@ class Remote:
   __hash__ = object.__hash__
 
   def __eq__(self, other: object) -> bool:
-    raise TypeError("an object of the program is no plain data: "
-                    "it cannot be compared")
+    del other
+    raise TypeError("an object of the program is not plain data and cannot be "
+                    "compared")
 
   __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __eq__
 
 
 def _exception(reply: wire.Json) -> Exception:
-  """The exception that the program raised, as one of the built-in classes."""
+  """Rebuilds the exception that the program raised as a built-in class."""
   kind = getattr(builtins, reply["raised"])
   text = str(reply["text"])
   if not issubclass(kind, Exception):
-    raise TypeError(f"{kind} is no exception")
+    raise TypeError(f"{kind} is not an exception class")
   try:
     return kind(text)
-  except TypeError:  # the few that need more
+  except TypeError:  # a few, such as UnicodeDecodeError, need more arguments
     return ValueError(text)
 
 
 def _reference(value: object) -> str | int:
   if isinstance(value, Remote):
     return value._remote_reference
-  raise TypeError(f"a test gives the program a {type(value).__name__}, "
+  raise TypeError(f"a test passes the program a {type(value).__name__}, "
                   "which cannot be sent")
 
 
 def _assign(old: Any, new: Any) -> None:
-  """Makes a mutable argument what the program made of it."""
+  """Repeats on a mutable argument what the program did to its copy."""
   if isinstance(old, list | bytearray):
     old[:] = new
   elif isinstance(old, dict | set):
     old.clear()
     old.update(new)
   else:
-    raise TypeError(f"{type(old).__name__} does not change")
+    raise TypeError(f"{type(old).__name__} is not mutable")

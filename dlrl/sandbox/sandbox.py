@@ -3,49 +3,56 @@
     with Sandbox() as box:
       results = box.run([Program(code, tests, entry_point="add")])
 
-Of each job, one process runs the program and another one the tests, which call
-the program over a socket and get plain data back; `docs/sandbox.md` says what
-each can do. Neither is a fork of this process. `python -m
-dlrl.sandbox.sandbox` prints what protects this machine.
+Two processes work on each job. The candidate runs the program. The judge runs
+the tests, calls the program over a socket and gets plain data back. Neither is
+forked from the trainer. `docs/sandbox.md` has the threat model.
 """
 
 import dataclasses
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent import futures
-from typing import Any
 
 from dlrl import strict
 from dlrl.sandbox import client
 from dlrl.sandbox import probe
 
-LONGEST = 1_000_000  # characters of a program, its tests and its setup
+MAX_CHARACTERS = 1_000_000  # of a program with its tests and its setup
 _ATTEMPTS, _PAUSE_S = 3, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgramLimits:
-  """What a program may use.
+  """What one program may use; all values are positive.
 
-  `cpu_s` is processor time, of loading (running the program, without a test)
-  and of each call; `wall_s` is of loading and of each test. `total_s` is of all
-  tests together, and of starting again after one that did not end.
+  Attributes:
+    cpu_s: processor time of loading (running the program without a test), and
+      of each call.
+    wall_s: wall time of loading, and of each test.
+    total_s: wall time of all tests together, including the time to load the
+      program again after a test that did not end. Also the processor time of
+      each process.
+    memory_mib: address space, beyond that of an idle process.
+    files_mib: all files of the program; they are kept in memory.
+    open_files: file descriptors.
+    processes: of all programs together; enforced only without a system call
+      filter, which lets no program start a process.
   """
 
   cpu_s: int = 5
   wall_s: int = 15
   total_s: int = 30
   memory_mib: int = 512
-  files_mib: int = 16  # all its files, in memory
+  files_mib: int = 16
   open_files: int = 64
-  processes: int = 256  # of all programs; used where there is no filter
+  processes: int = 256
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():
-      strict.require(value > 0, f"limits.{name}", value, "must be positive")
+      strict.require(value > 0, f"ProgramLimits.{name}", value,
+                     "must be positive", strict.ArgumentError)
 
 
 LIMITS = ProgramLimits()
@@ -53,12 +60,16 @@ LIMITS = ProgramLimits()
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A program and its tests, statements that raise unless it is right.
+  """A program, and tests that raise unless it is right.
 
-  The setup runs once, before the tests and with their rights. Only calls of
-  `entry_point` give tests data; of other names of the program they get objects
-  that can only be given back to it. Without an entry point, all names that
-  neither tests, setup nor Python define are under test.
+  Attributes:
+    code: the program.
+    tests: statements; each test is judged by itself.
+    setup: runs once, before the tests and with their rights.
+    entry_point: the function under test. Only its calls give tests data; from
+      other names of the program, tests get objects that they can only give
+      back. If empty, every name that neither tests, setup nor Python define is
+      under test.
   """
 
   code: str
@@ -66,20 +77,22 @@ class Program:
   setup: str = ""
   entry_point: str = ""
 
-  def __post_init__(self):
-    strict.require(bool(self.tests), "tests", self.tests,
-                   "at least one: a program without tests is not right")
+  def __post_init__(self) -> None:
+    strict.require(bool(self.tests), "Program.tests", self.tests,
+                   "needs at least one test, or any program would be right",
+                   strict.ArgumentError)
     length = sum(map(len, (self.code, self.setup, *self.tests)))
-    strict.require(length <= LONGEST, "code", f"{length} characters",
-                   f"with its tests and setup, at most {LONGEST}")
+    strict.require(length <= MAX_CHARACTERS, "Program.code",
+                   f"{length} characters with tests and setup",
+                   f"must have at most {MAX_CHARACTERS}", strict.ArgumentError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
   """Verdicts of a program's tests in order, and why the failed ones failed.
 
-  With an infrastructure error nothing is known of the program, and all
-  verdicts are False: look at it first.
+  Look at `infrastructure_error` first: if it is set, the sandbox failed, all
+  verdicts are False and nothing is known about the program.
   """
 
   passed: tuple[bool, ...]
@@ -88,11 +101,12 @@ class Result:
 
 
 class Sandbox:
-  """A server of programs; at most `workers` run at once.
+  """A server that runs programs, at most `workers` at a time.
 
-  Raises:
-    strict.ConfigError: an essential protection is missing and not allowed to.
-    RuntimeError: it does not start; it needs Linux.
+  Attributes:
+    holes: maps each effect of `probe.EFFECTS` that is not prevented to what
+      the probe reached.
+    protections: one line for people, what protects this machine.
   """
 
   def __init__(
@@ -102,38 +116,43 @@ class Sandbox:
     *,
     allow_missing: Sequence[str] = (),
     without: Sequence[str] = (),
-  ):
-    """Starts it, and has a program try to get out.
+  ) -> None:
+    """Starts the server, and has a probe try to get out.
 
     Args:
-      limits: of each program.
-      workers: pairs of processes at a time; None: one per CPU.
-      allow_missing: of "files", "network", "processes": effects that may be
-        missing. A program may then read what this user may read, and so on.
-      without: of "namespaces", "filter": mechanisms not to use.
+      limits: what each program may use.
+      workers: pairs of processes at a time; None means one per CPU.
+      allow_missing: protections that may be missing, of "files", "network" and
+        "processes". If "files" is missing, programs can read what this user
+        can read, and so on.
+      without: mechanisms not to use, of "namespaces" and "filter".
+
+    Raises:
+      strict.ConfigError: an argument is invalid, or a protection is missing
+        that is not in `allow_missing`.
+      RuntimeError: the server does not start, or this is not Linux.
     """
     if sys.platform != "linux":
       raise RuntimeError("the code sandbox needs Linux")
-    strict.require(workers is None or workers > 0, "workers", workers,
-                   "must be positive")
-    for field, names, known in (
+    strict.require(workers is None or workers > 0, "Sandbox.workers", workers,
+                   "must be positive", strict.ArgumentError)
+    for argument, names, known in (
         ("allow_missing", allow_missing, probe.EFFECTS),
         ("without", without, client.MECHANISMS)):
-      strict.require(set(names) <= set(known), field, tuple(names),
-                     f"known: {', '.join(known)}")
+      strict.require(set(names) <= set(known), f"Sandbox.{argument}",
+                     tuple(names), f"choose from {', '.join(known)}",
+                     strict.ArgumentError)
     self._limits = limits
-    self._server = client.Server(dataclasses.asdict(limits), without)
+    self._server = client.ServerProcess(dataclasses.asdict(limits), without)
     self._pool = futures.ThreadPoolExecutor(
         workers or len(os.sched_getaffinity(0)), "sandbox")
-    self._lock = threading.Lock()
-    self.infrastructure_errors = 0
     try:
-      self._require(allow_missing)
+      self._check_protections(allow_missing)
     except BaseException:
       self.close()
       raise
 
-  def _require(self, allow_missing: Sequence[str]) -> None:
+  def _check_protections(self, allow_missing: Sequence[str]) -> None:
     with probe.tests() as tests:
       result = self.run([Program(probe.CODE, tests)])[0]
     if result.infrastructure_error is not None:
@@ -144,20 +163,22 @@ class Sandbox:
             probe.EFFECTS, result.passed, result.reasons, strict=True)
         if not passed}
     self.protections = _describe(self._server.greeting, self.holes)
-    for effect, reason in self.holes.items():
-      strict.require(
-          effect in allow_missing, "sandbox.allow_missing",
-          tuple(allow_missing),
-          f"programs here reach {effect} ({reason}); {self.protections}. Allow "
-          "seccomp or user namespaces on this machine, or, if you trust the "
-          f"programs, allow {effect!r} to be open")
+    missing = [effect for effect in self.holes if effect not in allow_missing]
+    reached = "; ".join(f"{name}: {self.holes[name]}" for name in missing)
+    strict.require(
+        not missing, "task.sandbox_allow", tuple(allow_missing),
+        f"programs can reach {', '.join(missing)} here ({reached}); "
+        f"{self.protections}. Allow seccomp or user namespaces on this "
+        "machine, or, if you trust the programs, add "
+        f"{', '.join(map(repr, missing))} to task.sandbox_allow (in Python, "
+        "Sandbox(allow_missing=...))")
 
   def run(self, programs: Sequence[Program]) -> list[Result]:
-    """Results in the order of the programs; waits for all of them."""
+    """Runs the programs and waits for all; results are in their order."""
     return list(self._pool.map(self._run, programs))
 
   def close(self) -> None:
-    """Ends the server, and every process that it started."""
+    """Ends the server and every process that it started."""
     self._pool.shutdown(cancel_futures=True)
     self._server.close()
 
@@ -167,69 +188,50 @@ class Sandbox:
   def __exit__(self, *exception: object) -> None:
     self.close()
 
-  @property
-  def server(self) -> int:
-    """Process id of the server, which may be another one after a crash."""
-    return self._server.process
-
   def _run(self, program: Program) -> Result:
     for _ in range(_ATTEMPTS):
       try:
-        reasons = self._reasons(program)
+        reasons = self._failure_reasons(program)
       except client.FaultyTestError as error:
-        reason = str(error)
+        failure = str(error)
         break
       except client.InfrastructureError as error:
-        reason = str(error)
+        failure = str(error)
         time.sleep(_PAUSE_S)
       else:
-        return Result(tuple(not one for one in reasons), tuple(reasons))
-    with self._lock:
-      self.infrastructure_errors += 1
+        return Result(tuple(not reason for reason in reasons), tuple(reasons))
     count = len(program.tests)
-    return Result((False,) * count, (reason,) * count, reason)
+    return Result((False,) * count, (failure,) * count, failure)
 
-  def _reasons(self, program: Program) -> list[str]:
-    """Why each test failed; empty if it passed.
+  def _failure_reasons(self, program: Program) -> list[str]:
+    """Returns why each test failed; an empty string if it passed.
 
-    A test that does not end, or ends the program, costs the pair of processes:
-    the next test gets a new one.
+    A test that does not end, or ends the program, costs the pair of processes.
+    The next test gets a new pair, into which the program is loaded again.
     """
     reasons: list[str] = []
     end = time.monotonic() + self._limits.total_s
     count = len(program.tests)
     while len(reasons) < count:
-      with self._server.pair() as pair:
+      with self._server.start_pair() as pair:
         pair.send(dict(dataclasses.asdict(program),
                        tests=program.tests[len(reasons):]))
-        loaded = pair.verdict("loading", self._limits.wall_s, end)
-        if loaded["reason"]:
-          return reasons + [loaded["reason"]] * (count - len(reasons))
+        loading = pair.verdict("loading", self._limits.wall_s, end)
+        if loading.reason:
+          return reasons + [loading.reason] * (count - len(reasons))
         lost = False
         while len(reasons) < count and not lost:
-          verdict = pair.verdict("test", self._limits.wall_s, end)
-          reasons.append(verdict["reason"])
-          lost = verdict["lost"]
+          reason, lost = pair.verdict("test", self._limits.wall_s, end)
+          reasons.append(reason)
     return reasons
 
 
-def _describe(greeting: dict[str, Any], holes: dict[str, str]) -> str:
+def _describe(greeting: client.Greeting, holes: dict[str, str]) -> str:
   """One line: mechanisms in force, those missing and why, and their effect."""
-  missing = [f"no {name} ({why})"
-             for name, why in greeting["missing"].items()]
+  missing = [f"no {name} ({why})" for name, why in greeting["missing"].items()]
   closed = [name for name in probe.EFFECTS if name not in holes]
   effects = [f"{name} OPEN" for name in holes]
   if closed:
     effects.append(f"closed: {', '.join(closed)}")
-  return "; ".join(["code sandbox: " + ", ".join(greeting["layers"]),
+  return "; ".join(["code sandbox: " + ", ".join(greeting["mechanisms"]),
                     *missing, *effects])
-
-
-def main() -> None:
-  """Prints what protects this machine from programs."""
-  with Sandbox(allow_missing=probe.EFFECTS) as box:
-    print(box.protections)
-
-
-if __name__ == "__main__":
-  main()

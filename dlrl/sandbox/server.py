@@ -1,10 +1,11 @@
-"""A process that forks a pair, program and judge, for every job.
+"""A process that forks a pair of processes, candidate and judge, for every job.
 
-It is started afresh, before and apart from JAX, and never reads a job: of a
-program's or a test's text nothing is in the memory that the next program gets a
-copy of. The trainer sends the end of a socket, which becomes the judge's. When
-either the trainer shuts it down or the judge ends, the pair is killed; when
-both have been reaped, the socket is closed here, which tells the trainer.
+The server is started by exec, without JAX, and never reads a job. Its memory,
+of which every program gets a copy, therefore holds no text of another program
+or test. For each job the trainer sends one end of a socket, which the judge
+inherits. When the trainer shuts that socket down, or the judge ends, the server
+kills the pair. When both are reaped, it closes the socket, which tells the
+trainer.
 """
 
 import dataclasses
@@ -18,19 +19,19 @@ import signal
 import socket
 from collections.abc import Callable
 
-from dlrl.sandbox import candidate as candidate_lib
+from dlrl.sandbox import candidate
 from dlrl.sandbox import confine
-from dlrl.sandbox import judge as judge_lib
+from dlrl.sandbox import judge
 from dlrl.sandbox import seccomp
 from dlrl.sandbox import stdlib
 from dlrl.sandbox import wire
 
 
 @dataclasses.dataclass
-class _Pair:
-  trainer: int  # descriptor
+class _ForkedPair:
+  trainer: int  # descriptor of the socket to the trainer
   judge: int  # process id
-  alive: set[int]  # of the two processes
+  alive: set[int]  # process ids, of at most two
   killed: bool = False
 
   def kill(self) -> None:
@@ -40,9 +41,11 @@ class _Pair:
 
 
 def main(control: int, options: str) -> None:
-  """Serves the socket `control` until the trainer closes it.
+  """Starts pairs until the trainer closes its end.
 
-  `options`: JSON of `limits` and `without`, mechanisms not to use.
+  Args:
+    control: descriptor of the socket over which the trainer asks for pairs.
+    options: JSON of `limits` and `without`, mechanisms not to use.
   """
   limits, without = (json.loads(options)[key] for key in ("limits", "without"))
   os.environ.clear()
@@ -57,29 +60,31 @@ def main(control: int, options: str) -> None:
   if "filter" in without:
     missing["filter"] = "switched off"
   elif not seccomp.supported():
-    missing["filter"] = "not of this kernel or machine"
+    missing["filter"] = "not supported by this kernel or machine"
   nothing = os.open("/dev/null", os.O_RDWR)
-  layers = confine.enter(namespaces="namespaces" not in missing,
-                         use_filter="filter" not in missing)
-  wire.send(control, {"layers": layers.names(), "missing": missing})
+  confinement = confine.enter(namespaces="namespaces" not in missing,
+                              use_filter="filter" not in missing)
+  wire.send(control, {"mechanisms": confinement.mechanisms(),
+                      "missing": missing})
   for standard in (0, 1, 2):
     os.dup2(nothing, standard)
   gc.collect()
-  gc.freeze()  # pages that are never written are shared by all children
-  _serve(control, layers, limits)
+  gc.freeze()  # children share the pages to which nobody writes
+  _serve(control, confinement, limits)
 
 
-def _serve(control: int, layers: confine.Layers,
+def _serve(control: int, confinement: confine.Confinement,
            limits: dict[str, int]) -> None:
   read, write = os.pipe()
   os.set_blocking(read, False)
   os.set_blocking(write, False)
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-  signal.signal(signal.SIGCHLD, lambda *_: None)
+  signal.signal(signal.SIGCHLD, lambda *_: None)  # so that the pipe is written
   trainer = socket.socket(fileno=control)
   parent = os.getppid()
-  pairs: list[_Pair] = []
-  # A fork of the trainer may hold its end of the socket open, and outlive it.
+  pairs: list[_ForkedPair] = []
+  # A closed socket is not the only sign that the trainer ended: a fork of the
+  # trainer may hold its end of the socket open and outlive it.
   while os.getppid() == parent:
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -98,13 +103,13 @@ def _serve(control: int, layers: confine.Layers,
       sent, jobs, _, _ = socket.recv_fds(trainer, 1, 1)
       if not sent:
         break
-      pairs += [_start(job, layers, limits) for job in jobs]
+      pairs += [_start(job, confinement, limits) for job in jobs]
   for pair in pairs:
     pair.kill()
 
 
-def _reap(pairs: list[_Pair]) -> list[_Pair]:
-  """Reaps what has ended; returns the pairs of which something is left."""
+def _reap(pairs: list[_ForkedPair]) -> list[_ForkedPair]:
+  """Reaps ended processes; returns the pairs that still have one."""
   while True:
     try:
       process, _ = os.waitpid(-1, os.WNOHANG)
@@ -122,29 +127,27 @@ def _reap(pairs: list[_Pair]) -> list[_Pair]:
   return [pair for pair in pairs if pair.alive]
 
 
-def _start(trainer: int, layers: confine.Layers,
-           limits: dict[str, int]) -> _Pair:
-  """Forks the program's process and the judge."""
-  theirs, judges = (one.detach() for one in socket.socketpair())
-  pair = _Pair(trainer, -1, set())
+def _start(trainer: int, confinement: confine.Confinement,
+           limits: dict[str, int]) -> _ForkedPair:
+  candidates, judges = (end.detach() for end in socket.socketpair())
+  pair = _ForkedPair(trainer, -1, set())
   try:
-    candidate = functools.partial(
-        candidate_lib.main, cpu_s=limits["cpu_s"])
-    pair.alive.add(_spawn(layers, limits, candidate, [theirs]))
-    pair.judge = _spawn(layers, limits, judge_lib.main, [trainer, judges])
+    run_candidate = functools.partial(candidate.main, cpu_s=limits["cpu_s"])
+    pair.alive.add(_spawn(confinement, limits, run_candidate, [candidates]))
+    pair.judge = _spawn(confinement, limits, judge.main, [trainer, judges])
     pair.alive.add(pair.judge)
   except OSError as error:
     wire.send(trainer, {"start": str(error)})
     pair.kill()
-  os.close(theirs)
+  os.close(candidates)
   os.close(judges)
   return pair
 
 
-def _spawn(layers: confine.Layers, limits: dict[str, int],
+def _spawn(confinement: confine.Confinement, limits: dict[str, int],
            run: Callable[..., None], keep: list[int]) -> int:
-  """A child that does nothing but `run` with the descriptors `keep`."""
-  process = confine.fork(layers)
+  """Forks a child that only calls `run` with the descriptors `keep`."""
+  process = confine.fork(confinement)
   if process:
     return process
   try:
@@ -152,9 +155,10 @@ def _spawn(layers: confine.Layers, limits: dict[str, int],
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     keep = confine.close_all_but(keep)
     try:
-      confine.confine(layers, limits)
+      confine.confine(confinement, limits)
     except OSError as error:
-      # Before anything hostile runs: for the trainer, or the judge to pass on.
+      # Nothing hostile runs. The judge tells the trainer; the candidate tells
+      # the judge, which passes it on.
       wire.send(keep[0], {"start": str(error)})
     else:
       run(*keep)

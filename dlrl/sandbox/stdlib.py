@@ -10,8 +10,9 @@ import sys
 import types
 from collections.abc import Sequence
 
-# What programs are likely to import, and all extension modules they need,
-# which cannot be loaded from memory. The rest is imported on demand.
+# Imported before the fork: modules that programs are likely to use, and all
+# extension modules, which cannot be loaded from memory. Others are imported
+# when a program asks for them.
 _LOADED = """
   _strptime abc array ast asyncio base64 binascii bisect bz2 calendar cmath
   collections.abc contextlib copy csv ctypes dataclasses datetime decimal
@@ -29,11 +30,11 @@ _SKIPPED = frozenset({
     "pydoc_data", "__phello__", "tests"})
 
 
-class _Stored:
-  """Finds and loads modules from a table of names."""
+class _MemoryImporter:
+  """Finds and loads modules whose content is in memory."""
 
-  def __init__(self, table: dict[str, tuple[bool, bytes, bool]]):
-    self._table = table  # name: (is a package, content, it is compiled)
+  def __init__(self, table: dict[str, tuple[bool, bytes, bool]]) -> None:
+    self._table = table  # name: (is a package, content, is compiled)
 
   def find_spec(self, name: str, path: Sequence[str] | None = None,
                 target: types.ModuleType | None = None,
@@ -47,7 +48,7 @@ class _Stored:
         is_package=self._table[name][0])
 
   def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-    """Nothing special: the import system makes the module."""
+    """Leaves it to the import system to create the module."""
 
   def exec_module(self, module: types.ModuleType) -> None:
     _, content, compiled = self._table[module.__name__]
@@ -57,16 +58,17 @@ class _Stored:
 
 
 def load() -> None:
-  """Imports common modules, keeps the others in memory, forgets all paths."""
+  """Imports common modules, keeps the others in memory, clears `sys.path`."""
   folder = os.path.dirname(os.__file__)
   for name in _LOADED.split():
     try:
       importlib.import_module(name)
     except ImportError:
-      continue  # this Python was built without it; so are its programs
-  # Usually there thanks to `site`, which is not run here.
+      continue  # this Python was built without it, so programs cannot have it
+  # The module `site` defines these, but it does not run here.
   builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
-  sys.meta_path[2:] = [_Stored(_read(folder))]  # after builtin and frozen
+  # The importers of built-in and of frozen modules stay; files are not read.
+  sys.meta_path[2:] = [_MemoryImporter(_read(folder))]
   sys.path.clear()
   sys.path_importer_cache.clear()
 
@@ -87,7 +89,7 @@ def _read(folder: str) -> dict[str, tuple[bool, bytes, bool]]:
 
 
 def _content(path: str) -> tuple[bytes, bool]:
-  """A file's compiled code if it is there; else the source."""
+  """Returns a file's compiled code if it is cached, else its source."""
   cached = importlib.util.cache_from_source(path)
   if os.path.exists(cached):
     with open(cached, "rb") as file:

@@ -1,6 +1,6 @@
-"""The Linux system calls that Python has no function for, by ctypes.
+"""Linux system calls for which Python has no function, through ctypes.
 
-Each returns 0 or the number of the error; `check` makes an exception of it.
+Each returns 0 or the error number, which `check` turns into an exception.
 """
 
 import ctypes
@@ -12,6 +12,9 @@ NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 REMOUNT, REC, PRIVATE = 32, 16384, 1 << 18
 
+# Options of `prctl`.
+SET_PDEATHSIG, SET_SECCOMP, SET_NO_NEW_PRIVS = 1, 22, 38
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -22,7 +25,7 @@ def _result(returned: int) -> int:
 
 
 def check(error: int, doing: str) -> None:
-  """Raises `OSError` unless `error` is 0."""
+  """Raises `OSError`, with what was being done, unless `error` is 0."""
   if error:
     raise OSError(error, f"{doing}: {os.strerror(error)}")
 
@@ -34,12 +37,12 @@ def prctl(option: int, *arguments: int) -> int:
 
 
 def unshare(namespaces: int) -> int:
-  """Gives this process, or its children to come, new namespaces."""
+  """Moves this process, or its future children, into new namespaces."""
   return _result(_LIBC.unshare(namespaces))
 
 
 def setns(descriptor: int, kind: int) -> int:
-  """Enters the namespace that a file descriptor stands for."""
+  """Enters the namespace, of the given kind, that a descriptor refers to."""
   return _result(_LIBC.setns(descriptor, kind))
 
 
@@ -54,11 +57,12 @@ def pivot_root(root: str) -> int:
   """Makes the mount point `root`, the current directory, the only root."""
   number = _PIVOT_ROOT[os.uname().machine]
   error = _result(_LIBC.syscall(number, root.encode(), root.encode()))
-  # The old root now lies on top of the new one; lazily, as it is in use.
+  # The old root now lies on top of the new one. It is still in use, so it can
+  # only be detached (MNT_DETACH), to be unmounted when it no longer is.
   return error or _result(_LIBC.umount2(root.encode(), 2))
 
 
 def drop_capabilities() -> int:
-  """Gives up whatever part of root's power this process has."""
+  """Gives up all capabilities, the parts of root's power, of this process."""
   header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
   return _result(_LIBC.capset(header, (ctypes.c_uint32 * 6)()))

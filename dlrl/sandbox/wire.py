@@ -1,10 +1,10 @@
 """Plain data between processes that do not trust each other.
 
-A message is four bytes of length and JSON. Values are None, bool, int, float,
-str and, as tagged lists, complex, bytes, list, tuple, set, frozenset, dict and
-a few more, rebuilt as exactly these types: no method of what was sent is ever
-called by who receives it. Other objects stay where they are and are sent as
-references. Size, depth and number are bounded.
+A message is its length in four bytes, then JSON. Values are None, bool, int,
+float and str, and, as tagged lists, complex, bytes, list, tuple, set,
+frozenset, dict and a few more. The receiver rebuilds exactly these types and so
+never calls a method that the sender defined. Other objects stay with their
+process and are sent as references. Size, depth and number are bounded.
 """
 
 import collections
@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-LONGEST = 16 << 20  # bytes of a message
-_DEEPEST = 100
-_MOST = 1 << 20  # values in one message
-_SAFE = 1 << 53
+MAX_BYTES = 16 << 20  # of a message
+MAX_REASON = 200  # characters of the reason why a test failed
+_MAX_DEPTH = 100
+_MAX_VALUES = 1 << 20  # in one message
+# Larger ints are sent in hex: Python converts at most 4,300 decimal digits.
+_MAX_DECIMAL = 1 << 53
 
 Json = Any
 
@@ -33,7 +35,19 @@ _TYPES: dict[str, type] = {
     kind.__name__: kind for kind in (
         bool, bytes, complex, dict, float, frozenset, int, list, object, set,
         str, tuple)}
-# What a value of a subclass is sent as: (base, its value as the base).
+# Maps the tags of values without parts to what rebuilds them.
+_LEAVES: dict[str, Callable[..., Any]] = {
+    "int": lambda digits: int(digits, 16),
+    "bytes": lambda text: text.encode("latin-1"),
+    "bytearray": lambda text: bytearray(text.encode("latin-1")),
+    "complex": complex,
+    "range": lambda *bounds: range(*map(int, bounds)),
+    "type": _TYPES.__getitem__,
+    "Fraction": fractions.Fraction,
+    "Decimal": decimal.Decimal,
+}
+# An instance of a subclass is sent as its base: (base, conversion to it). These
+# call the base's own methods, as the subclass may have others.
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__), (float, float.__float__), (str, str.__str__),
     (dict, dict), (list, list), (tuple, tuple), (set, set),
@@ -48,11 +62,11 @@ def send(descriptor: int, message: Json) -> None:
   """Writes a message.
 
   Raises:
-    TooLarge: it has more bytes than a receiver takes.
+    TooLarge: the message has more than `MAX_BYTES`.
     OSError: the other end is closed.
   """
   body = json.dumps(message).encode()
-  if len(body) > LONGEST:
+  if len(body) > MAX_BYTES:
     raise TooLarge(f"{len(body)} bytes")
   rest = memoryview(len(body).to_bytes(4, "big") + body)
   while rest:
@@ -63,13 +77,13 @@ def receive(descriptor: int, timeout: float | None = None) -> Json:
   """Reads a message.
 
   Raises:
-    TimeoutError: it was not complete in `timeout` seconds.
+    TimeoutError: the message was not complete within `timeout` seconds.
     EOFError: the other end was closed.
-    ValueError: it is not a message.
+    ValueError: what came is not a message.
   """
   end = None if timeout is None else time.monotonic() + timeout
   length = int.from_bytes(_read(descriptor, 4, end), "big")
-  if length > LONGEST:
+  if length > MAX_BYTES:
     raise ValueError(f"a message of {length} bytes")
   try:
     return json.loads(_read(descriptor, length, end))
@@ -96,14 +110,18 @@ def _read(descriptor: int, size: int, end: float | None) -> bytes:
 
 
 def encode(value: object, refer: Callable[[object], Json]) -> Json:
-  """`value` as JSON; `refer` gives the reference of an object that is no data.
+  """Returns `value` as JSON.
 
-  A value of a subclass is sent as one of its base, an `OrderedDict` as a dict.
+  An instance of a subclass is sent as its base: an `OrderedDict` as a dict.
+
+  Args:
+    value: what to send.
+    refer: gives the reference of an object that is not data.
 
   Raises:
-    TooLarge: it has too many parts, is too deeply nested or contains itself.
+    TooLarge: too many parts, too deeply nested, or in a cycle.
   """
-  left = _MOST
+  left = _MAX_VALUES
 
   def parts(values: Any, depth: int) -> list[Json]:
     return [one(value, depth + 1) for value in values]
@@ -111,13 +129,14 @@ def encode(value: object, refer: Callable[[object], Json]) -> Json:
   def one(value: Any, depth: int) -> Json:
     nonlocal left
     left -= 1
-    if depth > _DEEPEST or left < 0:
+    if depth > _MAX_DEPTH or left < 0:
       raise TooLarge("too large, too deeply nested, or contains itself")
     kind: Any = type(value)
     if value is None or kind in (bool, str, float):
       return value
     if kind is int:
-      return value if -_SAFE < value < _SAFE else ["int", hex(value)]
+      return (value if -_MAX_DECIMAL < value < _MAX_DECIMAL
+              else ["int", hex(value)])
     if kind in _SEQUENCES:
       return [_SEQUENCES[kind], parts(value, depth)]
     if kind is dict:
@@ -141,7 +160,11 @@ def encode(value: object, refer: Callable[[object], Json]) -> Json:
 
 
 def decode(sent: Json, find: Callable[[Json], Any]) -> Any:
-  """What `encode` was given; `find` gives the object of a reference.
+  """Returns the value that `encode` was given.
+
+  Args:
+    sent: the JSON of `encode`.
+    find: gives the object of a reference.
 
   Raises:
     ValueError, TypeError, and others that a malformed message leads to.
@@ -154,22 +177,8 @@ def decode(sent: Json, find: Callable[[Json], Any]) -> Any:
   if tag == "dict":
     return dict(zip((decode(part, find) for part in rest[0]),
                     (decode(part, find) for part in rest[1]), strict=True))
-  if tag == "int":
-    return int(rest[0], 16)
   if tag == "object":
     return find(rest[0])
-  if tag == "bytes":
-    return rest[0].encode("latin-1")
-  if tag == "bytearray":
-    return bytearray(rest[0].encode("latin-1"))
-  if tag == "complex":
-    return complex(rest[0], rest[1])
-  if tag == "range":
-    return range(*map(int, rest))
-  if tag == "type":
-    return _TYPES[rest[0]]
-  if tag == "Fraction":
-    return fractions.Fraction(rest[0])
-  if tag == "Decimal":
-    return decimal.Decimal(rest[0])
+  if tag in _LEAVES:
+    return _LEAVES[tag](*rest)
   raise ValueError(f"tag {tag!r}")

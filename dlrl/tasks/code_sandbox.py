@@ -1,6 +1,6 @@
-"""Moved to `dlrl.sandbox.sandbox`; this name goes with version 0.3."""
+"""Moved to `python -m dlrl.sandbox`; this name goes with version 0.3."""
 
-import runpy
+from dlrl.sandbox import __main__ as command
 
 if __name__ == "__main__":
-  runpy.run_module("dlrl.sandbox.sandbox", run_name="__main__")
+  command.main()

@@ -9,7 +9,7 @@ from dlrl.sandbox import seccomp
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 EPERM, ENOSYS = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-HEADERS = {  # of the Linux kernel, where a distribution puts them
+HEADERS = {  # of the Linux kernel, where distributions install them
     "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
     "aarch64": "/usr/include/asm-generic/unistd.h",
 }
@@ -18,7 +18,7 @@ PID = 77
 
 def decide(machine: str, number: int, *arguments: int, files=False,
            architecture: int | None = None) -> int:
-  """What the kernel would: the filter's few instructions, one by one."""
+  """Interprets the filter as the kernel does, one instruction at a time."""
   words = {0: number, 4: architecture or ARCHITECTURES[machine]}
   words.update({16 + 8 * at: value for at, value in enumerate(arguments)})
   code = seccomp.program(machine, PID, files=files)

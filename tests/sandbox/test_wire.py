@@ -26,11 +26,11 @@ JSON = st.recursive(
 
 
 def refuse(value: object) -> None:
-  raise AssertionError(f"{value!r} is no data")
+  raise AssertionError(f"{value!r} is not data")
 
 
 def shape(value):
-  """A value with the types of all its parts, which `==` does not compare."""
+  """A value with the types of its parts, which `==` does not compare."""
   if isinstance(value, list | tuple | set | frozenset):
     parts = [shape(one) for one in value]
     return type(value), parts if isinstance(value, list | tuple) else {
@@ -75,10 +75,10 @@ def test_depth_is_bounded(make):
 
 
 def test_number_is_bounded(monkeypatch):
-  monkeypatch.setattr(wire, "_MOST", 10_000)
+  monkeypatch.setattr(wire, "_MAX_VALUES", 10_000)
   wide = [[]] * 1000
   for _ in range(3):
-    wide = [wide] * 1000  # a billion places, though few objects
+    wide = [wide] * 1000  # a billion places, but few objects
   with pytest.raises(wire.TooLarge):
     wire.encode(wide, refuse)
 
@@ -93,7 +93,7 @@ def pipe():
 
 def test_a_message_that_no_one_takes_is_not_sent(pipe):
   with pytest.raises(wire.TooLarge):
-    wire.send(pipe[1], "x" * (wire.LONGEST + 1))
+    wire.send(pipe[1], "x" * (wire.MAX_BYTES + 1))
 
 
 @pytest.mark.parametrize("sent", [

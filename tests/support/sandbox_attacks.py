@@ -1,9 +1,9 @@
-"""Programs that want a reward, or out: each is tested with `TEST` alone.
+"""Programs that want a reward, or to get out; `TEST` is the test of each.
 
-They find in `HOST` what there is to reach: `pid` of the trainer, `port` and
+The test prepends `HOST`, a dict of targets: `pid` of the trainer, `port` and
 `abstract` of its listening sockets, `datagrams` of one that takes messages,
-`answers`, a readable file with the right answers, and `folder`, a directory
-that all may write to.
+`answers`, a readable file with the right answers, and `folder`, a directory to
+which everybody may write.
 """
 
 TEST = "assert add(20, 22) == 42 and add(1, 2) == 3"
@@ -58,7 +58,7 @@ import sys
 for name, module in list(sys.modules.items()):
   if name.startswith("dlrl") and hasattr(module, "_failure"):
     module._failure = lambda *a: ""
-    module.Remote = module.Names = dict
+    module.Remote = module.TestNamespace = dict
 """ + _WRONG,
     "printed verdicts": """
 import json, os

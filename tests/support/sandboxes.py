@@ -1,4 +1,4 @@
-"""Sandboxes to test, and what of them there is on this machine."""
+"""Sandboxes with each set of mechanisms, and the processes that they start."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ TIERS = {
     "filter alone": ("namespaces",),
     "namespaces alone": ("filter",),
 }
-# Unusual limits, by which the processes of these tests are found among others'.
+# Unusual limits, which mark the processes of these tests.
 SHORT = sandbox.ProgramLimits(
     cpu_s=1, wall_s=2, total_s=6, processes=64,
     files_mib=16 + os.getpid() % 100,
@@ -24,7 +24,7 @@ SHORT = sandbox.ProgramLimits(
 
 
 def processes() -> set[int]:
-  """Ids of the servers with `SHORT` limits and of all that they started."""
+  """Ids of the servers with `SHORT` limits and of all their descendants."""
   found = set()
   for path in pathlib.Path("/proc").glob("[0-9]*"):
     with contextlib.suppress(OSError):
@@ -35,11 +35,11 @@ def processes() -> set[int]:
 
 
 def zombies_of(parents: set[int]) -> set[int]:
-  """Ids of processes that ended, and whom these parents did not reap."""
+  """Ids of processes that ended but were not reaped by these parents."""
   found = set()
   for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
     with contextlib.suppress(OSError):
-      # After the name, which may have anything in it: state and parent.
+      # State and parent follow the name, which may contain anything.
       state, parent = path.read_text().rpartition(")")[2].split()[:2]
       if state == "Z" and int(parent) in parents:
         found.add(int(path.parent.name))
@@ -47,6 +47,7 @@ def zombies_of(parents: set[int]) -> set[int]:
 
 
 def start(tier: str, limits=SHORT, **kwargs) -> sandbox.Sandbox:
+  """Starts a sandbox; skips the test if the machine lacks a mechanism of it."""
   try:
     box = sandbox.Sandbox(limits, without=TIERS[tier], **kwargs)
   except strict.ConfigError as error:
@@ -56,15 +57,15 @@ def start(tier: str, limits=SHORT, **kwargs) -> sandbox.Sandbox:
       return box
     box.close()
     reason = box.protections
-  # Only for a mechanism that the machine lacks: one without effect is a bug.
+  # Skips only for a missing mechanism. One that has no effect is a bug.
   lacking = {"filter": "filter", "namespaces": "namespaces", "all": ""}
   assert f"; no {lacking[tier.split()[0]]}" in reason, reason
   pytest.skip(f"not on this machine: {reason}")
 
 
 def no_process_in_time(monkeypatch):
-  """Every pair of processes is given up; a limit of no time could be met."""
+  """Makes every pair of processes late. A limit of 0 s might be met."""
   def late(self, judge):
     raise TimeoutError
 
-  monkeypatch.setattr(client.Pair, "__init__", late)
+  monkeypatch.setattr(client.ProcessPair, "__init__", late)
