@@ -9,6 +9,7 @@ from dlrl.tasks import task as task_lib
 from dlrl.tasks.coding import data as code_data
 from dlrl.tasks.coding import grading as code_grading
 from dlrl.tasks.coding import prompts as code_prompts
+from dlrl.tasks.coding import results as code_results
 from dlrl.tasks.countdown import data as countdown_data
 from dlrl.tasks.countdown import drawn_data as countdown_drawn_data
 from dlrl.tasks.countdown import grading as countdown
@@ -107,7 +108,7 @@ _MBPP = task_lib.Task(
   version="1.0.0",
   checksum=checked.whole_checksum(code_data.Mbpp),
   answer=code_grading.answer,
-  start=code_grading.start,
+  start=code_results.start,
   fields={"question": operator.itemgetter("text")},
   # Tests that are scored, as some papers show.
   extras={

@@ -150,7 +150,7 @@ def test_a_number_in_something_bigger_is_never_the_answer(
 
 @pytest.fixture(scope="module")
 def pool():
-  pool = verify_pool.Pool(verify_pool.WorkerLimits(processes=1))
+  pool = verify_pool.VerifyPool(verify_pool.WorkerLimits(processes=1))
   yield pool
   pool.close()
 

@@ -1,16 +1,19 @@
-"""Code: a program that passes tests, in a completion that is prose and code.
+"""Code tasks: the completion contains a program, and tests judge it.
 
-A completion's program is its last complete fenced block marked as Python or as
-nothing; a completion without fences can be a program as a whole. It runs in
-`dlrl.sandbox` only; not even its syntax is looked at in this process. Rewards
-have TRL's signature. They return None where the sandbox failed, not the
-program: such a completion has no place in a loss.
+The program is the last complete fenced block that is marked as Python or not
+marked at all. A completion without fences can be a program as a whole. Programs
+run only in `dlrl.sandbox`; this process does not even parse them. Rewards have
+TRL's signature. They are None where the sandbox failed, not the program: such a
+completion is left out of the loss.
 
-Columns: `tests`, lists of statements that raise unless the program is right,
-each by itself; `setup`, run before them; `entry_point`, the name of what they
-call; `prefix`, code that the completion goes on from, such as HumanEval's
-prompts, complete by itself and trusted as tests are. All but the first may be
-left out or empty.
+Columns that the rewards read; all but `tests` may be missing or empty:
+
+    tests        a list per example; each test is a statement, judged by itself,
+                 that raises unless the program is right
+    setup        code that runs before the tests
+    entry_point  the function that the tests call
+    prefix       code that the completion continues, such as HumanEval's
+                 prompts; complete in itself and trusted as tests are
 """
 
 import re
@@ -25,11 +28,12 @@ from dlrl.tasks.coding import results as code_results
 Texts = Sequence[str]
 Rewards = list[float | None]
 
-_LONGEST = 100_000  # characters; a longer completion has no program
+_MAX_CHARACTERS = 100_000  # of a completion; in longer ones no program is read
 _FENCE = re.compile(r" {0,3}(`{3,})[ \t]*([^`\s]*)[^`]*")
 _PYTHON = frozenset({"python", "python3", "py", ""})
 
-# Trusted code on hostile text: in the sandbox too, for a parser may crash.
+# Trusted code that reads hostile text. It runs in the sandbox as well, because
+# such a text can crash Python's parser.
 _CHECK = """
 import re
 import warnings
@@ -42,19 +46,22 @@ def compiled(source):
 EMPTY = compiled("").co_code
 
 def defines(source, defined):
-  # Nested, these take time quadratic in their number.
+  # The time to compile these, if nested, is quadratic in their number.
   if source.count("lambda") > 200 or source.count("else") > 500:
     return False
   return compiled(source).co_code != EMPTY and bool(re.search(defined, source))
 """
-_CHECKED_AT_ONCE = 64
+_CHECKS_PER_PROCESS = 64
 
 
 def blocks(completion: str) -> tuple[list[tuple[str, str]], bool]:
-  """Complete fenced blocks, (language, content), and whether others began.
+  """Finds the fenced blocks of a completion.
 
-  Languages are in lower case. A fence with a language ends no block: the one
-  before was not complete.
+  A fence with a language never closes a block: the block before was incomplete.
+
+  Returns:
+    `(language, content)` of each complete block, the language in lower case;
+    and whether any block is incomplete.
   """
   found: list[tuple[str, str]] = []
   content: list[str] = []
@@ -64,7 +71,7 @@ def blocks(completion: str) -> tuple[list[tuple[str, str]], bool]:
     if match is None or len(match[1]) < len(fence):
       content.append(line)
     elif fence and not match[2]:
-      found.append((language, "".join(f"{one}\n" for one in content)))
+      found.append((language, "".join(f"{text}\n" for text in content)))
       fence = ""
     else:
       broken = broken or fence != ""
@@ -74,8 +81,8 @@ def blocks(completion: str) -> tuple[list[tuple[str, str]], bool]:
 
 def program(completion: str, *, prefix: str = "",
             entry_point: str = "") -> str | None:
-  """The program of a completion, `prefix` included; None: it has none."""
-  if len(completion) > _LONGEST:
+  """Returns the program of a completion, after `prefix`; None without one."""
+  if len(completion) > _MAX_CHARACTERS:
     return None
   found, broken = blocks(completion)
   programs = [text for language, text in found if language in _PYTHON]
@@ -93,27 +100,17 @@ def program(completion: str, *, prefix: str = "",
   return text
 
 
-def start(allow_missing: Sequence[str]) -> str:
-  """Starts the sandbox; returns one line that says what it protects.
-
-  Args:
-    allow_missing: of "files", "network", "processes": what programs may reach
-      if this machine cannot keep them from it.
-
-  Raises:
-    strict.ConfigError: it cannot keep them from something else.
-  """
-  return code_results.start(allow_missing=allow_missing)
-
-
-def answer(row: task_lib.Example, completion: str) -> str | None:
-  """Its program, for votes."""
-  return program(completion, prefix=row.get("prefix", ""),
-                 entry_point=row.get("entry_point", ""))
+def answer(example: task_lib.Example, completion: str) -> str | None:
+  """Returns the completion's program, for majority votes."""
+  return program(completion, prefix=example.get("prefix", ""),
+                 entry_point=example.get("entry_point", ""))
 
 
 def _defined(entry_point: str) -> str:
-  """A pattern of what defines it at the top; without a name, of anything."""
+  """A pattern for what defines the entry point at the top level of a module.
+
+  Without an entry point, the pattern matches everything.
+  """
   name = re.escape(entry_point)
   return (rf"(?m)^(?:(?:async +)?def|class) +{name}\b|^{name} *="
           if entry_point else "")
@@ -123,35 +120,36 @@ def passed_reward(prompts: Texts, completions: Texts, *,
                   tests: Sequence[Texts], setup: Texts = (),
                   entry_point: Texts = (), prefix: Texts = (),
                   **columns: object) -> Rewards:
-  """1 for a program that passes all tests and 0 for everything else.
+  """1 for a program that passes all tests, 0 for everything else.
 
   Raises:
-    strict.ConfigError: a row has no test, or the sandbox cannot be started.
+    strict.ConfigError: an example has no test, or the sandbox cannot start.
   """
   del prompts, columns
-  shares = _shares(completions, tests, setup, entry_point, prefix)
-  return [None if share is None else float(share == 1) for share in shares]
+  fractions = _fractions(completions, tests, setup, entry_point, prefix)
+  return [None if fraction is None else float(fraction == 1)
+          for fraction in fractions]
 
 
 def fraction_reward(prompts: Texts, completions: Texts, *,
                     tests: Sequence[Texts], setup: Texts = (),
                     entry_point: Texts = (), prefix: Texts = (),
                     **columns: object) -> Rewards:
-  """The share of tests that a program passes; 0 where there is none.
+  """The fraction of tests that a program passes; 0 without a program.
 
   Raises:
-    strict.ConfigError: as `passed_reward`.
+    strict.ConfigError: same as `passed_reward`.
   """
   del prompts, columns
-  return _shares(completions, tests, setup, entry_point, prefix)
+  return _fractions(completions, tests, setup, entry_point, prefix)
 
 
 def format_reward(prompts: Texts, completions: Texts, *,
                   entry_point: Texts = (), prefix: Texts = (),
                   **columns: object) -> Rewards:
-  """1 for exactly one fenced block, of Python that compiles; else 0.
+  """1 if the only fenced block is marked as Python and compiles, else 0.
 
-  With the prefix before it, the block defines the entry point, if there is one.
+  If there is an entry point, the block, after the prefix, must define it.
   """
   del prompts, columns
   found = [_only_block(completion) for completion in completions]
@@ -161,10 +159,11 @@ def format_reward(prompts: Texts, completions: Texts, *,
       for text, before, name in zip(
           found, _column(prefix, found), _column(entry_point, found),
           strict=True)]
-  # Many in one process, of which a crash costs one.
+  # The checks are tests of one program, `_CHECK`: a process does many. A check
+  # that crashes the process fails only itself.
   tests = list(dict.fromkeys(check for check in checks if check is not None))
-  chunks = [tuple(tests[at:at + _CHECKED_AT_ONCE])
-            for at in range(0, len(tests), _CHECKED_AT_ONCE)]
+  chunks = [tuple(tests[at:at + _CHECKS_PER_PROCESS])
+            for at in range(0, len(tests), _CHECKS_PER_PROCESS)]
   results = code_results.run([
       sandbox.Program(_CHECK, chunk, entry_point="defines")
       for chunk in chunks])
@@ -178,10 +177,12 @@ def format_reward(prompts: Texts, completions: Texts, *,
 
 def metrics(prompts: Texts, completions: Texts,
             **columns: Any) -> dict[str, Rewards]:
-  """`solved`, `tests` and `format`: the three rewards; each program runs once.
+  """Returns the three rewards as `solved`, `tests` and `format`.
+
+  Each program runs once, because `results` remembers what it ran.
 
   Raises:
-    strict.ConfigError: as `passed_reward`.
+    strict.ConfigError: same as `passed_reward`.
   """
   return {
       "solved": passed_reward(prompts, completions, **columns),
@@ -189,35 +190,40 @@ def metrics(prompts: Texts, completions: Texts,
       "format": format_reward(prompts, completions, **columns)}
 
 
-def _shares(completions: Texts, tests: Sequence[Texts], setup: Texts,
+def _fractions(completions: Texts, tests: Sequence[Texts], setup: Texts,
             entry_point: Texts, prefix: Texts) -> Rewards:
   jobs: list[sandbox.Program | None] = []
-  for completion, row, before, name, start in zip(
+  for completion, checks, before, name, start in zip(
       completions, tests, _column(setup, completions),
       _column(entry_point, completions), _column(prefix, completions),
       strict=True):
-    strict.require(len(row) > 0, "tests", row, "every row needs one at least")
+    strict.require(
+        len(checks) > 0, "reward.tests", checks, "an example has no tests; "
+        "give each at least one in the column `tests`", strict.ArgumentError)
     code = program(completion, prefix=start, entry_point=name)
-    # What the prefix defines, the tests take from it, not from the program.
+    # The prefix is part of the setup as well: what it defines must be the
+    # tests' own, as the program may define the same names in another way.
     jobs.append(None if code is None else sandbox.Program(
-        code, tuple(row), f"{before}\n{start}", name))
+        code, tuple(checks), f"{before}\n{start}", name))
   results = iter(code_results.run([job for job in jobs if job is not None]))
-  return [0.0 if job is None else _share(next(results)) for job in jobs]
+  return [0.0 if job is None else _fraction(next(results)) for job in jobs]
 
 
-def _share(result: sandbox.Result) -> float | None:
+def _fraction(result: sandbox.Result) -> float | None:
   if result.infrastructure_error is not None:
     return None
   return sum(result.passed) / len(result.passed)
 
 
 def _only_block(completion: str) -> str | None:
-  found, broken = blocks(completion[:_LONGEST + 1])
-  if len(completion) > _LONGEST or broken or len(found) != 1:
+  if len(completion) > _MAX_CHARACTERS:
+    return None
+  found, broken = blocks(completion)
+  if broken or len(found) != 1:
     return None
   language, text = found[0]
   return text if language == "python" else None
 
 
-def _column(values: Texts, rows: Sequence[object]) -> Texts:
-  return values if len(values) else [""] * len(rows)
+def _column(values: Texts, completions: Sequence[object]) -> Texts:
+  return values if len(values) else [""] * len(completions)

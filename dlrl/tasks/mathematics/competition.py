@@ -1,17 +1,17 @@
 r"""MATH: competition problems whose answer is an expression in LaTeX.
 
 A completion states its answer between answer tags, in `\boxed{}`, on a last
-line after `####` or after "The answer is" (`answers.stated`): a bare "3" is no
-answer. It is compared with the gold, first match decides:
+line after `####` or after "The answer is" (`answers.stated`). A bare "3" is not
+an answer. The first of these rules that applies decides:
 
-1. Equal after normalisation of what LaTeX writes in several ways: right.
-2. The gold is a number (with units, percent, degrees or not): right if the
-   answer is the same number, by exact fractions. An answer that still has to be
-   worked out, `3 \cdot 6` or `2^{10}`, is none.
-3. The gold is words, or a numeral with its base: right if the words, or the
-   digits and the base if one is written, are the same.
-4. An equation for a gold that is none, or brackets of another kind (a set for a
-   pair): wrong.
+1. The answer equals the gold after normalisation (`normal`): right.
+2. The gold is a number, with or without unit, percent or degree sign: right if
+   the answer is the same number, as an exact fraction. An answer that is not
+   worked out, `3 \cdot 6` or `2^{10}`, is wrong.
+3. The gold is words, or a numeral with its base: right if the answer has the
+   same words, or the same digits and no other base.
+4. The answer is an equation and the gold is not, or their brackets differ (a
+   set for a pair): wrong.
 5. math-verify decides, in another process and within limits (`verify_pool`).
 
 The column `answer` is the gold: LaTeX, or a solution whose last box holds it.
@@ -29,15 +29,16 @@ from dlrl.tasks import task as task_lib
 from dlrl.tasks.mathematics import exact_numbers
 from dlrl.tasks.mathematics import verify_pool
 
-_LONGEST = 500  # characters of an answer; the longest gold has about 100
+_MAX_CHARACTERS = 500  # of an answer; the longest gold has about 100
 
 _WORDS = re.compile(
   r"\\(?:text|mathrm|mbox|textbf|mathbf|textrm) *\{([^{}]*)\}")
 _MARKUP = re.compile(r"\\[()\[\]]|\\?\$|\\displaystyle(?![A-Za-z])|\\!\s?")
-# `x=`, `f(x)=`, `\theta =`, `x \in`: what has the value that follows.
+# `x=`, `f(x)=`, `\theta =`, `x \in`: the name of the value that follows.
 _NAME = re.compile(r"([A-Za-z(\\][A-Za-z(){}\\_,' ]{0,40}?[0-9]?[})]*)\s*"
                    r"(?:=|\\in(?![A-Za-z]))\s*")
 _EQUATION = re.compile(r"(?<![<>!])=")
+# The order matters: spaces between digits are marked before all others go.
 _REWRITES = tuple((re.compile(pattern), with_) for pattern, with_ in (
     (r"\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
     (r"\\(?:left|right)(?![A-Za-z])", ""),
@@ -49,7 +50,7 @@ _REWRITES = tuple((re.compile(pattern), with_) for pattern, with_ in (
     (r"\\(frac|sqrt) *([0-9a-zA-Z])", r"\\\1{\2}"),
     (r"(\\frac *\{[^{}]*\}) *([0-9a-zA-Z])", r"\1{\2}"),
     (r"(?<=[\^_])\{([0-9a-zA-Z])\}", r"\1"),
-    (r"(?<=[0-9])\s+(?=[0-9])", "#"),  # two numbers, not one
+    (r"(?<=[0-9])\s+(?=[0-9])", "#"),  # "1 2" must not become "12"
     (r"\s+", ""),
 ))
 _BASED = re.compile(r"([0-9][0-9A-F]*)_\{?([0-9]+)\}?")
@@ -57,38 +58,42 @@ _LIST = re.compile(r"(\\?[(\[{]).*,.*?(\\?[)\]}])", re.DOTALL)
 
 
 def gold(answer: str) -> str:
-  r"""The gold answer: the last box of a solution, or the text without one.
+  r"""Returns the content of a solution's last box, or the text if it has none.
 
   Raises:
-    ValueError: it is empty.
+    ValueError: the gold answer is empty.
   """
   boxed = answers.boxed(answer)
   text = (answer if boxed is None else boxed).strip()
   if not text:
-    raise ValueError(f"{answer[-80:]!r} holds no gold answer")
+    raise ValueError(f"{answer[-80:]!r} holds no gold answer; write LaTeX, or "
+                     r"a solution that ends in \boxed{...}")
   return text
 
 
 def normal(text: str) -> str:
-  """The text without what LaTeX lets one write in several ways."""
+  """Returns the text with the same spelling for what LaTeX spells differently.
+  """
   text = _WORDS.sub(r" \1 ", _MARKUP.sub("", text))
   for pattern, replacement in _REWRITES:
     text = pattern.sub(replacement, text)
   return text.removesuffix(".")
 
 
-def answer(row: task_lib.Example, completion: str) -> str | None:
-  """The answer it states, normalised, for votes."""
-  del row
+def answer(example: task_lib.Example, completion: str) -> str | None:
+  """Returns the stated answer, normalised, for majority votes."""
+  del example
   return normal(answers.stated(completion) or "") or None
 
 
 def decided(right: str, answer: str) -> bool | None:
-  """The verdict by rules 1 to 4, or None: it takes rule 5.
+  """Applies rules 1 to 4; returns None if rule 5 has to decide.
 
-  `right` is a gold answer as by `gold`. No answer raises.
+  Args:
+    right: a gold answer from `gold`.
+    answer: what the completion states; any text, none raises.
   """
-  if not answer or len(answer) > _LONGEST:
+  if not answer or len(answer) > _MAX_CHARACTERS:
     return False
   right_name, right = _named(right)
   name, answer = _named(answer)
@@ -113,7 +118,7 @@ def decided(right: str, answer: str) -> bool | None:
 
 def correct_reward(prompts: Sequence[object], completions: Sequence[str], *,
                    answer: Sequence[str], **columns: object) -> list[float]:
-  """1 for the gold answer, stated as the answer, and 0 for everything else.
+  """1 if the completion states the gold answer, else 0.
 
   Raises:
     ValueError: a gold answer is empty, or the lengths differ. No completion
@@ -124,7 +129,7 @@ def correct_reward(prompts: Sequence[object], completions: Sequence[str], *,
   pairs = [(gold(right), answers.stated(completion) or "")
            for _, right, completion in zip(
              prompts, answer, completions, strict=True)]
-  # A group's completions often share an answer.
+  # Keyed by pair, because the completions of a group often share an answer.
   verdicts = {pair: decided(*pair) for pair in pairs}
   open_pairs = [pair for pair, verdict in verdicts.items() if verdict is None]
   if open_pairs:
@@ -135,7 +140,7 @@ def correct_reward(prompts: Sequence[object], completions: Sequence[str], *,
 
 def format_reward(prompts: Sequence[object], completions: Sequence[str],
                   **columns: object) -> list[float]:
-  """1 for any text that is stated as the answer, 0 for everything else.
+  """1 if the completion states an answer, right or wrong, else 0.
 
   Raises:
     ValueError: the lengths differ.
@@ -148,10 +153,10 @@ def format_reward(prompts: Sequence[object], completions: Sequence[str],
 def metrics(prompts: Sequence[object], completions: Sequence[str], *,
             answer: Sequence[str], **columns: object
             ) -> dict[str, list[float]]:
-  """`solved` and `format`, 0 or 1: the two rewards.
+  """Returns the two rewards as `solved` and `format`.
 
   Raises:
-    ValueError, RuntimeError: as `correct_reward`.
+    ValueError, RuntimeError: same as `correct_reward`.
   """
   del columns
   return {"solved": correct_reward(prompts, completions, answer=answer),
@@ -159,7 +164,7 @@ def metrics(prompts: Sequence[object], completions: Sequence[str], *,
 
 
 def _named(text: str) -> tuple[str, str]:
-  """A name that the text gives to a value, "" without one, and the value."""
+  """Splits `x = 5` into the name, empty if there is none, and the value."""
   text = _MARKUP.sub("", text).strip().removesuffix(".")
   match = _NAME.match(text)
   return ("", text) if match is None else (normal(match[1]), text[match.end():])
@@ -171,8 +176,8 @@ def _groups(pattern: re.Pattern[str], text: str) -> tuple[str, ...] | None:
 
 
 @functools.cache
-def _pool() -> verify_pool.Pool:
-  pool = verify_pool.Pool(verify_pool.WorkerLimits(
+def _pool() -> verify_pool.VerifyPool:
+  pool = verify_pool.VerifyPool(verify_pool.WorkerLimits(
     processes=min(8, os.cpu_count() or 1)))
   atexit.register(pool.close)
   return pool

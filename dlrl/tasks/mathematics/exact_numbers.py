@@ -1,25 +1,27 @@
-r"""Numbers in answers, read exactly: the same way in golds and completions.
+r"""Reads numbers in answers exactly, in the same way for golds and completions.
 
-`last` finds the last number in a text, `whole` reads a text that is a number
-and nothing else. Both ignore what is written around the same value: `$` and
-other currencies, thousands commas, leading plus and zeros, trailing zeros,
-units, degrees, LaTeX's spaces, `\text`, `\frac` and dollar signs, bold. Numbers
-are integers, decimals, fractions and mixed fractions, kept as fractions, never
-as floats. A percent sign is remembered.
+`last` finds the last number in a text; `whole` reads a text that is a number
+and nothing else. Both ignore differences of spelling: `$` and other currencies,
+thousands commas, a leading plus or zeros, trailing zeros, units, degrees, bold,
+and LaTeX's spaces, `\text`, `\frac` and dollar signs. Numbers are integers,
+decimals, fractions and mixed fractions. They are kept as fractions, never as
+floats. A percent sign is remembered.
 
-A numeral inside something bigger is not read: a power, product, sum, function,
-root, list without spaces, time, date, version or name (`10**9`, `2^{10}`,
-`3*4`, `5-6`, `f(2)`, `\sqrt{3}`, `1.2.3`, `5,6`, `12:30`, `x5`, `5x`, `5!`).
-Digits are ASCII; next to any other character outside ASCII nothing is read.
+A numeral that is part of something bigger is not read: of a power, product,
+sum, function, root, list without spaces, time, date, version or name (`10**9`,
+`2^{10}`, `3*4`, `5-6`, `f(2)`, `\sqrt{3}`, `1.2.3`, `5,6`, `12:30`, `x5`, `5x`,
+`5!`). Digits must be ASCII, and a number next to a non-ASCII character is not
+read.
 """
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-_READ = 1_000  # characters at the end of a text that are read
-_DIGITS = 100  # of one number; a longer one is no answer
+_MAX_READ = 1_000  # characters, at the end of a text
+_MAX_DIGITS = 100  # of one number; a longer numeral is not read
 
+# In order: Unicode and LaTeX become the ASCII that the patterns below expect.
 _REWRITES = tuple((re.compile(pattern), with_) for pattern, with_ in (
     (r"[\u00a0\u2009\u202f]", " "),
     ("\u2212", "-"),
@@ -49,7 +51,7 @@ _NUMBER = re.compile(
     r"(?P<value>[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?"
     r"|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?: */ *(?P<by>[0-9]+))?")
-# What just before or after a number makes it a part of something bigger.
+# What makes a number part of something bigger, just before or after it.
 _FOREIGN = r"[^\t\n\r -~]"
 _PART_BEFORE = re.compile(
     rf"(?:{_FOREIGN}|[A-Za-z0-9]|[0-9][.,:]|[A-Za-z0-9)\]}}^_][(\[{{]"
@@ -61,23 +63,23 @@ _PART_AFTER = re.compile(
     r"|[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}[0-9^_(\[{]"
     r"|[ \t]*[*/^_+<>|\\]|[ \t]*-[ \t]*(?:[0-9.(]|[A-Za-z](?![A-Za-z]))"
     r"|\s*(?:thousand|million|billion|trillion)\b", re.ASCII | re.IGNORECASE)
-_CONTEXT = 20  # characters before a number that are looked at
+_CONTEXT = 20  # characters before a number to which `_PART_BEFORE` is applied
 _PERCENT = re.compile(r"\s*(?:%|percent\b)", re.A | re.I)
-# Words of two letters are variables as often as units.
+# Of words of two letters, only these: others are as often variables as units.
 _UNITS = re.compile(
     r"(?:\s+(?:[A-Za-z]{3,}|[ckm]m|[km]g|ml|ft|in|mi|yd|lb|oz|hr|[ap]m|per)"
     r"|\s*/\s*[A-Za-z]{3,})*[\s.]*", re.ASCII)
 
 
 class Number(NamedTuple):
-  """A value as it is written: 50% has the value 50."""
+  """A number as it is written: 50% has the value 50."""
 
   value: Fraction
   percent: bool = False
 
 
 def equal(a: Number, b: Number) -> bool:
-  """Whether two numbers are the same; 50% is 50, and 0.5, too."""
+  """Whether two numbers are the same; 50% equals both 50 and 0.5."""
   if a.value == b.value:
     return True
   if a.percent == b.percent:
@@ -87,13 +89,14 @@ def equal(a: Number, b: Number) -> bool:
 
 
 def last(text: str) -> Number | None:
-  """The last number in the text; None: there is none, or it cannot be read.
+  """Returns the last number in the text.
 
-  If the last numeral is part of something bigger, no earlier one counts.
+  None if the text has no number, or if its last numeral is part of something
+  bigger; an earlier number never counts instead.
   """
-  if len(text) > _READ:
-    # From the next word on: a part of a number is none.
-    text = " ".join(text[-_READ:].split(maxsplit=1)[1:])
+  if len(text) > _MAX_READ:
+    # The first word goes, too, as the cut may have gone through a number.
+    text = " ".join(text[-_MAX_READ:].split(maxsplit=1)[1:])
   text = _plain(text)
   found = None
   for match in _NUMBER.finditer(text):
@@ -102,8 +105,8 @@ def last(text: str) -> Number | None:
 
 
 def whole(text: str) -> Number | None:
-  """The number that the text is, with at most units after it; or None."""
-  if len(text) > _READ:
+  """Reads a text that is a number, perhaps with units after it, else None."""
+  if len(text) > _MAX_READ:
     return None
   text = _plain(text).strip()
   while text.startswith("{") and text.endswith("}"):
@@ -132,7 +135,7 @@ def _apart(text: str, number: re.Match[str]) -> bool:
     return False
   if not number["sign"]:
     return not _PART_BEFORE.search(before)
-  # A sign may stand off its number at the start and after "=" or ":".
+  # "- 5" is a number only at the start and after "=" or ":"; else "-" is minus.
   if number["gap"] and before.rstrip()[-1:] not in ("", "=", ":"):
     return False
   return not _PART_BEFORE_SIGN.search(before)
@@ -140,7 +143,7 @@ def _apart(text: str, number: re.Match[str]) -> bool:
 
 def _value(text: str, number: re.Match[str]) -> Number | None:
   digits, by = number["value"].replace(",", ""), number["by"]
-  if len(digits) > _DIGITS or len(by or "") > _DIGITS:
+  if len(digits) > _MAX_DIGITS or len(by or "") > _MAX_DIGITS:
     return None
   value = Fraction(digits)
   if by:
@@ -148,7 +151,7 @@ def _value(text: str, number: re.Match[str]) -> Number | None:
       return None
     value /= int(by)
   if number["whole"]:
-    if value >= 1 or len(number["whole"]) > _DIGITS:
+    if value >= 1 or len(number["whole"]) > _MAX_DIGITS:
       return None
     value += int(number["whole"])
   if number["sign"] == "-":

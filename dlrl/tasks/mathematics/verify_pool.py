@@ -1,8 +1,8 @@
 """Processes that compare LaTeX answers, each comparison within limits.
 
-Children are started by exec, never by fork: a process that runs JAX must not be
-forked. A thread waits for each, but no thread computes: what runs out of time
-or memory ends with its process, and another is started for the next comparison.
+Workers are started by exec, because a process that runs JAX must not be forked.
+The threads of the pool only wait for them. A comparison that runs out of time
+or memory ends with its worker, and the next comparison starts another.
 """
 
 import concurrent.futures
@@ -19,56 +19,63 @@ from typing import IO
 from typing import NamedTuple
 
 _WORKER = pathlib.Path(__file__).with_name("verify_worker.py")
-_TRIES = 2  # of a comparison whose process was ended by something else
+_TRIES = 2  # of a comparison whose worker was ended by something else
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerLimits:
-  """What one comparison, and the pool, may use."""
+  """What the pool may use.
+
+  Attributes:
+    cpu_seconds: processor time of one comparison.
+    wall_seconds: wall time of one comparison. Long, as it is only a backstop: a
+      busy machine must not change a verdict.
+    memory: bytes of address space of one worker.
+    processes: workers at a time.
+  """
 
   cpu_seconds: float = 1.0
-  # A backstop, long: a busy machine must not change a verdict.
   wall_seconds: float = 30.0
-  memory: int = 2**30  # bytes of a process's address space
+  memory: int = 2**30
   processes: int = 2
 
 
-class Pool:
-  """Child processes, started when they are needed, until `close`."""
+class VerifyPool:
+  """Workers, started when they are needed and kept until `close`."""
 
-  def __init__(self, limits: WorkerLimits):
+  def __init__(self, limits: WorkerLimits) -> None:
     self._threads = concurrent.futures.ThreadPoolExecutor(
-      limits.processes, thread_name_prefix="math_pool")
-    self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
-    self._children = [_Child(limits) for _ in range(limits.processes)]
-    for child in self._children:
-      self._idle.put(child)
+      limits.processes, thread_name_prefix="verify_pool")
+    self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    self._workers = [_Worker(limits) for _ in range(limits.processes)]
+    for worker in self._workers:
+      self._idle.put(worker)
 
   @property
   def unresolved(self) -> int:
     """How many comparisons ended without a verdict so far."""
-    return sum(child.unresolved for child in self._children)
+    return sum(worker.unresolved for worker in self._workers)
 
   def verify(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Whether each `(gold, answer)` is equal; what has no verdict is not.
+    """Whether each `(gold, answer)` is equal; False without a verdict.
 
     Raises:
-      RuntimeError: a child process does not start.
+      RuntimeError: a worker does not start.
     """
     return list(self._threads.map(self._compare, pairs))
 
   def close(self) -> None:
-    """Ends the child processes."""
+    """Ends the workers."""
     self._threads.shutdown()
-    for child in self._children:
-      child.end()
+    for worker in self._workers:
+      worker.end()
 
   def _compare(self, pair: tuple[str, str]) -> bool:
-    child = self._idle.get()
+    worker = self._idle.get()
     try:
-      return child.compare(pair)
+      return worker.compare(pair)
     finally:
-      self._idle.put(child)
+      self._idle.put(worker)
 
 
 class _Process(NamedTuple):
@@ -77,16 +84,16 @@ class _Process(NamedTuple):
   replies: IO[bytes]
 
 
-class _Child:
-  """One process at a time, replaced when it has ended."""
+class _Worker:
+  """One process at a time; a new one replaces one that ended."""
 
-  def __init__(self, limits: WorkerLimits):
+  def __init__(self, limits: WorkerLimits) -> None:
     self._limits = limits
     self._running: _Process | None = None
     self.unresolved = 0
 
   def compare(self, pair: tuple[str, str]) -> bool:
-    """The verdict, or False without one."""
+    """Returns the verdict, or False without one."""
     request = json.dumps(pair).encode() + b"\n"
     for _ in range(_TRIES):
       if self._running is None:
@@ -94,7 +101,9 @@ class _Child:
       reply = self._reply(self._running, request)
       if reply:
         return reply == b"1"
-      # Without one, it is ending or has been asked for too long.
+      # No reply: the worker took too long (None), or it is ending. The kernel
+      # sends SIGPROF when the processor time is used up; any other end is not
+      # this comparison's fault, so try again.
       if reply is None or self._running.popen.wait() == -signal.SIGPROF:
         break
       self.end()
@@ -103,7 +112,7 @@ class _Child:
     return False
 
   def end(self) -> None:
-    """Ends the process, if there is one."""
+    """Ends the process if one runs."""
     if self._running is not None:
       self._running.popen.kill()
       self._running.popen.communicate()
@@ -111,22 +120,24 @@ class _Child:
 
   def _started(self) -> _Process:
     limits = self._limits
-    # -P: beside the script are modules with names of the standard library's.
-    command = [sys.executable, "-P", str(_WORKER), str(limits.cpu_seconds),
+    command = [sys.executable, str(_WORKER), str(limits.cpu_seconds),
                str(limits.memory)]
+    # A new session, so that Ctrl-C at the terminal reaches only the parent.
     popen = subprocess.Popen(
       command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-      start_new_session=True)  # an interrupt is the parent's affair
+      start_new_session=True)
     assert popen.stdin and popen.stdout
     process = _Process(popen, popen.stdin, popen.stdout)
     if process.replies.read(1) != b"R":
       raise RuntimeError(
-        f"{' '.join(command)} does not start, status {popen.wait()}: is "
-        "math-verify installed, and is there memory?")
+        f"{' '.join(command)} does not start (exit status {popen.wait()}); "
+        f"check that math-verify is installed and that {limits.memory} bytes "
+        "of memory are enough")
     return process
 
   def _reply(self, process: _Process, request: bytes) -> bytes | None:
-    """One byte, none if the process has ended; None: it takes too long."""
+    """Returns a byte; b"" if the process has ended, None if it takes too long.
+    """
     try:
       process.requests.write(request)
     except BrokenPipeError:

@@ -1,11 +1,12 @@
 """The child process that compares two LaTeX answers with math-verify.
 
-Run by `math_pool`, alone: it imports nothing of this package. A request is a
-line of JSON, `[gold, answer]`; the reply is one byte, "1" or "0". A comparison
-may take endless time or memory (a tower of powers), inside C code, too: so the
-kernel ends the process after `argv[1]` seconds of CPU time for one comparison
-and denies memory beyond `argv[2]` bytes. math-verify reads LaTeX alone here:
-its reader of plain expressions calls Python's `eval`.
+`verify_pool` runs this file as a script, which imports nothing of dlrl and so
+starts fast. A request is a line of JSON, `[gold, answer]`; the reply is one
+byte, "1" or "0". A comparison may need endless time or memory (a tower of
+powers), also inside C code. The kernel therefore ends the process after
+`argv[1]` seconds of processor time for one comparison, and denies memory beyond
+`argv[2]` bytes. math-verify reads only LaTeX here, because its reader of plain
+expressions calls Python's `eval`.
 """
 
 import json
@@ -18,12 +19,16 @@ import sys
 import math_verify
 
 _LATEX = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
-# An approximation is no exact answer, but decimals are read as binary floats.
-_ROUNDING = 12  # decimals
+# Decimals are read as binary floats. Rounding to 12 places forgives their error
+# and still refuses approximations.
+_ROUNDING = 12
 
 
 def same(gold: str, answer: str) -> bool:
-  """Whether math-verify finds the answer equal to the gold."""
+  """Whether math-verify finds the answer equal to the gold.
+
+  The order matters: a relation as the gold, `1 < x < 2`, is read as a set.
+  """
   right, found = (
     math_verify.parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None)
     for text in (gold, answer))
@@ -44,10 +49,11 @@ def main() -> None:
   logging.disable()
   replies = os.dup(1)
   _limit(memory)
-  # The first is slow; and without the memory for it, nothing would be right.
+  # The first comparison is slow, so it must not count against a limit. It also
+  # fails if there is too little memory, where all answers would be wrong.
   if not same("x+1", "1+x"):
     sys.exit("math-verify finds that x+1 is not 1+x")
-  # What a library prints is no reply, nor of use to anybody.
+  # Discards what libraries print; only `replies` goes to the parent.
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, 1)
   os.dup2(nowhere, 2)
@@ -57,11 +63,11 @@ def main() -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
       verdict = same(gold, answer)
-    except Exception:  # of a library, by hostile text
+    except Exception:  # hostile text can make the library raise anything
       verdict = False
     signal.setitimer(signal.ITIMER_PROF, 0)
     os.write(replies, b"1" if verdict else b"0")
-    # What a library keeps of one comparison must not starve the next.
+    # Memory that a library keeps after a comparison must not starve the next.
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > memory / 2:
       break
 

@@ -15,7 +15,8 @@ from dlrl.sandbox import sandbox
 from dlrl.tasks.coding import grading as code_grading
 from dlrl.tasks.coding import results as code_results
 
-# 10,000 by hand: DLRL_FUZZ_CASES=10000 pytest tests/test_code.py -k fuzz.
+# To run 10,000 cases: DLRL_FUZZ_CASES=10000 pytest FILE -k fuzz. To run all
+# published programs: DLRL_PUBLISHED_STRIDE=1 pytest FILE -k published.
 FUZZ_CASES = int(os.environ.get("DLRL_FUZZ_CASES", "100"))
 PUBLISHED_STRIDE = int(os.environ.get("DLRL_PUBLISHED_STRIDE", "25"))
 PREFIX = '''from typing import List
@@ -184,9 +185,9 @@ def test_metrics_run_a_program_once(monkeypatch):
   assert len(ran) == 2  # the program, and the check of its format
 
 
-def test_rows_must_have_tests():
+def test_examples_must_have_tests():
   for completion in (fenced(ADD), "no program"):
-    with pytest.raises(strict.ConfigError, match="tests"):
+    with pytest.raises(strict.ConfigError, match="an example has no tests"):
       rewards(code_grading.passed_reward, completion, tests=[])
 
 
@@ -239,7 +240,7 @@ def test_fuzz_no_text_raises_takes_long_or_is_paid_for_no_answer(texts):
 
 @pytest.fixture(scope="module")
 def published(shared):
-  """Programs that are right, by the authors of the data: name, program."""
+  """The reference solutions of the data sets: (name, columns)."""
   found = []
   data = shared / "data"
   with gzip.open(data / "humaneval" / "HumanEval.jsonl.gz", "rt") as file:

@@ -20,10 +20,10 @@ ROWS = [{"text": f"Add {i}.", "signature": "def add(n):", "prefix": "",
          "setup": "", "entry_point": "add", "solution": "", "difficulty": 1,
          "index": i} for i in range(16)]
 BLOCK = "Here it is:\n```python\ndef add(n):\n{}\n```"
-# Of each: what a policy might say, and its reward by tests and format.
+# What a policy might say, and its rewards for tests and format.
 SAID = (
   ("  return n + {i}", (1.0, 1.0)),
-  ("  return {i}", (0.5, 1.0)),  # right at 0 alone
+  ("  return {i}", (0.5, 1.0)),  # right only for 0
   ("  import os; os._exit(0)", (0.0, 1.0)),
   ("  return", (0.0, 1.0)),
   (None, (0.0, 0.0)),
@@ -31,7 +31,7 @@ SAID = (
 
 
 class Programs(char_tokenizer.CharTokenizer):
-  """Reads any prompt, and has the policy say one of `SAID`."""
+  """Reads any prompt, and decodes any completion to a number for `said`."""
 
   def encode(self, text):
     return super().encode("".join(c for c in text if c in self.alphabet))
@@ -68,7 +68,7 @@ def setup(sudoku_dir):
 
 def test_programs_are_run_and_their_rewards_learned_from(
     setup, tmp_path, monkeypatch):
-  """Rewards are those of what was said, and the policy takes a step by them."""
+  """Rewards belong to what was said, and the policy learns from them."""
   read, graded = grading.read, grading.rewards
   wanted, found = [], []
 
@@ -92,7 +92,7 @@ def test_programs_are_run_and_their_rewards_learned_from(
   with jax.set_mesh(setup.mesh):
     train.train(setup, tmp_path)
   assert len(found) == 2
-  # All that can be said was, or this proves little.
+  # Every reward occurred, or the test would prove little.
   assert set(itertools.chain(*found)) == {1.5, 1.0, 0.5, 0.0}
   rows = [row for row in runs.timeless(tmp_path) if "reward/tests" in row]
   for row, rewards in zip(rows, found, strict=True):

@@ -9,7 +9,7 @@ def boxed(answer):
   return rf"so \boxed{{{answer}}}"
 
 
-# gold, answer, and whether it takes math-verify
+# Gold, answer, and whether math-verify has to decide.
 EQUAL = [
   ("5", "5", False), ("\\frac{1}{4}", "0.25", False),
   ("\\frac14", "\\dfrac{1}{4}", False), ("\\frac{3}{2}", "6/4", False),
@@ -45,7 +45,7 @@ DIFFERENT = [
   ("(1,2)", "\\{1,2\\}", False), ("\\{1,2\\}", "(1,2)", False),
   ("(1,2)", "x=1, y=2", False), ("2\\sqrt{5}", "2", True),
   ("p - q", "q - p", True), ("1,-2", "1", True), ("x+1", "x+2", True),
-  # Not worked out.
+  # Answers that are not worked out.
   ("18", "3 \\cdot 6", False), ("1024", "2^{10}", False),
   ("10", "\\binom{5}{2}", False), ("2", "\\int_0^2 1 dx", False),
   ("120", "5!", False), ("3", "\\lfloor \\pi \\rfloor", False),
@@ -98,8 +98,8 @@ def test_a_batch_keeps_its_order():
   completions = [boxed("1+x"), boxed("5"), boxed("x"), boxed("1+x")]
   metrics = competition.metrics([""] * 4, completions, answer=golds)
   assert metrics == {"solved": [1.0, 1.0, 0.0, 1.0], "format": [1.0] * 4}
-  assert competition.format_reward(["", ""], ["3", "<answer> </answer>"]
-                                        ) == [0.0, 0.0]
+  assert competition.format_reward(
+    ["", ""], ["3", "<answer> </answer>"]) == [0.0, 0.0]
 
 
 def test_an_answer_too_long_to_be_one_is_not_read():

@@ -75,43 +75,34 @@ def test_a_number_is_not_cut_by_the_end_of_what_is_read():
   filler = " eggs" * 199
   for digits in range(1, 9):
     number = exact_numbers.last(
-      "1" * digits + filler + "." * (1000 - 995 - digits)
-    )
+      "1" * digits + filler + "." * (1000 - 995 - digits))
     assert number is None or number.value == int("1" * digits)
   assert exact_numbers.last("5" + filler * 2) is None
   assert value(exact_numbers.last, filler * 2 + " 5") == 5
 
 
 def test_percents_equal_the_number_and_the_hundredth():
+  equal = exact_numbers.equal
   percent, fifty, half, one = map(
-    exact_numbers.whole, ("50%", "50", "0.5", "1%")
-  )
+    exact_numbers.whole, ("50%", "50", "0.5", "1%"))
   assert percent.percent and not fifty.percent
-  assert exact_numbers.equal(percent, fifty) and exact_numbers.equal(
-    fifty, percent
-  )
-  assert exact_numbers.equal(percent, half) and exact_numbers.equal(
-    half, percent
-  )
-  assert not exact_numbers.equal(fifty, half)
-  assert not exact_numbers.equal(percent, one)
-  assert not exact_numbers.equal(half, one)
+  assert equal(percent, fifty) and equal(fifty, percent)
+  assert equal(percent, half) and equal(half, percent)
+  assert not equal(fifty, half)
+  assert not equal(percent, one)
+  assert not equal(half, one)
 
 
 def test_decimals_are_not_floats():
+  equal, whole = exact_numbers.equal, exact_numbers.whole
   near = "0.1" + "0" * 30 + "1"
-  assert not exact_numbers.equal(
-    exact_numbers.whole(near), exact_numbers.whole("0.1")
-  )
+  assert not equal(whole(near), whole("0.1"))
   assert float(near) == 0.1
-  third = exact_numbers.whole("1/3")
-  assert not exact_numbers.equal(
-    third, exact_numbers.whole("0.333333333333333333")
-  )
+  assert not equal(whole("1/3"), whole("0.333333333333333333"))
 
 
 def spellings(draw, number):
-  """A text of the number, as people write them."""
+  """The number in one of the ways in which people write it."""
   text = draw(st.sampled_from([f"{number}", f"{number:,}", f"{number}.00",
                                f"{number:,}.0"]))
   for around in draw(st.lists(st.sampled_from([

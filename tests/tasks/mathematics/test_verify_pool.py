@@ -2,29 +2,30 @@ import concurrent.futures
 import os
 import resource
 import signal
+import sys
 import time
 
 import pytest
 
 from dlrl.tasks.mathematics import verify_pool
 
-# math-verify reads a gold relation as the set that is the answer, and not the
-# other way round.
+# math-verify reads a relation as a set if it is the gold, but not if it is the
+# answer.
 RELATION = ("1 < x < 2", "(1,2)")
 
 
 @pytest.fixture(scope="module")
 def pool():
-  pool = verify_pool.Pool(verify_pool.WorkerLimits(
+  pool = verify_pool.VerifyPool(verify_pool.WorkerLimits(
     cpu_seconds=0.4, wall_seconds=60, processes=1))
   yield pool
   pool.close()
 
 
 def process(pool):
-  """The one child process of the pool."""
-  [child] = pool._children
-  return child._running.popen
+  """The only worker process of the pool."""
+  [worker] = pool._workers
+  return worker._running.popen
 
 
 def test_verdicts_come_in_order_and_the_gold_is_first(pool):
@@ -68,7 +69,8 @@ def test_a_comparison_is_repeated_if_something_else_ends_its_process(pool):
 
 
 def test_a_stopped_process_is_ended_by_the_clock_and_all_by_closing():
-  pool = verify_pool.Pool(verify_pool.WorkerLimits(wall_seconds=1, processes=1))
+  pool = verify_pool.VerifyPool(
+    verify_pool.WorkerLimits(wall_seconds=1, processes=1))
   assert pool.verify([("x+1", "1+x")]) == [True]
   stopped = process(pool)
   stopped.send_signal(signal.SIGSTOP)
@@ -83,7 +85,7 @@ def test_a_stopped_process_is_ended_by_the_clock_and_all_by_closing():
 
 
 def test_several_processes_work_at_once_for_several_threads():
-  pool = verify_pool.Pool(verify_pool.WorkerLimits(processes=2))
+  pool = verify_pool.VerifyPool(verify_pool.WorkerLimits(processes=2))
   pairs = [("x+1", "1+x"), ("x+1", "x")] * 5
   with concurrent.futures.ThreadPoolExecutor(3) as threads:
     verdicts = list(threads.map(pool.verify, [pairs] * 3))
@@ -91,8 +93,15 @@ def test_several_processes_work_at_once_for_several_threads():
   assert verdicts == [[True, False] * 5] * 3
 
 
+def test_nothing_beside_the_worker_hides_a_module_of_pythons():
+  """The worker is a script, so Python looks in its folder first."""
+  beside = {path.stem for path in verify_pool._WORKER.parent.glob("*")}
+  assert not beside & set(sys.stdlib_module_names)
+
+
 def test_a_process_that_does_not_start_is_an_error_not_a_verdict():
-  pool = verify_pool.Pool(verify_pool.WorkerLimits(memory=2**24, processes=1))
+  pool = verify_pool.VerifyPool(
+    verify_pool.WorkerLimits(memory=2**24, processes=1))
   with pytest.raises(RuntimeError, match="does not start"):
     pool.verify([("x+1", "1+x")])
   pool.close()
