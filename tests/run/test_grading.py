@@ -120,8 +120,8 @@ def test_a_reward_may_be_a_function_by_dotted_path():
   ("solvd", "choose from 'solved', 'units'"),
   ("nowhere.at_all:f", "ModuleNotFoundError"),
   ("test_grading:absent", "AttributeError"),
-  ("test_grading:number", "is no function but int"),
-  ("test_grading:mean", "reward/mean is in the log"),
+  ("test_grading:number", "must be a function, got int"),
+  ("test_grading:mean", "reward/mean is already in the log"),
   (":f", "ValueError")])
 def test_a_reward_that_cannot_be_found_names_field_and_cause(name, cause):
   with pytest.raises(strict.ConfigError) as error:
@@ -132,5 +132,5 @@ def test_a_reward_that_cannot_be_found_names_field_and_cause(name, cause):
 
 
 def test_two_rewards_of_one_name_are_refused():
-  with pytest.raises(strict.ConfigError, match="reward/length is in the log"):
+  with pytest.raises(strict.ConfigError, match="length is already in the log"):
     rewards.find(SUDOKU.rewards, ["test_grading:length", "test_grading:length"])

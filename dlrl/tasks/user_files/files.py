@@ -1,12 +1,14 @@
-"""Users' own rows: JSON Lines or Parquet files with a column `prompt`.
+"""Users' own examples: JSON Lines or Parquet files with a column `prompt`.
 
-A prompt is a text, or chat messages with `role` and `content`; a last message
-of the assistant is the beginning of its answer. Other columns may hold anything
-and reach rewards as they are, nested ones as Python lists and dicts: TRL's and
-verl's files are read unchanged. Two names have a meaning: an int `difficulty`
-selects rows, a text `solution` is what fine-tuning learns.
+A prompt is a string, or chat messages with `role` and `content`; if the last
+message is the assistant's, it is the beginning of the answer. Other columns may
+hold anything and reach rewards unchanged, nested ones as Python lists and
+dicts, so files of TRL and verl can be read as they are. Two columns have a
+meaning: an int `difficulty` selects examples, and fine-tuning learns the string
+`solution`.
 
-All rows are checked first; later each is read from its file when it is needed.
+All rows are checked at the start. Later each is read again from its file when
+it is needed.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import hashlib
 import math
 import operator
 import os
+import typing
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -28,21 +31,22 @@ from dlrl.tasks.user_files import tables
 
 BAD_ROWS = ("error", "skip")
 DIFFICULTIES = (0, 2**31 - 1)
-_ANY = -1  # the difficulty of rows that do not say it
-# Arguments of rewards, and columns that are made here.
-_TAKEN = frozenset({"prompts", "completions", "index", "task"})
+_ANY = -1  # stands for the difficulty of rows that have none
+# Arguments of rewards, and columns that dlrl adds.
+_RESERVED = frozenset({"prompts", "completions", "index", "task"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileExamples(Sequence[task_lib.Example]):
-  """Rows of one or more files, with `index` and `difficulty`.
+  """The examples in one or more files, with `index` and `difficulty`.
 
   Attributes:
     tables: the files.
-    places: int64 [n, 4], each row's table, place, difficulty and index.
-    columns: of any row; a row without one has None there.
+    places: int64 [n, 4]: each example's table, place in it, difficulty (or
+      `_ANY`) and index.
+    columns: the union of all rows' columns; a row that lacks one has None.
     skipped: how many malformed rows were left out.
-    problem: of the first of them.
+    problem: file, line and problem of the first of them.
   """
 
   tables: tuple[tables.Table, ...]
@@ -54,7 +58,15 @@ class FileExamples(Sequence[task_lib.Example]):
   def __len__(self) -> int:
     return len(self.places)
 
-  def __getitem__(self, position):
+  @typing.overload
+  def __getitem__(self, position: int) -> task_lib.Example: ...
+
+  @typing.overload
+  def __getitem__(self, position: slice) -> "FileExamples": ...
+
+  def __getitem__(
+    self, position: int | slice
+  ) -> "task_lib.Example | FileExamples":
     if isinstance(position, slice):
       return dataclasses.replace(self, places=self.places[position])
     table, place, difficulty, index = self.places[
@@ -66,13 +78,13 @@ class FileExamples(Sequence[task_lib.Example]):
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """The files of each split; called as `load` of a task.
+  """The files of each split, in the form of a task's `load`.
 
   Attributes:
     train: paths, separated by commas; `*`, `?`, `[]` and `**` are patterns.
-    validation: as `train`.
-    test: as `train`.
-    bad_rows: what is done with malformed rows, of `BAD_ROWS`.
+    validation: same as `train`.
+    test: same as `train`.
+    bad_rows: "error" stops at a malformed row, "skip" leaves it out.
   """
 
   train: str = ""
@@ -80,39 +92,43 @@ class Files:
   test: str = ""
   bad_rows: str = "error"
 
-  def of(self, split: str) -> str:
-    """The paths of `train`, `validation` or `test`."""
+  def patterns(self, split: str) -> str:
+    """Returns the paths of `train`, `validation` or `test`."""
     return {"train": self.train, "validation": self.validation,
             "test": self.test}[split]
 
   def __call__(self, data_dir: str, split: str, difficulty: tuple[int, int], *,
                field: str = "difficulty") -> FileExamples:
-    """The rows of a split that have a difficulty in the range, or have none."""
+    """Returns a split's examples whose difficulty is in the range, or unknown.
+    """
     del data_dir
-    patterns = self.of(split)
-    rows = load(patterns, bad_rows=self.bad_rows, field=f"task.{split}_files")
+    patterns = self.patterns(split)
+    examples = load(
+      patterns, bad_rows=self.bad_rows, field=f"task.{split}_files")
     low, high = difficulty
-    said = rows.places[:, 2]
-    kept = (said == _ANY) | ((low <= said) & (said <= high))
-    strict.require(bool(kept.any()), field, difficulty,
-                   f"no row of {patterns!r} has such a difficulty")
-    return dataclasses.replace(rows, places=rows.places[kept])
+    found = examples.places[:, 2]
+    kept = (found == _ANY) | ((low <= found) & (found <= high))
+    strict.require(
+      bool(kept.any()), field, difficulty,
+      f"no example of {patterns!r} has a difficulty in this range; theirs are "
+      f"from {found.min()} to {found.max()}")
+    return dataclasses.replace(examples, places=examples.places[kept])
 
 
 def task(source: Files, rewards: Mapping[str, task_lib.Reward]
          ) -> task_lib.Task:
-  """The files as a task that asks what is in their column `prompt`.
+  """Returns the files as a task that asks what is in their column `prompt`.
 
   Args:
-    source: of the rows.
-    rewards: users' own, by the names they are logged under.
+    source: the files of each split.
+    rewards: users' own functions, by the names under which they are logged.
 
   Raises:
-    strict.ConfigError: a file cannot be found.
+    strict.ConfigError: a pattern matches no file, or a file matches twice.
   """
   return task_lib.Task(
     load=source,
-    prompts={"bare": task_lib.Prompt(lambda row: row["prompt"], _solution)},
+    prompts={"bare": task_lib.Prompt(operator.itemgetter("prompt"), _solution)},
     rewards=rewards,
     metrics=metrics(rewards),
     difficulties=DIFFICULTIES,
@@ -121,25 +137,28 @@ def task(source: Files, rewards: Mapping[str, task_lib.Reward]
 
 
 def metrics(rewards: Mapping[str, task_lib.Reward]) -> task_lib.Metrics:
-  """The rewards, NaN where not known, and `solved`: all of them at least 1."""
+  """Returns metrics: the rewards, and `solved`, 1 if all are at least 1.
+
+  A reward of None becomes NaN.
+  """
   def measure(prompts: Sequence[task_lib.Text], completions: Sequence[str],
               **columns: Any) -> dict[str, list[float]]:
     values = {name: [math.nan if value is None else float(value) for value
                      in reward(prompts, completions, **columns)]
               for name, reward in rewards.items()}
-    solved = [float(all(value >= 1 for value in row))
-              for row in zip(*values.values(), strict=True)]
+    solved = [float(all(value >= 1 for value in one))
+              for one in zip(*values.values(), strict=True)]
     return {**values, "solved": solved}
 
   return measure
 
 
 def checksum(source: Files) -> str:
-  """SHA-256 of the contents of all files, in hex."""
+  """Returns the SHA-256 of the contents of all files, by split, in hex."""
   digest = hashlib.sha256()
   for split in task_lib.SPLITS:
     digest.update(split.encode())
-    patterns = source.of(split)
+    patterns = source.patterns(split)
     for path in _paths(patterns, f"task.{split}_files") if patterns else ():
       with open(path, "rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -147,16 +166,18 @@ def checksum(source: Files) -> str:
 
 
 def load(patterns: str, *, bad_rows: str, field: str) -> FileExamples:
-  """The rows of all files, in the order of the files.
+  """Returns the examples of all files, in the order of the files.
 
   Args:
-    patterns: paths, separated by commas, as in `Files`.
-    bad_rows: `error`, or `skip`: they are left out and counted.
-    field: the config field that `patterns` came from, for messages.
+    patterns: paths, separated by commas, same as in `Files`.
+    bad_rows: what to do with malformed rows: "error", or "skip", which leaves
+      them out and counts them.
+    field: the config field of `patterns`, for messages.
 
   Raises:
-    strict.ConfigError: no file, one that cannot be read, a malformed row (says
-      its file and line), none but such, or a column whose name is taken.
+    strict.ConfigError: a pattern matches no file, a file cannot be read or has
+      a malformed row (the message has file and line), no row is valid, or a
+      column has a reserved name.
   """
   strict.require(bad_rows in BAD_ROWS, "task.bad_rows", bad_rows,
                  f"choose from {', '.join(map(repr, BAD_ROWS))}")
@@ -170,28 +191,32 @@ def load(patterns: str, *, bad_rows: str, field: str) -> FileExamples:
       try:
         row = read()
         difficulty = _check(row)
-      except messages.Problem as error:
+      except messages.MalformedError as error:
         strict.require(
           bad_rows == "skip", field, f"{path}:{number}",
-          f"{error}; mend it, or leave out such rows by task.bad_rows='skip'")
+          f"{error}. Correct it, or skip malformed rows with "
+          "--config.task.bad_rows=skip", tables.FileError)
         skipped, problem = skipped + 1, problem or f"{path}:{number}: {error}"
       else:
         places.append((which, place, difficulty, len(places)))
         columns |= dict.fromkeys(row)
   strict.require(bool(places), field, patterns,
-                 f"there are no rows. {problem}".strip())
-  taken = sorted(_TAKEN & columns.keys())
-  strict.require(not taken, field, patterns,
-                 f"has a column {taken}, a name that is taken; rename it")
+                 f"no row is valid. {problem}" if problem else "has no rows")
+  reserved = sorted(_RESERVED & columns.keys())
+  strict.require(not reserved, field, patterns,
+                 f"dlrl uses the column names {reserved} itself; rename them")
   return FileExamples(tuple(opened), np.array(places, np.int64), tuple(columns),
-              skipped, problem)
+                      skipped, problem)
 
 
-def _solution(row: task_lib.Example) -> str:
-  text = row.get("solution")
-  strict.require(isinstance(text, str), "task.name", "files",
-                 f"fine-tuning needs a text `solution`; a row has {text!r}")
-  return row["solution"]
+def _solution(example: task_lib.Example) -> str:
+  text = example.get("solution")
+  strict.require(
+    isinstance(text, str), "task.name", "files",
+    "fine-tuning and worked examples need a string in the column `solution`; "
+    f"example {example.get('index')} has {text!r}. Add the column, or set "
+    "sft.steps=0 and task.few_shot=0")
+  return example["solution"]
 
 
 def _paths(patterns: str, field: str) -> list[str]:
@@ -199,22 +224,26 @@ def _paths(patterns: str, field: str) -> list[str]:
   for pattern in patterns.split(","):
     pattern = os.path.expanduser(pattern.strip())
     paths = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
-    strict.require(bool(paths), field, patterns,
-                   f"{pattern!r} is no file; name .jsonl or .parquet files")
+    strict.require(bool(paths), field, patterns, f"{pattern!r} matches no "
+                   "file; give .jsonl or .parquet files")
     found += paths
-  strict.require(len(set(found)) == len(found), field, patterns,
-                 "names a file twice")
+  twice = sorted({path for path in found if found.count(path) > 1})
+  strict.require(not twice, field, patterns, f"matches {twice} twice")
   return found
 
 
 def _check(row: Mapping[str, Any]) -> int:
-  """The difficulty, or `_ANY`; raises `Problem`."""
+  """Returns the difficulty, or `_ANY`; raises `MalformedError`."""
   if "prompt" not in row:
-    raise messages.Problem(f"has no prompt, only {sorted(row)}")
+    raise messages.MalformedError(
+      f"the column `prompt` is missing; the row has {sorted(row)}")
   messages.checked(row["prompt"])
   difficulty = row.get("difficulty")
   if difficulty is None:
     return _ANY
-  if type(difficulty) is not int or not 0 <= difficulty < 2**31:
-    raise messages.Problem(f"difficulty is {difficulty!r}, not an int from 0")
+  # Not isinstance: True is an int as well.
+  if type(difficulty) is not int or not 0 <= difficulty <= DIFFICULTIES[1]:
+    raise messages.MalformedError(
+      f"difficulty must be an integer from 0 to {DIFFICULTIES[1]}, got "
+      f"{difficulty!r}")
   return difficulty

@@ -1,4 +1,4 @@
-"""What a prompt of users' own data may be: a text, or chat messages."""
+"""Checks prompts of users' own data: a string, or chat messages."""
 
 import itertools
 from typing import Any
@@ -8,23 +8,23 @@ from dlrl.tasks import task as task_lib
 ROLES = ("system", "user", "assistant")
 
 
-class Problem(ValueError):
-  """What is wrong with a row."""
+class MalformedError(ValueError):
+  """What is wrong with a row, and how to mend it; callers add file and line."""
 
 
 def checked(prompt: Any) -> task_lib.Text:
-  """A prompt as rows have it, if it is one.
+  """Returns a valid prompt.
 
   Args:
-    prompt: a text, or messages of a conversation: objects with `role`, of
-      `ROLES`, and the text `content`. System comes first, no role comes twice
-      in a row, and the user says something.
+    prompt: a string, or the messages of a conversation: objects with a `role`
+      of `ROLES` and a string `content`. A system message must be the first, at
+      least one message is the user's, and no role follows itself.
 
   Returns:
-    The text, or the messages without keys that are null.
+    The string, or the messages without keys that are null.
 
   Raises:
-    Problem: it is anything else.
+    MalformedError: the prompt is neither.
   """
   if not isinstance(prompt, list):
     return _text(prompt, "the prompt")
@@ -32,37 +32,42 @@ def checked(prompt: Any) -> task_lib.Text:
            for i, message in enumerate(prompt, 1)]
   roles = [turn["role"] for turn in turns]
   if "user" not in roles:
-    raise Problem("the prompt has no message of the user")
+    raise MalformedError("the prompt has no user message")
   if "system" in roles[1:]:
-    raise Problem("a system message is not the first")
+    raise MalformedError("a system message must be the first message")
   for role, following in itertools.pairwise(roles):
     if role == following:
-      raise Problem(f"two messages in a row have the role {role!r}")
+      raise MalformedError(
+        f"two consecutive messages have the role {role!r}; merge them")
   return turns
 
 
 def _message(message: Any, where: str) -> dict[str, str]:
   if not isinstance(message, dict):
-    raise Problem(f"{where} is no object but {type(message).__name__}")
-  # Parquet writes null where other messages of the column have a key.
-  more = sorted(key for key, value in message.items()
-                if value is not None and key not in ("role", "content"))
-  if more:
-    raise Problem(
-      f"{where} has {more}; role and content are all it may have")
+    raise MalformedError(
+      f"{where} must be an object, got {type(message).__name__}")
+  # Parquet has null for a key that only other messages of the column have.
+  unknown = sorted(key for key, value in message.items()
+                   if value is not None and key not in ("role", "content"))
+  if unknown:
+    raise MalformedError(
+      f"{where} has the keys {unknown}; only role and content are allowed")
   role = message.get("role")
   if role not in ROLES:
-    raise Problem(f"{where} has the role {role!r}, not one of {ROLES}")
-  return {"role": role, "content": _text(message.get("content"), where)}
+    raise MalformedError(
+      f"{where} has the role {role!r}; use one of {', '.join(ROLES)}")
+  return {"role": role,
+          "content": _text(message.get("content"), f"content of {where}")}
 
 
 def _text(value: Any, where: str) -> str:
   if not isinstance(value, str):
-    raise Problem(f"{where} is no text but {type(value).__name__}")
+    raise MalformedError(
+      f"{where} must be a string, got {type(value).__name__}")
   if not value.strip():
-    raise Problem(f"{where} is empty")
+    raise MalformedError(f"{where} is empty")
   try:
     value.encode()
-  except UnicodeEncodeError as error:  # JSON may write half a character
-    raise Problem(f"{where} is no Unicode text: {error}") from error
+  except UnicodeEncodeError as error:  # JSON can hold half a surrogate pair
+    raise MalformedError(f"{where} is not valid Unicode: {error}") from error
   return value

@@ -1,9 +1,10 @@
 """Files of rows with random access: JSON Lines and Parquet.
 
-Neither keeps more in memory than a few of its parts. Values are Python's own.
+At most a few parts of a file are in memory. Values are Python's own types.
 """
 
 import bisect
+import collections
 import contextlib
 import functools
 import json
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 from typing import Protocol
 
 import pyarrow as pa
@@ -22,39 +24,62 @@ from dlrl import strict
 from dlrl.tasks.user_files import messages
 
 Row = dict[str, Any]
-# Its line or number, counted from 1; its place; and what reads it.
-Found = tuple[int, int, Callable[[], Row]]
 
-_ROW_GROUPS = 4  # of a Parquet file, that stay in memory
+_ROW_GROUPS = 4  # how many of a Parquet file stay in memory
+
+
+class FileError(strict.ConfigError):
+  """An error in a file that a setting names: the message starts with the file.
+
+  `value` is the file's path, followed by `:` and the line if one is known.
+  """
+
+  def __init__(self, field: str, value: object, fix: str) -> None:
+    super().__init__(field, value, fix)
+    self.args = (f"{value}: {fix} ({self.shown(field)})",)
+
+
+class ScannedRow(NamedTuple):
+  """A row that `scan` came to.
+
+  Attributes:
+    number: its line, or number, counted from 1.
+    place: where `row` finds it.
+    read: parses the row; may raise `MalformedError`.
+  """
+
+  number: int
+  place: int
+  read: Callable[[], Row]
 
 
 class Table(Protocol):
   """A file of rows."""
 
-  def scan(self) -> Iterator[Found]:
-    """All rows in order; reading one may raise `Problem`."""
+  def scan(self) -> Iterator[ScannedRow]:
+    """Goes through all rows in order."""
 
   def row(self, place: int) -> Row:
-    """The row at a place."""
+    """Returns the row at a place."""
 
 
 class JsonLines:
-  """One JSON object on each line; a place is the line's first byte."""
+  """One JSON object on each line; a place is the line's offset in bytes."""
 
-  def __init__(self, path: str):
+  def __init__(self, path: str) -> None:
     self._path = path
 
-  def scan(self) -> Iterator[Found]:
-    """A line of white space alone is no row."""
+  def scan(self) -> Iterator[ScannedRow]:
+    """Goes through all lines that are not blank."""
     place = 0
     with open(self._path, "rb") as file:
       for number, line in enumerate(file, 1):
         if line.strip():
-          yield number, place, functools.partial(_object, line)
+          yield ScannedRow(number, place, functools.partial(_object, line))
         place += len(line)
 
   def row(self, place: int) -> Row:
-    """The object on the line that starts at `place`."""
+    """Returns the object on the line that starts at `place`."""
     with open(self._path, "rb") as file:
       file.seek(place)
       return _object(file.readline())
@@ -63,7 +88,7 @@ class JsonLines:
 class Parquet:
   """A Parquet file; a place is the row's number, counted from 0."""
 
-  def __init__(self, path: str):
+  def __init__(self, path: str) -> None:
     self._file = parquet.ParquetFile(path)
     self._starts = [0]  # of row groups
     for group in range(self._file.num_row_groups):
@@ -71,16 +96,17 @@ class Parquet:
       self._starts.append(self._starts[-1] + rows)
     self._group = functools.lru_cache(_ROW_GROUPS)(self._file.read_row_group)
 
-  def scan(self) -> Iterator[Found]:
-    """Checks each row group as a whole; raises `pa.ArrowException`."""
+  def scan(self) -> Iterator[ScannedRow]:
+    """Goes through all rows; raises `pa.ArrowException` for a damaged group."""
     for group, start in enumerate(self._starts[:-1]):
       table = self._file.read_row_group(group)
       table.validate(full=True)
       for i in range(table.num_rows):
-        yield start + i + 1, start + i, functools.partial(_python, table, i)
+        yield ScannedRow(start + i + 1, start + i,
+                         functools.partial(_python, table, i))
 
   def row(self, place: int) -> Row:
-    """Reads the row group around it, unless it was among the last."""
+    """Returns a row; reads its row group unless that is still in memory."""
     group = bisect.bisect_right(self._starts, place) - 1
     return _python(self._group(group), place - self._starts[group])
 
@@ -90,23 +116,32 @@ FORMATS: Mapping[str, Callable[[str], Table]] = {
 
 
 def open_file(path: str, field: str) -> Table:
-  """The table in a file, by the end of its name.
+  """Opens a file in the format of its suffix.
+
+  Args:
+    path: the file.
+    field: the config field that names it, for messages.
 
   Raises:
-    strict.ConfigError: it is not a table, or cannot be read; names `field`.
+    FileError: the format is unknown, or the file cannot be read.
   """
   suffix = os.path.splitext(path)[1]
   strict.require(suffix in FORMATS, field, path,
-                 f"is none of {', '.join(FORMATS)}")
+                 f"unknown format; use {' or '.join(FORMATS)}", FileError)
   with _readable(path, field):
     return FORMATS[suffix](path)
 
 
-def scan(table: Table, path: str, field: str) -> Iterator[Found]:
-  """Of the table in a file.
+def scan(table: Table, path: str, field: str) -> Iterator[ScannedRow]:
+  """Goes through all rows of a table.
+
+  Args:
+    table: the table of `open_file`.
+    path: its file.
+    field: the config field that names it, for messages.
 
   Raises:
-    strict.ConfigError: the file is damaged; names `field`.
+    FileError: the file is damaged.
   """
   with _readable(path, field):
     yield from table.scan()
@@ -117,7 +152,7 @@ def _readable(path: str, field: str) -> Iterator[None]:
   try:
     yield
   except (OSError, pa.ArrowException) as error:
-    raise strict.ConfigError(field, path, f"cannot be read: {error}") from error
+    raise FileError(field, path, f"cannot be read: {error}") from error
 
 
 def _python(table: pa.Table, i: int) -> Row:
@@ -127,18 +162,23 @@ def _python(table: pa.Table, i: int) -> Row:
 
 def _object(line: bytes) -> Row:
   try:
-    value = json.loads(line, object_pairs_hook=_once)
+    value = json.loads(line, object_pairs_hook=_unique)
   except RecursionError as error:
-    raise messages.Problem("is nested too deeply") from error
-  except ValueError as error:  # JSON's, UTF-8's, and that of long integers
-    raise messages.Problem(f"is no JSON: {error}") from error
+    raise messages.MalformedError("the JSON is nested too deeply") from error
+  except messages.MalformedError:
+    raise
+  except ValueError as error:  # malformed JSON or UTF-8, or a huge integer
+    raise messages.MalformedError(f"the line is not JSON: {error}") from error
   if not isinstance(value, dict):
-    raise messages.Problem("is no JSON object; write one on each line")
+    raise messages.MalformedError(
+      f"the line must be a JSON object, got {type(value).__name__}")
   return value
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> Row:
+def _unique(pairs: Sequence[tuple[str, Any]]) -> Row:
   found = dict(pairs)
   if len(found) < len(pairs):
-    raise messages.Problem("an object has a key twice")
+    counts = collections.Counter(key for key, _ in pairs)
+    twice = sorted(key for key, count in counts.items() if count > 1)
+    raise messages.MalformedError(f"an object has the keys {twice} twice")
   return found

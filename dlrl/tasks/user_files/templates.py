@@ -1,14 +1,14 @@
-"""Prompts in users' own words: a file with fields in braces.
+"""Prompts in users' own words, from a file with fields in braces.
 
     question.txt     Question: {question}
                      Answer:
     question.json    [{"role": "user", "content": "{question}"},
                       {"role": "assistant", "content": "<reasoning>"}]
 
-A text is asked as it is, but for one line end at the end of the file. JSON is
-chat messages; a last one of the assistant is the beginning of the answer. Which
-fields there are says the task. `{{question}}` is the text `{question}`, and all
-other braces are themselves: `\\boxed{}`, `x^{2}`.
+A text is used as it is, but for one line end at the end of the file. A JSON
+file holds chat messages; if the last one is the assistant's, it is the
+beginning of the answer. The task defines the fields. `{{question}}` stands for
+the text `{question}`; other braces stand for themselves: `\\boxed{}`, `x^{2}`.
 """
 
 import hashlib
@@ -25,30 +25,31 @@ from dlrl.tasks.user_files import messages
 _FIELD = "task.prompt_file"
 _NAME = "([a-z][a-z_]{2,})"
 _BRACES = re.compile(rf"\{{\{{{_NAME}\}}\}}|\{{{_NAME}\}}")
-# What is meant as a field, and is not LaTeX, where braces follow something.
+# Braces that are meant as a field. In LaTeX, something precedes an argument's.
 _MEANT = re.compile(rf"(?<![\w\\^}}{{])\{{{_NAME}\}}(?!\}})")
 
 
 def read(path: str) -> str:
-  """The content of a file.
+  """Returns the content of a file.
 
   Raises:
-    strict.ConfigError: there is none, it is no UTF-8 text, or empty.
+    strict.ConfigError: the file cannot be read, is not UTF-8, or has Windows
+      line ends.
   """
   try:
     text = pathlib.Path(path).expanduser().read_bytes().decode()
   except (OSError, UnicodeDecodeError) as e:
     reason = e.strerror if isinstance(e, OSError) else e
     raise strict.ConfigError(
-      _FIELD, path, f"is no text that can be read: {reason}") from e
+      _FIELD, path, f"cannot be read as UTF-8 text: {reason}") from e
+  # A model would see the carriage returns, and the file would not.
   strict.require("\r" not in text, _FIELD, path,
-                 "has line ends of Windows; write it with line feeds alone")
+                 "has Windows line ends; save it with line feeds (LF)")
   return text
 
 
 def version(path: str, text: str) -> str:
-  """What is asked, in a table: the file's name and the SHA-256 of its content.
-  """
+  """Identifies a prompt in tables: the file's name and its SHA-256."""
   digest = hashlib.sha256(text.encode()).hexdigest()
   return f"{pathlib.Path(path).name}, SHA-256 {digest}"
 
@@ -57,21 +58,22 @@ def question(path: str, text: str, task: str,
              fields: Mapping[str, task_lib.Show],
              extras: Mapping[str, task_lib.Show],
              ) -> Callable[[task_lib.Example], task_lib.Text]:
-  """How a row is asked by the file.
+  """Returns a function that asks an example in the words of the file.
 
   Args:
-    path: of the file; messages if it ends in .json.
+    path: the file; if it ends in .json, it holds chat messages.
     text: its content.
-    task: its name, for messages.
-    fields: what a row can show, all of which has to be in the file.
-    extras: what may be in it as well.
+    task: the task's name, for errors.
+    fields: what shows an example, by field; the file must use all of them.
+    extras: further fields that the file may use.
 
   Raises:
-    strict.ConfigError: a field is missing or unknown, or messages are none.
+    strict.ConfigError: a field is missing or unknown, or the messages are
+      malformed.
   """
   strict.require(
-    bool(fields), _FIELD, path, f"must be empty: {task!r} asks what is in its "
-    "column prompt")
+    bool(fields), _FIELD, path, f"must be empty: the prompts of {task!r} are "
+    "in its column `prompt`")
   asked = (_messages(path, text) if path.endswith(".json")
            else text.removesuffix("\n"))
   parts = [asked] if isinstance(asked, str) else [m["content"] for m in asked]
@@ -79,30 +81,32 @@ def question(path: str, text: str, task: str,
   names = {found[2] for part in parts for found in _BRACES.finditer(part)}
   strict.require(
     not (absent := [f"{{{name}}}" for name in fields if name not in names]),
-    _FIELD, path, f"has no {' and no '.join(absent)}, which {task!r} asks")
+    _FIELD, path, f"must contain {' and '.join(absent)}; {task!r} asks them")
   meant = {found[1] for part in parts for found in _MEANT.finditer(part)}
   strict.require(
     not (unknown := sorted(meant - known.keys())), _FIELD, path,
-    f"has a field {', '.join(map(repr, unknown))}; {task!r} has "
+    f"has unknown fields {', '.join(map(repr, unknown))}; {task!r} has "
     f"{', '.join(map(repr, known))}. Write {{{{name}}}} for the text {{name}}")
 
-  def fill(part: str, row: task_lib.Example) -> str:
-    # In one pass: what a row says is never read as a field.
+  def fill(part: str, example: task_lib.Example) -> str:
+    # In one pass, so that braces in an example's text are not read as fields.
     return _BRACES.sub(lambda found: (
       f"{{{found[1]}}}" if found[1]
-      else known[found[2]](row) if found[2] in known else found[0]), part)
+      else known[found[2]](example) if found[2] in known else found[0]), part)
 
   if isinstance(asked, str):
-    return lambda row: fill(asked, row)
-  return lambda row: [
-    {**message, "content": fill(message["content"], row)} for message in asked]
+    return lambda example: fill(asked, example)
+  return lambda example: [
+    {**message, "content": fill(message["content"], example)}
+    for message in asked]
 
 
 def _messages(path: str, text: str) -> task_lib.Text:
   try:
     value = json.loads(text)
     if not isinstance(value, list):
-      raise messages.Problem('is no list of {"role": ..., "content": ...}')
+      raise messages.MalformedError(
+        'must be a list of {"role": ..., "content": ...}')
     return messages.checked(value)
   except ValueError as e:
-    raise strict.ConfigError(_FIELD, path, f"as chat messages: {e}") from e
+    raise strict.ConfigError(_FIELD, path, f"chat messages: {e}") from e

@@ -1,8 +1,8 @@
-"""Rows in verl's format with our tasks' columns, so that our graders read them.
+"""Adds the columns of dlrl's tasks to rows in verl's format.
 
 verl's rows have `prompt` (messages), `data_source`, `reward_model.ground_truth`
-and `extra_info`. All that stays; `task` is added, the name of the task of ours
-that the data source is, and the columns that its rewards and metrics read.
+and `extra_info`. They keep these and get `task`, the dlrl task of the data
+source, and the columns that the task's rewards and metrics read.
 """
 
 import ast
@@ -22,14 +22,14 @@ _FUNCTION = re.compile(r"^def (\w+)\(", re.MULTILINE)
 
 
 def decode(row: task_lib.Example) -> task_lib.Example:
-  """The row with the columns of its task.
+  """Returns the row with the columns of its task.
 
   Raises:
-    ValueError: its data source is no task of ours, or its gold answer is not in
-      the known format.
+    ValueError: the data source is unknown, or the gold answer is not in its
+      format.
   """
   source = str(row.get("data_source"))
-  # As in "openai/gsm8k", "lighteval/MATH", "math500".
+  # For example "openai/gsm8k", "lighteval/MATH" or "math500".
   name = source.rpartition("/")[2].lower()
   for task, columns in _COLUMNS.items():
     if name.startswith(task):
@@ -37,10 +37,10 @@ def decode(row: task_lib.Example) -> task_lib.Example:
         return {**row, "task": task, **columns(row)}
       except (LookupError, TypeError, ValueError, SyntaxError,
               RecursionError) as error:
-        raise ValueError(f"a row of {source!r} is not in the known format: "
+        raise ValueError(f"a row of {source!r} is not in the expected format: "
                          f"{error!r}") from error
-  raise ValueError(f"{source!r} is no task of ours; those begin with "
-                   f"{', '.join(_COLUMNS)}")
+  raise ValueError(f"unknown data_source {source!r}; the part after its last "
+                   f"'/' must start with one of {', '.join(_COLUMNS)}")
 
 
 def _gold(row: task_lib.Example) -> str:
@@ -66,7 +66,8 @@ def _mbpp(row: task_lib.Example) -> Columns:
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
             for test in tests]
   names = set.intersection(*called)
-  # One task's function is called `sum`; a test may also call it.
+  # Built-in functions that all tests call are not under test, unless nothing
+  # else is: one task's function is named `sum`.
   names = names - set(dir(builtins)) or names
   return {"tests": tests, "setup": "", "prefix": "",
           "entry_point": names.pop() if len(names) == 1 else ""}

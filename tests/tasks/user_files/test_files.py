@@ -1,4 +1,4 @@
-"""Users' own rows: what is read, what is refused, the documented example."""
+"""Users' own examples: valid files, malformed ones, the documented example."""
 
 import importlib
 import json
@@ -26,7 +26,7 @@ DOCS = runs.ROOT / "docs" / "tasks.md"
 
 
 def write(path, *rows):
-  """JSON Lines of rows, or of texts as they are; the path as text."""
+  """Writes rows as JSON, and strings as they are; returns the path."""
   path.write_text("".join(
     (row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
   return str(path)
@@ -109,7 +109,8 @@ def test_files_follow_each_other_and_share_their_columns(tmp_path, table):
 
 @pytest.mark.parametrize(("patterns", "fix"), [
   ("", "no file"), ("{}/none.jsonl", "no file"), ("{}", "no file"),
-  ("{}/a.jsonl,{}/*.jsonl", "twice"), ("{}/a.csv", "none of .jsonl, .parquet"),
+  ("{}/a.jsonl,{}/*.jsonl", "twice"),
+  ("{}/a.csv", "a.csv: unknown format; use .jsonl or .parquet"),
   ("{}/bad.parquet", "cannot be read"), ("{}/empty.jsonl", "no rows")])
 def test_what_is_no_file_of_rows_is_an_error(tmp_path, patterns, fix):
   write(tmp_path / "a.jsonl", {"prompt": "a"})
@@ -122,36 +123,38 @@ def test_what_is_no_file_of_rows_is_an_error(tmp_path, patterns, fix):
 
 
 MALFORMED = [
-  ('{"prompt": "a"', "no JSON"),
+  ('{"prompt": "a"', "the line is not JSON"),
   ("[" * 100_000, "nested too deeply"),
-  ('["prompt"]', "no JSON object"),
-  ('"prompt"', "no JSON object"),
-  ('{"prompt": "a", "prompt": "b"}', "a key twice"),
-  ('{"prompt": "a", "x": {"y": 1, "y": 1}}', "a key twice"),
-  ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "no JSON"),
-  ('{"prompt": "\\ud800"}', "no Unicode text"),
-  ({"question": "a"}, r"no prompt, only \['question'\]"),
-  ({"prompt": None}, "no text but NoneType"),
-  ({"prompt": 7}, "no text but int"),
-  ({"prompt": USER}, "no text but dict"),
+  ('["prompt"]', "must be a JSON object, got list"),
+  ('"prompt"', "must be a JSON object, got str"),
+  ('{"prompt": "a", "prompt": "b"}', r"the keys \['prompt'\] twice"),
+  ('{"prompt": "a", "x": {"y": 1, "y": 1}}', r"the keys \['y'\] twice"),
+  ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "the line is not JSON"),
+  ('{"prompt": "\\ud800"}', "not valid Unicode"),
+  ({"question": "a"}, r"`prompt` is missing; the row has \['question'\]"),
+  ({"prompt": None}, "the prompt must be a string, got NoneType"),
+  ({"prompt": 7}, "must be a string, got int"),
+  ({"prompt": USER}, "must be a string, got dict"),
   ({"prompt": " \n"}, "is empty"),
-  ({"prompt": []}, "no message of the user"),
-  ({"prompt": ["hi"]}, "message 1 is no object but str"),
-  ({"prompt": [{"role": "user"}]}, "message 1 is no text but NoneType"),
+  ({"prompt": []}, "no user message"),
+  ({"prompt": ["hi"]}, "message 1 must be an object, got str"),
+  ({"prompt": [{"role": "user"}]},
+   "content of message 1 must be a string, got NoneType"),
   ({"prompt": [{"content": "a"}]}, "has the role None"),
   ({"prompt": [USER, {"role": "tool", "content": "a"}]},
    "message 2 has the role 'tool'"),
   ({"prompt": [{"role": ["user"], "content": "a"}]}, "has the role"),
   ({"prompt": [{"role": "user", "content": ""}]}, "message 1 is empty"),
   ({"prompt": [{"role": "user", "content": [{"type": "text"}]}]},
-   "no text but list"),
-  ({"prompt": [USER | {"tool_calls": [1]}]}, r"has \['tool_calls'\]"),
-  ({"prompt": [SYSTEM]}, "no message of the user"),
-  ({"prompt": [USER, SYSTEM]}, "not the first"),
-  ({"prompt": [USER, USER]}, "two messages in a row have the role 'user'"),
-  ({"prompt": "a", "difficulty": "3"}, "difficulty is '3'"),
-  ({"prompt": "a", "difficulty": True}, "difficulty is True"),
-  ({"prompt": "a", "difficulty": -1}, "difficulty is -1"),
+   "must be a string, got list"),
+  ({"prompt": [USER | {"tool_calls": [1]}]}, r"has the keys \['tool_calls'\]"),
+  ({"prompt": [SYSTEM]}, "no user message"),
+  ({"prompt": [USER, SYSTEM]}, "must be the first"),
+  ({"prompt": [USER, USER]}, "two consecutive messages have the role 'user'"),
+  ({"prompt": "a", "difficulty": "3"}, "difficulty must be .*, got '3'"),
+  ({"prompt": "a", "difficulty": True}, "difficulty must be .*, got True"),
+  ({"prompt": "a", "difficulty": -1}, "difficulty must be .*, got -1"),
+  ({"prompt": "a", "difficulty": 2**31}, "difficulty must be .*, got 21474836"),
 ]
 
 
@@ -162,6 +165,9 @@ def test_a_malformed_row_is_an_error_with_its_line(tmp_path, row, problem):
     load(path)
   assert error.value.field == "task.train_files"
   assert error.value.value == f"{path}:3"
+  assert str(error.value).startswith(f"{path}:3: ")
+  assert str(error.value).endswith(
+    "--config.task.bad_rows=skip (config.task.train_files)")
 
 
 def test_malformed_rows_can_be_left_out_and_are_counted(tmp_path):
@@ -171,8 +177,9 @@ def test_malformed_rows_can_be_left_out_and_are_counted(tmp_path):
   assert [row["prompt"] for row in rows] == ["good"]
   assert rows[0]["index"] == 0
   assert rows.skipped == len(MALFORMED)
-  assert rows.problem.startswith(f"{path}:1: is no JSON")
-  with pytest.raises(strict.ConfigError, match=r"no rows\. .*:1: has no"):
+  assert rows.problem.startswith(f"{path}:1: the line is not JSON")
+  with pytest.raises(
+      strict.ConfigError, match=r"no row is valid\. .*:1: the column `prompt`"):
     load(write(tmp_path / "b.jsonl", {"x": 1}, {"y": 1}), "skip")
   with pytest.raises(strict.ConfigError, match="'error', 'skip'"):
     load(path, "ignore")
@@ -204,7 +211,7 @@ def test_bytes_that_are_no_text_are_an_error(tmp_path, column):
   with pytest.raises(strict.ConfigError, match="cannot be read"):
     load(str(path))
   (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a\xff"}\n')
-  with pytest.raises(strict.ConfigError, match="no JSON"):
+  with pytest.raises(strict.ConfigError, match="the line is not JSON"):
     load(str(tmp_path / "a.jsonl"))
 
 
@@ -212,7 +219,7 @@ def test_bytes_that_are_no_text_are_an_error(tmp_path, column):
 def test_a_column_whose_name_is_taken_is_an_error(tmp_path, column):
   path = write(tmp_path / "a.jsonl", {"prompt": "a"},
                {"prompt": "b", column: 1})
-  with pytest.raises(strict.ConfigError, match=f"column .'{column}'.*rename"):
+  with pytest.raises(strict.ConfigError, match=f"names .'{column}'.*rename"):
     load(path)
 
 
@@ -249,7 +256,7 @@ def test_a_task_selects_by_difficulty_what_says_one(tmp_path):
     task.load("", "validation", EVERY)
   assert error.value.field == "task.validation_files"
   only = write(tmp_path / "b.jsonl", {"prompt": "a", "difficulty": 3})
-  with pytest.raises(strict.ConfigError) as error:
+  with pytest.raises(strict.ConfigError, match="from 3 to 3") as error:
     files.Files(train=only)("", "train", (4, 5), field="rollout.difficulty")
   assert error.value.field == "rollout.difficulty"
 
@@ -288,7 +295,7 @@ def test_the_checksum_is_of_what_the_files_hold(tmp_path):
 
 
 def test_the_documented_example_is_read_and_graded(tmp_path, monkeypatch):
-  """The blocks of docs/tasks.md are files of the names in front of them."""
+  """In docs/tasks.md, a file's name stands before the block of its content."""
   blocks = re.findall(r"`([\w.]+)`:\n\n```\w*\n(.*?)```", DOCS.read_text(),
                       re.DOTALL)
   assert {name for name, _ in blocks} >= {

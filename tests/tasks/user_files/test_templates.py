@@ -1,4 +1,4 @@
-"""Prompts in users' own words."""
+"""Prompts in users' own words, from a file."""
 
 import json
 import re
@@ -26,7 +26,7 @@ ROWS = {
 
 
 def asked(tmp_path, text, *, task="gsm8k", name="p.txt", prompt="dlrl"):
-  """What `task` asks by a file with this content."""
+  """The prompt of `task`'s example by a file with this content."""
   path = tmp_path / name
   path.write_text(text if isinstance(text, str) else json.dumps(text))
   values = config.default()
@@ -68,21 +68,23 @@ def test_a_json_file_is_a_conversation(tmp_path):
 
 
 @pytest.mark.parametrize(("task", "name", "text", "message"), [
-  ("gsm8k", "p.txt", "What?", r"has no \{question\}, which 'gsm8k' asks"),
-  ("gsm8k", "p.txt", "", r"has no \{question\}"),
-  ("gsm8k", "p.txt", "{{question}}", r"has no \{question\}"),
-  ("countdown", "p.txt", "{numbers}", r"has no \{target\}"),
-  ("countdown", "p.txt", "of {question}", r"no \{numbers\} and no \{target\}"),
-  ("gsm8k", "p.txt", "{question} {answer}", "has a field 'answer'; 'gsm8k' has "
-   "'question'"),
-  ("mbpp", "p.txt", "{question} {solution}", "field 'solution'"),
-  ("humaneval", "p.txt", "{question} {tests}", "field 'tests'"),
-  ("gsm8k", "p.txt", "{question}\r\n", "line ends of Windows"),
-  ("gsm8k", "p.json", "{question}", "as chat messages: Expecting"),
-  ("gsm8k", "p.json", {"role": "user"}, "is no list"),
+  ("gsm8k", "p.txt", "What?", r"must contain \{question\}; 'gsm8k' asks"),
+  ("gsm8k", "p.txt", "", r"must contain \{question\}"),
+  ("gsm8k", "p.txt", "{{question}}", r"must contain \{question\}"),
+  ("countdown", "p.txt", "{numbers}", r"must contain \{target\}"),
+  ("countdown", "p.txt", "of {question}",
+   r"contain \{numbers\} and \{target\}"),
+  ("gsm8k", "p.txt", "{question} {answer}", "has unknown fields 'answer'; "
+   "'gsm8k' has 'question'"),
+  ("mbpp", "p.txt", "{question} {solution}", "unknown fields 'solution'"),
+  ("humaneval", "p.txt", "{question} {tests}", "unknown fields 'tests'"),
+  ("gsm8k", "p.txt", "{question}\r\n", "Windows line ends"),
+  ("gsm8k", "p.json", "{question}", "chat messages: Expecting"),
+  ("gsm8k", "p.json", {"role": "user"}, "must be a list"),
   ("gsm8k", "p.json", [{"role": "system", "content": "{question}"}],
-   "no message of the user"),
-  ("gsm8k", "p.json", [{"role": "user", "content": "?"}], r"no \{question\}"),
+   "no user message"),
+  ("gsm8k", "p.json", [{"role": "user", "content": "?"}],
+   r"must contain \{question\}"),
   ("gsm8k", "p.json", [{"role": "human", "content": "?"}], "the role 'human'"),
 ])
 def test_a_file_that_does_not_fit_is_refused(
@@ -97,12 +99,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
   (tmp_path / "bytes").write_bytes(b"{question}\xff")
   for name, reason in (("absent", "No such file"), ("bytes", "'utf-8' codec"),
                        (".", "Is a directory")):
-    with pytest.raises(strict.ConfigError, match=f"can be read: {reason}"):
+    with pytest.raises(strict.ConfigError, match=f"UTF-8 text: {reason}"):
       templates.read(str(tmp_path / name))
 
 
 def test_users_own_rows_have_their_own_prompt(tmp_path):
-  with pytest.raises(strict.ConfigError, match="in its column prompt"):
+  with pytest.raises(strict.ConfigError, match="in its column `prompt`"):
     templates.question("p", "{question}", "files", {}, {})
 
 
@@ -138,7 +140,7 @@ def test_the_config_keeps_the_text_and_notices_another_one(tmp_path):
   (line,) = strict.diff(saved, strict.to_json(again))
   assert line == ("config.task.prompt_text: 'Q: {question}' -> 'R: {question}'")
   assert tasks.prompt_version(cfg.task) != tasks.prompt_version(again.task)
-  # A run's config asks what the run did, whatever is in the file now.
+  # A run's config keeps the prompt of the run, whatever is in the file now.
   path.unlink()
   values.update(saved)
   assert validate.from_dict(values) == cfg
