@@ -41,7 +41,7 @@ class FaultyTestError(InfrastructureError):
 
 
 class Greeting(TypedDict):
-  """What the server reports at its start.
+  """The server's report at its start.
 
   Attributes:
     mechanisms: those in force, for people.

@@ -1,4 +1,4 @@
-"""What a process gives up before it runs hostile code: namespaces and limits.
+"""Confines a process before it runs hostile code: namespaces and limits.
 
 The server enters new namespaces once (`enter`): no network, an empty read-only
 file system, no processes but its own. Each child gets a process namespace

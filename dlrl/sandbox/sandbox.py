@@ -25,7 +25,7 @@ _ATTEMPTS, _PAUSE_S = 3, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class ProgramLimits:
-  """What one program may use; all values are positive.
+  """Resources that one program may use; all values are positive.
 
   Attributes:
     cpu_s: processor time of loading (running the program without a test), and

@@ -242,7 +242,7 @@ def add(a, b):
     open("kept", "w").close()
     return found, int(file.read())
 """
-  with sandboxes.start("namespaces alone") as box:
+  with sandboxes.start("namespaces only") as box:
     for _ in range(2):
       assert verdicts(box, code, "assert add(1, 2) == ([], 3)") == (True,)
 
@@ -267,7 +267,7 @@ def add(a, b):
   return found, len(os.listdir())
 """
   limits = sandbox.ProgramLimits(files_mib=16, total_s=60)
-  with sandboxes.start("namespaces alone", limits) as box:
+  with sandboxes.start("namespaces only", limits) as box:
     assert verdicts(
         box, code, "assert 0 < add(1, 2)[0] <= 1 << 24",
         "assert 1000 < add(1, 2)[1] <= 1024") == (True,) * 2

@@ -13,8 +13,8 @@ from dlrl.sandbox import sandbox
 
 TIERS = {
     "all": (),
-    "filter alone": ("namespaces",),
-    "namespaces alone": ("filter",),
+    "filter only": ("namespaces",),
+    "namespaces only": ("filter",),
 }
 # Unusual limits, which mark the processes of these tests.
 SHORT = sandbox.ProgramLimits(

@@ -51,7 +51,7 @@ _NUMBER = re.compile(
     r"(?P<value>[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?"
     r"|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?: */ *(?P<by>[0-9]+))?")
-# What makes a number part of something bigger, just before or after it.
+# Characters before or after a number that make it part of something bigger.
 _FOREIGN = r"[^\t\n\r -~]"
 _PART_BEFORE = re.compile(
     rf"(?:{_FOREIGN}|[A-Za-z0-9]|[0-9][.,:]|[A-Za-z0-9)\]}}^_][(\[{{]"
@@ -95,7 +95,7 @@ def last(text: str) -> Number | None:
   bigger; an earlier number never counts instead.
   """
   if len(text) > _MAX_READ:
-    # The first word goes, too, as the cut may have gone through a number.
+    # Without the first word, since the cut may have gone through a number.
     text = " ".join(text[-_MAX_READ:].split(maxsplit=1)[1:])
   text = _plain(text)
   found = None

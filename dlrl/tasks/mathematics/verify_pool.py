@@ -24,7 +24,7 @@ _TRIES = 2  # of a comparison whose worker was ended by something else
 
 @dataclasses.dataclass(frozen=True)
 class WorkerLimits:
-  """What the pool may use.
+  """Resources that the pool may use.
 
   Attributes:
     cpu_seconds: processor time of one comparison.

@@ -117,7 +117,7 @@ class Files:
 
 def task(source: Files, rewards: Mapping[str, task_lib.Reward]
          ) -> task_lib.Task:
-  """Returns the files as a task that asks what is in their column `prompt`.
+  """Returns a task whose prompts are the column `prompt` of the files.
 
   Args:
     source: the files of each split.

@@ -9,7 +9,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class MalformedError(ValueError):
-  """What is wrong with a row, and how to mend it; callers add file and line."""
+  """A malformed row; the message says how. Callers add file and line."""
 
 
 def checked(prompt: Any) -> task_lib.Text:
