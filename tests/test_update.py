@@ -19,36 +19,19 @@ from updates import P
 from updates import T
 from updates import assert_same
 from updates import first_state
+from updates import jitted
 from updates import make_batch
 from updates import recorder
+from updates import run
+from updates import take
 from updates import tiny
 
 from dlrl import config
-from dlrl import losses
 from dlrl import optimizer
-from dlrl import strict
 from dlrl import update
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import model_input
-from dlrl.diffusion import montecarlo
 from dlrl.models import transformer
-
-
-@functools.cache
-def jitted(learn):
-  return jax.jit(
-    update.make(tiny()[0], learn, recorder()), compiler_options=FAST)
-
-
-def run(batch, learn=LEARN, params=None):
-  """(gradient, metrics, new state) of one call."""
-  params = tiny()[1] if params is None else params
-  state, metrics = jitted(learn)(first_state(params, recorder()), batch)
-  return state.opt_state.inner_state, jax.device_get(metrics), state
-
-
-def take(batch, rows):
-  return jax.tree.map(lambda x: x[np.asarray(rows)], batch)
 
 
 def draws(batch, name, n):
@@ -197,68 +180,6 @@ def test_every_epoch_has_its_draws_and_scores_of_the_rollout_s_policy():
   np.testing.assert_allclose(
     metrics["loss"], (loss + other) / 2, rtol=1e-4, atol=1e-5)
   assert metrics["delta"] > 0.005
-
-
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
-def objective_of_stacked(learn, params, batch, old, ref):
-  """((loss, metrics), gradient) with every draw in memory at once.
-
-  `old` are the parameters that made the rollout, `ref` the reference's or None.
-  """
-  def score(params, j):
-    draw, (logps, _) = update.draw_logps(tiny()[0], learn, params, batch, j)
-    others = [p if p is None else update.draw_logps(
-      tiny()[0], learn, p, batch, j)[1].logps for p in (old, ref)]
-    return losses.Scored(logps, *others, *draw), {}
-
-  b = len(batch.advantage)
-  rows = losses.Responses(batch.advantage, batch.maskable, jnp.full(
-    b, batch.maskable.sum() / b))
-  return montecarlo.stacked_value_and_grad(
-    losses.OBJECTIVES[learn.loss](**learn.loss_args), score, rows, params,
-    learn.n_mc)
-
-
-def test_a_reference_is_scored_on_the_same_draws():
-  learn = dataclasses.replace(
-    LEARN, loss="espo", loss_args=strict.Knobs(kl_coef=0.5), score_norm="none",
-    forward_process="exact_k", prompt_noise=0.3)
-  (model, params), batch = tiny(), make_batch()
-  ref = networks.random_params(model, seed=1)
-  state, metrics = jitted(learn)(
-    dataclasses.replace(first_state(params, recorder()), ref_params=ref), batch)
-  (loss, wanted), want = objective_of_stacked(learn, params, batch, params, ref)
-  assert_same(state.opt_state.inner_state, want, rtol=1e-4)
-  # The rows without an advantage count: the reference holds them.
-  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
-  np.testing.assert_allclose(metrics["kl"], wanted["kl"].mean(), rtol=1e-4)
-  assert metrics["kl"] > 0.01
-  jax.tree.map(np.testing.assert_array_equal, state.ref_params, ref)
-
-
-@pytest.mark.parametrize(("loss", "knobs"), [
-  ("diffu_grpo", {}), ("stable_drl", {"group_size": 2})])
-def test_off_policy_micro_batches_sum_to_the_stacked_objective(loss, knobs):
-  learn = dataclasses.replace(
-    LEARN, loss=loss, loss_args=strict.Knobs(knobs), score_norm="none",
-    updates_per_rollout=2)
-  params, batch = tiny()[1], make_batch()
-  last, metrics, state = run(batch, learn)
-
-  # Two updates of two micro-batches each; rows of a group are neighbours.
-  parts = [take(batch, range(4)), take(batch, range(4, 8))]
-  moved, found = params, []
-  for part in parts:
-    value, grads = objective_of_stacked(learn, moved, part, params, None)
-    moved = jax.tree.map(lambda x, g: x - g, moved, grads)
-    found.append(value)
-  assert_same(last, grads, rtol=1e-4)
-  assert_same(state.params, moved)
-  np.testing.assert_allclose(
-    metrics["loss"], np.mean([loss for loss, _ in found]), rtol=1e-4, atol=1e-5)
-  assert metrics["delta"] > 0.01
-  # A ratio is clipped here, or a clip that is not there would not show.
-  assert found[1][1]["clip"].max() > 0
 
 
 def test_the_order_of_rows_changes_nothing():

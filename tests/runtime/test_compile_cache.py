@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import program_cache
 import runs
 
 PROGRAM = """
@@ -42,3 +43,14 @@ def test_a_cache_that_jax_has_is_left(tmp_path):
   run(tmp_path / "a", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "b"))
   assert not (tmp_path / "a").exists()
   assert list((tmp_path / "b").iterdir())
+
+
+def test_the_oldest_programs_of_the_tests_go_first(tmp_path):
+  for age, name in enumerate("dacb"):
+    (tmp_path / name).write_bytes(bytes(10))
+    os.utime(tmp_path / name, (100 - age, 100 - age))
+  program_cache.prune(tmp_path, limit=40)
+  assert len(list(tmp_path.iterdir())) == 4
+  program_cache.prune(tmp_path, limit=25)
+  assert {path.name for path in tmp_path.iterdir()} == {"d", "a"}
+  program_cache.prune(tmp_path / "absent")

@@ -65,3 +65,20 @@ def assert_same(a, b, rtol=1e-5):
       err_msg=networks.path_of(path))
 
   jax.tree.map_with_path(one, a, b)
+
+
+@functools.cache
+def jitted(learn):
+  return jax.jit(
+    update.make(tiny()[0], learn, recorder()), compiler_options=FAST)
+
+
+def run(batch, learn=LEARN, params=None):
+  """(gradient, metrics, new state) of one call."""
+  params = tiny()[1] if params is None else params
+  state, metrics = jitted(learn)(first_state(params, recorder()), batch)
+  return state.opt_state.inner_state, jax.device_get(metrics), state
+
+
+def take(batch, rows):
+  return jax.tree.map(lambda x: x[np.asarray(rows)], batch)
