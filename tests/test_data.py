@@ -173,7 +173,7 @@ def test_a_long_completion_is_named_with_its_limit():
 
 
 def test_an_empty_source_is_an_error():
-  with pytest.raises(strict.ConfigError, match="no rows"):
+  with pytest.raises(strict.ConfigError, match="no examples"):
     rl([])
 
 
@@ -194,7 +194,7 @@ def test_eval_rows_mix_the_difficulties():
 
 @pytest.mark.parametrize("items", [0, 11])
 def test_eval_needs_as_many_rows_as_it_asks_for(items):
-  with pytest.raises(strict.ConfigError, match=r"eval\.size.*10 rows"):
+  with pytest.raises(strict.ConfigError, match=r"eval\.size.*1\.\.10,"):
     held_out(items)
 
 
@@ -244,5 +244,5 @@ def test_held_out_items_of_a_mixture_are_equally_many_of_each():
   assert [(found < 7).sum(), (found >= 7).sum()] == [3, 2]
   # Those that the task alone would have.
   assert found[:3].tolist() == held_out(3, ROWS[:7])["position"].tolist()
-  with pytest.raises(strict.ConfigError, match=r"eval\.size.*4 rows"):
+  with pytest.raises(strict.ConfigError, match=r"eval\.size.*1\.\.4,"):
     held_out(10, mixed((9.0, 1.0)))
