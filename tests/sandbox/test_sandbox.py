@@ -42,7 +42,7 @@ def test_a_failed_test_says_why(box):
   assert "name 'sub' is not defined" in result.reasons[2]
 
 
-def test_a_test_that_does_not_end_costs_that_test_alone():
+def test_a_test_that_does_not_end_costs_only_that_test():
   code = """
 def add(a, b):
   while a == 2: pass
@@ -53,7 +53,7 @@ def add(a, b):
                                  for a in (1, 2, 3))) == (True, False, True)
 
 
-def test_a_test_that_kills_the_program_costs_that_test_alone(box):
+def test_a_test_that_kills_the_program_costs_only_that_test(box):
   code = """
 import os
 def add(a, b): return os._exit(0) if a == 2 else a + b
@@ -62,7 +62,7 @@ def add(a, b): return os._exit(0) if a == 2 else a + b
                                for a in (1, 2, 3))) == (True, False, True)
 
 
-def test_a_test_that_expects_an_exception_does_not_take_an_end_for_one(box):
+def test_the_end_of_the_program_does_not_pass_for_an_expected_exception(box):
   test = """
 try: add(1, 2)
 except BaseException: pass
@@ -94,7 +94,7 @@ check(add)
   assert verdicts(box, WRONG, test) == (False,)
 
 
-def test_a_module_that_a_test_forgot_to_import_is_pythons_own(box):
+def test_a_module_that_a_test_forgot_to_import_is_not_the_programs(box):
   test = "assert math.isclose(add(1, 2), 3)"
   forged = "class math:\n  isclose = lambda *args: True\n"
   assert verdicts(box, ADD, test) == (True,)
@@ -167,7 +167,7 @@ def add(kind):
       "assert add('pair') in [3]", "assert add('pair') <= 3") == (False,) * 6
 
 
-def test_data_keeps_its_type_and_what_derives_from_it_becomes_it(box):
+def test_data_keep_their_type_and_subclasses_become_their_base(box):
   code = "import collections, enum\ndef add(text): return eval(text)"
   for text in ("None", "True", "1", "-10 ** 5000", "0.1", "float('inf')", "'é'",
                "'\\ud800'", "b'\\xff'", "bytearray(b'a')", "1j", "[1, [2]]",
@@ -203,7 +203,7 @@ assert rows == [[9], [2], [3]] and table == {} and unchanged == [1]
 """) == (True,)
 
 
-def test_what_cannot_be_sent_fails_with_a_reason(box):
+def test_an_argument_that_cannot_be_sent_fails_with_a_reason(box):
   result = box.run([sandbox.Program(
       "def add(f): return f(1)", ("assert add(lambda x: x) == 1",))])[0]
   assert result.reasons == (
@@ -214,7 +214,7 @@ def test_tests_share_nothing_but_the_program(box):
   assert verdicts(box, ADD, "x = 1", "assert x == 1") == (True, False)
 
 
-def test_the_python_of_a_program_is_complete(box):
+def test_a_program_has_the_whole_standard_library(box):
   code = """
 import asyncio, colorsys, graphlib, threading
 async def later(): await asyncio.sleep(0); return 1
@@ -273,7 +273,7 @@ def add(a, b):
         "assert 1000 < add(1, 2)[1] <= 1024") == (True,) * 2
 
 
-def test_a_judge_that_ends_is_no_verdict(box):
+def test_a_judge_that_ends_gives_no_verdict(box):
   code = "import time\ndef add(a, b): time.sleep(60)"
   test = """
 import os, threading
@@ -309,7 +309,7 @@ def test_a_sandbox_that_fails_is_not_a_program_that_fails(box, monkeypatch):
   assert result.passed == (False,)
 
 
-def test_a_test_that_is_no_python_says_nothing_of_the_program(box):
+def test_a_test_that_is_not_python_says_nothing_about_the_program(box):
   result = box.run([sandbox.Program(ADD, ("assert add(1, 2) ==",))])[0]
   assert "does not compile" in result.infrastructure_error
   assert result.passed == (False,)
@@ -350,7 +350,7 @@ def test_a_program_needs_a_test_and_has_bounds():
 
 @pytest.mark.parametrize("settings", [
     {"workers": 0}, {"without": ["filters"]}, {"allow_missing": ["file"]}])
-def test_settings_that_mean_nothing_are_refused(settings):
+def test_invalid_settings_are_refused(settings):
   argument = next(iter(settings))
   with pytest.raises(strict.ArgumentError, match=rf"^Sandbox\({argument}="):
     sandbox.Sandbox(sandboxes.SHORT, **settings)

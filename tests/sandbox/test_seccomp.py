@@ -53,19 +53,19 @@ def number(machine: str, name: str) -> int:
           }[machine][name]
 
 
-def test_only_what_is_listed_is_allowed(machine):
+def test_only_listed_calls_are_allowed(machine):
   assert decide(machine, number(machine, "read")) == ALLOW
   for name in ("socket", "execve", "ptrace", "openat"):
     assert decide(machine, number(machine, name)) == EPERM
 
 
-def test_files_are_seen_in_a_file_system_of_ones_own_only(machine):
+def test_files_are_visible_only_in_a_file_system_of_its_own(machine):
   openat = number(machine, "openat")
   assert decide(machine, openat, files=True) == ALLOW
   assert decide(machine, number(machine, "socket"), files=True) == EPERM
 
 
-def test_signals_go_to_the_process_itself(machine):
+def test_a_process_can_signal_only_itself(machine):
   for name in ("kill", "tgkill"):
     assert decide(machine, number(machine, name), PID, 9) == ALLOW
     for other in (PID + 1, 0, 1, 0xFFFFFFFF, -PID & 0xFFFFFFFF):
@@ -76,13 +76,13 @@ def test_signals_go_to_the_process_itself(machine):
     assert decide(machine, fcntl, 5, owner) == EPERM
 
 
-def test_what_is_sent_has_no_address(machine):
+def test_messages_cannot_have_an_address(machine):
   sendto = number(machine, "sendto")
   assert decide(machine, sendto, 3, 4096, 10, 0, 0, 0) == ALLOW
   assert decide(machine, sendto, 3, 4096, 10, 0, 8192, 16) == EPERM
 
 
-def test_limits_are_set_of_the_process_itself(machine):
+def test_a_process_can_limit_only_itself(machine):
   prlimit = number(machine, "prlimit64")
   assert decide(machine, prlimit, 0) == ALLOW
   assert decide(machine, prlimit, PID) == ALLOW
@@ -97,18 +97,18 @@ def test_threads_can_be_made_and_processes_cannot(machine):
     assert decide(machine, clone, 0x3D0F00 | namespace) == EPERM
 
 
-def test_calls_that_the_filter_cannot_look_into_do_not_exist(machine):
+def test_calls_that_the_filter_cannot_inspect_seem_not_to_exist(machine):
   assert decide(machine, number(machine, "clone3")) == ENOSYS
   assert decide(machine, 1000) == ENOSYS
 
 
-def test_other_numberings_of_calls_are_deadly(machine):
+def test_calls_of_another_abi_kill_the_process(machine):
   read = number(machine, "read")
   assert decide(machine, read, architecture=0x40000003) == KILL  # 32 bits
   assert decide(machine, read | 0x40000000) == KILL  # x32
 
 
-def test_the_numbers_are_the_kernels(machine):
+def test_the_numbers_agree_with_the_kernels_headers(machine):
   header = pathlib.Path(HEADERS[machine])
   if not header.exists():
     pytest.skip(f"no {header}")

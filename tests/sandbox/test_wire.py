@@ -74,7 +74,7 @@ def test_depth_is_bounded(make):
     wire.encode(deep, refuse)
 
 
-def test_number_is_bounded(monkeypatch):
+def test_the_number_of_values_is_bounded(monkeypatch):
   monkeypatch.setattr(wire, "_MAX_VALUES", 10_000)
   wide = [[]] * 1000
   for _ in range(3):
@@ -91,7 +91,7 @@ def pipe():
   os.close(write)
 
 
-def test_a_message_that_no_one_takes_is_not_sent(pipe):
+def test_a_message_that_is_too_long_is_not_sent(pipe):
   with pytest.raises(wire.TooLarge):
     wire.send(pipe[1], "x" * (wire.MAX_BYTES + 1))
 
@@ -99,13 +99,13 @@ def test_a_message_that_no_one_takes_is_not_sent(pipe):
 @pytest.mark.parametrize("sent", [
     b"\xff\xff\xff\xff", b"\0\0\0\x01[", b"\0\0\0\0", b"\0\0\0\x01\xff",
     b"\0\0\x75\x30" + b"[" * 30_000])
-def test_what_is_no_message_is_an_error(pipe, sent):
+def test_a_malformed_message_is_an_error(pipe, sent):
   os.write(pipe[1], sent)
   with pytest.raises(ValueError):
     wire.receive(pipe[0], 1)
 
 
-def test_a_message_is_not_waited_for_longer_than_asked(pipe):
+def test_waiting_for_a_message_has_a_limit(pipe):
   os.write(pipe[1], b"\0\0\0\x01")
   with pytest.raises(TimeoutError):
     wire.receive(pipe[0], 0.01)

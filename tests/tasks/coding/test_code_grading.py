@@ -82,23 +82,18 @@ def test_the_program_of_a_completion(completion, program):
   assert code_grading.program(completion, entry_point="add") == program
 
 
-def test_a_completion_goes_on_from_its_prefix():
+def test_a_completion_continues_its_prefix():
   body = "    return a + b\n"
   for completion in (body, fenced(body), fenced(ADD), ADD):
     text = code_grading.program(completion, prefix=PREFIX, entry_point="add")
     assert text.startswith(PREFIX)
     assert rewards(code_grading.passed_reward, completion, prefix=PREFIX) == [1]
   assert code_grading.program("", prefix=PREFIX, entry_point="add") is None
-  assert rewards(
-    code_grading.passed_reward,
-    "    return a\n",
-    "a + b",
-    "    pass",
-    prefix=PREFIX,
-  ) == [0, 0, 0]
+  assert rewards(code_grading.passed_reward, "    return a\n", "a + b",
+                 "    pass", prefix=PREFIX) == [0, 0, 0]
 
 
-def test_what_a_prefix_defines_is_the_tests_own():
+def test_tests_use_what_the_prefix_defines():
   test = ["assert helper(add(1, 2)) == 4"]
   forged = fenced("    return 0\n\ndef helper(a): return 4\n")
   assert rewards(code_grading.passed_reward, fenced(ADD), forged, tests=test,
@@ -154,13 +149,11 @@ def test_the_format_is_one_block_that_compiles(completion, reward):
 
 def test_a_format_may_have_a_prefix_and_no_entry_point():
   body = fenced("    return a + b\n")
-  assert rewards(
-    code_grading.format_reward, body, fenced(ADD), prefix=PREFIX
-  ) == [1, 1]
+  assert rewards(code_grading.format_reward, body, fenced(ADD),
+                 prefix=PREFIX) == [1, 1]
   assert rewards(code_grading.format_reward, body) == [0]
   assert code_grading.format_reward(
-    ["", ""], [fenced("x = 1\n"), fenced("#\n")]
-  ) == [1, 0]
+    ["", ""], [fenced("x = 1\n"), fenced("#\n")]) == [1, 0]
 
 
 def test_a_sandbox_that_fails_gives_no_reward(monkeypatch):
@@ -195,16 +188,15 @@ def _reward(queue):
   queue.put(rewards(code_grading.passed_reward, fenced(ADD + "# of a child\n")))
 
 
-def test_a_fork_has_a_sandbox_of_its_own():
+def test_a_forked_child_has_a_sandbox_of_its_own():
   context = multiprocessing.get_context("fork")
   queue = context.Queue()
   child = context.Process(target=_reward, args=(queue,))
   child.start()
   assert queue.get(timeout=60) == [1]
   child.join()
-  assert rewards(
-    code_grading.passed_reward, fenced(ADD + "# of a parent\n")
-  ) == [1]
+  found = rewards(code_grading.passed_reward, fenced(ADD + "# of a parent\n"))
+  assert found == [1]
 
 
 PIECES = st.sampled_from([
@@ -222,7 +214,7 @@ TEXTS = (st.lists(PIECES | st.text(max_size=5), max_size=60).map("".join)
 @hypothesis.settings(
     deadline=None, max_examples=max(1, FUZZ_CASES // 25), database=None,
     suppress_health_check=list(hypothesis.HealthCheck))
-def test_fuzz_no_text_raises_takes_long_or_is_paid_for_no_answer(texts):
+def test_fuzz_no_text_raises_takes_long_or_is_rewarded_without_an_answer(texts):
   answer = [text for text in texts if "return a + b" in text]
   hypothesis.assume(not answer)
   completions = [*texts, *(fenced(f"{text}\n") for text in texts)]

@@ -53,7 +53,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize("gold, answer, verify", EQUAL)
-def test_what_is_equal(gold, answer, verify):
+def test_equal_answers_are_right(gold, answer, verify):
   decided = competition.decided(gold, answer)
   assert decided is (None if verify else True)
   assert competition.correct_reward(
@@ -61,7 +61,7 @@ def test_what_is_equal(gold, answer, verify):
 
 
 @pytest.mark.parametrize("gold, answer, verify", DIFFERENT)
-def test_what_is_not(gold, answer, verify):
+def test_different_answers_are_wrong(gold, answer, verify):
   decided = competition.decided(gold, answer)
   assert decided is (None if verify else False)
   assert competition.correct_reward(
@@ -71,7 +71,7 @@ def test_what_is_not(gold, answer, verify):
 @pytest.mark.parametrize("completion", [
   "3", "", "It is 3.", "$3$", "3</answer>", "<answer>3", "\\boxed{3",
   "<answer></answer>\\boxed{3}", "boxed{3}", "<answer>...</answer>"])
-def test_what_states_no_answer_earns_nothing(completion):
+def test_a_completion_that_states_no_answer_earns_nothing(completion):
   assert competition.correct_reward(
     [""], [completion], answer=["3"]) == [0.0]
 

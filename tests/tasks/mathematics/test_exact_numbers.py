@@ -66,7 +66,7 @@ def test_the_last_number_of_a_sentence(text, want):
   "5\u00b2", "\u00b2", "\u0665", "1\u0665", "\u0661\u0662", "\uff15", "\u2167",
   "\u4e94", "5\u5143", "1\u200b2", "1\x002", "5\u0338", "\U0001d7d3",
 ])
-def test_what_is_no_number(text):
+def test_texts_that_are_not_numbers(text):
   assert exact_numbers.last(text) is None
   assert exact_numbers.whole(text) is None
 

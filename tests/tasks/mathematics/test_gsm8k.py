@@ -42,7 +42,7 @@ def test_the_format_is_any_number_stated_as_the_answer():
 
 
 @pytest.mark.parametrize("gold", ["", "none", "####", "1,2", "#### 5 or 6"])
-def test_a_gold_answer_that_is_no_number_is_an_error(gold):
+def test_a_gold_answer_that_is_not_a_number_is_an_error(gold):
   with pytest.raises(ValueError, match="is not a gold answer"):
     gsm8k.correct_reward([""], [""], answer=[gold])
 

@@ -49,7 +49,7 @@ def test_an_endless_comparison_is_ended_by_its_cpu_time(pool, answer):
   "", "\\", "\\frac{", "{" * 200, "}" * 200, "(" * 400, "1/0", "\\boxed{",
   "\ud800", "\x00", "\n", "$", "$$", "\\text{", "=" * 400, "1" * 400,
   "__import__('os').system('true')", "\\begin{matrix}", "9**9**9**9"])
-def test_text_that_is_no_latex_is_wrong(pool, answer):
+def test_text_that_is_not_latex_is_wrong(pool, answer):
   assert pool.verify([("\\pi", answer)]) == [False]
 
 
@@ -68,7 +68,7 @@ def test_a_comparison_is_repeated_if_something_else_ends_its_process(pool):
   assert pool.unresolved == before
 
 
-def test_a_stopped_process_is_ended_by_the_clock_and_all_by_closing():
+def test_the_clock_ends_a_stopped_process_and_closing_ends_all():
   pool = verify_pool.VerifyPool(
     verify_pool.WorkerLimits(wall_seconds=1, processes=1))
   assert pool.verify([("x+1", "1+x")]) == [True]
@@ -93,7 +93,7 @@ def test_several_processes_work_at_once_for_several_threads():
   assert verdicts == [[True, False] * 5] * 3
 
 
-def test_nothing_beside_the_worker_hides_a_module_of_pythons():
+def test_no_file_beside_the_worker_hides_a_standard_module():
   """The worker is a script, so Python looks in its folder first."""
   beside = {path.stem for path in verify_pool._WORKER.parent.glob("*")}
   assert not beside & set(sys.stdlib_module_names)

@@ -112,7 +112,7 @@ def test_files_follow_each_other_and_share_their_columns(tmp_path, table):
   ("{}/a.jsonl,{}/*.jsonl", "twice"),
   ("{}/a.csv", "a.csv: unknown format; use .jsonl or .parquet"),
   ("{}/bad.parquet", "cannot be read"), ("{}/empty.jsonl", "no rows")])
-def test_what_is_no_file_of_rows_is_an_error(tmp_path, patterns, fix):
+def test_paths_without_rows_are_errors(tmp_path, patterns, fix):
   write(tmp_path / "a.jsonl", {"prompt": "a"})
   write(tmp_path / "a.csv", "prompt", "a")
   write(tmp_path / "bad.parquet", "PAR1")
@@ -199,7 +199,7 @@ def test_a_malformed_row_of_parquet_is_an_error_with_its_number(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["prompt", "gold"])
-def test_bytes_that_are_no_text_are_an_error(tmp_path, column):
+def test_bytes_that_are_not_text_are_an_error(tmp_path, column):
   path = tmp_path / "a.parquet"
   other = "gold" if column == "prompt" else "prompt"
   parquet.write_table(pa.table({column: ["ab?d"], other: ["x"]}), path,
@@ -216,7 +216,7 @@ def test_bytes_that_are_no_text_are_an_error(tmp_path, column):
 
 
 @pytest.mark.parametrize("column", ["index", "task", "prompts", "completions"])
-def test_a_column_whose_name_is_taken_is_an_error(tmp_path, column):
+def test_a_column_with_a_reserved_name_is_an_error(tmp_path, column):
   path = write(tmp_path / "a.jsonl", {"prompt": "a"},
                {"prompt": "b", column: 1})
   with pytest.raises(strict.ConfigError, match=f"names .'{column}'.*rename"):
@@ -244,7 +244,7 @@ def test_no_bytes_raise_anything_but_an_error_with_a_line(
     assert messages.checked(row["prompt"]) == row["prompt"]
 
 
-def test_a_task_selects_by_difficulty_what_says_one(tmp_path):
+def test_a_task_selects_rows_that_have_a_difficulty(tmp_path):
   train = write(tmp_path / "a.jsonl", *(
     {"prompt": str(d), "difficulty": d} for d in (3, None, 5, 4, 6)))
   task = files.task(files.Files(train=train, test=train), {})
@@ -284,7 +284,7 @@ def test_a_task_asks_the_prompt_and_measures_the_rewards(tmp_path):
   np.testing.assert_array_equal(scores["known"], [1, 0, 1, np.nan])
 
 
-def test_the_checksum_is_of_what_the_files_hold(tmp_path):
+def test_the_checksum_depends_on_the_content_of_the_files(tmp_path):
   path = write(tmp_path / "a.jsonl", {"prompt": "a"})
   copy = write(tmp_path / "b.jsonl", {"prompt": "a"})
   one = files.checksum(files.Files(train=path))

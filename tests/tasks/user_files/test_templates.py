@@ -103,12 +103,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
       templates.read(str(tmp_path / name))
 
 
-def test_users_own_rows_have_their_own_prompt(tmp_path):
+def test_users_own_examples_have_their_own_prompt(tmp_path):
   with pytest.raises(strict.ConfigError, match="in its column `prompt`"):
     templates.question("p", "{question}", "files", {}, {})
 
 
-def test_the_answer_stays_that_of_the_named_prompt(tmp_path):
+def test_the_answer_is_still_that_of_the_named_prompt(tmp_path):
   path = tmp_path / "p.txt"
   path.write_text("{question}")
   values = config.default()
@@ -128,7 +128,7 @@ def test_several_tasks_are_asked_by_one_file(tmp_path):
             "Q: Is {numbers} {question} 3?", "Q: Find $x^{2}$."]
 
 
-def test_the_config_keeps_the_text_and_notices_another_one(tmp_path):
+def test_the_config_keeps_the_text_and_notices_a_change(tmp_path):
   path = tmp_path / "p.txt"
   path.write_text("Q: {question}")
   values = config.default()
@@ -186,7 +186,7 @@ def test_the_documented_program_takes_words_from_a_published_file(
       {"role": "assistant", "content": "<reasoning>"}]
 
 
-def test_templates_of_answers_are_of_bare_prompts_alone(tmp_path):
+def test_templates_of_answers_need_bare_prompts(tmp_path):
   (tmp_path / "p.txt").write_text("{question}")
   values = bgpo.get_config("smoke")
   values.rollout.prior.template = 0.5

@@ -23,7 +23,7 @@ VERL = {
 
 
 @pytest.mark.parametrize("source", VERL)
-def test_verls_rows_get_the_columns_of_our_tasks(source):
+def test_rows_of_verl_get_the_columns_of_dlrls_tasks(source):
   gold, extra, columns = VERL[source]
   content = "Complete this:\nimport x\ndef f():\n  pass\ndef g():\n"
   row = {"prompt": [{"role": "user", "content": content}],
@@ -38,7 +38,7 @@ def test_verls_rows_get_the_columns_of_our_tasks(source):
   {"data_source": "mbpp", "reward_model": {"ground_truth": "assert f("}},
   {"data_source": "countdown", "reward_model": {"ground_truth": "x"},
    "extra_info": {"numbers": "[1]"}}])
-def test_verls_rows_of_other_tasks_and_formats_are_errors(row):
+def test_rows_of_verl_with_another_task_or_format_are_errors(row):
   with pytest.raises(ValueError, match=r"unknown data_source|not in the exp"):
     verl.decode(row)
 
