@@ -1,1 +1,1 @@
-"""Measurements; each writes JSON and a PNG."""
+"""Benchmarks: each measures into a JSON file, and most draw a PNG from it."""

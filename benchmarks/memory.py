@@ -95,7 +95,7 @@ def cases(draws: Sequence[int]) -> Iterator[tuple[str, str, int]]:
 
 
 def as_mode(mode: str) -> Any:
-  """A context in which updates are traced in this mode."""
+  """A context manager; updates traced inside have this mode."""
   fn = (method_cost.kept_value_and_grad if mode == "stacked"
         else montecarlo.value_and_grad)
   return mock.patch.object(montecarlo, "value_and_grad", fn)
@@ -105,7 +105,7 @@ def measure_tiny(name: str, mode: str, n: int) -> Row:
   """Compiles the tiny model's update for this machine and runs it."""
   learn = dataclasses.replace(method_cost.settings(name), n_mc=n)
   with as_mode(mode):
-    # Two micro-batches stand for all: they run one after the other.
+    # Two micro-batches stand for any number: they run one after the other.
     run, shapes = method_cost.program(learn, 2 * learn.micro_batch)
     compiled = jax.jit(run).lower(*shapes).compile(method_cost.FAST)
   stats = compiled.memory_analysis()

@@ -25,9 +25,10 @@ from dlrl.storage import plots
 OUT = flags.DEFINE_string(
   "out", "benchmarks/results", "directory of the result files")
 PLOT_ONLY = flags.DEFINE_boolean(
-  "plot_only", False, "redraw the figure from the stored JSON; measure nothing")
+  "plot_only", False,
+  "draw and print what the stored JSON holds; measure nothing")
 
-# Okabe and Ito's palette: distinct for colour-blind readers, too.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 BASELINE = "#555555"
 Points = Sequence[tuple[float, float]]
@@ -151,8 +152,8 @@ def draw_groups(
             if name in lines]
   shown.sort(key=lambda line: -line[1][-1][1])
   for i, (label, points, colour, marker) in enumerate(shown):
-    # Lines that share a stretch are all seen: lower ones are drawn on top of
-    # broader ones.
+    # Where lines coincide, the lower one is drawn on top and narrower, so that
+    # both are visible.
     ax.plot(*zip(*points, strict=True), color=colour, marker=marker,
             markersize=4.5, lw=3 - 1.5 * i / len(shown), label=label)
 

@@ -20,6 +20,7 @@ from absl import flags
 from matplotlib import axes
 from matplotlib import figure
 
+from benchmarks import method_cost
 from benchmarks import results
 from configs import bgpo
 from dlrl import config
@@ -40,11 +41,7 @@ ROWS = 16  # completions per device
 # Mesh axes, and what they do to the parameters.
 AXES = {"fsdp": "split (fsdp)", "data": "copied (data)"}
 PROGRAMS = ("rollout", "update")
-# Skips LLVM's optimizations, which take most of the compile time and do not
-# change XLA's buffer assignment.
-FAST: Any = {"xla_backend_optimization_level": 0,
-             "xla_llvm_disable_expensive_passes": True}
-# Trips counted of the rollout's loops, over blocks and over denoising steps.
+# Trips to count for the rollout's two loops, over blocks and denoising steps.
 _ONE_STEP = (1, 1)
 
 
@@ -87,7 +84,7 @@ def measure(axis: str, devices: int) -> list[dict[str, Any]]:
     learned = train.learn_shapes(setup, programs[0], asked)
     for name, program, args in zip(
         PROGRAMS, programs, (asked, learned), strict=True):
-      compiled = program.lower(*args).compile(FAST)
+      compiled = program.lower(*args).compile(method_cost.FAST)
       found.append({
         "axis": axis, "devices": devices, "program": name,
         "flops": flops_lib.flops(

@@ -104,7 +104,7 @@ class Run:
     self.state, _ = jax.block_until_ready(
       learn_fn(self.state, rolled_out, index, setup.put_batch(reward)))
     done = time.monotonic()
-    # Pruning is annealed, so the next step to time is one of later in the run.
+    # Pruning is annealed: skip ahead, so that the timed steps cover the run.
     skipped = setup.cfg.steps // _STEPS.value - 1
     self.state = dataclasses.replace(
       self.state, step=self.state.step + skipped)

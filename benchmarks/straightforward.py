@@ -1,7 +1,7 @@
-"""An update's gradient as one would write it first: the baseline for speed.
+"""An update's gradient in straightforward JAX: the baseline for speed.
 
-The sampler beside it is `benchmarks.sampler.straightforward`. Both have to give
-what `dlrl` gives before anybody times them.
+Its counterpart for rollouts is `benchmarks.sampler.straightforward`. `agree`
+checks both against `dlrl` before either is timed.
 """
 
 import dataclasses
@@ -24,21 +24,20 @@ SIDES = ("ours", "plain")
 
 
 def batch_grads(
-  model: transformer.Model,
-  cfg: config.LearnConfig,
-  params: Any,
-  batch: update.Batch,
+  model: transformer.Model, cfg: config.LearnConfig, params: Any,
+  batch: update.Batch
 ) -> tuple[jax.Array, Any]:
-  """(loss, gradients) of `update.batch_grads`, at the cost of all logits.
+  """Loss and gradients, equal to those of `update.batch_grads`.
 
-  All draws of all rows are one batch, whose graph is kept, and log-probs are
-  taken of the whole vocabulary, [n_mc, b, t, v], masked or not.
+  All samples of all rows are one batch whose graph is kept, and log-softmax
+  runs over all logits, [n_mc, b, t, v], also where no token is masked.
 
   Args:
-    model: of the policy.
-    cfg: of the update; neither draws from a trace nor a reference.
-    params: of the policy.
-    batch: rows.
+    model: the policy's network.
+    cfg: the update; its loss needs no reference parameters, and its forward
+      process no trace.
+    params: the policy's parameters.
+    batch: completions with advantages.
   """
   t = batch.completion.shape[1]
   norm = t if cfg.score_norm == "token" else 1
@@ -46,8 +45,9 @@ def batch_grads(
   def score(params, j):
     mask, weight = method_processes.PROCESSES[cfg.forward_process](
       batch.keys, batch.maskable, j, cfg.n_mc, **cfg.process_args)
-    row = model_input.assemble(jnp.where(mask, model.mask_id, batch.completion),
-                        batch.prompt, batch.prompt_length)
+    row = model_input.assemble(
+      jnp.where(mask, model.mask_id, batch.completion), batch.prompt,
+      batch.prompt_length)
     logits = jnp.einsum(
       "btd,dv->btv", model.hidden(params, *row)[:, :t], model.unembed(params),
       preferred_element_type=jnp.float32)
@@ -67,10 +67,10 @@ def batch_grads(
 
 
 def check(cfg: config.Config) -> None:
-  """Refuses what straightforward JAX does not do.
+  """Refuses settings that the straightforward code does not implement.
 
   Raises:
-    strict.ConfigError: noise in prompts; a sampler other than the exact one.
+    strict.ConfigError: prompts are masked, or the sampler is not the exact one.
   """
   noise, decoding = cfg.learn.prompt_noise, cfg.rollout.sampler
   strict.require(
@@ -87,11 +87,12 @@ def check(cfg: config.Config) -> None:
 
 
 def agree(programs: dict[str, dict[str, Any]], params: Any) -> None:
-  """Runs `dlrl`'s rollout and update, in fp32, and the straightforward ones.
+  """Compares rollout and update of `dlrl` with the straightforward ones.
 
   Args:
-    programs: `rollout` and `update`, each `ours` and `plain`.
-    params: of the policy.
+    programs: functions of the parameters, {rollout, update}: {ours, plain}; in
+      fp32.
+    params: the policy's parameters.
 
   Raises:
     AssertionError: results differ by more than rounding explains.
@@ -104,6 +105,6 @@ def agree(programs: dict[str, dict[str, Any]], params: Any) -> None:
   for (path, want), grad in zip(
       jax.tree.leaves_with_path(wanted), jax.tree.leaves(grads), strict=True):
     error = float(jnp.max(abs(grad - want)) / jnp.max(abs(want)))
-    if not error < 1e-3:  # nor if it is not a number
+    if not error < 1e-3:  # also true if the error is NaN
       raise AssertionError(f"gradients of {jax.tree_util.keystr(path)} differ "
                            f"by {error} of the largest")

@@ -5,31 +5,28 @@
       --config.model.param_dtype=bfloat16 --config.rollout.prompts=1 \\
       --config.learn.micro_batch=8 --config.learn.n_mc=4 --out=DIR
 
-The first is of this file's own config: 8 layers of width 512 under a head that
-has a fourteenth of the products, as LLaDA-8B's; 3 to 5 minutes on 2 CPU cores.
-Another config gives the model, mesh, sampler, rows and update. Weights, prompts
-and completions are random; prompts are as long as they may be. The rollout is
-`denoise.decode`, greedy. The update is its gradient, without the optimizer's
-step, of rows that all have an advantage; a sample is a draw of a completion.
+The first uses this file's own config: 8 layers of width 512, whose head takes a
+fourteenth of the FLOPs, as in LLaDA-8B; 3 to 5 minutes on 2 CPU cores. Another
+config sets the model, mesh, sampler, rows and update. The second is for one
+large device; weights are made in the host's memory. Weights, prompts and
+completions are random, and prompts have the maximum length. The rollout is
+`denoise.decode`, greedy. The update is the gradient of rows that all have an
+advantage, without the optimizer's step; a sample is one Monte-Carlo sample of
+one completion.
 
-With `--vs` straightforward JAX takes turns with them: a sampler that computes
-all logits of whole rows at every step, and all draws of an update in one batch
-with all their logits (`benchmarks/straightforward.py`). Results are compared
-first, in fp32: equal tokens, the same loss and gradients.
-
-The second is for one large device; weights are made in the host's memory.
+With `--vs`, straightforward JAX takes turns with `dlrl`: a sampler that
+computes all logits of whole rows at every step, and an update with all samples
+and all their logits in one batch (`benchmarks/straightforward.py`). Results are
+compared first, in fp32: equal tokens, the same loss and gradients.
 
 Writes `throughput.json`. FLOPs are what the model needs, as in a run's
-`speed/*_mfu`; a rollout with a cache has none, as its passes differ. There is
-no `mfu` where the devices' peak is not known, as a CPU's.
+`speed/*_mfu`; there are none for a rollout with a cache, whose passes differ.
+MFU is left out where the devices' peak is unknown, as for CPUs.
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -41,6 +38,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks import results
 from benchmarks import sampler as samplers
 from benchmarks import straightforward
 from dlrl import config
@@ -58,7 +56,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
-Jobs = dict[str, dict[str, Any]]  # job -> side -> function of the parameters
+Jobs = dict[str, dict[str, Any]]  # job -> side -> function of parameters
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -73,48 +71,33 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def check(cfg: config.Config, mesh: jax.sharding.Mesh, *, vs: bool) -> None:
-  """Refuses what would not be measured as it is set.
+  """Refuses settings that the measurement would ignore.
 
   Raises:
-    strict.ConfigError: that; with `vs`, also as of `straightforward.check`.
+    strict.ConfigError: the setting and a value that works; with `vs`, also
+      those of `straightforward.check`.
   """
   attention.check(cfg.model, mesh)
   learn = cfg.learn
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   needs_ref = losses.OBJECTIVES[learn.loss](**learn.loss_args).needs_ref
   for ok, field, value, fix in (
-    (
-      learn.micro_batch % parts == 0,
-      "learn.micro_batch",
-      learn.micro_batch,
-      f"must be a multiple of mesh.data * mesh.fsdp = {parts}",
-    ),
-    (
-      not cfg.lora.rank,
-      "lora.rank",
-      cfg.lora.rank,
-      "must be 0: adapters are not measured here",
-    ),
-    (
-      learn.forward_process in method_processes.PROCESSES,
-      "learn.forward_process",
-      learn.forward_process,
-      "must not need a rollout's trace, as 'balanced'",
-    ),
-    (
-      not needs_ref,
-      "learn.loss",
-      learn.loss,
-      "must not need a reference, as 'bgpo'",
-    ),
-  ):
+    (learn.micro_batch % parts == 0, "learn.micro_batch", learn.micro_batch,
+     f"must be a multiple of mesh.data * mesh.fsdp = {parts}"),
+    (not cfg.lora.rank, "lora.rank", cfg.lora.rank,
+     "must be 0: this benchmark does not measure adapters"),
+    (learn.forward_process in method_processes.PROCESSES,
+     "learn.forward_process", learn.forward_process,
+     "must not need a rollout's trace; use 'balanced', for example"),
+    (not needs_ref, "learn.loss", learn.loss,
+     "must not need reference parameters; use 'bgpo', for example")):
     strict.require(ok, field, value, fix)
   if vs:
     straightforward.check(cfg)
 
 
 def inputs(cfg: config.Config, mask_id: int) -> update.Batch:
-  """Random tokens; every row has an advantage."""
+  """A batch of random tokens in which every row has an advantage."""
   b = cfg.rollout.prompts * cfg.rollout.group_size
   p, t = cfg.task.prompt_length, cfg.rollout.sampler.gen_length
   tokens = jax.random.randint(jax.random.key(1), (b, p + t), 0, mask_id)
@@ -128,7 +111,7 @@ def inputs(cfg: config.Config, mask_id: int) -> update.Batch:
 def jobs_of(
   cfg: config.Config, batch: update.Batch, vs: bool, **changes: Any
 ) -> Jobs:
-  """What is measured, of the config's model with some changes."""
+  """Rollout and update of the config's model, with `changes` to its config."""
   model = transformer.build(
     dataclasses.replace(cfg.model, **changes), cfg.model.vocab_size - 1)
   sampler, where = cfg.rollout.sampler, (batch.prompt, batch.prompt_length)
@@ -146,12 +129,12 @@ def jobs_of(
 
 
 def compiled(jobs: Jobs, params: Any) -> Jobs:
-  """Programs of the jobs."""
+  """The jobs, jitted and compiled."""
   return jax.tree.map(lambda job: jax.jit(job).lower(params).compile(), jobs)
 
 
 def turns(programs: Jobs, params: Any, repeats: int) -> Jobs:
-  """Seconds, in the place of functions; of a warm-up before them, none."""
+  """Seconds of each turn in the place of the functions, without a warm-up."""
   seconds: Jobs = jax.tree.map(lambda _: [], programs)
   for i in range(repeats + 1):
     for job, sides in programs.items():
@@ -165,7 +148,7 @@ def turns(programs: Jobs, params: Any, repeats: int) -> Jobs:
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-  """Median, least and most."""
+  """Median, minimum and maximum."""
   values = list(values)
   return {"median": statistics.median(values), "least": min(values),
           "most": max(values)}
@@ -173,7 +156,15 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 def row(unit: str, amount: int, work: int | None, sides: dict[str, Any],
         seconds: dict[str, list[float]]) -> dict[str, Any]:
-  """Of a job that takes `work` FLOPs, None: unknown, for `amount` units."""
+  """The result of one job.
+
+  Args:
+    unit: what the job makes, tokens or samples.
+    amount: units per run of the job.
+    work: FLOPs per run; None: unknown.
+    sides: compiled programs, `ours` and, with --vs, `plain`.
+    seconds: seconds of each turn, by side.
+  """
   ours = seconds["ours"]
   found: dict[str, Any] = {
     f"{unit}_per_second": spread(amount / s for s in ours)}
@@ -192,11 +183,11 @@ def row(unit: str, amount: int, work: int | None, sides: dict[str, Any],
 
 
 def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
-  """Both jobs' rows.
+  """Compiles and times rollout and update.
 
   Raises:
-    strict.ConfigError: as of `check`.
-    AssertionError: with `vs`, results differ.
+    strict.ConfigError: see `check`.
+    AssertionError: with `vs`, the two sides' results differ.
   """
   greedy = dataclasses.replace(cfg.rollout.sampler, temperature=0.0)
   cfg = dataclasses.replace(
@@ -210,7 +201,7 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
   params = jax.device_put(params, mesh_lib.param_shardings(
     mesh, transformer.SHARDING, params))
   with jax.set_mesh(mesh):
-    if vs:  # Of bf16 or TF32, tokens soon part ways.
+    if vs:  # in fp32: rounded to bf16 or TF32, tokens soon differ
       with jax.default_matmul_precision("highest"):
         wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
         straightforward.agree(compiled(jobs_of(
@@ -221,12 +212,12 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
     programs = compiled(jobs_of(cfg, batch, vs), params)
     progress.say("compiled")
     seconds = turns(programs, params, repeats)
-    # Kernels do not say what they compute; remat would compute it again.
+    # FLOPs are counted without fused kernels, which do not report theirs, and
+    # without remat, which would count twice what the model needs once.
     seen = jobs_of(cfg, batch, vs, attention="xla", remat="none")
     work = {"rollout": None, "update": flops(seen["update"]["ours"], params)}
     passes = utilization.rollout_flops(
-      seen["rollout"]["ours"], (params,), greedy
-    )
+      seen["rollout"]["ours"], (params,), greedy)
     if passes is not None:
       forwards = int(programs["rollout"]["ours"](params).forwards)
       work["rollout"] = passes[0] + forwards * passes[1]
@@ -237,31 +228,40 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
                             ("update", "samples", cfg.learn.n_mc))}
 
 
-def main(argv: list[str]) -> None:
-  """Measures, writes the file, prints the rows."""
-  del argv
+def measure_all() -> dict[str, Any]:
+  """Measures as the flags say, and adds where and how."""
   options = flags.FLAGS
   cfg = validate.from_dict(options.config)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
-  out = pathlib.Path(options.out)
-  out.mkdir(parents=True, exist_ok=True)
   jobs = measure(cfg, options.repeats, vs=options.vs)
-  (out / "throughput.json").write_text(json.dumps({
-    "command": " ".join(["python -m benchmarks.throughput", *sys.argv[1:]]),
-    "device": jax.devices()[0].device_kind, "devices": jax.device_count(),
-    "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
-    "jobs": jobs}, indent=1) + "\n")
-  for job, found in jobs.items():
+  return {
+    "command": results.command(), "device": jax.devices()[0].device_kind,
+    "devices": jax.device_count(), "cores": len(os.sched_getaffinity(0)),
+    "jax": jax.__version__, "jobs": jobs}
+
+
+def table(result: dict[str, Any]) -> str:
+  """One line per job: medians, with minimum and maximum."""
+  lines = []
+  for job, found in result["jobs"].items():
     values = (f"{name} {v['median']:.3g} ({v['least']:.3g} to {v['most']:.3g})"
               for name, v in found.items()
               if isinstance(v, dict) and "median" in v)
-    print(f"{job}: {', '.join(values)}")
+    lines.append(f"{job}: {', '.join(values)}")
+  return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+  """Measures, writes the file, prints the rates."""
+  del argv
+  print(table(results.obtain("throughput", measure_all)))
 
 
 if __name__ == "__main__":
-  # Here, so that tests can import this module next to others.
+  # Not at module level, so that tests can import several benchmarks.
+  flags.adopt_module_key_flags(results)
   config_flags.DEFINE_config_file("config", __file__)
-  flags.DEFINE_string("out", "benchmarks/results", "directory")
-  flags.DEFINE_integer("repeats", 3, "turns", lower_bound=1)
-  flags.DEFINE_boolean("vs", False, "straightforward JAX takes turns")
+  flags.DEFINE_integer("repeats", 3, "turns of every job", lower_bound=1)
+  flags.DEFINE_boolean(
+    "vs", False, "compare with straightforward JAX, which takes turns")
   app.run(main)

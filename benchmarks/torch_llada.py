@@ -1,12 +1,13 @@
-"""LLaDA's network, update and sampler in plain PyTorch, to be compared with.
+"""LLaDA's network, update and sampler in plain PyTorch, for comparison.
 
-Written as the published modelling and `generate` work: modules with a fused
-attention, logits of all columns, a softmax over all of them, masks by boolean
-indices. The update is there as BGPO's published actor has it, and with less.
+Written like the published modelling code and `generate`: modules with fused
+attention, logits of all columns and a softmax over all of them, masks as
+boolean indices. There are two updates: with log-probs as BGPO's published actor
+computes them, and with as little memory traffic as PyTorch allows.
 
-A child of `benchmarks.torch_reference`, in whatever Python has torch: reads a
-folder's `inputs.npz`, then names of jobs from stdin; after each it writes what
-came out to `JOB.npz` and the seconds that it took to stdout.
+`benchmarks.torch_reference` starts this file as a child, with any Python that
+has torch. It reads `inputs.npz` from a folder, then names of jobs from stdin;
+after each job it writes the outputs to `JOB.npz` and the seconds to stdout.
 """
 
 import pathlib
@@ -18,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+Arrays = dict[str, np.ndarray]
+
 
 class Norm(nn.Module):
   """RMSNorm in fp32."""
@@ -26,7 +29,7 @@ class Norm(nn.Module):
     super().__init__()
     self.weight = nn.Parameter(torch.ones(width))
 
-  def forward(self, x):
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
     """[..., d] to [..., d]."""
     variance = x.pow(2).mean(-1, keepdim=True)
     return self.weight * (x * torch.rsqrt(variance + 1e-5))
@@ -45,7 +48,9 @@ class Block(nn.Module):
       nn.Linear(width, mlp_width, bias=False) for _ in range(2))
     self.down = nn.Linear(mlp_width, width, bias=False)
 
-  def forward(self, x, sin, cos):
+  def forward(
+    self, x: torch.Tensor, sin: torch.Tensor, cos: torch.Tensor
+  ) -> torch.Tensor:
     """[b, t, d] to [b, t, d]."""
     b, t, d = x.shape
     y = self.attention_norm(x)
@@ -77,8 +82,8 @@ class LLaDA(nn.Module):
     half = width // heads // 2
     self.frequency = rope_theta ** (-torch.arange(half) / half)
 
-  def forward(self, ids):
-    """Without a mask: all rows are full."""
+  def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    """No attention mask: rows have no padding."""
     angle = torch.arange(ids.shape[1])[:, None] * self.frequency
     angle = torch.cat([angle, angle], -1)
     sin, cos = angle.sin(), angle.cos()
@@ -88,8 +93,8 @@ class LLaDA(nn.Module):
     return self.unembed(self.norm(x))
 
 
-def load(model: LLaDA, arrays) -> None:
-  """Copies parameters that have our paths as names."""
+def load(model: LLaDA, arrays: Arrays) -> None:
+  """Copies the parameters of `dlrl`, named by their paths, into `model`."""
   state = {}
   for name, array in arrays.items():
     path = name.split("/")
@@ -105,11 +110,11 @@ def load(model: LLaDA, arrays) -> None:
   model.load_state_dict(state)
 
 
-def update(model: LLaDA, data) -> dict[str, np.ndarray]:
-  """The loss of rows [prompt | noisy completion], and its gradients.
+def update(model: LLaDA, data: Arrays) -> Arrays:
+  """Loss and gradients for rows [prompt | completion with masked tokens].
 
-  Log-probs as LLaDA's published fine-tuning has them: all masked positions are
-  taken out of the logits at once. We know of no PyTorch that does with less.
+  Log-probs as in LLaDA's published fine-tuning: the logits of all masked
+  positions are selected at once. We know of no PyTorch code that needs less.
   """
   def score(logits, ids, mask, weight):
     logps = -F.cross_entropy(logits[mask], ids[mask], reduction="none")
@@ -119,11 +124,11 @@ def update(model: LLaDA, data) -> dict[str, np.ndarray]:
   return _update(model, data, score)
 
 
-def update_bgpo(model: LLaDA, data) -> dict[str, np.ndarray]:
-  """The same with log-probs as BGPO's published actor has them (DARE's).
+def update_bgpo(model: LLaDA, data: Arrays) -> Arrays:
+  """Like `update`, with log-probs as in BGPO's published actor (DARE).
 
-  Its rows are packed without padding; so each row's logits first go to their
-  columns of a new [t, v], of which the masked ones are taken.
+  That actor packs rows without padding, so it first copies each row's logits to
+  their columns in a new [t, v] and then selects the masked ones.
   """
   def score(logits, ids, mask, weight):
     scores = []
@@ -152,7 +157,7 @@ def _update(model, data, score):
 
 
 @torch.no_grad()
-def generate(model: LLaDA, data) -> dict[str, np.ndarray]:
+def generate(model: LLaDA, data: Arrays) -> Arrays:
   """LLaDA's greedy `generate`: low-confidence remasking, block by block."""
   prompt, mask_id = torch.from_numpy(data["prompt"]), int(data["mask_id"])
   length, width, steps = (
@@ -175,8 +180,8 @@ def generate(model: LLaDA, data) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def logits(model: LLaDA, data) -> dict[str, np.ndarray]:
-  """Of the rows of the update without their noise."""
+def logits(model: LLaDA, data: Arrays) -> Arrays:
+  """Logits of the update's rows, without masked tokens."""
   return {"logits": model(torch.from_numpy(data["ids"])).numpy()}
 
 
@@ -185,7 +190,7 @@ JOBS = {"logits": logits, "update": update, "update_bgpo": update_bgpo,
 
 
 def main(folder: pathlib.Path, threads: int) -> None:
-  """Serves jobs until stdin ends."""
+  """Runs the jobs named on stdin until it ends."""
   torch.set_num_threads(threads)
   data = dict(np.load(folder / "inputs.npz"))
   params = {k.removeprefix("params/"): data.pop(k)

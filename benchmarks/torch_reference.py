@@ -1,19 +1,20 @@
-"""Our update and exact sampler against plain PyTorch, on the same CPU cores.
+"""The update and the exact sampler against plain PyTorch on the same CPU.
 
     python -m benchmarks.torch_reference --out=benchmarks/results \\
       --torch_python=/path/to/a/python/with/torch
 
-The small shape of `benchmarks.sampler` in fp32, the same random weights. The
-update is the gradient of one draw's ELBO of 4 completions of 256 tokens after
-prompts of 256, half of them masked, against two of PyTorch's: with log-probs as
-BGPO's published actor takes them (`update_bgpo`), and with as little as we know
-PyTorch to need (`update`). The sampler is LLaDA's, greedy, 128 tokens in 64
-steps. `benchmarks/torch_llada.py` is the other side and says how it is written.
+Both sides use the small shape of `benchmarks.sampler` in fp32 and the same
+random weights. The update is the gradient of one Monte-Carlo sample of the ELBO
+of 4 completions of 256 tokens after prompts of 256, half of them masked.
+PyTorch computes it in two ways: with log-probs as in BGPO's published actor
+(`update_bgpo`), and with as little as we know PyTorch to need (`update`). The
+sampler is LLaDA's, greedy, 128 tokens in 64 steps. `benchmarks/torch_llada.py`
+is the PyTorch side.
 
 Logits, gradients and completions are compared first. Then the sides take turns,
-while the others wait: the ratio is the median of those of the turns. In its
-turn a side runs twice and the second time counts, as in training: memory given
-back to the system while it waited may take seconds to get again. All see
+each while the other waits, and the ratio is the median over turns. In its turn
+a side runs twice, and the second run counts, as in training: memory returned to
+the system while waiting can take seconds to get back. Both sides see
 `GLIBC_TUNABLES`; `docs/models.md` says what it is good for. Writes
 `torch_reference.json`; about 15 minutes on 2 idle cores.
 """
@@ -22,7 +23,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
 import statistics
@@ -39,6 +39,7 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from benchmarks import results
 from benchmarks import sampler
 from dlrl import config
 from dlrl import update
@@ -51,45 +52,46 @@ ROWS, PROMPT, COMPLETION = 4, 256, 256
 LEARN = config.LearnConfig(
   loss="elbo_reinforce", forward_process="quadrature", n_mc=1,
   micro_batch=ROWS)
-# Our jobs, and what they are compared with.
+# Jobs of dlrl, and the jobs of PyTorch that each is compared with.
 JOBS = {"logits": ["logits"], "update": ["update", "update_bgpo"],
         "generate": ["generate"]}
 
 
 @dataclasses.dataclass
 class Torch:
-  """The child process and the folder that both sides see."""
+  """The child process with torch, and the folder that both sides share."""
 
   process: subprocess.Popen[str]
   folder: pathlib.Path
 
   def run(self, job: str) -> float:
-    """Seconds of a job."""
+    """Runs a job; returns its seconds."""
     assert self.process.stdin is not None
     self.process.stdin.write(job + "\n")
     self.process.stdin.flush()
     return float(self.line())
 
   def line(self) -> str:
-    """What the child says next.
+    """The child's next line of output.
 
     Raises:
-      RuntimeError: it has ended; why is on stderr.
+      RuntimeError: the child has ended; its stderr says why.
     """
     assert self.process.stdout is not None
     line = self.process.stdout.readline()
     if not line:
-      raise RuntimeError("the process with torch has ended")
+      raise RuntimeError(
+        "the process of --torch_python has ended; its error is above")
     return line.strip()
 
   def result(self, job: str) -> dict[str, np.ndarray]:
-    """What the last run of a job returned."""
+    """Outputs of the last run of a job."""
     return dict(np.load(self.folder / f"{job}.npz"))
 
 
 @contextlib.contextmanager
 def child(python: str, threads: int, inputs: dict[str, Any]) -> Iterator[Torch]:
-  """A process with torch that knows the inputs."""
+  """Starts the process with torch and gives it the inputs."""
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder)
     np.savez(path / "inputs.npz", **inputs)
@@ -106,7 +108,8 @@ def child(python: str, threads: int, inputs: dict[str, Any]) -> Iterator[Torch]:
 def problem(model: transformer.Model) -> tuple[Any, update.Batch, jax.Array]:
   """Random parameters, a batch to learn from, and prompts to complete."""
   params = sampler.random_params(model)
-  # Never predicted: LLaDA's `generate` does not rule the mask out, ours does.
+  # The mask token is never predicted: `dlrl` rules it out, LLaDA's `generate`
+  # does not.
   head = params["unembed"]["kernel"].at[:, model.mask_id].set(0)
   params |= {"unembed": {"kernel": head}}
   keys = jax.random.split(jax.random.key(1), 4)
@@ -124,7 +127,7 @@ def problem(model: transformer.Model) -> tuple[Any, update.Batch, jax.Array]:
 def torch_inputs(
   model: transformer.Model, params: Any, batch: update.Batch, prompt: jax.Array
 ) -> dict[str, Any]:
-  """The same for the other side; rows there are from left to right."""
+  """The inputs as PyTorch takes them: rows are [prompt | completion]."""
   mask, weight = method_processes.PROCESSES[LEARN.forward_process](
     batch.keys, batch.maskable, 0, 1)
   before = [(0, 0), (PROMPT, 0)]
@@ -146,7 +149,7 @@ def torch_inputs(
 def programs(
   model: transformer.Model, params: Any, batch: update.Batch, prompt: jax.Array
 ) -> dict[str, Callable[[], Any]]:
-  """Our jobs, compiled, by the names in JOBS."""
+  """The jobs of `dlrl`, compiled, by the names in JOBS."""
   lengths = jnp.full(ROWS, prompt.shape[1])
   keys = jax.random.split(jax.random.key(0), ROWS)
   ids = jnp.concatenate([batch.prompt, batch.completion], 1)
@@ -165,10 +168,10 @@ def programs(
 
 
 def compare(ours: dict[str, Callable[[], Any]], torch: Torch) -> dict[str, Any]:
-  """How far the results are apart; both sides are warm afterwards.
+  """Differences between the results; both sides are warm afterwards.
 
   Raises:
-    AssertionError: further than rounding can explain.
+    AssertionError: results differ by more than rounding explains.
   """
   for job in itertools.chain(*JOBS.values()):
     torch.run(job)
@@ -197,7 +200,7 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _as_ours(path: str, theirs: dict[str, np.ndarray]) -> np.ndarray:
-  """A gradient of the other side in our layout."""
+  """PyTorch's gradient of the parameter at `path`, in the layout of `dlrl`."""
   module = path.split("/")[-2]
   if path.startswith("layers/"):
     layers = sorted(
@@ -209,10 +212,12 @@ def _as_ours(path: str, theirs: dict[str, np.ndarray]) -> np.ndarray:
   return value.swapaxes(-1, -2) if path.endswith("kernel") else value
 
 
-def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int):
-  """Seconds of both sides in turns, and the median of the turns' ratios."""
+def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int
+            ) -> dict[str, Any]:
+  """Seconds of both sides in turns, and the median over turns of the ratio."""
   result: dict[str, Any] = {}
-  # Updates are short, and how long the system takes to find memory varies.
+  # More turns for the update: it is short, and the time that the system takes
+  # to provide memory varies.
   for job, turns in (("update", 4 * repeats), ("generate", repeats)):
     mine: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in JOBS[job]}
@@ -242,11 +247,13 @@ def _seconds(job: Callable[[], Any]) -> float:
   return time.monotonic() - start
 
 
-def main(argv: list[str]) -> None:
-  """Compares, measures, writes the file."""
-  del argv
+def measure_all() -> dict[str, Any]:
+  """Compares and measures as the flags say."""
   options = flags.FLAGS
-  # Of the policies the fastest one here: what is kept costs memory to find.
+  if not options.torch_python:
+    raise app.UsageError(
+      "--torch_python is missing; give a Python that can import torch")
+  # The fastest remat policy here: what it keeps costs time to allocate.
   cfg = dataclasses.replace(sampler.SMALL, remat="dots")
   model = transformer.build(cfg, cfg.vocab_size - 1)
   params, batch, prompt = problem(model)
@@ -258,21 +265,26 @@ def main(argv: list[str]) -> None:
     checked = compare(ours, torch)
     progress.say(f"compared: {checked}")
     jobs = measure(ours, torch, options.repeats)
-  out = pathlib.Path(options.out)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "torch_reference.json").write_text(json.dumps({
+  return {
     "command": "python -m benchmarks.torch_reference", "cores": cores,
     "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     "jax": jax.__version__, "torch": version, "compared": checked,
-    "jobs": jobs}, indent=1) + "\n")
-  for job, row in jobs.items():
-    print(f"{job}: {row['ratio']:.2f} times as fast as torch {version}")
+    "jobs": jobs}
+
+
+def main(argv: list[str]) -> None:
+  """Compares, measures, writes the file, prints the ratios."""
+  del argv
+  result = results.obtain("torch_reference", measure_all)
+  for job, row in result["jobs"].items():
+    print(f"{job}: {row['ratio']:.2f} times as fast as torch "
+          f"{result['torch']}")
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("out", "benchmarks/results", "directory")
-  flags.DEFINE_string(
-    "torch_python", None, "an interpreter that has torch", required=True)
+  flags.adopt_module_key_flags(results)
+  flags.DEFINE_string("torch_python", None, "a Python that can import torch")
   flags.DEFINE_integer(
-    "repeats", 3, "turns of the sampler; the update has four times as many")
+    "repeats", 3, "turns of the sampler; the update takes four times as many",
+    lower_bound=1)
   app.run(main)

@@ -1,4 +1,4 @@
-"""What the scaling benchmark reads from programs."""
+"""`benchmarks.scaling`: numbers read from compiled programs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`benchmarks.throughput` at a tiny shape: what is timed agrees."""
+"""`benchmarks.throughput` at a tiny shape; only equal results are timed."""
 
 import dataclasses
 import functools
