@@ -17,16 +17,7 @@ from dlrl.sampling import denoise
 from dlrl.sampling import remasking
 
 MASK = 2
-TINY = config.ModelConfig(
-  vocab_size=24,
-  width=16,
-  layers=2,
-  heads=2,
-  kv_heads=2,
-  head_dim=8,
-  mlp_width=24,
-  remat="none",
-)
+TINY = networks.TINY
 LENGTHS = np.array([5, 2, 3])
 SMALL = {"gen_length": 6, "block_length": 3, "steps": 4}
 

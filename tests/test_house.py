@@ -1,0 +1,111 @@
+"""The layout of the code: layers, sizes, and names."""
+
+import ast
+import collections
+import graphlib
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+# From the ground up: whatever is in a row imports only from rows above it.
+LAYERS = (
+  ("losses", "strict"),
+  ("config", "costs", "diffusion", "sandbox"),
+  ("optimizer", "runtime", "tasks"),
+  ("data", "models", "score", "storage"),
+  ("sampling", "update"),
+  ("chat", "run", "validate"),
+  ("evaluation", "export", "rollout"),
+  ("evaluate", "sft"),
+  ("train",),
+  ("compile_only",),
+  ("main",),
+)
+LAYER = {room: i for i, row in enumerate(LAYERS) for room in row}
+MAX_MODULES = 16  # in one folder
+MAX_LINES, MAX_FUNCTION = 400, 63
+MAX_IMPORTS_OF_TRAIN = 12
+
+
+def name_of(path):
+  """`dlrl.losses` for `dlrl/losses/__init__.py`."""
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.glob("dlrl/**/*.py"))}
+SOURCES = [path for folder in ("dlrl", "configs", "benchmarks", "docs", "tests")
+           for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(module):
+  """Our own modules that a module names, also those inside of functions."""
+  found = set()
+  for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names if alias.name in MODULES}
+    elif isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        name = f"{node.module}.{alias.name}"
+        found.add(name if name in MODULES else node.module)
+  return {name for name in found if name.partition(".")[0] == "dlrl"}
+
+
+IMPORTS = {module: imports(module) for module in MODULES}
+
+
+def room(module):
+  """The package or module directly below `dlrl` that a module is part of."""
+  return module.split(".")[1]
+
+
+def test_every_room_has_a_layer():
+  assert {room(m) for m in MODULES if m != "dlrl"} == LAYER.keys()
+
+
+def test_rooms_import_only_from_the_layers_below():
+  upward = sorted(
+    f"{module} imports {other}" for module in MODULES for other in
+    IMPORTS[module] if "dlrl" not in (module, other)
+    and room(module) != room(other)
+    and LAYER[room(module)] <= LAYER[room(other)])
+  assert not upward
+
+
+def test_modules_import_each_other_in_no_circle():
+  # A package's `__init__` may gather the modules beside it.
+  graph = {module: others - {module.rpartition(".")[0]}
+           for module, others in IMPORTS.items()}
+  list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_the_loop_is_passed_what_it_needs():
+  assert len(IMPORTS["dlrl.train"]) <= MAX_IMPORTS_OF_TRAIN
+
+
+def test_a_folder_can_be_taken_in_at_a_glance():
+  sizes = collections.Counter(
+    path.parent for path in MODULES.values() if path.stem != "__init__")
+  assert {str(folder.relative_to(ROOT)): n for folder, n in sizes.items()
+          if n > MAX_MODULES} == {}
+
+
+def test_no_module_has_the_name_of_one_of_the_standard_library():
+  # A process that is started in its folder would import it instead.
+  assert not {m for m in MODULES
+              if m.rpartition(".")[2] in sys.stdlib_module_names}
+
+
+def test_files_and_functions_are_short():
+  found = []
+  for path in SOURCES:
+    text, name = path.read_text(), path.relative_to(ROOT)
+    if text.count("\n") > MAX_LINES:
+      found.append(f"{name}: {text.count(chr(10))} lines")
+    # A config is a list of settings, however long.
+    for node in [] if name.parts[0] == "configs" else ast.walk(ast.parse(text)):
+      if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        lines = node.end_lineno - node.lineno + 1
+        if lines > MAX_FUNCTION:
+          found.append(f"{name}: {node.name} has {lines} lines")
+  assert not found
