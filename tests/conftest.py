@@ -17,7 +17,8 @@ gc.set_threshold(100_000, 50, 100)
 # Files that take longest, longest first: xdist hands out whole files in this
 # order, and whoever began one of them last would end alone.
 LONGEST = (
-  "test_main.py", "test_processes.py", "test_train.py", "test_update.py",
+  "test_main.py", "test_processes.py", "test_train.py",
+  "test_hf_checkpoints.py", "test_update.py",
   "test_export.py", "test_lora.py", "test_compile_only.py",
 )
 

@@ -1,4 +1,4 @@
-"""What tests of checkpoints save and compare."""
+"""Data to save in checkpoints, and comparisons to the bit."""
 
 import grain
 import jax
@@ -17,7 +17,7 @@ def batches():
 
 
 def words(tree):
-  """Every bit of the tree, for comparisons."""
+  """The bytes of every leaf."""
   def plain(x):
     is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(x) if is_key else x

@@ -1,4 +1,4 @@
-"""What devices exchange, read from a compiled program."""
+"""The collective operations in a compiled program."""
 
 import math
 import re
@@ -9,7 +9,7 @@ COLLECTIVE = re.compile(
 
 
 def collectives(hlo):
-  """(computation, operation, elements) of each array that is communicated."""
+  """(computation, operation, number of elements) per communicated array."""
   found, computation = [], ""
   for line in hlo.splitlines():
     if line.endswith("{") and not line.startswith(" "):

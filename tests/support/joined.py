@@ -1,4 +1,7 @@
-"""Joins a job, tells what it learned, and fails in process FAIL."""
+"""A process that joins a job, prints what it gathers, and may fail.
+
+The process whose index is the environment variable FAIL raises an error.
+"""
 
 import json
 import os

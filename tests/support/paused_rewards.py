@@ -1,4 +1,4 @@
-"""A reward that says what it was asked, and waits for ever when told to."""
+"""A reward that logs its calls and hangs at call number $PAUSE_AT."""
 
 import json
 import os

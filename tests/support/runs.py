@@ -1,4 +1,4 @@
-"""Tiny runs: their settings, in this process or in one of their own."""
+"""Tiny training runs, in this process or in a child process."""
 
 import json
 import pathlib
@@ -25,7 +25,8 @@ TINY = {
   "rollout.prompts": 4, "rollout.group_size": 4, "learn.n_mc": 2,
   "learn.micro_batch": 8, "eval.size": 16,
   "eval.batch_size": 16, "eval.every": 3, "sample_every": 2,
-  # A program that does not depend on the number of steps is compiled once.
+  # Without a schedule the program does not depend on the number of steps, so
+  # that runs of different lengths share it.
   "learn.optimizer.schedule": "constant", "learn.optimizer.warmup_steps": 0,
 }
 
@@ -40,7 +41,7 @@ def tiny(data_dir, **changes):
 
 
 def run_here(cfg, workdir):
-  """The job inside this process; its rows, without what is measured."""
+  """Runs the job in this process; (seconds per phase, `timeless` rows)."""
   workdir.mkdir(exist_ok=True)
   setup = setup_lib.make(cfg)
   with jax.set_mesh(setup.mesh):
@@ -49,6 +50,7 @@ def run_here(cfg, workdir):
 
 
 def timeless(workdir):
+  """The rows of the log without measured times, rates and memory."""
   measured = ("time/", "speed/", "memory/")
   return [{k: v for k, v in row.items() if not k.startswith(measured)}
           for row in metrics.rows(workdir)]
@@ -74,7 +76,7 @@ def start(environment, *args):
 
 
 def params_of(workdir):
-  """Every array of the newest checkpoint, as saved."""
+  """The parameters of the newest checkpoint."""
   cfg = json.loads((workdir / "config.json").read_text())
   setup = setup_lib.make(strict.build(validate.config.Config, cfg))
   return checkpoint.load_params(

@@ -1,19 +1,24 @@
-"""Time limits that something else in the process cannot break."""
+"""Time limits that do not fail because of other work in the process."""
 
 import time
 
 
 def timed(limit, function, *args):
-  """What `function(*args)` returns, if that takes less CPU time than `limit`.
+  """Calls `function(*args)` and checks that it is fast enough.
+
+  Up to three attempts, because one may include a garbage collection, which
+  takes long in a process with many traced programs.
 
   Args:
-    limit: seconds, of any of three attempts: a collection of this process's
-      garbage, which takes as long as JAX has made it, may fall into one.
-    function: has no effects.
+    limit: seconds of CPU time of this thread.
+    function: without side effects.
     *args: its arguments.
 
+  Returns:
+    The function's result.
+
   Raises:
-    AssertionError: each attempt took longer.
+    AssertionError: all attempts took longer.
   """
   for _ in range(3):
     start = time.thread_time()
