@@ -1,1 +1,3 @@
 """Reinforcement learning of diffusion large language models in JAX."""
+
+__version__ = "0.2.0"

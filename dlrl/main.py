@@ -1,25 +1,27 @@
-"""`python -m dlrl.main --config=configs/FILE.py[:PRESET] --workdir=DIR`.
+"""`python -m dlrl.main --config=configs/FILE.py[:PRESET] [--workdir=DIR]`.
 
 Starts the job that the config describes, or continues it where it was
-interrupted. With `--compile_only=v5e-64` it says instead whether the job fits
-such devices, which need not be there. Exit codes: 0 finished, 1 failed, 2 the
-config or workdir cannot work, 42 told to stop (SIGTERM) and to be started
-again, 43 ended by the watchdog, 44 another process of the job has ended, 130
-interrupted.
+interrupted. The default `--workdir` is `runs/FILE` or `runs/FILE_PRESET`.
+With `--compile_only=v5e-64` nothing runs; it reports whether the job fits such
+devices, which need not be present.
+
+Exit codes: 0 finished; 1 failed; 2 flags, config or workdir cannot work; 42
+stopped by SIGTERM, to be started again; 43 ended by the watchdog; 44 another
+process of the job has ended; 130 interrupted.
 
 A job of several processes is this command in each of them, on as many hosts as
-need be, with `--distributed` where the system says which process is which, or
-with `--coordinator --num_processes --process_id` elsewhere.
+needed: with `--distributed` where the system tells which process is which, and
+elsewhere with `--coordinator`, `--num_processes` and `--process_id`.
 """
 
 import contextlib
 import pathlib
+import re
 import sys
+from typing import Any
 
 import jax
-from absl import app
 from absl import flags
-from absl import logging
 from ml_collections import config_flags
 
 from dlrl import compile_only
@@ -28,6 +30,7 @@ from dlrl import sft
 from dlrl import strict
 from dlrl import train
 from dlrl import validate
+from dlrl.run import command
 from dlrl.run import setup as setup_lib
 from dlrl.run import summary as summary_lib
 from dlrl.runtime import compile_cache
@@ -40,10 +43,11 @@ from dlrl.storage import disk_errors
 from dlrl.storage import workdir as workdir_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "file of a method, with its preset after a colon",
+  "config", None, "config file, with its preset after a colon",
   lock_config=True)
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "directory of this run: checkpoints, metrics, plots")
+  "workdir", None, "directory for checkpoints, metrics and plots; default: "
+  "runs/ and the name of the config file and preset")
 _COMPILE_ONLY = flags.DEFINE_string(
   "compile_only", None, "devices to compile for, without running: v5e-64, "
   "v5p-32, v6e-8, 7x-16, 2xv5e-16, gpu, cpu-8; see docs/compile_only.md")
@@ -51,14 +55,14 @@ _JSON = flags.DEFINE_string(
   "json", None, "file for the figures of --compile_only")
 
 _DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False,
-  "one of several processes, as SLURM, GKE, TPU VMs or Open MPI say which")
+  "distributed", False, "this is one of several processes; SLURM, GKE, the TPU "
+  "VM or Open MPI tells which")
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", "", "HOST:PORT on which process 0 of several listens")
 _NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", 0, "of the job", lower_bound=0)
+  "num_processes", 0, "processes of the job", lower_bound=0)
 _PROCESS_ID = flags.DEFINE_integer(
-  "process_id", -1, "of this process, from 0", lower_bound=-1)
+  "process_id", -1, "number of this process, from 0", lower_bound=-1)
 _PEER_TIMEOUT = flags.DEFINE_integer(
   "peer_timeout", 60,
   "seconds without a sign of life after which a process counts as dead",
@@ -67,58 +71,78 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
 JOBS = {"rl": train.train, "sft": sft.main}
 
 
-def run() -> None:
+def default_workdir(config_file: str) -> str:
+  """`runs/NAME` for `DIR/NAME.py`, `runs/NAME_PRESET` with a preset."""
+  path, _, preset = config_file.partition(":")
+  name = pathlib.PurePath(path).stem + (f"_{preset}" if preset else "")
+  return "runs/" + re.sub(r"[^\w.-]", "_", name)
+
+
+def run(config_file: str, workdir: str) -> None:
   """Does what the flags say.
+
+  Args:
+    config_file: as given, for messages.
+    workdir: directory of the run.
 
   Raises:
     strict.ConfigError: before anything is allocated or overwritten.
   """
-  progress.say("dlrl: reading the config")
-  cfg = validate.from_dict(_CONFIG.value)
   if _COMPILE_ONLY.value:
+    progress.say(f"dlrl: {config_file}")
+    cfg = validate.from_dict(_CONFIG.value)
     if not compile_only.main(cfg, _COMPILE_ONLY.value, _JSON.value):
       sys.exit(2)
     return
-  if _JSON.value:
-    raise strict.FlagError("json", _JSON.value, "goes with --compile_only")
+  progress.say(f"dlrl: {config_file}, workdir {workdir}")
+  problems = strict.Problems()
+  problems.require(not _JSON.value, "json", _JSON.value,
+                   "works only with --compile_only", strict.FlagError)
+  with problems.catch():
+    cfg = validate.from_dict(_CONFIG.value)
+  problems.finish()
   mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
   setup = setup_lib.make(cfg)
   with contextlib.ExitStack() as stack:
 
-    def claim():
+    def claim() -> list[object]:
       claimed = stack.enter_context(workdir_lib.claim(
-        str(_WORKDIR.value), strict.to_json(cfg), config.OPERATIONS))
+        workdir, strict.to_json(cfg), config.OPERATIONS))
       summary = summary_lib.read(claimed.path)
       if summary is None:
         goodput.start(claimed.path)
       return [str(claimed.path), summary]
 
     path, summary = processes.by_first(claim)
-    workdir = pathlib.Path(path)
-    if summary is not None:
-      progress.say(f"the run in {workdir} is finished; for another one "
-                   "take another --workdir")
+    if summary is None:
+      summary = _work(setup, pathlib.Path(path))
     else:
-      devices = jax.devices()
-      progress.say(
-        f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
-        f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
-        f"{processes.joined()} process(es), workdir {workdir}")
-      compile_cache.keep(workdir / "compiled")
-      setup.start_graders()
-      with jax.set_mesh(setup.mesh):
-        seconds = JOBS[cfg.job](setup, workdir)
-      summary = processes.by_first(
-        lambda: summary_lib.write(cfg, workdir, seconds))
+      progress.say(f"the run in {path} is finished; for another one choose "
+                   "another --workdir")
     if processes.first():
       print(summary_lib.table(summary), flush=True)
 
 
+def _work(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, Any]:
+  """Runs the job to its end; returns its summary."""
+  cfg, devices = setup.cfg, jax.devices()
+  progress.say(
+    f"{cfg.job} of {cfg.task.name} on {len(devices)} x "
+    f"{devices[0].device_kind}, mesh {dict(setup.mesh.shape)}, "
+    f"{processes.joined()} process(es)")
+  compile_cache.keep(workdir / "compiled")
+  setup.start_graders()
+  with jax.set_mesh(setup.mesh):
+    seconds = JOBS[cfg.job](setup, workdir)
+  return processes.by_first(lambda: summary_lib.write(cfg, workdir, seconds))
+
+
 def main(argv: list[str]) -> None:
-  """Runs, and turns what users cause into one clear line."""
+  """Joins the other processes and runs; each way to end has its exit code."""
   del argv
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # or every save prints a page
+  config_file = config_flags.get_config_filename(flags.FLAGS["config"])
+  workdir = (default_workdir(config_file) if _WORKDIR.value is None
+             else _WORKDIR.value)
   try:
     processes.start(processes.Job(
       detect=_DISTRIBUTED.value, coordinator=_COORDINATOR.value,
@@ -127,47 +151,24 @@ def main(argv: list[str]) -> None:
     if not processes.first():
       progress.mute()
     with preemption.Notice():
-      run()
+      run(config_file, workdir)
   except strict.ConfigError as e:
-    processes.leave(_say_error(str(e), 2))
+    processes.leave(command.say_error(str(e), 2))
   except preemption.Preempted as e:
-    processes.leave(_say_error(
+    processes.leave(command.say_error(
       f"told to stop: {e}; the same command continues", preemption.EXIT_CODE))
   except KeyboardInterrupt:
-    processes.leave(_say_error("interrupted; the same command continues", 130))
+    processes.leave(command.say_error(
+      "interrupted; the same command continues", command.INTERRUPTED))
   except Exception as e:
-    known = disk_errors.explain(e, str(_WORKDIR.value))
+    known = disk_errors.explain(e, workdir)
     if known is None:
       processes.fail(e)
-    processes.leave(_say_error(known, 1))
-
-
-def _say_error(text: str, code: int) -> int:
-  print(f"dlrl: {text}", file=sys.stderr, flush=True)
-  return code
-
-
-def any_given(values: dict[str, str | None]) -> bool:
-  """Whether one of several flags has a value."""
-  return any(values.values())
-
-
-def parse(argv: list[str]) -> list[str]:
-  """Parses flags; a mistake in them is one line and exit code 2, too."""
-  try:
-    for arg in argv[1:]:
-      if arg.startswith("--config."):
-        # ml_collections would raise a bare AttributeError.
-        path, _, value = arg.removeprefix("--config.").partition("=")
-        strict.find(config.Config, path, value)
-    return flags.FLAGS(argv)
-  except (strict.ConfigError, flags.Error, OSError, ImportError) as e:
-    sys.exit(_say_error(str(e), 2))
+    processes.leave(command.say_error(known, 1))
 
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  flags.register_multi_flags_validator(
-    ["workdir", "compile_only"], any_given, "Flag --workdir must have a value, "
-    "or --compile_only.")
-  app.run(main, flags_parser=parse)
+  command.start(
+    main, errors=(),
+    check=lambda problems: validate.check_each(_CONFIG.value, problems))

@@ -1,11 +1,20 @@
-"""Strict frozen dataclasses from nested dicts, with errors that help."""
+"""Settings as frozen dataclasses: built from dicts, checked, compared.
 
+Errors name what the user typed, its value and a fix. `Problems` collects them,
+so that one start reports everything that is wrong with it.
+"""
+
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import inspect
 import json
 import typing
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -53,26 +62,13 @@ class ArgumentError(ConfigError):
     return field.rpartition(".")[2]
 
 
-class Knobs(dict[str, Any]):
-  """Settings whose names depend on another setting; not to be changed."""
+class ConfigErrors(ConfigError):
+  """Several errors, one a line; `field`, `value`, `fix` are the first one's."""
 
-  def __hash__(self) -> int:  # type: ignore[override]
-    return hash(tuple(sorted(self.items())))
-
-
-def arguments(function: Any, values: Knobs, field: str) -> None:
-  """Checks `values` as keyword arguments that have defaults in `function`.
-
-  Raises:
-    ConfigError: one is unknown or not of its default's type.
-  """
-  kinds = {p.name: type(p.default)
-           for p in inspect.signature(function).parameters.values()
-           if p.default is not p.empty}
-  for key, value in values.items():
-    if key not in kinds:
-      raise ConfigError(f"{field}.{key}", value, _unknown(key, kinds))
-    _value(kinds[key], value, f"{field}.{key}")
+  def __init__(self, errors: Sequence[ConfigError]) -> None:
+    super().__init__(errors[0].field, errors[0].value, errors[0].fix)
+    self.errors = tuple(errors)
+    self.args = ("\n  ".join([f"{len(errors)} problems:", *map(str, errors)]),)
 
 
 def require(ok: bool, field: str, value: object, fix: str,
@@ -91,50 +87,210 @@ def require(ok: bool, field: str, value: object, fix: str,
     raise error(field, value, fix)
 
 
-def build(cls: type, values: Any, path: str = "") -> Any:
+class Problems:
+  """Collects errors, at most one per field, to be raised together.
+
+  A check of several settings should ask `sound` first: with one of them already
+  reported, its result would only confuse.
+
+  Attributes:
+    found: the errors, in the order in which they were added.
+  """
+
+  def __init__(self) -> None:
+    self.found: list[ConfigError] = []
+
+  def add(self, error: ConfigError) -> None:
+    """Adds an error, or the parts of several, unless its field has one."""
+    for e in error.errors if isinstance(error, ConfigErrors) else (error,):
+      if self.sound(e.field):
+        self.found.append(e)
+
+  def require(self, ok: bool, field: str, value: object, fix: str,
+              error: type[ConfigError] = ConfigError) -> None:
+    """Adds `error(field, value, fix)` unless `ok`."""
+    if not ok:
+      self.add(error(field, value, fix))
+
+  @contextlib.contextmanager
+  def catch(self) -> Iterator[None]:
+    """Adds the error that ends the block, if one does."""
+    try:
+      yield
+    except ConfigError as e:
+      self.add(e)
+
+  def sound(self, *fields: str) -> bool:
+    """Whether no error is about these fields, their sections or parts."""
+    return not any(
+      f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
+      for a in fields for b in (e.field for e in self.found))
+
+  def finish(self) -> None:
+    """Raises what was found: one error as it is, several as `ConfigErrors`."""
+    if len(self.found) == 1:
+      raise self.found[0]
+    if self.found:
+      raise ConfigErrors(self.found)
+
+
+class Knobs(dict[str, Any]):
+  """Settings whose names depend on another setting; never modified."""
+
+  def __hash__(self) -> int:  # type: ignore[override]
+    return hash(tuple(sorted(self.items())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+  """The values that a knob may have; None: no such bound."""
+
+  at_least: float | None = None
+  at_most: float | None = None
+  above: float | None = None
+  choices: tuple[str, ...] = ()
+
+  def __call__(self, value: Any) -> bool:
+    """Whether `value` is allowed; never NaN where there is a bound."""
+    return (
+      (self.at_least is None or value >= self.at_least)
+      and (self.at_most is None or value <= self.at_most)
+      and (self.above is None or value > self.above)
+      and (not self.choices or value in self.choices))
+
+  def __str__(self) -> str:
+    """What a value must be, for messages; "" if nothing is required."""
+    if self.choices:
+      return one_of(self.choices)
+    if self.at_least is not None and self.at_most is not None:
+      return f"must be in {self.at_least}..{self.at_most}"
+    limits = [f"{words} {limit}" for words, limit in (
+      ("at least", self.at_least), ("above", self.above),
+      ("at most", self.at_most)) if limit is not None]
+    return f"must be {' and '.join(limits)}" if limits else ""
+
+
+def one_of(choices: Collection[str]) -> str:
+  """`choose from 'a', 'b'`."""
+  return f"choose from {', '.join(map(repr, choices))}"
+
+
+def knob(default: Any, meaning: str, *, unit: str = "",
+         at_least: float | None = None, at_most: float | None = None,
+         above: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+  """A dataclass field with its documentation and its bounds as metadata."""
+  return dataclasses.field(default=default, metadata={
+    "meaning": meaning, "unit": unit,
+    "bounds": Bounds(at_least, at_most, above, choices)})
+
+
+def knobs(obj: Any, prefix: str = ""
+          ) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+  """`(dotted name, field, value)` of every setting in nested dataclasses."""
+  for field in dataclasses.fields(obj):
+    value = getattr(obj, field.name)
+    if dataclasses.is_dataclass(value):
+      yield from knobs(value, f"{prefix}{field.name}.")
+    else:
+      yield f"{prefix}{field.name}", field, value
+
+
+def check_bounds(obj: Any, problems: Problems, name: Callable[[str], str] = str,
+                 error: type[ConfigError] = ConfigError) -> None:
+  """Adds a problem for each value of `obj` that its knob does not allow.
+
+  Args:
+    obj: nested dataclasses, their values of the right types.
+    problems: where errors go.
+    name: from the dotted name of a field in `obj` to the one in messages.
+    error: how a wrong value is reported, see `require`.
+  """
+  for path, field, value in knobs(obj):
+    bounds = field.metadata.get("bounds", Bounds())
+    if not bounds(value):
+      problems.add(error(name(path), value, str(bounds)))
+
+
+def arguments(function: Any, values: Knobs, field: str,
+              problems: Problems) -> None:
+  """Checks `values` as keyword arguments that have defaults in `function`.
+
+  Adds a problem for each that is unknown or not of its default's type.
+  """
+  kinds = {p.name: type(p.default)
+           for p in inspect.signature(function).parameters.values()
+           if p.default is not p.empty}
+  for key, value in values.items():
+    name = f"{field}.{key}"
+    if key in kinds:
+      with problems.catch():
+        _value(kinds[key], value, name, problems)
+    else:
+      problems.add(ConfigError(name, value, _unknown(key, kinds)))
+
+
+def build(cls: type, values: Any, path: str = "",
+          problems: Problems | None = None) -> Any:
   """`cls(**values)`, recursively, with every key known, present and typed.
 
   Args:
-    cls: a dataclass of ints, floats, bools, strings, tuples and dataclasses.
+    cls: a dataclass of ints, floats, bools, strings, tuples and dataclasses;
+      each field has a default.
     values: nested dicts.
     path: prefix of the field names in messages, ending in a dot.
+    problems: where errors go; the fields that have one get their defaults.
+      None: errors are raised.
 
   Raises:
-    ConfigError: names the field, its value and what was expected.
+    ConfigError: all unknown, missing and mistyped fields; without `problems`.
   """
+  found = Problems() if problems is None else problems
+  built = _section(cls, values, path, found)
+  if problems is None:
+    found.finish()
+  return built
+
+
+def _section(cls: type, values: Any, path: str, problems: Problems) -> Any:
   if not isinstance(values, dict):
     raise ConfigError(path[:-1], values, f"expected a section ({cls.__name__})")
   kinds = typing.get_type_hints(cls)
   for key in values:
     if key not in kinds:
-      raise ConfigError(path + key, values[key], _unknown(key, kinds))
-  missing = [key for key in kinds if key not in values]
-  if missing:
-    raise ConfigError(path + missing[0], None, "missing; start from default()")
-  return cls(**{key: _value(kind, values[key], path + key)
-                for key, kind in kinds.items()})
+      problems.add(ConfigError(path + key, values[key], _unknown(key, kinds)))
+  known = {}
+  for key, kind in kinds.items():
+    with problems.catch():
+      require(key in values, path + key, None, "missing; start from default()")
+      known[key] = _value(kind, values[key], path + key, problems)
+  return cls(**known)
 
 
-def find(cls: type, path: str, value: str) -> None:
-  """Checks that `path`, `a.b.c`, is a field of the nested dataclasses of `cls`.
+def find(cls: type, path: str, value: str) -> Any:
+  """The type of the field `path`, `a.b.c`, of the nested dataclasses of `cls`.
 
   Args:
     cls: the outermost dataclass.
     path: names, separated by dots.
-    value: what somebody wants to set it to, for the message.
+    value: what the user sets it to, for the message.
+
+  Returns:
+    The type; `Knobs` for anything in such a section.
 
   Raises:
-    ConfigError: it is not; suggests what may have been meant.
+    ConfigError: no such field; suggests what may have been meant.
   """
   kind: Any = cls
   for key in path.split("."):
     section = dataclasses.is_dataclass(kind)
-    kinds = typing.get_type_hints(kind) if section else {}
+    kinds = (
+      typing.get_type_hints(typing.cast(type, kind)) if section else {})
     if key not in kinds:
       raise ConfigError(path, value, _unknown(key, kinds))
     kind = kinds[key]
     if kind is Knobs:
-      return  # which names there are depends on other settings
+      break  # the names in it depend on other settings
+  return kind
 
 
 def _unknown(key: str, kinds: dict[str, Any]) -> str:
@@ -144,9 +300,9 @@ def _unknown(key: str, kinds: dict[str, Any]) -> str:
   return f"unknown key; {hint}"
 
 
-def _value(kind: Any, value: Any, path: str) -> Any:
+def _value(kind: Any, value: Any, path: str, problems: Problems) -> Any:
   if dataclasses.is_dataclass(kind):
-    return build(typing.cast(type, kind), value, path + ".")
+    return _section(typing.cast(type, kind), value, path + ".", problems)
   if kind is Knobs:
     if not isinstance(value, dict):
       raise ConfigError(path, value, "expected a section")
@@ -157,7 +313,7 @@ def _value(kind: Any, value: Any, path: str) -> Any:
       parts = parts[:1] * (len(value) if isinstance(value, tuple | list) else 1)
     if not isinstance(value, tuple | list) or len(value) != len(parts):
       raise ConfigError(path, value, f"expected {len(parts)} values")
-    return tuple(_value(k, v, path)
+    return tuple(_value(k, v, path, problems)
                  for k, v in zip(parts, value, strict=True))
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
@@ -181,7 +337,8 @@ def fingerprint(*parts: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def diff(old: dict[str, Any], new: dict[str, Any], prefix="") -> list[str]:
+def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+         ) -> list[str]:
   """One line `config.a.b: old -> new` for every value that differs."""
   lines = []
   for key in sorted(old.keys() | new.keys()):

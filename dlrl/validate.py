@@ -4,6 +4,9 @@ import dataclasses
 import importlib.util
 import operator
 import re
+from collections.abc import Collection
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import ml_collections
 
@@ -21,57 +24,123 @@ from dlrl.models import transformer
 from dlrl.runtime import profile_window
 from dlrl.sampling import check
 from dlrl.tasks.published_scorers import scorers
-from dlrl.tasks.user_files import files
 from dlrl.tasks.user_files import templates
 
 DTYPES = ("float32", "bfloat16")
+SAMPLERS = ("rollout.sampler", "eval.sampler")
+OPTIMIZERS = ("sft.optimizer", "learn.optimizer")
+PROCESSES = method_processes.PROCESSES | method_processes.OF_TRACE
 
-# Counts that must be at least 1.
-COUNTS = (
-  "checkpoint_every", "checkpoint_keep", "max_nonfinite", "log_every",
-  "sample_every", "steps", "task.prompt_length",
-  "model.vocab_size", "model.width", "model.layers", "model.heads",
-  "model.kv_heads", "model.head_dim", "model.mlp_width",
-  "sft.batch_size", "sft.gen_length", "sft.logps_chunk", "sft.log_every",
-  "sft.checkpoint_every",
-  "rollout.prompts", "rollout.prior.slots",
-  "learn.n_mc", "learn.epochs", "learn.updates_per_rollout",
-  "learn.micro_batch", "learn.logps_chunk",
-  "eval.size", "eval.every", "eval.batch_size", "evaluation.samples",
-)
+# Settings that name an entry of a table elsewhere; the choices of others are
+# beside them in config.py. Those of `task.prompt` depend on the task.
+CHOICES: dict[str, Collection[str]] = {
+  "evaluation.scorer": scorers.SCORERS,
+  "model.remat": transformer.REMAT,
+  "model.attention": attention.BACKENDS,
+  "model.compute_dtype": DTYPES,
+  "model.param_dtype": DTYPES,
+  "lora.dtype": DTYPES,
+  "lora.quantize": ("none", *quantized.METHODS),
+  "learn.loss": losses.OBJECTIVES,
+  "learn.advantage": losses.ADVANTAGES,
+  "learn.forward_process": PROCESSES,
+  "rollout.prior.remask": pruning.REMASK,
+  **{f"{part}.{name}": table for part in OPTIMIZERS for name, table in (
+    ("name", optimizer.OPTIMIZERS), ("schedule", optimizer.SCHEDULES),
+    ("moment_dtype", DTYPES))},
+  **{f"{part}.{name}": table for part in SAMPLERS
+     for name, table in check.CHOICES.items()},
+}
+
+
+class Setting(NamedTuple):
+  """A setting as the documentation shows it.
+
+  Attributes:
+    name: with its sections, `learn.n_mc`.
+    type: as in config.py, `int` or `tuple[float, ...]`.
+    default: its value in `config.Config()`.
+    unit: of the value; "" if it has none.
+    meaning: one sentence or less.
+    allowed: bounds or choices in words; "" if any value of the type may do.
+  """
+
+  name: str
+  type: str
+  default: object
+  unit: str
+  meaning: str
+  allowed: str
+
+
+def settings() -> Iterator[Setting]:
+  """Every setting, in the order of config.py."""
+  for name, field, default in strict.knobs(config.Config()):
+    kind = strict.find(config.Config, name, "")
+    allowed = (strict.one_of(CHOICES[name]) if name in CHOICES
+               else str(field.metadata["bounds"]))
+    yield Setting(
+      name, kind.__name__ if isinstance(kind, type) and not
+      getattr(kind, "__args__", ()) else str(kind), default,
+      field.metadata["unit"], field.metadata["meaning"], allowed)
 
 
 def from_dict(values: ml_collections.ConfigDict) -> config.Config:
   """The typed, validated config; nothing has been allocated or written yet.
 
   Raises:
-    strict.ConfigError: an unknown, missing or mistyped key, or values that do
-      not fit each other. Says which, its value and what would do.
+    strict.ConfigError: unknown, missing or mistyped settings, or values that
+      are not allowed or do not fit each other: all of them, one a line.
   """
-  cfg = _with_prompt(strict.build(config.Config, values.to_dict()))
-  task = tasks.find(cfg.task, cfg.rollout.rewards)
-  _choices(cfg, task)
-  _numbers(cfg)
-  _difficulties(cfg, task)
-  for name in ("rollout.sampler", "eval.sampler"):
-    check.sampler(operator.attrgetter(name)(cfg), name)
-  _lora(cfg.lora)
-  _batches(cfg)
-  _rewards(cfg.rollout)
-  _prior(cfg, task)
-  _method(cfg.learn)
-  _trace(cfg)
-  _groups(cfg)
-  _profile(cfg)
-  _paths(cfg)
-  strict.require(
+  problems = strict.Problems()
+  cfg = _each(values, problems)
+  _together(cfg, problems)
+  problems.finish()
+  return cfg
+
+
+def check_each(values: ml_collections.ConfigDict, problems: strict.Problems
+               ) -> None:
+  """Adds what is wrong with single settings, whatever the others are."""
+  _each(values, problems)
+
+
+def _each(values: ml_collections.ConfigDict, problems: strict.Problems
+          ) -> config.Config:
+  """The config, with defaults in place of the settings that have a problem."""
+  cfg = strict.build(config.Config, values.to_dict(), problems=problems)
+  strict.check_bounds(cfg, problems)
+  for field, table in CHOICES.items():
+    value = operator.attrgetter(field)(cfg)
+    problems.require(value in table, field, value, strict.one_of(table))
+  for field in ("init_from", "pretrained"):
+    value = getattr(cfg, field)
+    problems.require("://" not in value, field, value,
+                     "only local directories are read; mount the bucket")
+  problems.require(
     not cfg.wandb or importlib.util.find_spec("wandb") is not None, "wandb",
     cfg.wandb, "needs wandb: pip install 'dlrl[wandb]'")
+  with problems.catch():
+    cfg = _with_prompt(cfg)
+  with problems.catch():
+    _lora_targets(cfg.lora)
+  if cfg.lora.quantize != "none":
+    problems.require(
+      importlib.util.find_spec("qwix") is not None, "lora.quantize",
+      cfg.lora.quantize, "needs qwix: pip install 'dlrl[quantized]'")
+  problems.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
+                   cfg.model.head_dim, "must be even, for rotary positions")
+  problems.require(
+    cfg.rollout.sampler.temperature > 0, "rollout.sampler.temperature",
+    cfg.rollout.sampler.temperature,
+    "must be positive, or all completions of a group are the same")
+  problems.require(bool(cfg.rollout.rewards), "rollout.rewards",
+                   cfg.rollout.rewards, "name at least one")
   return cfg
 
 
 def _with_prompt(cfg: config.Config) -> config.Config:
-  """With the prompt's text, so that it is kept wherever the config is."""
+  """With the prompt's text, so that every copy of the config has it."""
   task = cfg.task
   if not task.prompt_file:
     strict.require(not task.prompt_text, "task.prompt_text", task.prompt_text,
@@ -82,215 +151,156 @@ def _with_prompt(cfg: config.Config) -> config.Config:
     cfg, task=dataclasses.replace(task, prompt_text=text))
 
 
-def _choices(cfg: config.Config, task: tasks.Task) -> None:
-  def one_of(field, table):
-    value = operator.attrgetter(field)(cfg)
-    strict.require(value in table, field, value,
-                   f"choose from {', '.join(map(repr, table))}")
-
-  one_of("job", ("rl", "sft"))
-  one_of("task.prompt", task.prompts)
-  one_of("task.bad_rows", files.BAD_ROWS)
-  one_of("task.long_prompts", ("error", "truncate"))
-  one_of("eval.split", ("validation", "test"))
-  one_of("evaluation.split", ("validation", "test"))
-  one_of("evaluation.scorer", scorers.SCORERS)
-  one_of("model.remat", transformer.REMAT)
-  one_of("model.attention", attention.BACKENDS)
-  one_of("model.compute_dtype", DTYPES)
-  one_of("model.param_dtype", DTYPES)
-  one_of("lora.dtype", DTYPES)
-  one_of("lora.quantize", ("none", *quantized.METHODS))
-  one_of("learn.loss", losses.OBJECTIVES)
-  one_of("learn.advantage", losses.ADVANTAGES)
-  one_of(
-    "learn.forward_process",
-    method_processes.PROCESSES | method_processes.OF_TRACE,
-  )
-  one_of("rollout.prior.remask", pruning.REMASK)
-  one_of("learn.score_norm", ("token", "none"))
-  for part in ("sft.optimizer", "learn.optimizer"):
-    one_of(f"{part}.name", optimizer.OPTIMIZERS)
-    one_of(f"{part}.schedule", optimizer.SCHEDULES)
-    one_of(f"{part}.moment_dtype", DTYPES)
-
-
-def _numbers(cfg: config.Config) -> None:
-  for field in COUNTS:
-    value = operator.attrgetter(field)(cfg)
-    strict.require(value >= 1, field, value, "must be at least 1")
-  for field in ("sft.steps", "sft.optimizer.warmup_steps",
-                "learn.optimizer.warmup_steps", "mesh.cpu_devices",
-                "rollout.prior.anneal_steps", "task.few_shot", "lora.rank",
-                "evaluation.size", "evaluation.tokens_per_step",
-                "watchdog.times"):
-    value = operator.attrgetter(field)(cfg)
-    strict.require(value >= 0, field, value, "must not be negative")
-  for field in ("sft.optimizer.learning_rate", "sft.optimizer.clip_norm",
-                "learn.optimizer.learning_rate",
-                "learn.optimizer.clip_norm", "model.rope_theta", "lora.alpha",
-                "watchdog.least_seconds", "watchdog.first_seconds"):
-    value = operator.attrgetter(field)(cfg)
-    strict.require(value > 0, field, value, "must be positive")
-  strict.require(0 <= cfg.seed < 2**32, "seed", cfg.seed,
-                 "must be in 0..4294967295")
-  strict.require(
-    0 <= cfg.learn.negative_weight <= 1, "learn.negative_weight",
-    cfg.learn.negative_weight, "must be in 0..1; 1 is plain BGPO")
-  strict.require(
-    cfg.model.heads % cfg.model.kv_heads == 0, "model.kv_heads",
-    cfg.model.kv_heads, f"must divide model.heads = {cfg.model.heads}")
-  strict.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
-                 cfg.model.head_dim, "must be even, for rotary positions")
-
-
-def _difficulties(cfg: config.Config, task: tasks.Task) -> None:
-  least, most = task.difficulties
-  for field in ("sft.difficulty", "rollout.difficulty", "eval.difficulty"):
-    low, high = operator.attrgetter(field)(cfg)
-    strict.require(
-      low <= high and low <= most and least <= high, field, (low, high),
-      f"must be an ascending pair that has some of {least}..{most}, the "
-      f"difficulties of {cfg.task.name!r}")
-
-
-def _lora(cfg: config.LoraConfig) -> None:
+def _lora_targets(cfg: config.LoraConfig) -> None:
   try:
     found = lora.names(cfg)
   except re.error as e:
     raise strict.ConfigError(
-      "lora.targets", cfg.targets, f"is not a pattern: {e}") from e
+      "lora.targets", cfg.targets, f"is not a regular expression: {e}") from e
   strict.require(
     len(found) > 0, "lora.targets", cfg.targets,
-    f"must match one of {', '.join(lora.MATRICES)}, as a whole")
-  if cfg.quantize != "none":
-    strict.require(
-      cfg.rank > 0, "lora.quantize", cfg.quantize,
-      "must be 'none' without lora.rank: what is quantised cannot be trained")
-    strict.require(
-      importlib.util.find_spec("qwix") is not None, "lora.quantize",
-      cfg.quantize, "needs qwix: pip install 'dlrl[quantized]'")
+    f"must match one of {', '.join(lora.MATRICES)} as a whole")
 
 
-def _batches(cfg: config.Config) -> None:
-  r, u = cfg.rollout, cfg.learn
-  strict.require(
-    r.group_size >= 2, "rollout.group_size", r.group_size,
-    "must be at least 2: an advantage compares completions of one prompt")
-  strict.require(
-    r.sampler.temperature > 0, "rollout.sampler.temperature",
-    r.sampler.temperature, "must be positive, or all of a group are the same")
-  strict.require(
-    r.prompts % u.updates_per_rollout == 0, "learn.updates_per_rollout",
-    u.updates_per_rollout, f"must divide rollout.prompts = {r.prompts}")
-  rows = r.prompts * r.group_size // u.updates_per_rollout
-  strict.require(
-    rows % u.micro_batch == 0, "learn.micro_batch", u.micro_batch,
-    f"must divide the {rows} completions of an update (rollout.prompts * "
-    "rollout.group_size / learn.updates_per_rollout)")
+def _together(cfg: config.Config, problems: strict.Problems) -> None:
+  """Adds settings that do not fit each other.
+
+  The order is that in which they are best mended: a check is left out if one of
+  its settings has a problem already.
+  """
+  model = cfg.model
+  if problems.sound("model.heads", "model.kv_heads"):
+    problems.require(
+      model.heads % model.kv_heads == 0, "model.kv_heads", model.kv_heads,
+      f"must divide model.heads = {model.heads}")
+  if problems.sound("lora.quantize", "lora.rank"):
+    problems.require(
+      cfg.lora.quantize == "none" or cfg.lora.rank > 0, "lora.quantize",
+      cfg.lora.quantize, "must be 'none' without lora.rank: a quantized matrix "
+      "cannot be trained")
+  _profile(cfg, problems)
+  for name in SAMPLERS:
+    check.fit(operator.attrgetter(name)(cfg), name, problems)
+  if problems.sound("task", "rollout.rewards"):
+    with problems.catch():
+      _task(cfg, tasks.find(cfg.task, cfg.rollout.rewards), problems)
+  _batches(cfg, problems)
+  if problems.sound("learn.loss") and problems.sound("learn.loss_args"):
+    _loss(cfg, problems)
+  if problems.sound("learn.forward_process"):
+    _process(cfg, problems)
 
 
-def _rewards(rollout: config.RolloutConfig) -> None:
-  strict.require(bool(rollout.rewards), "rollout.rewards", rollout.rewards,
-                 "name at least one")
-  strict.require(
-    len(rollout.reward_weights) == len(rollout.rewards),
-    "rollout.reward_weights", rollout.reward_weights,
-    f"must be as many as rollout.rewards = {rollout.rewards}")
-
-
-def _prior(cfg: config.Config, task: tasks.Task) -> None:
-  prior = cfg.rollout.prior
-  for field in ("template", "memory"):
-    value = getattr(prior, field)
-    strict.require(0 <= value <= 1, f"rollout.prior.{field}", value,
-                   "is a share, 0..1; 0 is none")
-  strict.require(
-    not prior.template or task.template is not None, "rollout.prior.template",
-    prior.template, f"must be 0: {cfg.task.name!r} has no template")
-  strict.require(
-    not prior.template or (
-      cfg.task.prompt == "bare" and not cfg.task.prompt_file),
-    "rollout.prior.template", prior.template,
-    "must be 0: templates are of answers to task.prompt 'bare'")
-
-
-def _trace(cfg: config.Config) -> None:
-  learn, sampler = cfg.learn, cfg.rollout.sampler
-  name = learn.forward_process
-  if name == "forks":
-    strict.require(
-      sampler.threshold > 0, "rollout.sampler.threshold", sampler.threshold,
-      "must be positive with 'forks': it says where they are")
-    strict.require(
-      sampler.fill_after == 1, "rollout.sampler.fill_after",
-      sampler.fill_after, "must be 1 with 'forks': one at most in a step")
-    strict.require(
-      learn.n_mc == sampler.gen_length, "learn.n_mc", learn.n_mc,
-      f"must be rollout.sampler.gen_length = {sampler.gen_length}, the most "
-      "forks there can be")
-  elif name in method_processes.OF_TRACE:
-    for field in ("threshold", "factor"):
-      value = getattr(sampler, field)
-      strict.require(
-        not value, f"rollout.sampler.{field}", value,
-        f"must be 0: {name!r} counts on the number of steps")
-    shrink = learn.process_args.get("shrink", 1)
-    strict.require(
-      isinstance(shrink, int) and shrink >= 1, "learn.process_args.shrink",
-      shrink, "must be at least 1: denoising steps per slice")
-    slices = -(-sampler.steps // shrink)
-    strict.require(
-      learn.n_mc == slices, "learn.n_mc", learn.n_mc,
-      f"must be {slices}, the slices of rollout.sampler.steps = "
-      f"{sampler.steps} denoising steps, {shrink} in each")
-
-
-def _groups(cfg: config.Config) -> None:
-  learn = cfg.learn
-  together = losses.OBJECTIVES[learn.loss](**learn.loss_args).together
-  strict.require(
-    together in (1, cfg.rollout.group_size), "rollout.group_size",
-    cfg.rollout.group_size, f"must be {together}, the completions that "
-    f"{learn.loss} compares; or set learn.loss_args.group_size")
-  strict.require(
-    learn.micro_batch % together == 0, "learn.micro_batch", learn.micro_batch,
-    f"must be a multiple of the {together} completions that {learn.loss} "
-    "compares")
-
-
-def _method(learn: config.LearnConfig) -> None:
-  strict.arguments(
-    losses.OBJECTIVES[learn.loss], learn.loss_args, "learn.loss_args")
-  processes = method_processes.PROCESSES | method_processes.OF_TRACE
-  strict.arguments(
-    processes[learn.forward_process], learn.process_args, "learn.process_args")
-  objective = losses.OBJECTIVES[learn.loss](**learn.loss_args)
-  strict.require(
-    objective.takes_norm or learn.score_norm == "none", "learn.score_norm",
-    learn.score_norm, f"must be 'none': {learn.loss} does its own norm")
-  strict.require(
-    0 <= learn.prompt_noise <= 1, "learn.prompt_noise", learn.prompt_noise,
-    "must be in 0..1")
-  divisor = {"complementary": 2, "coupled": 3}.get(learn.forward_process, 1)
-  strict.require(
-    learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
-    f"must be a multiple of {divisor} with {learn.forward_process!r}")
-
-
-def _paths(cfg: config.Config) -> None:
-  for field in ("init_from", "pretrained"):
-    value = getattr(cfg, field)
-    strict.require("://" not in value, field, value,
-                   "only local directories are read; mount the bucket")
-
-
-def _profile(cfg: config.Config) -> None:
+def _profile(cfg: config.Config, problems: strict.Problems) -> None:
   try:
     span = profile_window.span(cfg.profile.steps)
     known = span is None or (cfg.job == "rl" and span[1] <= cfg.steps)
   except ValueError:
     known = False
-  strict.require(
-    known, "profile.steps", cfg.profile.steps,
-    f"must be the first and the last RL step, in 1..{cfg.steps}, like '10-12'")
+  if problems.sound("steps", "job"):
+    problems.require(
+      known, "profile.steps", cfg.profile.steps, "must be the first and the "
+      f"last RL step, in 1..{cfg.steps}, such as '10-12'")
+
+
+def _task(cfg: config.Config, task: tasks.Task, problems: strict.Problems
+          ) -> None:
+  problems.require(cfg.task.prompt in task.prompts, "task.prompt",
+                   cfg.task.prompt, strict.one_of(task.prompts))
+  least, most = task.difficulties
+  for field in ("sft.difficulty", "rollout.difficulty", "eval.difficulty"):
+    low, high = operator.attrgetter(field)(cfg)
+    problems.require(
+      low <= high and low <= most and least <= high, field, (low, high),
+      f"must be (low, high) with low <= high, overlapping {least}..{most}, the "
+      f"difficulties of {cfg.task.name!r}")
+  template = cfg.rollout.prior.template
+  problems.require(
+    not template or task.template is not None, "rollout.prior.template",
+    template, f"must be 0: {cfg.task.name!r} has no template")
+  problems.require(
+    not template or (cfg.task.prompt == "bare" and not cfg.task.prompt_file),
+    "rollout.prior.template", template,
+    "must be 0: templates describe answers to task.prompt = 'bare'")
+
+
+def _batches(cfg: config.Config, problems: strict.Problems) -> None:
+  r, u = cfg.rollout, cfg.learn
+  if problems.sound("rollout.rewards", "rollout.reward_weights"):
+    problems.require(
+      len(r.reward_weights) == len(r.rewards), "rollout.reward_weights",
+      r.reward_weights, f"must be {len(r.rewards)}, one for each of "
+      f"rollout.rewards = {r.rewards}")
+  if problems.sound("learn.updates_per_rollout", "rollout.prompts"):
+    problems.require(
+      r.prompts % u.updates_per_rollout == 0, "learn.updates_per_rollout",
+      u.updates_per_rollout, f"must divide rollout.prompts = {r.prompts}")
+  if problems.sound("learn.updates_per_rollout", "rollout.prompts",
+                    "rollout.group_size", "learn.micro_batch"):
+    rows = r.prompts * r.group_size // u.updates_per_rollout
+    problems.require(
+      rows % u.micro_batch == 0, "learn.micro_batch", u.micro_batch,
+      f"must divide the {rows} completions of an update (rollout.prompts * "
+      "rollout.group_size / learn.updates_per_rollout)")
+
+
+def _loss(cfg: config.Config, problems: strict.Problems) -> None:
+  learn = cfg.learn
+  loss = losses.OBJECTIVES[learn.loss]
+  strict.arguments(loss, learn.loss_args, "learn.loss_args", problems)
+  if not problems.sound("learn.loss_args"):
+    return
+  objective = loss(**learn.loss_args)
+  problems.require(
+    objective.takes_norm or learn.score_norm == "none", "learn.score_norm",
+    learn.score_norm, f"must be 'none': {learn.loss} normalizes its own way")
+  together = objective.together
+  problems.require(
+    together in (1, cfg.rollout.group_size), "rollout.group_size",
+    cfg.rollout.group_size, f"must be {together}, the number of completions "
+    f"that {learn.loss} compares; or set learn.loss_args.group_size")
+  if problems.sound("rollout.group_size"):
+    problems.require(
+      learn.micro_batch % together == 0, "learn.micro_batch", learn.micro_batch,
+      f"must be a multiple of the {together} completions that {learn.loss} "
+      "compares")
+
+
+def _process(cfg: config.Config, problems: strict.Problems) -> None:
+  """How draws mask completions: the arguments, the draws, the sampler."""
+  learn, sampler = cfg.learn, cfg.rollout.sampler
+  name = learn.forward_process
+  strict.arguments(
+    PROCESSES[name], learn.process_args, "learn.process_args", problems)
+  divisor = {"complementary": 2, "coupled": 3}.get(name, 1)
+  problems.require(
+    learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
+    f"must be a multiple of {divisor} with {name!r}")
+  if name == "forks":
+    problems.require(
+      sampler.threshold > 0, "rollout.sampler.threshold", sampler.threshold,
+      "must be positive with 'forks': tokens below it are the forks")
+    problems.require(
+      sampler.fill_after == 1, "rollout.sampler.fill_after",
+      sampler.fill_after, "must be 1 with 'forks': at most one per step")
+    if problems.sound("rollout.sampler.gen_length"):
+      problems.require(
+        learn.n_mc == sampler.gen_length, "learn.n_mc", learn.n_mc,
+        f"must be rollout.sampler.gen_length = {sampler.gen_length}, the "
+        "largest number of forks")
+  elif name in method_processes.OF_TRACE:
+    for field in ("threshold", "factor"):
+      value = getattr(sampler, field)
+      problems.require(
+        not value, f"rollout.sampler.{field}", value,
+        f"must be 0: {name!r} needs a fixed number of steps")
+    shrink = learn.process_args.get("shrink", 1)
+    if problems.sound("learn.process_args", "rollout.sampler.steps"):
+      problems.require(shrink >= 1, "learn.process_args.shrink", shrink,
+                       "must be at least 1: denoising steps per slice")
+    if problems.sound("learn.process_args", "rollout.sampler.steps"):
+      slices = -(-sampler.steps // shrink)
+      problems.require(
+        learn.n_mc == slices, "learn.n_mc", learn.n_mc,
+        f"must be {slices}, the slices of rollout.sampler.steps = "
+        f"{sampler.steps} denoising steps, {shrink} in each")

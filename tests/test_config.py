@@ -180,6 +180,61 @@ def test_the_slices_of_a_trace_have_to_cover_it():
     validate.from_dict(changed(learn__n_mc=4, **trace))
 
 
+SEVERAL = {
+  "steps": 0, "learn.loss": "bpgo", "learn.n_mc": "many",
+  "rollout.sampler.block_length": 5, "rollout.prompts": -1,
+  "task.prompt": "polite", "learn.nmc": 3}
+
+
+def test_all_mistakes_are_reported_at_once_each_on_its_line():
+  with pytest.raises(strict.ConfigErrors) as error:
+    validate.from_dict(changed(**{
+      key.replace(".", "__"): value for key, value in SEVERAL.items()}))
+  head, *lines = str(error.value).split("\n")
+  assert head == "7 problems:"
+  assert {line.split(" = ")[0] for line in lines} == {
+    f"  config.{key}" for key in SEVERAL}
+  assert error.value.field == error.value.errors[0].field == "learn.nmc"
+  assert error.value.fix.startswith("unknown key; did you mean 'n_mc'")
+
+
+@pytest.mark.parametrize("changes", [
+  # Alone, each would also fail a check of several settings.
+  dict(rollout__prompts=0), dict(model__kv_heads=0),
+  dict(rollout__sampler__gen_length=0), dict(learn__micro_batch=0),
+  dict(task__name="sudoko"), dict(learn__loss="espo", learn__loss_args=3),
+  dict(rollout__sampler__steps=0, learn__forward_process="trace"),
+  dict(rollout__group_size=1, learn__loss="stable_drl",
+       learn__score_norm="none")])
+def test_what_follows_from_a_mistake_is_not_reported_beside_it(changes):
+  with pytest.raises(strict.ConfigError) as error:
+    validate.from_dict(changed(**changes))
+  assert not isinstance(error.value, strict.ConfigErrors)
+
+
+def test_every_setting_is_documented_with_its_default_and_what_is_allowed():
+  found = {s.name: s for s in validate.settings()}
+  plain = {k for k, v in flat(strict.to_json(config.Config()))}
+  assert found.keys() == plain
+  assert all(s.meaning and "\n" not in s.meaning for s in found.values())
+  assert found["learn.n_mc"][1:4] == ("int", 16, "")
+  assert found["learn.n_mc"].allowed == "must be at least 1"
+  assert found["rollout.reward_weights"].type == "tuple[float, ...]"
+  assert found["sft.gen_length"].unit == "tokens"
+  assert found["eval.sampler.cache"].allowed == (
+    "choose from 'none', 'prefix', 'dual'")
+  assert found["rollout.sampler.top_p"].allowed == (
+    "must be above 0 and at most 1")
+
+
+def flat(values, prefix=""):
+  for key, value in values.items():
+    if isinstance(value, dict) and not key.endswith("_args"):
+      yield from flat(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value
+
+
 def test_a_missing_key_is_refused():
   values = config.default()
   del values.learn["n_mc"]

@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import runs
 
+from dlrl import main
 from dlrl import strict
 from dlrl import tasks
 from dlrl.run import setup as setup_lib
@@ -78,6 +81,48 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   assert "on 2 x cpu" in output  # config.mesh.cpu_devices
   assert "ETA" in output
   assert "16 held-out items, 95% intervals" in output
+
+
+@pytest.mark.parametrize(("config_file", "workdir"), [
+  ("configs/bgpo.py", "runs/bgpo"),
+  ("configs/bgpo.py:smoke", "runs/bgpo_smoke"),
+  ("/home/me/my exp.py:a/b", "runs/my_exp_a_b"),
+])
+def test_the_default_workdir_is_named_after_config_and_preset(
+    config_file, workdir):
+  assert main.default_workdir(config_file) == workdir
+
+
+def test_without_a_workdir_the_first_line_says_where_the_run_is(
+    finished, environment, sudoku_dir, tmp_path):
+  (tmp_path / "runs").mkdir()
+  (tmp_path / "runs" / "bgpo_smoke").symlink_to(finished[0])
+  command = [arg for arg in runs.command(finished[0], sudoku_dir)
+             if not arg.startswith(("--workdir", "--config="))]
+  config_file = f"{runs.ROOT}/configs/bgpo.py:smoke"
+  done = subprocess.run(
+    [*command, f"--config={config_file}"], cwd=tmp_path, env=environment,
+    text=True, capture_output=True)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[0].endswith(
+    f"dlrl: {config_file}, workdir runs/bgpo_smoke")
+  assert "is finished" in done.stdout
+
+
+def test_a_start_reports_wrong_flags_and_settings_together(
+    environment, tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-m", "dlrl.main", "--config=configs/bgpo.py:smoke",
+     f"--workdri={tmp_path}", "--config.sede=1", "--config.steps=0",
+     "--config.learn.n_mc=x", "--config.eval.split=train"],
+    cwd=runs.ROOT, env=environment, text=True, capture_output=True)
+  assert done.returncode == 2
+  head, *lines = done.stderr.splitlines()
+  assert head == "dlrl: 5 problems:"
+  for text in ("--workdri=", "did you mean --workdir?",
+               "config.sede = '1': unknown key", "config.steps = 0: must be",
+               "config.learn.n_mc = 'x': expected int", "config.eval.split"):
+    assert any(text in line for line in lines), text
 
 
 def test_a_finished_run_says_so_and_changes_nothing(

@@ -150,8 +150,9 @@ def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
   strict.require(isinstance(old, dict), "workdir", str(root),
                  "its config.json is not of a run; take another --workdir",
                  strict.FlagError)
-  lines = strict.diff(*({k: v for k, v in cfg.items() if k not in free}
-                        for cfg in (old, cfg_json)))
+  before, now = ({k: v for k, v in cfg.items() if k not in free}
+                 for cfg in (old, cfg_json))
+  lines = strict.diff(before, now)
   strict.require(not lines, "workdir", str(root), "\n  ".join([
     "belongs to a run with another config; take another --workdir, or go back "
     "to the values on the left:", *lines]), strict.FlagError)
