@@ -97,12 +97,12 @@ def test_without_a_workdir_the_first_line_says_where_the_run_is(
     finished, environment, sudoku_dir, tmp_path):
   (tmp_path / "runs").mkdir()
   (tmp_path / "runs" / "bgpo_smoke").symlink_to(finished[0])
-  command = [arg for arg in runs.command(finished[0], sudoku_dir)
-             if not arg.startswith(("--workdir", "--config="))]
   config_file = f"{runs.ROOT}/configs/bgpo.py:smoke"
-  done = subprocess.run(
-    [*command, f"--config={config_file}"], cwd=tmp_path, env=environment,
-    text=True, capture_output=True)
+  command = [f"--config={config_file}" if arg.startswith("--config=") else arg
+             for arg in runs.command(finished[0], sudoku_dir)
+             if not arg.startswith("--workdir")]
+  done = subprocess.run(command, cwd=tmp_path, env=environment, text=True,
+                        capture_output=True)
   assert done.returncode == 0, done.stderr
   assert done.stdout.splitlines()[0].endswith(
     f"dlrl: {config_file}, workdir runs/bgpo_smoke")

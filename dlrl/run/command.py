@@ -64,6 +64,8 @@ def parse(argv: list[str], check: Check | None = None) -> list[str]:
   """Parses the flags, or reports all that are wrong and exits with code 2."""
   problems = strict.Problems()
   kept = [arg for arg in argv if _possible(arg, problems)]
+  if problems.found:
+    sys.argv = kept  # where ml_collections looks for settings
   try:
     rest = flags.FLAGS(kept)
     if problems.found and check:
