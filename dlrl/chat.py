@@ -12,14 +12,12 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from absl import app
 from absl import flags
-from absl import logging
 
 from dlrl import config
 from dlrl import models
-from dlrl import strict
 from dlrl.models import hf_tokenizer
+from dlrl.run import command
 from dlrl.runtime import progress
 from dlrl.sampling import check
 from dlrl.sampling import denoise
@@ -153,19 +151,6 @@ def _questions() -> Iterator[str]:
       yield question
 
 
-def main(argv: list[str]) -> None:
-  """Talks, and turns what users cause into one clear line."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  try:
-    run()
-  except (strict.ConfigError, ValueError, FileNotFoundError) as e:
-    print(f"dlrl: {e}", file=sys.stderr, flush=True)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    sys.exit(130)
-
-
 if __name__ == "__main__":
   # Here, because other programs have flags of these names, too.
   flags.DEFINE_string("model", None, "directory", required=True)
@@ -188,4 +173,4 @@ if __name__ == "__main__":
   flags.DEFINE_enum(
     "dtype", "bfloat16", ["bfloat16", "float32"], "of the parameters")
   flags.DEFINE_integer("seed", 0, "of the sampling")
-  app.run(main)
+  command.start(lambda args: run())

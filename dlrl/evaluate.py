@@ -17,7 +17,6 @@ once. The exit codes are those of `dlrl.main`.
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -25,9 +24,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from absl import app
 from absl import flags
-from absl import logging
 from ml_collections import config_flags
 
 from dlrl import config
@@ -38,6 +35,7 @@ from dlrl import validate
 from dlrl.evaluation import completions_log
 from dlrl.evaluation import protocols
 from dlrl.evaluation import table as table_lib
+from dlrl.run import command
 from dlrl.run import grading
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
@@ -298,20 +296,6 @@ def run() -> None:
   print(f"{text}\n{out / 'results.md'}", flush=True)
 
 
-def main(argv: list[str]) -> None:
-  """Evaluates; prints errors that users can fix as one line."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  try:
-    run()
-  except (strict.ConfigError, ValueError, FileNotFoundError) as e:
-    print(f"dlrl: {e}", file=sys.stderr, flush=True)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("dlrl: interrupted; the same command continues", file=sys.stderr)
-    sys.exit(130)
-
-
 if __name__ == "__main__":
   # Not at import: other programs define flags of the same names.
   config_flags.DEFINE_config_file(
@@ -329,4 +313,5 @@ if __name__ == "__main__":
     "evaluation protocol of a paper; overrides the config")
   flags.DEFINE_string(
     "prompt_file", "", "prompt template: a text file, or chat messages as JSON")
-  app.run(main)
+  command.start(lambda args: run(),
+                interrupted="interrupted; the same command continues")

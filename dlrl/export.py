@@ -12,12 +12,9 @@ alone, as PEFT does.
 import dataclasses
 import json
 import pathlib
-import sys
 
 import jax
-from absl import app
 from absl import flags
-from absl import logging
 
 from dlrl import config
 from dlrl import strict
@@ -26,6 +23,7 @@ from dlrl.models import hf_checkpoints
 from dlrl.models import lora
 from dlrl.models import peft
 from dlrl.models import transformer
+from dlrl.run import command
 from dlrl.run import start_params
 from dlrl.runtime import progress
 from dlrl.storage import checkpoint
@@ -101,18 +99,11 @@ def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
       "workdir", str(root), f"is not the directory of a run: {e}") from e
 
 
-def main(argv: list[str]) -> None:
-  """Exports, and turns what users cause into one clear line."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
+def run() -> None:
+  """Exports as the flags say."""
   options = flags.FLAGS
-  try:
-    export(options.workdir, options.out, options.source,
-           adapter=options.adapter)
-  except (strict.ConfigError, ValueError, FileNotFoundError) as e:
-    print(f"dlrl: {e}", file=sys.stderr, flush=True)
-    sys.exit(2)
-  progress.say(f"wrote {flags.FLAGS.out}")
+  export(options.workdir, options.out, options.source, adapter=options.adapter)
+  progress.say(f"wrote {options.out}")
 
 
 if __name__ == "__main__":
@@ -124,4 +115,4 @@ if __name__ == "__main__":
     "the published checkpoint, if it is not where the run had it")
   flags.DEFINE_bool(
     "adapter", False, "write the adapter alone, as PEFT does")
-  app.run(main)
+  command.start(lambda args: run())

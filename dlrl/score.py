@@ -17,7 +17,6 @@ were blank. Exit codes: 0 scored, 2 a file cannot be.
 import json
 import pathlib
 import re
-import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -25,9 +24,9 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
-from absl import app
 from absl import flags
 
+from dlrl.run import command
 from dlrl.tasks import answers
 from dlrl.tasks.countdown import grading as countdown
 from dlrl.tasks.mathematics import competition
@@ -212,13 +211,9 @@ def _row(line: bytes, task: Task) -> Row:
   return row
 
 
-def main(argv: list[str]) -> None:
-  """Scores, and turns what users cause into one clear line."""
-  try:
-    result = score(flags.FLAGS.task, flags.FLAGS.scorer, argv[1:])
-  except (ValueError, OSError) as e:
-    print(f"dlrl: {e}", file=sys.stderr, flush=True)
-    sys.exit(2)
+def run(paths: Sequence[str]) -> None:
+  """Scores the files as the flags say; prints the result as JSON."""
+  result = score(flags.FLAGS.task, flags.FLAGS.scorer, paths)
   print(json.dumps(result), flush=True)
 
 
@@ -227,4 +222,4 @@ if __name__ == "__main__":
   flags.DEFINE_enum("task", None, list(TASKS), "of the generations",
                     required=True)
   flags.DEFINE_enum("scorer", "sound", SCORERS, "whose rules decide")
-  app.run(main)
+  command.start(run)

@@ -4,7 +4,8 @@ The home page is README.md, and the settings page is made from `dlrl.config`, so
 that neither has a copy that could go stale.
 """
 
-import dataclasses
+import itertools
+import operator
 import pathlib
 import re
 
@@ -57,51 +58,34 @@ def examples() -> str:
 
 
 def settings() -> str:
-  """Every setting of `dlrl.config`: name, default, meaning; by section."""
+  """Every setting, by section: name, type, default, unit, meaning, bounds."""
   from dlrl import config
+  from dlrl import validate
 
-  source = pathlib.Path(config.__file__).read_text()
   parts = [
     "# Settings\n\nEvery setting of a run, generated from `dlrl/config.py`. "
     "Set one in a config file, `cfg.learn.n_mc = 32`, or on the command line, "
     "`--config.learn.n_mc=32`. Values in `configs/` differ from the defaults "
     "below; a run writes the values that it used to `config.json`.\n"]
-  parts += _section(source, "", config.Config())
+  by_section = itertools.groupby(
+    validate.settings(), lambda setting: setting.name.rpartition(".")[0])
+  for section, found in by_section:
+    values = (operator.attrgetter(section)(config.Config()) if section
+              else config.Config())
+    parts += [f"## `{section}`\n" if section else "## Of a run\n",
+              _plain(type(values).__doc__) + "\n",
+              "| setting | type | default | meaning |",
+              "| --- | --- | --- | --- |", *map(_row, found), ""]
   return "\n".join(parts)
 
 
-def _section(source: str, prefix: str, values) -> list[str]:
-  """A heading, the section's docstring and its table; then its sections."""
-  fields = dataclasses.fields(values)
-  nested = [f.name for f in fields
-            if dataclasses.is_dataclass(getattr(values, f.name))]
-  meanings = _meanings(source, type(values).__name__)
-  rows = [
-    f"| `{prefix}{f.name}` | `{getattr(values, f.name)!r}` "
-    f"| {meanings.get(f.name, '')} |"
-    for f in fields if f.name not in nested]
-  parts = [f"## `{prefix[:-1]}`\n" if prefix else "## Of a run\n",
-           _plain(type(values).__doc__) + "\n",
-           "| setting | default | meaning |", "| --- | --- | --- |", *rows, ""]
-  for name in nested:
-    parts += _section(source, f"{prefix}{name}.", getattr(values, name))
-  return parts
-
-
-def _meanings(source: str, name: str) -> dict[str, str]:
-  """Maps the fields of class `name` to the comments above and beside them."""
-  body = re.search(rf"^class {name}\b.*?(?=^\S|\Z)", source, re.M | re.S)[0]
-  found, above, field = {}, [], ""
-  for line in body.splitlines():
-    if match := re.match(r"  # (.*)", line):
-      above.append(match[1])
-    elif match := re.match(r"  (\w+): [^#]*(?:# (.*))?", line):
-      field = match[1]
-      found[field] = " ".join([*above, match[2] or ""]).strip()
-      above = []
-    elif field and (match := re.match(r"    [^#]*# (.*)", line)):
-      found[field] = f"{found[field]} {match[1]}".strip()
-  return {field: _cell(text) for field, text in found.items()}
+def _row(setting) -> str:
+  notes = [f"unit: {setting.unit}" if setting.unit else "",
+           setting.allowed.replace("'", "`")]
+  meaning = "; ".join([setting.meaning, *filter(None, notes)])
+  cells = (f"`{setting.name}`", f"`{setting.type}`", f"`{setting.default!r}`",
+           meaning)
+  return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _plain(doc: str) -> str:

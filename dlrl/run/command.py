@@ -19,13 +19,15 @@ _PARSERS: dict[Any, flags.ArgumentParser[Any]] = {
   int: flags.IntegerParser(), float: flags.FloatParser(),
   bool: flags.BooleanParser()}
 _OF_ABSL = ("flagfile", "undefok")  # flags that are not listed in FLAGS
-_MENDABLE = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
+_MENDABLE = (ValueError, FileNotFoundError, IsADirectoryError,
+             NotADirectoryError, PermissionError)
 
 Check = Callable[[strict.Problems], None]
 
 
 def start(main: Callable[[list[str]], object], *, check: Check | None = None,
-          errors: tuple[type[Exception], ...] = _MENDABLE) -> None:
+          errors: tuple[type[Exception], ...] = _MENDABLE,
+          interrupted: str = "interrupted") -> None:
   """Calls `main` with the arguments that are not flags, and ends the process.
 
   Exit codes: 0; 2 if flags, settings or files cannot work, after a line that
@@ -37,13 +39,15 @@ def start(main: Callable[[list[str]], object], *, check: Check | None = None,
       wrong, so that both are reported together.
     errors: exceptions of `main` that users can mend; others keep their
       traceback.
+    interrupted: printed after Ctrl-C.
   """
-  app.run(functools.partial(_run, main, errors),
+  app.run(functools.partial(_run, main, errors, interrupted),
           flags_parser=functools.partial(parse, check=check))
 
 
 def _run(main: Callable[[list[str]], object],
-         errors: tuple[type[Exception], ...], argv: list[str]) -> None:
+         errors: tuple[type[Exception], ...], interrupted: str,
+         argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # or every save prints a page
   try:
@@ -51,7 +55,7 @@ def _run(main: Callable[[list[str]], object],
   except errors as e:
     sys.exit(say_error(str(e), 2))
   except KeyboardInterrupt:
-    sys.exit(say_error("interrupted; the same command continues", INTERRUPTED))
+    sys.exit(say_error(interrupted, INTERRUPTED))
 
 
 def say_error(text: str, code: int) -> int:
