@@ -1,3 +1,6 @@
+import clean_environment  # noqa: F401; JAX reads the environment on import
+
+# isort: split
 import gc
 import os
 import pathlib

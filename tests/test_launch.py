@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 
+import clean_environment
 import pytest
 import runs
 import yaml
@@ -75,6 +76,17 @@ def finished(tmp_path_factory):
   return asked, os.environ | {
     "PYTHON": sys.executable, "PYTHONPATH": str(runs.ROOT),
     "JAX_PLATFORMS": "cpu"}
+
+
+def test_launchers_see_nothing_of_what_the_caller_set_for_them():
+  environment = {"PYTHON": "python3.13", "PYTHONPATH": "lib", "PATH": "/bin",
+                 "SLURM_JOB_ID": "1", "JAX_ENABLE_X64": "1", "DLRL_PAUSE": "9",
+                 "JAX_PLATFORMS": "cpu", "DLRL_TEST_CACHE": "cache"}
+  clean_environment.clean(environment)
+  assert environment == {
+    "PYTHONPATH": "lib", "PATH": "/bin", "JAX_PLATFORMS": "cpu",
+    "DLRL_TEST_CACHE": "cache"}
+  assert "PYTHON" not in os.environ
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,9 @@ def train(directory, every=EVERY):
 
 
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path):
-  root = str(pathlib.Path(dlrl.__file__).parents[1])
-  env = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu",
+  root = pathlib.Path(dlrl.__file__).parents[1]
+  env = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests' / 'support'}",
+         "JAX_PLATFORMS": "cpu",
          "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
          "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
   command = [sys.executable, __file__, str(tmp_path / "killed")]
