@@ -1,7 +1,7 @@
-"""`--compile_only=v5e-64`: does the run fit, and how fast can it be at most?
+"""`--compile_only=v5e-64`: does a run fit, and what bounds its speed?
 
-Compiles the programs of a run with the real compiler for devices that need not
-be there. Nothing is allocated, loaded or written, and no data are prepared.
+Compiles the programs of a run with the real compiler, for devices that need not
+be present. Nothing is allocated, loaded or written, and no data are prepared.
 """
 
 import dataclasses
@@ -33,25 +33,27 @@ from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
 ASSUMED = (
-  "At least: products in bf16 at the chip's peak, every byte at its memory's "
-  "and links' peak, the three at the same time, all micro-batches with an "
-  "advantage, rollouts of all their steps. Rewards and the network between "
-  "slices are not counted.")
+  "Least times assume that products, memory and links work at the chip's peak "
+  "rates and overlap, that every micro-batch has an advantage, and that "
+  "rollouts take all their steps. They leave out rewards and the network "
+  "between slices.")
 
 
 def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
-  """Prints the table; whether all programs fit, as far as is known.
+  """Prints the table and returns whether all programs fit, as far as known.
 
   Args:
-    cfg: of the run.
-    name: of the devices, see `topology`.
-    path: of a JSON file for the same figures; None: none is written.
+    cfg: config of the run.
+    name: name of the devices, see `topology`.
+    path: JSON file for the same figures; None: none is written.
 
   Raises:
-    strict.ConfigError: no such devices, or the config does not fit them.
+    strict.ConfigError: the devices are unknown, or the config does not fit
+      their number.
   """
   if path and not pathlib.Path(path).absolute().parent.is_dir():
-    raise strict.FlagError("json", path, "its directory does not exist")
+    raise strict.FlagError(
+      "json", path, "its directory does not exist; create it first")
   if name == "cpu":
     mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   devices = topology.devices(name)
@@ -81,17 +83,23 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
 def compile_all(
   setup: setup_lib.Setup, limit: int | None
 ) -> list[program_report.Report]:
-  """Of the job's programs, in the order in which they run."""
+  """Reports of the job's programs, in the order in which they run.
+
+  Args:
+    setup: parts of the run, on the devices to compile for.
+    limit: memory of a device, bytes; None: unknown.
+  """
   cfg = setup.cfg
-  # Outside of the mesh: optimizers make small arrays to find their shapes.
+  # Outside of the mesh, because optimizers create small arrays here.
   of_sft, of_rl = (
     train_state.abstract_sft(setup), train_state.abstract_rl(setup))
-  # Kernels do not say how many FLOPs they take; attention without them does.
+  # The FLOPs of attention kernels are unknown; plain attention has the same.
   plain = dataclasses.replace(setup, model=transformer.build(
     dataclasses.replace(cfg.model, attention="xla"), setup.model.mask_id,
     cfg.lora))
 
-  def report(name: str, program, counted, args, trips=()):
+  def report(name: str, program: Any, counted: Any, args: Sequence[Any],
+             trips: Sequence[int] = ()) -> program_report.Report:
     return program_report.of(
       name, program, args, limit=limit, while_trips=trips,
       flops=flops_lib.flops(counted, *args, while_trips=trips))[0]
@@ -120,13 +128,13 @@ def suggestions(
   cfg: config.Config, mesh: dict[str, int], state: dict[str, int],
   lacking: Sequence[program_report.Report],
 ) -> list[str]:
-  """What to try so that the programs fit, the most promising first.
+  """Settings that may make the programs fit, the most promising first.
 
   Args:
-    cfg: of the run.
-    mesh: devices by axis.
-    state: bytes of a device by what they hold, see `memory.parts`.
-    lacking: reports of programs that do not fit.
+    cfg: config of the run.
+    mesh: devices by mesh axis.
+    state: bytes per device by their contents, see `memory.parts`.
+    lacking: reports of the programs that do not fit.
   """
   if not lacking:
     return []
@@ -134,8 +142,8 @@ def suggestions(
   advice = []
   held, limit = sum(state.values()), lacking[0].limit or 0
   if mesh["data"] > 1 and held > limit / 4:
-    advice.append("--config.mesh.data=1 --config.mesh.fsdp=-1, parameters and "
-                  "optimizer over all devices")
+    advice.append("--config.mesh.data=1 --config.mesh.fsdp=-1: shards "
+                  "parameters and optimizer over all devices")
   if "update" in names:
     advice += _of_update(cfg, mesh)
   if "rollout" in names:
@@ -143,16 +151,16 @@ def suggestions(
   tensor = 2 * mesh["tensor"]
   if mesh["fsdp"] % 2 == 0 and cfg.model.kv_heads % tensor == 0:
     advice.append(
-      f"--config.mesh.fsdp={mesh['fsdp'] // 2} --config.mesh.tensor={tensor}, "
-      "matrices and logits over more devices")
+      f"--config.mesh.fsdp={mesh['fsdp'] // 2} --config.mesh.tensor={tensor}: "
+      "splits matrices and logits over more devices")
   if held > limit / 2:
     if not cfg.lora.rank:
       if cfg.learn.optimizer.moment_dtype == "float32":
         advice.append("--config.learn.optimizer.moment_dtype=bfloat16")
       advice.append("--config.lora.rank=128 --config.model.param_dtype="
-                    "bfloat16, adapters on frozen parameters")
-    advice.append(f"more devices: parameters, gradients and optimizer alone "
-                  f"take {memory.as_text(held)} of {memory.as_text(limit)}")
+                    "bfloat16: trains adapters on frozen parameters")
+    advice.append(f"more devices: parameters, gradients and optimizer take "
+                  f"{memory.as_text(held)} of {memory.as_text(limit)}")
   return advice or ["more devices"]
 
 
@@ -160,16 +168,16 @@ def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
   learn, parts = cfg.learn, mesh["data"] * mesh["fsdp"]
   advice = []
   if cfg.model.remat != "full":
-    advice.append("--config.model.remat=full, layers computed again")
+    advice.append("--config.model.remat=full: recomputes layers")
   together = losses.OBJECTIVES[learn.loss](**learn.loss_args).together
   least = math.lcm(parts, together)
   smaller = [n for n in range(least, learn.micro_batch, least)
              if learn.micro_batch % n == 0]
   if smaller:
-    advice.append(f"--config.learn.micro_batch={smaller[-1]}, fewer "
+    advice.append(f"--config.learn.micro_batch={smaller[-1]}: fewer "
                   "completions at a time")
   if learn.logps_chunk > 8:
-    advice.append(f"--config.learn.logps_chunk={learn.logps_chunk // 2}, "
+    advice.append(f"--config.learn.logps_chunk={learn.logps_chunk // 2}: "
                   "logits of fewer columns at a time")
   return advice
 
@@ -180,8 +188,8 @@ def _of_rollout(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
   if rollout.sampler.cache != "none":
     advice.append("--config.rollout.sampler.cache=none")
   if rollout.prompts * rollout.group_size > parts and rollout.prompts > 1:
-    advice.append(f"--config.rollout.prompts={rollout.prompts // 2}, all of a "
-                  "step's completions are decoded at once")
+    advice.append(f"--config.rollout.prompts={rollout.prompts // 2}: all "
+                  "completions of a step are decoded at once")
   return advice
 
 
@@ -196,38 +204,39 @@ def text(
   reports: Sequence[program_report.Report], state: dict[str, int],
   chip: chips.Chip | None, advice: Sequence[str],
 ) -> str:
-  """What is printed; numbers are of one device."""
+  """The printed table; figures are per device."""
   columns = [_column(r, chip) for r in reports]
   names = list(dict.fromkeys(name for c in columns for name in c))
   width = max(map(len, names))
   lines = ["", " " * width + "".join(f"{r.name:>22}" for r in reports)]
   lines += [f"{name:{width}}" + "".join(
     f"{c.get(name, '-'):>22}" for c in columns) for name in names]
-  lines += ["", "of the arguments, with gradients among the temporaries: "
+  lines += ["", "arguments by contents (gradients are temporaries): "
             + ", ".join(f"{part} {memory.as_text(n)}"
                         for part, n in state.items() if n)]
   lines += [_verdict(r) for r in reports]
   if chip is not None:
     lines.append(ASSUMED)
   if advice:
-    lines += ["What may help, not tried:", *(f"  {x}" for x in advice)]
+    lines += ["Settings that may help (not tried):",
+              *(f"  {x}" for x in advice)]
   return "\n".join(lines)
 
 
 def _verdict(report: program_report.Report) -> str:
   if report.limit is None:
-    return (f"{report.name}: whether it fits is not known, nor is this "
-            "device's speed")
+    return (f"{report.name}: unknown whether it fits; the memory and speed of "
+            "this device are not in dlrl/costs/chips.py")
   spare = memory.as_text(abs(report.limit - report.needed))
   return f"{report.name}: " + (
     f"fits, {spare} to spare" if report.fits
-    else f"does not fit, {spare} too much")
+    else f"does not fit, by {spare}")
 
 
 def _column(
   report: program_report.Report, chip: chips.Chip | None
 ) -> dict[str, str]:
-  """Name to value, in the order of the table."""
+  """Maps names to values, in the order of the table."""
   sizes = {
     "arguments": report.arguments, "temporaries": report.temporaries,
     "output": report.output, "code": report.code, "together": report.needed,

@@ -1,4 +1,4 @@
-import clean_environment  # noqa: F401; JAX reads the environment on import
+import clean_environment  # noqa: F401  (before JAX is imported)
 
 # isort: split
 import gc

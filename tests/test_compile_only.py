@@ -184,7 +184,7 @@ def test_the_table_says_what_fits_and_what_the_estimate_assumes(compiled):
   text = compile_only.text(
     [reports[0], small], {"parameters": 2**20}, chip, ["--config.x=1, so"])
   assert "rollout: fits, " in text
-  assert "update: does not fit, 1.0 MiB too much" in text
+  assert "update: does not fit, by 1.0 MiB" in text
   assert compile_only.ASSUMED in text
   assert "  --config.x=1, so" in text
   assert f"{max(least.values()):,.3f}" in text
@@ -313,7 +313,7 @@ def test_the_command_needs_no_workdir_and_leaves_nothing_but_its_json(tmp_path):
   assert rollout["temporaries"] > 0
   assert learn["collectives"]["all-reduce"]["bytes"] > 0
   assert rollout["fits"] is None  # of a CPU nothing is known
-  assert "whether it fits is not known" in done.stdout
+  assert "unknown whether it fits" in done.stdout
   assert [p.name for p in here.iterdir()] == ["out.json"]
 
 
@@ -324,7 +324,7 @@ def test_without_both_a_workdir_and_devices_there_is_nothing_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("name, path, message", [
-  ("v9-4", None, "--compile_only=v9-4: names no accelerator"),
+  ("v9-4", None, "--compile_only=v9-4: unknown accelerator"),
   ("cpu", "no/x.json", "--json=no/x.json: its directory does not exist"),
 ])
 def test_mistakes_are_found_before_anything_is_compiled(name, path, message):

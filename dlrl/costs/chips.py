@@ -1,6 +1,6 @@
-"""What accelerators have at most, by their makers' data sheets.
+"""Peak rates of accelerators, from their makers' data sheets.
 
-Per device as JAX counts them: a chip, of a TPU7x one of its two cores.
+Figures are per JAX device: a chip, or one of the two cores of a TPU7x.
 """
 
 import dataclasses
@@ -10,14 +10,13 @@ GiB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Peaks of one device; nothing measured.
+  """Published peaks of one device; nothing here is measured.
 
   Attributes:
     flops: dense bf16 matrix products, FLOPs per second.
-    hbm: bytes that a program can have. Of TPUs what their compiler leaves.
-    bandwidth: of the HBM, bytes per second.
-    links: bytes per second that can arrive from neighbours, over all links of
-      the slice or node together.
+    hbm: bytes available to a program; on TPUs, what the compiler leaves.
+    bandwidth: bytes per second of the HBM.
+    links: bytes per second received over all links of the slice or node.
   """
 
   flops: float
@@ -26,8 +25,8 @@ class Chip:
   links: float
 
 
-# By `device_kind`. TPUs: Google Cloud's pages on v5e, v5p, v6e, TPU7x, whose
-# link bandwidth counts both directions. GPUs: NVIDIA's data sheets, SXM.
+# Keys are `device_kind`. TPUs: Google Cloud's pages on v5e, v5p, v6e, TPU7x;
+# their link bandwidth counts both directions. GPUs: NVIDIA's SXM data sheets.
 CHIPS = {
   "TPU v5 lite": Chip(197e12, int(15.75 * GiB), 819e9, 200e9),
   "TPU v5": Chip(459e12, int(95.74 * GiB), 2765e9, 600e9),
@@ -40,5 +39,5 @@ CHIPS = {
 
 
 def find(device_kind: str) -> Chip | None:
-  """The chip's peaks; None if it is not in the table."""
+  """The chip's peaks; None if the table does not have it."""
   return CHIPS.get(device_kind)

@@ -1,11 +1,11 @@
-"""FLOPs of a program as it is lowered: exact, also inside loops.
+"""FLOPs of a function as traced by JAX: exact, also inside loops.
 
-XLA's own count (`compiled.cost_analysis()`) takes a loop's body once, and the
-update is loops of loops. Here a body counts as often as it runs. A product and
-a sum are two FLOPs. Only matrix products and convolutions count: elementwise
-work, reductions, sorts and decompositions are left out. What nothing uses is
-left out, too, as `jax.jit` leaves it out before XLA sees the program; what XLA
-itself then shares or drops still counts.
+XLA's own count (`compiled.cost_analysis()`) counts a loop's body once, and the
+update consists of nested loops. Here a body counts as often as it runs. A
+multiply-add is two FLOPs. Only matrix products and convolutions count, not
+elementwise operations, reductions, sorts or decompositions. Unused results do
+not count, as `jax.jit` removes them before XLA sees the program; work that XLA
+removes later does.
 """
 
 import math
@@ -18,49 +18,51 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-# Kernels whose work their parameters do not tell: better an error than zero.
+# Kernels whose FLOPs cannot be read from their parameters: an error is better
+# than counting zero.
 OPAQUE = frozenset({
   "pallas_call", "ffi_call", "ragged_dot_general", "scaled_matmul_wrapper",
   "dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper",
   "dot_product_attention_fp8_fwd_wrapper",
   "dot_product_attention_fp8_bwd_wrapper",
 })
+Branch = Callable[[Iterable[int]], int]
 
 
 def flops(
   fn: Callable[..., Any], *args: Any, while_trips: Sequence[int] = (),
-  branch: Callable[[Iterable[int]], int] = max,
+  branch: Branch = max,
 ) -> int:
   """FLOPs of `fn(*args)`, over all devices.
 
   Args:
-    fn: any function of arrays; nothing is compiled or run.
+    fn: any function of arrays; it is traced, not compiled or run.
     *args: trees of arrays or `jax.ShapeDtypeStruct`s.
-    while_trips: how often to count the body of a `while_loop`, whose trips a
-      trace does not tell: of the outermost ones that compute products, of those
-      within them, and so on. Loops of a static length need no such bound.
-    branch: which of a `cond`'s branches counts: the dearest, or, with `min`,
-      the cheapest.
+    while_trips: trip counts of `while_loop`s that compute products, by nesting
+      depth, outermost first. A trace does not contain them. Scans need none.
+    branch: which branch of a `cond` counts: `max` the most expensive, `min` the
+      cheapest.
 
   Returns:
-    2 m n k of every product and the like of convolutions, times the lengths of
-    the scans around them; an upper bound where there is a `cond`, or with `min`
-    a lower one. In a `shard_map` the body counts once per device.
+    2 m n k for each matrix product and accordingly for convolutions, times the
+    lengths of the scans around it. With a `cond` this is an upper bound, or a
+    lower bound with `min`. The body of a `shard_map` counts once per device.
 
   Raises:
-    ValueError: a product within a `while_loop` and no number for it, or a
-      kernel that does not say what it computes.
+    ValueError: `while_trips` is too short, or a kernel's FLOPs are unknown.
   """
   jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _program(jaxpr, tuple(while_trips), branch)
 
 
-def _program(jaxpr: core.Jaxpr, trips: tuple[int, ...], branch) -> int:
+def _program(jaxpr: core.Jaxpr, trips: tuple[int, ...], branch: Branch
+             ) -> int:
   return sum(_equation(eqn, trips, branch) for eqn in jaxpr.eqns)
 
 
-def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch) -> int:
+def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch
+              ) -> int:
   name, params = eqn.primitive.name, eqn.params
   if name == "dot_general":
     return _dot(eqn)
@@ -68,8 +70,8 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch) -> int:
     return _convolution(eqn)
   if name in OPAQUE:
     raise ValueError(
-      f"the FLOPs of {name!r} are not known: count the program with a plain "
-      "implementation in its place")
+      f"the FLOPs of {name!r} are unknown; count the function with a "
+      "plain implementation in its place")
   if name == "while":
     return _while(eqn, trips, branch)
   inner = [_program(j, trips, branch) for j in core.jaxprs_in_params(params)]
@@ -82,18 +84,18 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch) -> int:
     return math.prod(mesh[a] for a in params["newly_manual_axes"]) * sum(inner)
   if len(inner) > 1 and any(inner):
     raise ValueError(
-      f"which of the {len(inner)} programs in {name!r} run is not known")
+      f"which of the {len(inner)} programs in {name!r} run is unknown")
   return sum(inner)
 
 
-def _while(eqn: core.JaxprEqn, trips: tuple[int, ...], branch) -> int:
+def _while(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch) -> int:
   parts = [eqn.params[k].jaxpr for k in ("cond_jaxpr", "body_jaxpr")]
   if not any(map(_has_products, parts)):
     return 0
   if not trips:
     raise ValueError(
-      "a while_loop computes products, and its trips are not known: pass "
-      "while_trips, or give the loop a static length")
+      "a while_loop computes products and its trip count is unknown; "
+      "pass while_trips, or give the loop a static length")
   condition, body = (_program(p, trips[1:], branch) for p in parts)
   return trips[0] * body + (trips[0] + 1) * condition
 
@@ -112,7 +114,7 @@ def _dot(eqn: core.JaxprEqn) -> int:
 
 
 def _convolution(eqn: core.JaxprEqn) -> int:
-  """Products with padding, or with the holes of a dilation, do not count."""
+  """Products with padding or with the gaps of a dilation do not count."""
   params = eqn.params
   left, right, out = _shapes(eqn)
   left_spec, right_spec, out_spec = params["dimension_numbers"]

@@ -1,8 +1,8 @@
-"""What a compiled program moves: bytes in memory, bytes between devices.
+"""Traffic of a compiled program: bytes in memory and between devices.
 
-Read from the text of the program, in which a loop's body stands once; here it
-counts as often as it runs. XLA's own count (`compiled.cost_analysis()`) does
-not, and knows nothing of what devices exchange.
+Computed from the text of the program. A loop's body is in it once, and counts
+as often as it runs. XLA's own count (`compiled.cost_analysis()`) counts a body
+once and does not include communication.
 """
 
 import collections
@@ -32,14 +32,14 @@ _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 
 
 class Collective(NamedTuple):
-  """One that a program runs.
+  """A collective operation of a program.
 
   Attributes:
-    kind: of KINDS.
-    size: bytes of the whole array on one device: what is gathered, summed,
+    kind: one of KINDS.
+    size: bytes of the whole array on one device that is gathered, summed,
       scattered or exchanged.
-    devices: that take part together.
-    times: that it runs.
+    devices: number of devices that take part together.
+    times: how often it runs.
   """
 
   kind: str
@@ -49,7 +49,7 @@ class Collective(NamedTuple):
 
   @property
   def moved(self) -> float:
-    """Bytes that arrive at a device, if each way is as short as it can be."""
+    """Bytes received by a device in a bandwidth-optimal implementation."""
     passes = 2 if self.kind == "all-reduce" else 1
     share = 1 if self.kind == "collective-permute" else (
       1 - 1 / self.devices)
@@ -58,11 +58,11 @@ class Collective(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """Of one run on one device.
+  """Traffic of one run on one device.
 
   Attributes:
-    accessed: bytes read from and written to memory, instruction by instruction.
-    collectives: those of more than one device.
+    accessed: bytes that instructions read from and write to memory.
+    collectives: collectives of more than one device.
   """
 
   accessed: int
@@ -92,16 +92,15 @@ class _Line(NamedTuple):
 
 
 def traffic(text: str, while_trips: Sequence[int] = ()) -> Traffic:
-  """What the program `text` (`compiled.as_text()`) moves.
+  """The traffic of a program.
 
   Args:
-    text: of a compiled module.
-    while_trips: how often loops run whose number of trips is data: of the
-      outermost ones, of those within them, and so on. Others count to a number
-      that the text tells.
+    text: the compiled module, `compiled.as_text()`.
+    while_trips: trip counts of loops that depend on data, by nesting depth,
+      outermost first. The text contains those of other loops.
 
   Raises:
-    ValueError: there are more such loops within each other than numbers.
+    ValueError: `while_trips` is too short.
   """
   module = _Module(text)
   accessed, found = module.cost(module.entry, tuple(while_trips))
@@ -109,9 +108,9 @@ def traffic(text: str, while_trips: Sequence[int] = ()) -> Traffic:
 
 
 class _Module:
-  """Computations by name, and what running one of them costs."""
+  """The computations of a module by name, and their traffic."""
 
-  def __init__(self, text: str):
+  def __init__(self, text: str) -> None:
     self.lines: dict[str, list[_Line]] = {}
     self.entry = ""
     text = re.sub(r"/\*index=\d+\*/", "", text)
@@ -128,13 +127,13 @@ class _Module:
 
   @functools.cache  # noqa: B019  (lives as long as the module)
   def shapes(self, computation: str) -> dict[str, str]:
-    """Of all values of a computation."""
+    """Shapes of all values of a computation, by name."""
     return {line.name: line.shape for line in self.lines[computation]}
 
   @functools.cache  # noqa: B019
   def cost(self, computation: str, trips: tuple[int, ...]
            ) -> tuple[int, dict[str, Collective]]:
-    """Bytes accessed, and collectives by a key of their own."""
+    """Bytes accessed, and collectives by unique keys."""
     accessed, found = 0, dict[str, Collective]()
     for line in self.lines[computation]:
       if line.op == "while":
@@ -149,7 +148,7 @@ class _Module:
         if line.op == "call":
           more += sum(self.cost(c, trips)[0] for c in line.called)
         for key, one in self._collectives(line, computation, trips):
-          # TPUs start one in a fusion, go on in others, end it in another.
+          # TPUs start a collective in one fusion and end it in another.
           found.setdefault(key, one)
       accessed += more
     return accessed, found
@@ -161,7 +160,8 @@ class _Module:
     if times is None:
       if not trips:
         raise ValueError(
-          f"{line.name} runs as often as its data say: pass while_trips")
+          f"hlo.traffic: the trip count of {line.name} depends on data; pass "
+          "while_trips")
       times, trips = trips[0], trips[1:]
     total, found = 0, dict[str, Collective]()
     for name, runs in ((body, times), (condition, times + 1)):
@@ -174,7 +174,7 @@ class _Module:
   def _trips(self, line: _Line, condition: str) -> int | None:
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line.rest):
       return int(known[1])
-    # A counter that starts at 0, as JAX's scans have, and nothing else.
+    # Only loops whose counter starts at 0, such as JAX's scans.
     text = list(self._within(condition))
     limits = [x.rest.partition(")")[0] for x in text
               if x.op == "constant" and re.match("[su](32|64)", x.shape)]
@@ -200,7 +200,7 @@ class _Module:
       if kind == "reduce-scatter":
         size = given
       elif kind != line.op and kind != "all-reduce":
-        size -= given  # what has been started also holds its operands
+        size -= given  # the result of a -start also holds the operands
       channel = re.search(r"channel_id=(\d+)", line.rest)
       yield (channel[0] if channel else line.name), Collective(
         kind, size, _group(line.rest, self.partitions), 1)
@@ -229,12 +229,12 @@ class _Module:
       _size(shapes[x]) for x in line.operands if x in shapes)
 
   def _of_fusion(self, line: _Line, shapes: dict[str, str]) -> int:
-    """What a fusion reads of its operands, and writes."""
+    """Bytes that a fusion reads of its operands and writes."""
     inner = {one.name: one for one in self.lines[line.called[0]]}
     inside = self.shapes(line.called[0])
 
     def seen(name: str) -> str:
-      """The value itself, of one that is only another view of it."""
+      """The value that `name` is a bitcast of, or `name` itself."""
       while inner[name].op == "bitcast":
         name = inner[name].operands[0]
       return name
@@ -260,7 +260,7 @@ class _Module:
       one = inner[seen(name)]
       if one.op == "dynamic-update-slice":
         whole = min(whole, _size(inside[one.operands[1]]))
-      # What goes through, or is still on its way, is not written here.
+      # Values passed through or still being communicated are not written.
       on_its_way = (one.op == "parameter" or one.op in KINDS
                     or '"AsyncCollectiveStart"' in one.rest)
       total += 0 if on_its_way else whole
@@ -268,25 +268,25 @@ class _Module:
 
 
 def _part(position: int, user: _Line, shapes: dict[str, str]) -> int | None:
-  """What an instruction reads of an operand; None: all of it."""
+  """Bytes that an instruction reads of an operand; None: all of it."""
   if user.op == "dynamic-slice" and position == 0:
     return _size(user.shape)
   if user.op == "dynamic-update-slice" and position == 0:
     return 0  # in place
   if user.op in ("tuple", *KINDS) or '"AsyncCollective' in user.rest:
-    return 0  # goes through; what devices exchange counts where it ends
+    return 0  # passed through; communication counts where it ends
   return None
 
 
 def _size(shape: str, *, anywhere: bool = False) -> int:
-  """Bytes of an array or of all in a tuple; see `_parts`."""
+  """Bytes of an array, or of all arrays in a tuple; see `_parts`."""
   return sum(_parts(shape, anywhere=anywhere))
 
 
 def _parts(shape: str, *, anywhere: bool = False) -> list[int]:
-  """Bytes of an array, or of each in a tuple, in the device's main memory.
+  """Bytes in main memory of an array, or of each array in a tuple.
 
-  What a TPU keeps in memories of its cores, S(1) and above, counts `anywhere`.
+  With `anywhere`, arrays in the core memories of a TPU, S(1) and above, count.
   """
   return [
     math.prod(int(n) for n in dims.split(",") if n) * _bits(dtype) // 8
@@ -300,7 +300,7 @@ def _bits(dtype: str) -> int:
 
 
 def _group(attributes: str, partitions: int) -> int:
-  """Devices that take part together."""
+  """Number of devices that take part together."""
   if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
     return int(match[2])
   if match := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):

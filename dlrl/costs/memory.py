@@ -1,4 +1,4 @@
-"""What a state will take of each device, said before it is allocated."""
+"""Device memory that a training state needs, before it is allocated."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dlrl import strict
 
 
 def per_device(tree: Any) -> int:
-  """Bytes on the fullest device of arrays, or of shapes with shardings."""
+  """Bytes per device of arrays, or of shapes with shardings."""
   total = 0
   for leaf in jax.tree.leaves(tree):
     shape = leaf.sharding.shard_shape(leaf.shape)
@@ -20,7 +20,7 @@ def per_device(tree: Any) -> int:
 
 
 def in_use() -> dict[str, float]:
-  """GiB now and at most so far of the fullest local device; {}: unknown."""
+  """Current and peak GiB of the fullest local device; {} if unknown."""
   found = [stats for d in jax.local_devices() if (stats := d.memory_stats())]
   return {
     f"memory/{name}_gib": max(s[key] for s in found) / 2**30
@@ -30,37 +30,37 @@ def in_use() -> dict[str, float]:
 
 
 def _bits(dtype: Any) -> int:
-  # What has less than a byte is packed, which its itemsize does not say.
+  # int4 is packed two to a byte; its itemsize is 1.
   if jnp.issubdtype(dtype, jnp.integer):
     return jnp.iinfo(dtype).bits
   return 8 * dtype.itemsize
 
 
 def parts(state: Any) -> dict[str, Any]:
-  """What lies on the devices during an update, by name, for `estimate`.
+  """Arrays on the devices during an update, by name, for `estimate`.
 
   Args:
-    state: of the run, shapes with shardings; has `base`, `params`, `opt_state`
-      and `ref_params`.
+    state: shapes with shardings of a training state, with `base`, `params`,
+      `opt_state` and `ref_params`.
   """
   return {
     "base": state.base, "parameters": state.params,
     "optimizer": state.opt_state, "reference": state.ref_params,
-    "gradients": jax.tree.map(  # summed over the draws in fp32
+    "gradients": jax.tree.map(  # accumulated in fp32
       lambda s: jax.ShapeDtypeStruct(
         s.shape, "float32", sharding=s.sharding), state.params)}
 
 
 def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
-  """One line: what each part takes of a device.
+  """One line with the memory per device of each part.
 
   Args:
-    parts: name to a tree of shapes with shardings.
+    parts: maps names to trees of shapes with shardings.
     fsdp: `mesh.fsdp` of the run, for the message.
 
   Raises:
-    strict.ConfigError: all of it is more than a device has; activations and
-      rollouts, which come on top, are not even counted.
+    strict.ConfigError: the parts exceed a device's memory, without counting
+      activations and rollouts.
   """
   sizes = {name: per_device(tree) for name, tree in parts.items()}
   total = sum(sizes.values())
@@ -68,10 +68,10 @@ def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
   strict.require(
     limit is None or total < limit, "mesh.fsdp", fsdp,
     f"must be greater: {_listed(sizes)} are {as_text(total)} per device, which "
-    f"has {as_text(limit or 0)}")
+    f"has {as_text(limit or 0)}; see docs/memory.md")
   room = "" if limit is None else f" of {as_text(limit)}"
   return (f"memory per device: {_listed(sizes)}; together {as_text(total)}"
-          f"{room}, and activations")
+          f"{room}, without activations")
 
 
 def _listed(sizes: Mapping[str, int]) -> str:
@@ -80,6 +80,6 @@ def _listed(sizes: Mapping[str, int]) -> str:
 
 
 def as_text(size: int) -> str:
-  """Bytes in units for a reader."""
+  """Bytes in MiB or GiB."""
   return (f"{size / 2**30:.1f} GiB" if size >= 2**30
           else f"{size / 2**20:.1f} MiB")

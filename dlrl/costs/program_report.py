@@ -1,4 +1,4 @@
-"""Figures of one compiled program: memory, work, traffic, a least time."""
+"""Figures of one compiled program: memory, FLOPs, traffic, least time."""
 
 import collections
 import dataclasses
@@ -13,7 +13,7 @@ from dlrl.costs import chips
 from dlrl.costs import hlo
 from dlrl.costs import memory
 
-# The compiler's words if a program is too large for a TPU.
+# The compiler's messages for programs that are too large for a TPU.
 _SIZE = r"([\d.]+)([KMGT])"
 _TOO_LARGE = (
   re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
@@ -22,22 +22,22 @@ _TOO_LARGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Of one run of a program on one device; None: not known.
+  """Figures per device of one run of a program; None: unknown.
 
   Attributes:
-    name: of the program.
-    seconds: that the compiler took.
-    arguments: bytes, with what of the state the program does not take but which
-      lies there all the same.
-    temporaries: bytes beside arguments and output.
-    output: bytes that do not replace an argument.
+    name: name of the program.
+    seconds: compilation time.
+    arguments: bytes of the arguments, including state that is on the device but
+      not used by the program.
+    temporaries: bytes of temporaries.
+    output: bytes of outputs that do not reuse an argument's buffer.
     code: bytes of the program itself.
-    needed: bytes of all that together. Where the program is too large to be
-      compiled, what the compiler says it would take, and the parts are None.
-    limit: bytes that a device has.
-    flops: of matrix products.
+    needed: sum of the above. For a program that is too large to compile, the
+      compiler's estimate; the parts are then None.
+    limit: memory of a device, bytes.
+    flops: FLOPs of matrix products.
     accessed: bytes read from and written to memory.
-    collectives: by kind, how many run, and bytes that arrive from others.
+    collectives: for each kind, their `count` and the `bytes` received.
   """
 
   name: str
@@ -54,11 +54,11 @@ class Report:
 
   @property
   def fits(self) -> bool | None:
-    """Whether a device has that much; None: nothing is known of devices."""
+    """Whether the program fits into a device; None if its size is unknown."""
     return None if self.limit is None else self.needed <= self.limit
 
   def least_seconds(self, chip: chips.Chip) -> dict[str, float]:
-    """By what they are spent on, each at its peak and everything else idle."""
+    """Seconds for products, memory and links, each alone at its peak rate."""
     seconds = {"products": self.flops / chip.flops}
     if self.accessed is not None:
       seconds["memory"] = self.accessed / chip.bandwidth
@@ -75,12 +75,12 @@ def of(
   """Compiles a program: `(report, compiled or None if it is too large)`.
 
   Args:
-    name: for the report.
-    program: from `jax.jit`.
-    args: shapes with shardings.
-    flops: of one run, over all devices.
+    name: name in the report.
+    program: a function from `jax.jit`.
+    args: its arguments, as shapes with shardings.
+    flops: FLOPs of one run over all devices.
     while_trips: see `hlo.traffic`.
-    limit: bytes that a device has; None: not known.
+    limit: memory of a device, bytes; None: unknown.
   """
   devices = jax.sharding.get_abstract_mesh().size
   began = time.monotonic()

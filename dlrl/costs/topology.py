@@ -1,9 +1,9 @@
-"""Devices by the name of an accelerator, which need not be there.
+"""Devices by the name of an accelerator, which need not be present.
 
-`v5e-64`, `v5p-32`, `v6e-8`, `7x-16`: sizes as Google Cloud names them, chips of
-v5e and v6e, cores of v5p and TPU7x, which have two per chip. `v5p:2x2x4` gives
-the chips along each axis instead, `2xv5e-16` two slices. `cpu-8` are parts of
-this machine's CPU, `cpu` and `gpu` what JAX finds.
+`v5e-64`, `v5p-32`, `v6e-8` and `7x-16` are sizes as Google Cloud names them:
+chips of v5e and v6e, cores of v5p and TPU7x, which have two cores per chip.
+`v5p:2x2x4` gives the chips along each axis of the torus; `2xv5e-16` means two
+slices; `cpu-8` splits this machine's CPU; `cpu` and `gpu` are what JAX finds.
 """
 
 import importlib.util
@@ -14,18 +14,18 @@ import jax
 
 from dlrl import strict
 
-# What the compiler calls them; axes of the torus; cores that a size counts.
+# The compiler's name; axes of the torus; cores per chip in the size.
 KINDS = {
   "v5e": ("v5e", 2, 1), "v6e": ("v6e", 2, 1),
   "v5p": ("v5", 3, 2), "7x": ("tpu7x", 3, 2),
 }
-# Chips of a slice that has a name, by the number of axes: powers of two.
+# Chips of the slices that have a name, by number of axes.
 POD = {2: (1, *(2**n for n in range(2, 9))), 3: [2**n for n in range(2, 13)]}
-HOST = (2, 2, 1)  # chips of one host, along the axes
+HOST = (2, 2, 1)  # chips of one host along each axis
 _TPU = re.compile(
   r"(?:(?P<slices>\d+)x)?(?:tpu)?(?P<kind>\w+?)"
   r"(?:-(?P<size>\d+)|:(?P<axes>\d+(?:x\d+)+))")
-# Or libtpu looks for chips, and asks a metadata server for them.
+# Without these, libtpu looks for chips and asks a metadata server.
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -33,14 +33,14 @@ _NO_TPU = {
 
 
 def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
-  """The devices of `name`; to be called before JAX looks for its own.
+  """The devices of `name`; call this before JAX creates its own.
 
   Args:
-    name: see above.
-    field: of the flag, for messages.
+    name: an accelerator, see above.
+    field: name of the flag, for messages.
 
   Raises:
-    strict.FlagError: no such accelerator, or its compiler is not installed.
+    strict.FlagError: `name` is unknown, or the compiler is not installed.
   """
   if match := re.fullmatch(r"(cpu|gpu)(?:-([1-9]\d*))?", name):
     return _of_host(match[1], match[2], name, field)
@@ -50,9 +50,9 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
       field, name, "needs the compiler for TPUs: pip install 'dlrl[tpu]'")
   for key, value in _NO_TPU.items():
     os.environ.setdefault(key, value)
-  # Whatever this machine has, it is only to compile.
+  # This machine only compiles, whatever accelerator it has.
   jax.config.update("jax_platforms", "cpu")
-  from jax.experimental import topologies  # asks for a backend
+  from jax.experimental import topologies  # creates a backend on import
   axes = [int(n) for n in layout.partition(":")[2].split("x")]
   axes += [1] * (3 - len(axes))
   try:
@@ -61,7 +61,7 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
       chips_per_host_bounds=tuple(map(min, axes, HOST)), wrap=wrap(axes))
   except (RuntimeError, NotImplementedError, ValueError) as e:
     raise strict.FlagError(
-      field, name, f"the compiler for TPUs does not take it: {e}") from e
+      field, name, f"the compiler for TPUs refuses it: {e}") from e
   return list(found.devices)
 
 
@@ -69,14 +69,14 @@ def parse(name: str, field: str = "compile_only") -> tuple[int, str]:
   """`(slices, layout)` of a TPU's name: `2xv5p-16` is (2, "v5:2x2x2").
 
   Raises:
-    strict.FlagError: not a name, or not a size there is.
+    strict.FlagError: an unknown accelerator or slice size.
   """
   match = _TPU.fullmatch(name)
   if match is None or match["kind"] not in KINDS:
     raise strict.FlagError(
-      field, name, "names no accelerator; there are v5e-64 and other sizes, "
-      "v5p-32, v6e-8, 7x-16, v5p:2x2x4 by axes, 2xv5e-16 of two slices, cpu-8, "
-      "gpu")
+      field, name, "unknown accelerator; use v5e-64, v5p-32, v6e-8, 7x-16 "
+      "(or other sizes), v5p:2x2x4 (chips by axes), 2xv5e-16 (two slices), "
+      "cpu-8 or gpu")
   kind, axes, cores = KINDS[match["kind"]]
   slices = int(match["slices"] or 1)
   if slices < 1:
@@ -87,25 +87,25 @@ def parse(name: str, field: str = "compile_only") -> tuple[int, str]:
   sizes = POD[axes]
   if odd or chips not in sizes:
     raise strict.FlagError(
-      field, name, "is no size of a slice; there are "
-      f"{', '.join(str(n * cores) for n in sizes)}; others by their axes, "
-      f"{match['kind']}:{'x'.join(['4'] * axes)}")
+      field, name, "not a valid slice size; valid sizes: "
+      f"{', '.join(str(n * cores) for n in sizes)}; for others give the axes, "
+      f"such as {match['kind']}:{'x'.join(['4'] * axes)}")
   return slices, f"{kind}:" + "x".join(map(str, _layout(chips, axes)))
 
 
 def _layout(chips: int, axes: int) -> list[int]:
-  """Chips along each axis, as equal as powers of two can be."""
+  """Chips along each axis: powers of two, as equal as possible."""
   if axes == 3 and chips == 4:
     return [2, 2, 1]  # one host
   doublings = chips.bit_length() - 1
-  # The later axes are the longer ones.
+  # Later axes get the remaining doublings.
   return [2 ** ((doublings + i) // axes) for i in range(axes)]
 
 
 def wrap(axes: list[int]) -> tuple[bool, ...]:
-  """Which axes are rings: of v5e and v6e those of 16 chips, of whole cubes all.
+  """Which axes wrap around: those of 16 chips in 2-D, all of whole 4x4x4 cubes.
 
-  It decides how the compiler gathers and sums.
+  The compiler's choice of collectives depends on it.
   """
   if axes[2] == 1:
     return (axes[0] == 16, axes[1] == 16, False)
@@ -127,5 +127,5 @@ def _of_host(platform: str, parts: str | None, name: str, field: str
   wanted = int(parts or len(found))
   if wanted > len(found):
     raise strict.FlagError(
-      field, name, f"this machine has {len(found)} GPUs")
+      field, name, f"this machine has only {len(found)} GPUs")
   return found[:wanted]

@@ -1,4 +1,4 @@
-"""Seconds per phase of a run, over all its restarts; compiling is one."""
+"""Seconds per phase of a run over all its restarts; compilation is a phase."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 
 COMPILE = "compile"
-_compiled = 0.0  # of this process; JAX's listeners are the process's, too
+_compiled = 0.0  # seconds; global, as JAX's listeners are
 
 
 def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -21,18 +21,18 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def now() -> float:
-  """Seconds from any origin, in which XLA compiled nothing."""
+  """Monotonic seconds from an arbitrary origin, without compilation."""
   return time.monotonic() - _compiled
 
 
 class Clock:
-  """Adds up the wall time of named phases, and that of compiling.
+  """Adds up the wall time of named phases, and of compilation.
 
   Args:
     totals: seconds per phase so far, from a checkpoint.
   """
 
-  def __init__(self, totals: Mapping[str, float] = {}):
+  def __init__(self, totals: Mapping[str, float] = {}) -> None:
     self._totals = dict(totals)
     self._compiled = _compiled
 
@@ -43,12 +43,12 @@ class Clock:
     return self._totals | {COMPILE: compiled}
 
   def add(self, phase: str, seconds: float) -> None:
-    """Counts `seconds` for `phase`."""
+    """Adds `seconds` to `phase`."""
     self._totals[phase] = self._totals.get(phase, 0.0) + seconds
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
-    """Counts the time spent inside."""
+    """Adds the time spent inside the block, without compilation."""
     start = now()
     yield
     self.add(name, now() - start)

@@ -1,7 +1,7 @@
-"""Compiled programs are kept with a run, so that it is soon back after a stop.
+"""Caches compiled programs in the workdir, so that restarts skip compilation.
 
-A program that was chosen by trying several, as XLA does on GPUs, is then also
-the same one after it.
+On GPUs, where XLA chooses among kernels by timing them, a restart also keeps
+the choice.
 """
 
 import pathlib
@@ -10,6 +10,6 @@ import jax
 
 
 def keep(directory: pathlib.Path) -> None:
-  """Keeps them in `directory`, unless JAX has been told of another."""
+  """Makes `directory` JAX's compilation cache, unless it has one already."""
   if jax.config.values["jax_compilation_cache_dir"] is None:
     jax.config.update("jax_compilation_cache_dir", str(directory))

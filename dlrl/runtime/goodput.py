@@ -1,9 +1,10 @@
-"""How much of a run's time went into steps that count, over all its starts.
+"""Goodput: the share of a run's time that went into steps it kept.
 
     workdir/starts.jsonl   one object per process, written as it starts
 
-Steps that were lost, because a process ended before they were saved, do not
-count; nor does compiling, loading, evaluating or waiting to be started again.
+Steps that were lost because a process ended before they were saved do not
+count, and neither do compilation, loading, evaluation or the time between
+restarts.
 """
 
 import itertools
@@ -18,7 +19,7 @@ _FILE = "starts.jsonl"
 
 
 def start(workdir: pathlib.Path) -> None:
-  """Notes that a process starts, and when the one before it last wrote."""
+  """Records that a process starts, and when the previous one last wrote."""
   path = workdir / _FILE
   files = [p for p in (path, workdir / "metrics.jsonl",
                        *workdir.glob("warm_start/*/metrics.jsonl"))
@@ -30,19 +31,20 @@ def start(workdir: pathlib.Path) -> None:
 
 def read(workdir: pathlib.Path, seconds: Mapping[str, float]
          ) -> dict[str, float]:
-  """Of a run that ends now.
+  """Goodput of a run that ends now.
 
   Args:
-    workdir: of the run.
-    seconds: per phase, of what was kept.
+    workdir: directory of the run.
+    seconds: seconds per phase that the run kept.
 
   Returns:
-    `restarts`; `running_seconds` of all processes; `idle_seconds` between
-    them; `step_seconds` and `share`, their part of the running time.
+    `restarts`; `running_seconds`, the wall time of all processes;
+    `idle_seconds` between them; `step_seconds` of kept steps; and `share`,
+    step_seconds / running_seconds.
   """
   starts = [json.loads(line) for line in
             (workdir / _FILE).read_text(encoding="utf-8").splitlines()]
-  # A process was seen last before the next one started, by which it is told.
+  # The end of a process is the last write that its successor found.
   ends = [max(row["start"], after["last_seen"])
           for row, after in itertools.pairwise(starts)]
   running = sum(end - row["start"] for row, end in zip(
@@ -56,7 +58,7 @@ def read(workdir: pathlib.Path, seconds: Mapping[str, float]
 
 
 def line(found: Mapping[str, float], seconds: Mapping[str, Any]) -> str:
-  """For people, with the other phases of the run."""
+  """One line for people, with the other phases of the run."""
   others = {k: v for k, v in seconds.items() if k not in STEPS}
   known = sum(others.values()) + found["step_seconds"]
   others["other"] = max(found["running_seconds"] - known, 0.0)

@@ -1,8 +1,8 @@
 """The device mesh and every sharding decision.
 
-Axes: `data` (replicas), `fsdp` (parameters split, batch split), `tensor`
-(matrices split). All are Auto axes: XLA propagates from the shardings of the
-parameters and of the batch, which are fixed here and nowhere else.
+Axes: `data` (replicas; shards the batch), `fsdp` (shards parameters and batch),
+`tensor` (shards matrix products). All are Auto axes: XLA propagates the
+shardings of parameters and batch, which are fixed only in this file.
 """
 
 import functools
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,27 +27,28 @@ BATCH = ("data", "fsdp")
 
 
 def split_cpu(parts: int, processes: int = 1) -> None:
-  """Lets JAX see the host's CPU as so many devices, if it has no other ones.
+  """Splits the host's CPU into several JAX devices.
 
-  XLA runs a small model's operations on one core, whatever there is; devices
-  run at the same time. To be called before JAX is asked for its devices.
+  XLA runs the operations of a small model on one core, but runs devices in
+  parallel. Call this before JAX creates its devices.
 
   Args:
-    parts: over all processes; 0: as JAX likes.
-    processes: of the job, each of which gets as many.
+    parts: devices over all processes; 0: JAX's default.
+    processes: processes of the job, each of which gets an equal part.
 
   Raises:
-    strict.ConfigError: the parts cannot be shared out equally.
+    strict.ConfigError: `parts` is not a multiple of `processes`.
   """
   strict.require(
     parts % processes == 0, "mesh.cpu_devices", parts,
-    f"must be a multiple of the {processes} processes, which share them")
+    f"must be a multiple of the {processes} processes, which share the devices")
   if parts:
     jax.config.update("jax_num_cpu_devices", parts // processes)
 
 
-def make(cfg: config.MeshConfig, devices=None) -> jax.sharding.Mesh:
-  """The mesh over all devices.
+def make(cfg: config.MeshConfig, devices: Sequence[Any] | None = None
+         ) -> jax.sharding.Mesh:
+  """The mesh over `devices`; None: over all.
 
   Raises:
     strict.ConfigError: the sizes do not multiply to the number of devices.
@@ -56,14 +58,14 @@ def make(cfg: config.MeshConfig, devices=None) -> jax.sharding.Mesh:
   text = "x".join(map(str, sizes))
   strict.require(
     sizes.count(-1) <= 1 and all(s == -1 or s > 0 for s in sizes),
-    "mesh", text, "sizes are positive, and at most one is -1")
+    "mesh", text, "sizes must be positive; at most one may be -1")
   known = math.prod(s for s in sizes if s != -1)
   if -1 in sizes:
     sizes[sizes.index(-1)] = len(devices) // known
   strict.require(
     math.prod(sizes) == len(devices), "mesh", text,
-    f"must multiply to the {len(devices)} devices there are; "
-    "set one axis to -1 to fill up")
+    f"must multiply to the {len(devices)} devices of this job; "
+    "set one axis to -1 to use all")
   slices = len({getattr(d, "slice_index", 0) for d in devices
                 if d.platform == "tpu"})
   if slices > 1:
@@ -72,12 +74,13 @@ def make(cfg: config.MeshConfig, devices=None) -> jax.sharding.Mesh:
     tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def _of_slices(sizes: list[int], slices: int, devices) -> jax.sharding.Mesh:
-  """Slices of TPUs: what is gathered in every layer stays within one."""
+def _of_slices(sizes: list[int], slices: int, devices: Sequence[Any]
+               ) -> jax.sharding.Mesh:
+  """A mesh over several TPU slices; only `data` crosses their slow network."""
   strict.require(
     sizes[0] % slices == 0, "mesh.data", sizes[0],
-    f"must be a multiple of the {slices} slices: parameters are not to be "
-    "gathered from one to another")
+    f"must be a multiple of the {slices} slices: parameters must not be "
+    "gathered across slices")
   within = (sizes[0] // slices, *sizes[1:])
   return jax.sharding.Mesh(
     mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices),
@@ -85,18 +88,18 @@ def _of_slices(sizes: list[int], slices: int, devices) -> jax.sharding.Mesh:
 
 
 def platform() -> str:
-  """Of the mesh in use, which may be of devices elsewhere, or of JAX's own."""
+  """Platform of the mesh in use; without one, of JAX's default backend."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """Axis 0 over data and fsdp, the rest whole."""
+  """Shards axis 0 over `data` and `fsdp`."""
   return NamedSharding(mesh, P(BATCH))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """A copy on every device."""
+  """A full copy on every device."""
   return NamedSharding(mesh, P())
 
 
@@ -109,10 +112,10 @@ def constrain(x: jax.Array, *spec: Any) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gathered(x: jax.Array, spec: P, home: P) -> jax.Array:
-  """`x` pinned to `spec`, and its gradient to `home`.
+  """`x` constrained to `spec`, and its gradient constrained to `home`.
 
-  Pinned to `spec`, as `constrain` would have it, the sum of a gradient over
-  devices would be whole on all of them.
+  `constrain` would apply `spec` to the gradient, too: each device would then
+  hold the whole summed gradient instead of its shard.
   """
   del home
   return constrain(x, *spec)
@@ -126,17 +129,17 @@ gathered.defvjp(_gathered, lambda spec, home, _, g: (constrain(g, *home),))
 
 
 def shard_batch(x: jax.Array) -> jax.Array:
-  """Pins axis 0 to the batch axes.
+  """Constrains axis 0 to the batch axes.
 
-  Without it XLA may move the batch instead of gathering a layer's parameters.
+  Otherwise XLA may move the batch instead of gathering a layer's parameters.
   """
   return constrain(x, BATCH, *(None,) * (x.ndim - 1))
 
 
 def batch_parts(rows: int) -> int:
-  """Equal parts of so many rows that `shard_batch` puts on different devices.
+  """Number of devices that `shard_batch` splits `rows` rows over.
 
-  One without a mesh, or where the rows are not a multiple of its batch axes.
+  1 without a mesh, or if `rows` is not a multiple of its batch axes.
   """
   shape = jax.sharding.get_abstract_mesh().shape
   parts = math.prod(shape.get(axis, 1) for axis in BATCH)
@@ -146,9 +149,9 @@ def batch_parts(rows: int) -> int:
 def on_each_device(
   fn: Callable[..., Any], in_specs: Any, out_specs: Any
 ) -> Callable[..., Any]:
-  """`fn` of each device's part of the arrays; of all without a mesh in use.
+  """`fn` applied to each device's shard; without a mesh, to whole arrays.
 
-  For what XLA cannot divide by itself. The parts must be equal.
+  For functions that XLA cannot partition. Axes must divide evenly.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return fn
@@ -159,19 +162,20 @@ def on_each_device(
 def param_shardings(
   mesh: jax.sharding.Mesh, table: Mapping[str, P], params: Any
 ) -> Any:
-  """A tree of shardings for `params`, by the table of its model.
+  """The shardings of `params`, as a tree of the same structure.
 
   Args:
-    mesh: from `make`.
-    table: pattern of a leaf's path (`a/b/c`, matched in full) to its spec.
+    mesh: a mesh from `make`.
+    table: maps regular expressions for the paths of leaves (`a/b/c`, matched in
+      full) to their specs.
     params: nested dicts of anything with a shape.
 
   Raises:
-    ValueError: a leaf that matches no row or several.
-    strict.ConfigError: an axis that does not divide.
+    ValueError: a leaf matches no row of the table, or several.
+    strict.ConfigError: a mesh axis does not divide an array axis.
   """
 
-  def one(path, leaf):
+  def one(path: Any, leaf: Any) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     specs = [s for pattern, s in table.items() if re.fullmatch(pattern, name)]
     if len(specs) != 1:

@@ -1,10 +1,10 @@
-"""A process that waits for the real one, and says how it ended.
+"""A parent process that waits for the working one and reports how it ended.
 
-When a process of a job dies, JAX ends the others from a thread of its own, by
-`abort`: no handler and no `finally` of theirs runs, and the exit code is that
-of any crash. So a process of a job is two. The guard forks before JAX has made
-devices or threads, passes signals on, and turns an abort into a message and a
-code that schedulers can tell from others.
+When one process of a job dies, JAX aborts the others from a background thread:
+no handler and no `finally` runs, and the exit code looks like any crash. So
+each process of a job is two. The parent forks before JAX has created devices or
+threads, passes signals on, and turns an abort into a message and an exit code
+that schedulers can recognize.
 """
 
 import ctypes
@@ -14,29 +14,29 @@ import sys
 
 LOST = 44  # exit code: another process has ended or is out of reach
 MESSAGE = (
-  "dlrl: another process of the job has ended or cannot be reached, and so "
-  "this one cannot go on; the log of the one that ended first says why. The "
+  "dlrl: another process of the job has ended or cannot be reached, so this "
+  "one cannot go on. The log of the process that ended first says why. The "
   "same command continues.")
 _PR_SET_PDEATHSIG = 1
 
 
 def split() -> None:
-  """Returns in a child process; the caller's process waits, and ends with it.
+  """Forks: returns in the child, while the parent waits and ends with it.
 
-  It ends with the child's exit code; with `LOST` if the child was aborted; with
-  128 + n if it was killed by signal n. Killed itself, it takes the child along.
-  Call it before anything starts threads.
+  The parent ends with the child's exit code, with `LOST` if the child was
+  aborted, or with 128 + n if signal n killed the child. If the parent is
+  killed, the child is, too. Call this before anything starts threads.
   """
-  guard = os.getpid()
+  parent = os.getpid()
   child = os.fork()
   if child:
     os._exit(_wait(child))
-  # A terminal's Ctrl-C comes to the guard alone, which passes it on: once.
+  # Ctrl-C in a terminal reaches only the parent, which passes it on once.
   os.setpgid(0, 0)
   libc = ctypes.CDLL(None)
   if hasattr(libc, "prctl"):  # Linux
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() != guard:  # it died before that
+  if os.getppid() != parent:  # it died before prctl
     os._exit(LOST)
 
 

@@ -1,7 +1,7 @@
-"""Being told to stop: SIGTERM, which schedulers send a while before they kill.
+"""Stops a run on SIGTERM, which schedulers send some time before they kill.
 
-What a run has done since its last checkpoint is then saved at the end of the
-step, and the process ends with a code that asks to be started again.
+The step in progress is finished and saved, and the process ends with an exit
+code that asks to be started again.
 """
 
 import signal
@@ -14,17 +14,17 @@ EXIT_CODE = 42
 
 
 class Preempted(BaseException):
-  """Ends the process; like an interrupt, nothing below `main` handles it."""
+  """Ends the process; like KeyboardInterrupt, only `main` handles it."""
 
 
 class Notice:
-  """Listens for SIGTERM while it is entered.
+  """Listens for SIGTERM while entered.
 
-  Until the loop that entered it has finished a step, nothing would be lost and
-  SIGTERM raises `Preempted` wherever the program is; from then on it waits for
-  the loop to ask. If one process of many is told, all learn of it at the same
-  step. (Not by JAX's preemption service, which Orbax asks, too, with numbers of
-  its own: the step to stop at could be missed.)
+  Before the first step is finished, nothing can be lost, and SIGTERM raises
+  `Preempted` at once. Later it sets a flag that the loop reads after each step.
+  If one process of several is told, all learn of it at the same step. JAX's
+  preemption service is not used: Orbax also asks it, with step numbers of its
+  own, so that the step to stop at could be missed.
   """
 
   def __init__(self) -> None:
@@ -32,17 +32,17 @@ class Notice:
     self._stepped = False
 
   def reached(self) -> bool:
-    """Whether to save and end now; to be asked after every step, once.
+    """Whether to save and end now. Call it once after every step.
 
-    All processes of a job have to ask, and get the same answer.
+    All processes of a job must call it; all get the same answer.
     """
     self._stepped = True
     return processes.anywhere(self._told)
 
   def _tell(self, number: int, frame: FrameType | None) -> None:
-    self._told = True  # to be told once more changes nothing
+    self._told = True  # a repeated signal changes nothing
     if not self._stepped:
-      raise Preempted("nothing has been done that is not saved")
+      raise Preempted("nothing had to be saved")
 
   def __enter__(self) -> "Notice":
     self._former: Any = (

@@ -1,8 +1,8 @@
-"""The processes of one job, each with its own devices: joining, exchanging.
+"""Joins the processes of a job and exchanges values between them.
 
-Every process runs the same program on the same config. Arrays are split over
-the devices of all; what the host computes from rows, such as rewards, it
-computes for those on its own devices and tells the others.
+Every process runs the same program with the same config. Arrays are sharded
+over the devices of all processes. Host computations on rows, such as rewards,
+are done by the process whose devices hold the rows, and then gathered.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed  # its number of processes makes no devices
+from jax._src import distributed  # unlike jax.process_count, needs no devices
 from jax.experimental import multihost_utils
 
 from dlrl import strict
@@ -30,9 +30,9 @@ from dlrl.runtime import parent_process
 # By name, since errors travel between processes as JSON.
 _ERRORS = {kind.__name__: kind for kind in (
   strict.ConfigError, strict.FlagError, strict.ArgumentError)}
-# Of errors that a process has for no other reason than the end of another.
+# Matches errors whose cause is that another process has ended.
 _LOST = re.compile(r"\b(gloo|nccl|heartbeats?|coordination service)\b", re.I)
-_TOGETHER = 5  # seconds in which processes end that end for the same reason
+_TOGETHER = 5  # seconds to wait for processes that end for the same reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Job:
   """How this process finds the others.
 
   Attributes:
-    detect: whether SLURM, GKE, a TPU VM or Open MPI says what is not said here.
+    detect: whether SLURM, GKE, the TPU VM or Open MPI provides what is left out
+      below.
     coordinator: HOST:PORT on which process 0 listens; "": detected.
-    processes: how many there are; 0: detected.
-    process: the number of this one, from 0; -1: detected.
-    timeout: seconds without a sign of life after which one counts as dead.
+    processes: number of processes in the job; 0: detected.
+    process: number of this process, from 0; -1: detected.
+    timeout: seconds without a heartbeat after which a process counts as dead.
   """
 
   detect: bool = False
@@ -55,13 +56,13 @@ class Job:
 
 
 def start(job: Job) -> None:
-  """Joins the job's processes, and returns when all of them have.
+  """Joins the job's processes; returns when all have joined.
 
-  A job of several processes goes on in a child of this process, see `guard`.
-  Call it once, before JAX is asked for devices.
+  With several processes, the caller continues in a child process, see
+  `parent_process`. Call this once, before JAX creates its devices.
 
   Raises:
-    strict.FlagError: `job` lacks something that nobody else knows.
+    strict.FlagError: a flag is missing or invalid.
   """
   told = (job.coordinator != "", job.processes > 0, job.process >= 0)
   if not job.detect and not any(told):
@@ -69,66 +70,66 @@ def start(job: Job) -> None:
   if not job.detect and not all(told):
     raise strict.FlagError(
       "coordinator", job.coordinator,
-      "--coordinator, --num_processes and --process_id go together; with "
-      "--distributed, what is missing is asked of the system")
+      "pass --coordinator, --num_processes and --process_id together, or "
+      "--distributed where the system knows what is missing")
   if all(told) and job.process >= job.processes:
     raise strict.FlagError(
       "process_id", job.process,
-      f"must be less than num_processes = {job.processes}")
+      f"must be less than --num_processes={job.processes}")
   if job.coordinator and not re.fullmatch(r".+:\d+", job.coordinator):
     raise strict.FlagError("coordinator", job.coordinator, "must be HOST:PORT")
   parent_process.split()
-  # It would take SIGTERM to itself, and Orbax and a loop that both ask it for
-  # the step to stop at, each with numbers of its own, can miss that for ever.
+  # JAX's service would handle SIGTERM itself. Orbax and our loop would both ask
+  # it for the step to stop at, with different step numbers, and can miss it.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
       job.coordinator or None, job.processes or None,
       job.process if job.process >= 0 else None,
       heartbeat_timeout_seconds=job.timeout,
-      # All devices of the host, unless the system gives each process its own.
+      # Without a cluster, each process uses all devices of its host.
       cluster_detection_method=None if job.detect else "deactivate")
   except ValueError as e:
     raise strict.FlagError(
-      "distributed", job.detect, f"{e} Nothing here says so; give "
+      "distributed", job.detect, f"{e} The system does not provide it; pass "
       "--coordinator, --num_processes and --process_id") from e
 
 
 def joined() -> int:
-  """How many processes have joined; unlike JAX's count, makes no devices."""
+  """Number of joined processes; unlike JAX's count, creates no devices."""
   return distributed.global_state.num_processes
 
 
 def first() -> bool:
-  """Whether this is process 0, which writes what is written once."""
+  """Whether this is process 0, which writes the files of a run."""
   return distributed.global_state.process_id == 0
 
 
 def leave(code: int) -> NoReturn:
-  """Ends this process, for a reason that others may have at the same time.
+  """Ends this process with `code`, for a reason that others may share.
 
-  Those that have end with the same code. Those that have not would wait for
-  this one for ever; they end within `Job.timeout`, with `guard.LOST`.
+  Waits briefly so that processes exiting for the same reason report the same
+  code. The others end within `Job.timeout`, with `parent_process.LOST`.
   """
   if joined() == 1:
     sys.exit(code)
   client: Any = distributed.global_state.client
-  with contextlib.suppress(jax.errors.JaxRuntimeError):  # some do not come
+  with contextlib.suppress(jax.errors.JaxRuntimeError):  # some do not arrive
     client.wait_at_barrier("leave", timeout_in_ms=1000 * _TOGETHER)
   if first():
-    time.sleep(1)  # its end is noticed by the others at once
+    time.sleep(1)  # the end of process 0 aborts the others at once
   _exit(code)
 
 
 def _exit(code: int) -> NoReturn:
-  # Python's way out would wait for the others, by JAX's shutdown.
+  # A normal exit would wait for the others in JAX's shutdown.
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
 
 
 def fail(error: Exception) -> NoReturn:
-  """Ends this process for an error; it may be that another one has ended."""
+  """Ends this process after `error`, which the end of another may cause."""
   if joined() == 1:
     raise error
   traceback.print_exception(error)
@@ -139,16 +140,15 @@ def fail(error: Exception) -> NoReturn:
 
 
 def gather(value: Any) -> list[Any]:
-  """The value, JSON, of every process, in their order.
+  """The JSON values of all processes, ordered by process number.
 
-  All processes have to call it, and in the same order as what else they do on
-  devices.
+  All processes must call it, in the same order as their other collectives.
   """
   if joined() == 1:
     return [value]
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.int32(data.size))
-  # A few shapes only, since each is a program to compile.
+  # Rounded up to powers of two: each shape is a program to compile.
   room = np.zeros(1 << int(sizes.max() - 1).bit_length(), np.uint8)
   room[: data.size] = data
   rows = multihost_utils.process_allgather(room)
@@ -157,15 +157,15 @@ def gather(value: Any) -> list[Any]:
 
 
 def anywhere(flag: bool) -> bool:
-  """Whether it is set in any process; all have to ask, as by `gather`."""
+  """Whether `flag` is set in any process; all must call it, see `gather`."""
   return any(gather(flag))
 
 
 def by_first(do: Callable[[], Any]) -> Any:
-  """What `do` returns, JSON, in process 0, which alone calls it; for all.
+  """Calls `do` in process 0 and returns its JSON result in all processes.
 
   Raises:
-    strict.ConfigError: in all processes, as `do` does.
+    strict.ConfigError: `do` raised it; raised in all processes.
   """
   error = value = None
   if first():
@@ -186,11 +186,11 @@ def by_first(do: Callable[[], Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-  """The rows of a batch that are this process's to score.
+  """The rows of a batch that this process scores.
 
   Attributes:
-    places: of them in the batch, ascending.
-    total: rows of the batch.
+    places: their positions in the batch, ascending.
+    total: number of rows in the batch.
   """
 
   places: Sequence[int]
@@ -198,11 +198,13 @@ class Share:
 
   def whole(self, columns: Mapping[str, Sequence[Any]]
             ) -> dict[str, list[Any]]:
-    """The columns of all rows, from those of each process's; as `gather`.
+    """The columns of all rows, gathered from all processes.
 
     Args:
-      columns: of the share, in the order of `places`, JSON. What only another
-        process has is None here.
+      columns: JSON values of this process's rows, in the order of `places`.
+
+    Returns:
+      Columns with `total` values; None where no process has one.
     """
     found: dict[str, list[Any]] = {}
     for places, part in gather([list(self.places), dict(columns)]):
@@ -214,11 +216,11 @@ class Share:
 
 
 def local(*arrays: jax.Array) -> tuple[Share, list[np.ndarray]]:
-  """This process's share of a batch, and its rows of the arrays [b, ...].
+  """This process's share of a batch, and its rows of the arrays.
 
   Args:
-    arrays: split alike, over axis 0 alone. Of rows that several processes
-      hold, the first of these has them.
+    *arrays: arrays [b, ...] with equal shardings, sharded only along axis 0.
+      Rows that several processes hold belong to the first of them.
   """
   spans: dict[tuple[int, int], int] = {}
   total = arrays[0].shape[0]

@@ -1,4 +1,4 @@
-"""A trace of some steps, for xprof and Perfetto."""
+"""Profiles a range of steps, for xprof and Perfetto."""
 
 import pathlib
 from typing import Any
@@ -7,10 +7,10 @@ import jax
 
 
 def span(steps: str) -> tuple[int, int] | None:
-  """First and last step of `"10-12"`; None: of no step, `""`.
+  """`(first, last)` step of `"10-12"` or `"10"`; None for `""`.
 
   Raises:
-    ValueError: it is neither.
+    ValueError: `steps` is something else.
   """
   if not steps:
     return None
@@ -22,24 +22,25 @@ def span(steps: str) -> tuple[int, int] | None:
 
 
 class Window:
-  """Traces a span of steps, while entered; process 0 does.
+  """While entered, traces a span of steps in process 0.
 
   Args:
-    steps: see `span`.
-    directory: for the trace.
+    steps: the steps, see `span`.
+    directory: where the trace is written.
   """
 
-  def __init__(self, steps: str, directory: pathlib.Path):
+  def __init__(self, steps: str, directory: pathlib.Path) -> None:
     self._span, self._directory = span(steps), directory
     self._tracing = False
     self._step: Any = None
 
   def begin(self, step: int, state: Any) -> None:
-    """Ends the step before, and begins another.
+    """Ends the previous step in the trace and begins `step`.
 
     Args:
-      step: its number.
-      state: what the step before leaves; is waited for if a trace ends.
+      step: number of the step that begins.
+      state: arrays that the previous step computed. If the trace ends here, it
+        waits for them, so that it covers all of the last step.
     """
     self._end_step()
     inside = self._span is not None and self._span[0] <= step <= self._span[1]
@@ -48,7 +49,7 @@ class Window:
       self._stop()
     if inside and not self._tracing and jax.process_index() == 0:
       options = jax.profiler.ProfileOptions()
-      options.python_tracer_level = 0  # every call of a grader, else
+      options.python_tracer_level = 0  # or every Python call of a grader
       jax.profiler.start_trace(self._directory, profiler_options=options)
       self._tracing = True
     if self._tracing:

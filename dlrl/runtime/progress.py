@@ -1,4 +1,4 @@
-"""One readable line per step, with the time that is left."""
+"""Prints one line per step, with the remaining time."""
 
 import collections
 import math
@@ -13,38 +13,38 @@ _muted = False
 
 
 def mute() -> None:
-  """Nothing is said from here on: another process of the job says the same."""
+  """Prints nothing from now on; process 0 of the job prints the same."""
   global _muted
   _muted = True
 
 
 def say(text: str) -> None:
-  """Prints one line after the seconds since the program began."""
+  """Prints one line, with the seconds since the program began before it."""
   if not _muted:
     print(f"[{time.monotonic() - _START:7.1f} s] {text}", flush=True)
 
 
 class Progress:
-  """Times the steps of a loop and describes where it is.
+  """Times the steps of a loop and describes its progress.
 
   Args:
-    total: the last step's number.
+    total: number of the last step.
     label: first word of each line.
-    clock: seconds from any origin.
+    clock: returns monotonic seconds.
   """
 
   def __init__(self, total: int, label: str,
-               clock: Callable[[], float] = time.monotonic):
+               clock: Callable[[], float] = time.monotonic) -> None:
     self._total, self._label, self._clock = total, label, clock
     self._last = clock()
     self._ticks = 0
     self._seconds: collections.deque[float] = collections.deque(maxlen=25)
 
   def tick(self, steps: int = 1) -> None:
-    """Ends one step, or several; the first tick, which compiles, is not timed.
+    """Ends `steps` steps; the first tick, which compiles, is not timed.
 
-    Call it where the loop has waited for the device: a step that has only been
-    dispatched takes no time.
+    Call it after the loop has waited for the device: a step that has only been
+    dispatched seems to take no time.
     """
     now = self._clock()
     if self._ticks:
@@ -55,8 +55,8 @@ class Progress:
   def line(self, step: int, **values: float | str) -> str:
     """`rl   37/100  reward 0.71  2.8 s/step  ETA 2:57`, for `say`.
 
-    The estimate is the median of the recent steps, so that a step with an
-    evaluation does not disturb it; absent until two steps are done.
+    The time per step is the median of recent steps, so that a step with an
+    evaluation does not disturb it. It is absent until two steps are done.
     """
     width = len(str(self._total))
     parts = [f"{self._label}  {step:{width}d}/{self._total}"]

@@ -1,7 +1,7 @@
-"""Ends a process that has stopped moving, and says where it stands.
+"""Ends a process that makes no progress, after printing all stacks.
 
-A collective that one process never joins, or a file system that no longer
-answers, keeps a job waiting for ever, and whoever pays for it.
+Otherwise a collective that one process never joins, or a file system that no
+longer answers, would keep a job and its accelerators waiting for ever.
 """
 
 import collections
@@ -19,21 +19,21 @@ _REMEMBERED = 101  # durations of each kind of work, for their median
 
 
 class Watchdog:
-  """A thread that ends the process if work takes too long, while entered.
+  """While entered, a thread ends the process if work takes too long.
 
-  Work is of named kinds, "step", "evaluation", "checkpoint": each takes about
-  as long as it did before, and no longer than a few times that.
+  Work comes in named kinds: "step", "evaluation", "checkpoint". Each is
+  compared with earlier work of the same kind.
 
   Args:
-    cfg: how long it may take.
-    end: called instead of ending the process, for tests.
-    poll: seconds between looks; time counts in these, so that a process that
-      was suspended is not taken for one that hangs.
+    cfg: the time limits.
+    end: ends the process; replaced in tests.
+    poll: seconds between checks. Elapsed time is counted in polls, so that a
+      process that was suspended is not mistaken for one that hangs.
   """
 
   def __init__(self, cfg: config.WatchdogConfig, *,
                end: Callable[[], None] = lambda: os._exit(EXIT_CODE),
-               poll: float = 1.0):
+               poll: float = 1.0) -> None:
     self._cfg, self._end, self._poll = cfg, end, poll
     self._took: dict[str, collections.deque[float]] = {}
     self._work: str | None = None
@@ -44,13 +44,13 @@ class Watchdog:
       target=self._watch, name="watchdog", daemon=True)
 
   def begin(self, work: str) -> None:
-    """Begins work of a kind; ends that of before."""
+    """Ends the work in progress and begins work of the kind `work`."""
     with self._lock:
       self._finish()
       self._work = work
 
   def limit(self, work: str) -> float:
-    """Seconds that work of this kind may take now."""
+    """Seconds that the next work of this kind may take."""
     took = self._took.get(work)
     if not took:
       return self._cfg.first_seconds
@@ -58,9 +58,9 @@ class Watchdog:
                self._cfg.times * statistics.median(took))
 
   def look(self) -> bool:
-    """Whether work has taken too long, and the process been ended for it.
+    """Ends the process if the work in progress is late; returns whether it is.
 
-    The thread calls it, every `poll` seconds.
+    The thread calls this every `poll` seconds.
     """
     with self._lock:
       self._waited += self._poll
@@ -68,8 +68,8 @@ class Watchdog:
       late = work is not None and waited > self.limit(work)
     if late:
       print(f"dlrl: hangs: this {work} has not ended in {waited:.0f} s, it "
-            f"usually takes {self._usual(work)}; see config.watchdog. Where "
-            "all threads stand:", file=sys.stderr, flush=True)
+            f"usually takes {self._usual(work)}; config.watchdog sets the "
+            "limits. Stacks of all threads:", file=sys.stderr, flush=True)
       faulthandler.dump_traceback(all_threads=True)
       self._end()
     return late

@@ -1,4 +1,4 @@
-"""Numbers that tell arrays apart to the bit, on whatever mesh they are."""
+"""Sharding-independent checksums of arrays: any flipped bit changes them."""
 
 import hashlib
 from typing import Any
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 
 def leaves(tree: Any) -> dict[str, str]:
-  """`dtype:number` of each array, 32 bits in hex digits, under its path `a/b`.
+  """Maps the path `a/b` of each array to its `dtype:checksum`, 32 bits in hex.
 
-  A change of any one element changes it; sums of integers do not depend on
-  their order, nor on how an array is divided.
+  A change of any single element changes the checksum. It is a sum of integers,
+  so it depends neither on the order of summation nor on the sharding.
   """
-  # One program at a time: several that exchange numbers between CPU devices
-  # can hold all threads and wait for each other, for ever.
+  # One program at a time: several that communicate between CPU devices can
+  # occupy all threads and deadlock.
   jax.block_until_ready(tree)
   sums = jax.tree.map(lambda x: jax.device_get(_weighted_sum(x)), tree)
   dtypes = jax.tree.leaves(jax.tree.map(lambda x: str(x.dtype), tree))
@@ -27,7 +27,7 @@ def leaves(tree: Any) -> dict[str, str]:
 def fingerprint(tree: Any) -> str:
   """Twelve hex digits that identify the arrays of a tree and their paths.
 
-  For what a checkpoint does not hold and counts on.
+  For arrays that a checkpoint depends on but does not contain.
   """
   text = repr(list(leaves(tree).items()))
   return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -35,9 +35,10 @@ def fingerprint(tree: Any) -> str:
 
 @jax.jit
 def _weighted_sum(x: jax.Array) -> jax.Array:
-  """The bits of all elements as integers, each times an odd number of its own.
+  """Sum over elements of their bits times an odd number, modulo 2**32.
 
-  Modulo 2**32, where no odd number divides zero.
+  The odd number differs between elements. It is invertible modulo 2**32, so
+  that changing one element always changes the sum.
   """
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     x = jax.random.key_data(x)

@@ -1,9 +1,9 @@
 """Checkpoints of a run: parameters, optimizer, step, keys and data iterator.
 
-One checkpoint is one directory, named by its step, that appears under its name
-only when complete. What a killed process leaves is ignored, and removed when
-the directory is opened next. With the arrays goes a digest of each, because a
-flipped bit on a disk is read as if nothing were.
+A checkpoint is a directory named after its step. It gets this name only when it
+is complete: what a killed process leaves is ignored, and removed when the
+directory is next opened. Each array is saved with a checksum, because Orbax
+returns flipped bits without an error.
 """
 
 import os
@@ -22,29 +22,29 @@ _decisions = ocp.training.save_decision_policies
 
 
 class Damaged(ValueError):
-  """A checkpoint that cannot be read, or is not what was saved."""
+  """A checkpoint that cannot be read, or differs from what was saved."""
 
 
 class OtherModel(ValueError):
-  """A checkpoint whose leaves are not those wanted."""
+  """A checkpoint whose leaves differ from the requested ones."""
 
 
 class Checkpoints:
-  """The checkpoints in one directory; saving goes on in the background.
+  """The checkpoints in one directory, saved in the background.
 
   Every process of a job opens it and makes the same calls, with the same
-  iterator and meta. What is saved does not tell how many processes there were.
+  iterator and meta. A checkpoint does not depend on the number of processes.
 
   Args:
-    directory: created if absent; nobody else saves there. Also of an object
+    directory: created if absent; must have no other writer. May be in an object
       store, `gs://...`.
-    keep: how many of the newest checkpoints stay.
+    keep: number of newest checkpoints that are kept.
   """
 
-  def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
+  def __init__(self, directory: str | os.PathLike[str], keep: int = 2) -> None:
     self._manager = ocp.training.Checkpointer(
       _root(directory),
-      # The caller decides when; Orbax by itself would skip a save while busy.
+      # The caller decides when. By default Orbax skips a save while busy.
       save_decision_policy=_decisions.FixedIntervalPolicy(1),
       preservation_policy=_policies.LatestN(keep),
       cleanup_tmp_directories=True,
@@ -52,8 +52,8 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The step of the newest checkpoint, after waiting for it."""
-    self.wait()  # Orbax lists a checkpoint from the moment it is begun
+    """Step of the newest checkpoint; waits until it is complete."""
+    self.wait()  # Orbax also lists checkpoints that are incomplete
     newest = self._manager.latest
     return None if newest is None else newest.step
 
@@ -61,43 +61,43 @@ class Checkpoints:
            meta: dict[str, Any]) -> None:
     """Begins a checkpoint; `wait`, `close` or another `save` completes it.
 
-    State and iterator may move on, and buffers be donated, as soon as this
-    returns. An older checkpoint is removed only after this one is complete.
+    As soon as this returns, the caller may advance the iterator and donate the
+    state's buffers. Older checkpoints are removed only after this one is
+    complete.
 
     Args:
-      step: names it.
+      step: names the checkpoint.
       state: a dict, dataclass or named tuple of trees of arrays, one of them
-        `params` for `load_params`. What is None is left out, so that a field
-        can be added later.
+        `params` for `load_params`. Fields that are None are not saved, so that
+        a field can be added later.
       iterator: a Grain `DatasetIterator`.
-      meta: JSON, a dict.
+      meta: a dict that JSON can hold.
 
     Raises:
-      FileExistsError: there is a checkpoint of this step.
+      FileExistsError: a checkpoint of this step exists.
     """
     self._manager.wait()
     self._manager.save_checkpointables_async(
       step, {"state": _present(state)}, force=True,
-      # Grain itself would write a file per process, for as many to read.
+      # Grain would write a file per process, to be read by as many.
       custom_metadata={"meta": meta, "digest": _digest(state, iterator),
                        "iterator": iterator.get_state()})
 
   def restore_latest(
     self, abstract_state: Any, iterator: Any,
   ) -> tuple[Any, dict[str, Any], int] | None:
-    """`(state, meta, step)` of the newest checkpoint, or None without one.
+    """`(state, meta, step)` of the newest readable checkpoint; None if none.
 
-    If it is damaged, of the newest that is not: says so, and moves those that
-    are out of the way, to `STEP.damaged`.
+    Damaged checkpoints are reported, skipped and renamed to `STEP.damaged`.
 
     Args:
-      abstract_state: `ShapeDtypeStruct`s with the shardings wanted, whatever
-        the mesh at the time of saving.
-      iterator: of the same dataset; is set to the saved position.
+      abstract_state: `ShapeDtypeStruct`s with the wanted shardings; the mesh
+        may differ from that at the time of saving.
+      iterator: an iterator of the same dataset; set to the saved position.
 
     Raises:
       OtherModel: leaves differ; lists their names, shapes and types.
-      Damaged: there are checkpoints, and all are damaged.
+      Damaged: all checkpoints are damaged.
     """
     self.wait()
     damage: dict[int, Damaged] = {}
@@ -116,7 +116,7 @@ class Checkpoints:
 
   def _restore(self, step: int, abstract_state: Any, iterator: Any
                ) -> tuple[Any, dict[str, Any]] | Damaged:
-    """`(state, meta)` of a step; all processes get those, or all damage."""
+    """`(state, meta)` of a step, or `Damaged`; the same in all processes."""
     found: tuple[Any, dict[str, Any]] | Damaged
     path = self._manager.directory / str(step)
     try:
@@ -129,7 +129,7 @@ class Checkpoints:
         **_fields(abstract_state) | loaded["state"]), extra["meta"]
     except OtherModel:
       raise
-    except Exception as e:  # Orbax has many, and documents none
+    except Exception as e:  # Orbax raises many kinds and documents none
       found = e if isinstance(e, Damaged) else Damaged(f"{path}: {e}")
     if jax.process_count() > 1 and not multihost_utils.process_allgather(
         not isinstance(found, Damaged)).all():
@@ -150,11 +150,11 @@ class Checkpoints:
     self._manager.reload()
 
   def wait(self) -> None:
-    """Returns when every checkpoint begun is complete; raises if one failed."""
+    """Waits until all saves are complete; raises if one failed."""
     self._manager.wait()
 
   def close(self) -> None:
-    """Waits, then releases threads."""
+    """Waits, then stops the background threads."""
     self._manager.close()
 
   def __enter__(self) -> "Checkpoints":
@@ -166,17 +166,18 @@ class Checkpoints:
 
 def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
                 step: int | None = None) -> Any:
-  """The parameters in a checkpoint, and nothing else of it.
+  """Reads only the parameters of a checkpoint.
 
   Args:
-    directory: as given to `Checkpoints`; nothing is written there.
-    abstract_params: `ShapeDtypeStruct`s as wanted, or a subtree of them.
-    step: of the checkpoint; None: the newest.
+    directory: directory of `Checkpoints`; nothing is written there.
+    abstract_params: `ShapeDtypeStruct`s of the parameters or of a subtree, with
+      the wanted shardings.
+    step: step of the checkpoint; None: the newest.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
+    FileNotFoundError: there is no such checkpoint.
     OtherModel: leaves differ; lists their names and shapes.
-    Damaged: it cannot be read; take another step.
+    Damaged: the checkpoint cannot be read; choose another step.
   """
   path, wanted = _path(directory, step), {"params": abstract_params}
   extra = _metadata(path, wanted, exact=False)
@@ -190,19 +191,19 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
 
 def load_meta(directory: str | os.PathLike[str], *, step: int | None = None
               ) -> dict[str, Any]:
-  """What was given to `save` as `meta` of a checkpoint.
+  """The `meta` that was passed to `save`.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
-    Damaged: it cannot be read.
+    FileNotFoundError: there is no such checkpoint.
+    Damaged: the checkpoint cannot be read.
   """
   return _metadata(_path(directory, step), {}, exact=False)["meta"]
 
 
 def steps(directory: str | os.PathLike[str]) -> list[int]:
-  """The steps of all complete checkpoints, ascending; nothing is written."""
+  """Steps of all complete checkpoints, ascending; writes nothing."""
   root = _root(directory)
-  if not root.is_dir():  # which the checkpointer would create
+  if not root.is_dir():  # Checkpointer would create it
     return []
   with ocp.training.Checkpointer(root) as manager:
     return sorted(found.step for found in manager.checkpoints)
@@ -210,7 +211,7 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
 
 def _root(directory: str | os.PathLike[str]) -> epath.Path:
   root = epath.Path(directory)
-  # A bucket's name would become that of a directory below the current one.
+  # Resolving would turn gs://bucket into a directory below the current one.
   return root if "://" in str(root) else root.expanduser().resolve()
 
 
@@ -219,7 +220,7 @@ def _path(directory: str | os.PathLike[str], step: int | None) -> epath.Path:
   if not there or step not in (None, *there):
     raise FileNotFoundError(
       f"no checkpoint{'' if step is None else f' of step {step}'} in {root}; "
-      f"there are: {', '.join(map(str, there)) or 'none'}")
+      f"available steps: {', '.join(map(str, there)) or 'none'}")
   return root / str(there[-1] if step is None else step)
 
 
@@ -240,11 +241,11 @@ def _digest(state: Any, iterator: Any) -> dict[str, str]:
 
 def _compare(path: epath.Path, saved: dict[str, str], found: dict[str, str]
              ) -> None:
-  """Raises unless what was read, and is of its old type, is what was saved."""
+  """Raises unless checksums agree; leaves read in another dtype are skipped."""
   other = [k for k, v in found.items()
            if saved[k] != v and _kind(saved[k]) == _kind(v)]
   if other:
-    raise Damaged(f"{path}: not as they were saved: {', '.join(other)}")
+    raise Damaged(f"{path}: differs from what was saved: {', '.join(other)}")
 
 
 def _kind(number: str) -> str:
@@ -253,7 +254,7 @@ def _kind(number: str) -> str:
 
 def _metadata(path: epath.Path, wanted: Any, exact: bool
               ) -> dict[str, Any]:
-  """`digest`, `meta` and `iterator` of a checkpoint with leaves as wanted."""
+  """`digest`, `meta` and `iterator` of a checkpoint with the wanted leaves."""
   try:
     saved = ocp.metadata(path, "state")
     found = {k: saved.custom_metadata[k]
@@ -267,7 +268,7 @@ def _metadata(path: epath.Path, wanted: Any, exact: bool
 
 
 def _check(path: epath.Path, saved: Any, wanted: Any, exact: bool) -> None:
-  """Raises unless leaves fit; `exact` minds types and unwanted leaves too."""
+  """Raises unless shapes agree; if `exact`, also dtypes and names of leaves."""
   there, here = _leaves(saved, exact), _leaves(wanted, exact)
   names = sorted(here.keys() | there.keys()) if exact else sorted(here)
   lines = [f"  {name}: {there.get(name, 'absent')} saved, "
@@ -281,7 +282,7 @@ def _check(path: epath.Path, saved: Any, wanted: Any, exact: bool) -> None:
 def _leaves(tree: Any, types: bool) -> dict[str, str]:
   found = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    # Orbax stores a key as its words.
+    # Orbax stores a PRNG key as its integers.
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       leaf = jax.eval_shape(jax.random.key_data, leaf)
     name = jax.tree_util.keystr(path, simple=True, separator="/")

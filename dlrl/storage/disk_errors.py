@@ -1,19 +1,20 @@
-"""What went wrong with a disk, in one line instead of a stack of calls."""
+"""Explains disk errors in one line instead of a traceback."""
 
 import errno
 import pathlib
 import re
+from collections.abc import Iterator
 
-# Libraries put the kernel's number into a text.
+# Libraries report the kernel's error number only in their messages.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _IN_TEXT = re.compile(r"os_error_code='(\d+)'")
 
 
 def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
-  """What the user has to know and to do; None: it is something else."""
+  """What happened and what to do next; None for other kinds of errors."""
   if any(map(_is_full, _causes(error))):
-    return (f"no space left for {workdir}: free some, or raise the quota; what "
-            "was saved is whole, and the same command continues from it")
+    return (f"no space left for {workdir}: free some, or raise the quota. The "
+            "newest checkpoint is complete; the same command continues from it")
   root = pathlib.Path(workdir).expanduser().absolute()
   for e in _causes(error):
     if isinstance(e, FileNotFoundError) and e.filename and (
@@ -23,8 +24,8 @@ def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
   return None
 
 
-def _causes(error: BaseException | None):
-  """The error and all that it was raised from or after."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  """The error and every error that it was raised from or after."""
   seen: set[int] = set()
   left = [error]
   while left:

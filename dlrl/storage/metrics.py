@@ -1,12 +1,12 @@
-"""Numbers and samples of a run on disk: JSON lines, and TensorBoard from them.
+"""Metrics and samples of a run on disk, as JSON lines and for TensorBoard.
 
     workdir/metrics.jsonl   one object per step
     workdir/samples.jsonl   logged completions
     workdir/tensorboard/    event files
 
-Every row goes to the kernel as it is written, so that a killed process loses
-none. A loop that writes the row of step s and only then saves checkpoint s
-finds all rows up to s after a restart from s.
+Rows are not buffered in the process, so that a killed process loses none. A
+loop that writes the row of step s before it saves checkpoint s finds all rows
+up to s after a restart from s.
 """
 
 import errno
@@ -32,13 +32,13 @@ class MetricsWriter:
   """Appends to the files above; the caller has claimed the directory.
 
   Args:
-    workdir: the directory, which exists.
-    tensorboard: whether event files are written too.
-    also: told each row, too.
+    workdir: an existing directory.
+    tensorboard: whether to write event files.
+    also: called with each step and row.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True,
-               also: wandb_log.Log | None = None):
+               also: wandb_log.Log | None = None) -> None:
     self._also = also
     self._root = pathlib.Path(workdir)
     self._tensorboard = tensorboard
@@ -47,12 +47,12 @@ class MetricsWriter:
     self._open(purge=None)
 
   def write(self, step: int, values: Mapping[str, float | str]) -> None:
-    """Appends the row of `step`; a number that is not finite becomes null.
+    """Appends the row of `step`; numbers that are not finite become null.
 
-    Text is left out of TensorBoard.
+    TensorBoard does not get text values.
 
     Raises:
-      ValueError: a row of this step or of a later one exists.
+      ValueError: a row of this or a later step exists.
     """
     if step <= self._last:
       raise ValueError(f"row of step {step} after the row of step {self._last}")
@@ -71,9 +71,9 @@ class MetricsWriter:
                             "completion": completion, "reward": _plain(reward)})
 
   def truncate_after(self, step: int) -> None:
-    """Forgets all rows and samples after `step`, which a resumed run rewrites.
+    """Deletes rows and samples after `step`, which a resumed run rewrites.
 
-    Pass -1 where the run begins again for want of a checkpoint.
+    Pass -1 if the run starts from the beginning.
     """
     self.close()
     for name in (_METRICS, _SAMPLES):
@@ -83,10 +83,10 @@ class MetricsWriter:
     self._open(purge=step + 1)
 
   def flush(self) -> None:
-    """Returns when everything written is on disk; call it before a save.
+    """Syncs everything written to disk; call it before saving a checkpoint.
 
     Raises:
-      FileNotFoundError: somebody removed the files, and the rows with them.
+      FileNotFoundError: the files have been removed.
     """
     if not os.fstat(self._metrics).st_nlink:
       raise FileNotFoundError(
@@ -120,14 +120,14 @@ class MetricsWriter:
     self._events = None
 
   def _scalars(self, step: int, row: dict[str, Any]) -> None:
-    # Not its SummaryWriter: on a full disk the thread of that dies, and the
-    # next row waits for it for ever.
+    # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and the
+    # next row waits for that thread for ever.
     if self._events is None:
       root = self._root / "tensorboard"
       root.mkdir(exist_ok=True)
-      # The name is host and second: a writer of the same second, without the
-      # suffix, would overwrite an older file. TensorBoard itself hides what
-      # older files say about the purged steps.
+      # File names hold host and second. Without the suffix, a writer opened in
+      # the same second would overwrite the older file. TensorBoard itself hides
+      # what older files hold of the purged steps.
       self._events = event_file_writer.EventsWriter(
         str(root / "events"), f".{len(list(root.glob('*')))}")
       if self._purge is not None:
@@ -142,7 +142,7 @@ class MetricsWriter:
 
 
 class _Nowhere(MetricsWriter):
-  """Takes what others write, and writes nothing."""
+  """Discards everything; for processes other than the first."""
 
   def __init__(self) -> None:
     pass
@@ -166,23 +166,23 @@ class _Nowhere(MetricsWriter):
 
 def writer(workdir: str | os.PathLike[str], *, writes: bool,
            also: wandb_log.Log | None = None) -> MetricsWriter:
-  """A `MetricsWriter`; of a process that leaves it to another, a silent one."""
+  """A `MetricsWriter`, or one that discards everything unless `writes`."""
   return MetricsWriter(workdir, also=also) if writes else _Nowhere()
 
 
 def rows(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """The metrics so far, also of a run that is going on or was killed.
+  """The metrics rows so far, also of a running or killed run.
 
-  A last line without its end is left out.
+  An incomplete last line is ignored.
 
   Raises:
-    ValueError: another line is damaged; names file and line.
+    ValueError: another line is damaged; the message names file and line.
   """
   return _read(pathlib.Path(workdir) / _METRICS)
 
 
 def samples(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """The logged completions, read as `rows` reads."""
+  """The logged completions; reads like `rows`."""
   return _read(pathlib.Path(workdir) / _SAMPLES)
 
 
@@ -201,7 +201,7 @@ def _append(fd: int, row: dict[str, Any]) -> None:
 
 def _open_whole_lines(path: pathlib.Path) -> int:
   fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-  # Appending to a torn line would damage two rows.
+  # Cuts an incomplete last line: appending to it would damage two rows.
   os.ftruncate(fd, path.read_bytes().rfind(b"\n") + 1)
   return fd
 
@@ -211,7 +211,7 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
     return []
   found = []
   lines = path.read_bytes().split(b"\n")
-  for number, line in enumerate(lines[:-1], 1):  # the last has no end
+  for number, line in enumerate(lines[:-1], 1):  # the last is incomplete
     try:
       found.append(json.loads(line))
     except ValueError as e:

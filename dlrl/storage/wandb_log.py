@@ -1,4 +1,4 @@
-"""A run's rows in Weights & Biases, too, for those who ask for it."""
+"""Optional logging of metrics rows to Weights & Biases."""
 
 import contextlib
 import pathlib
@@ -12,27 +12,27 @@ import jax
 
 from dlrl.storage import workdir as workdir_lib
 
-# (step, its row)
+# Called with (step, row).
 Log = Callable[[int, Mapping[str, Any]], None]
 
 
 @contextlib.contextmanager
 def wandb(project: str, workdir: pathlib.Path, settings: dict[str, Any]
           ) -> Iterator[Log]:
-  """Where rows are logged to, of process 0; with no project, nowhere.
+  """A function that logs rows to W&B; it does nothing without a project.
 
-  A run that is started again continues under the id it had, `wandb_id`. Rows
-  that it writes a second time are the same, and W&B leaves them out.
+  Only process 0 logs. A restarted run continues under the id in
+  `workdir/wandb_id`. W&B drops the rows that it logs a second time.
 
   Args:
-    project: of W&B; "": none.
-    workdir: of the run.
-    settings: shown with it.
+    project: project of W&B; "": none.
+    workdir: directory of the run.
+    settings: the config that W&B shows with the run.
   """
   if not project or jax.process_index():
     yield lambda step, row: None
     return
-  import wandb as library  # optional
+  import wandb as library  # an optional dependency
 
   name = workdir / "wandb_id"
   if not name.exists():

@@ -1,10 +1,10 @@
-"""The directory of a run: who may write there, and which config it belongs to.
+"""The directory of a run: locked by one process, bound to one config.
 
     workdir/
-      lock          held by the process that runs, with its pid
-      config.json   the resolved config; a run continues only with the same
+      lock          locked by the running process; holds its pid
+      config.json   the resolved config; a run continues only with an equal one
 
-Whatever else a run writes is added by the modules that write it.
+Other modules write the other files of a run.
 """
 
 import fcntl
@@ -16,27 +16,27 @@ from typing import Any
 
 from dlrl import strict
 
-# What a run that died before its config was written leaves behind.
+# Files left by a run that died before it had written its config.
 _OWN = {"lock", "config.json.tmp"}
 
 
 def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
           free: Collection[str] = ()) -> "Workdir":
-  """The directory `path`, created if absent, reserved for this process.
+  """Creates the directory `path` if needed and reserves it for this process.
 
   In a job of several processes, process 0 claims. Only local paths are
-  supported: a bucket has no locks the kernel releases, so a `gs://` path would
-  need `_lock` replaced, and `write_text` by the store's atomic upload.
+  supported: object stores have no locks that the kernel releases. For `gs://`
+  paths `_lock` would need a replacement, and `write_text` an atomic upload.
 
   Args:
     path: the directory; `~` is expanded.
-    cfg_json: the config as given by `strict.to_json`.
-    free: its keys whose values may be others than at the first start.
+    cfg_json: the config, from `strict.to_json`.
+    free: its keys whose values may differ from those of the first start.
 
   Raises:
     strict.FlagError: the directory cannot be written, is in use by another
-      process, or holds something else: other files, or a run with another
-      config, in which case the message lists every difference.
+      process, or holds other files or a run with another config; the message
+      lists all differences.
   """
   text = os.fspath(path)
   strict.require(bool(text), "workdir", text, "give a directory: --workdir=DIR",
@@ -48,13 +48,13 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
   try:
     root.mkdir(parents=True, exist_ok=True)
     names = {entry.name for entry in root.iterdir()}
-    # Before the lock: nothing is added to a directory of somebody else.
+    # Before locking, so that nothing is added to a foreign directory.
     _refuse_foreign(root, names)
     fd = _lock(root)
   except OSError as e:
     raise strict.FlagError(
       "workdir", text, f"not a directory that can be written ({e.strerror}); "
-      "take another --workdir") from e
+      "choose another --workdir") from e
   try:
     resumed = (root / "config.json").exists()
     if resumed:
@@ -68,18 +68,18 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
 
 
 class Workdir:
-  """A claimed directory; the claim ends with `close`, or with the process.
+  """A claimed directory; `close` or the end of the process releases it.
 
   Attributes:
     path: the directory.
     resumed: whether an earlier process claimed it with the same config.
   """
 
-  def __init__(self, path: pathlib.Path, resumed: bool, fd: int):
+  def __init__(self, path: pathlib.Path, resumed: bool, fd: int) -> None:
     self.path, self.resumed, self._fd = path, resumed, fd
 
   def close(self) -> None:
-    """Lets another process claim the directory."""
+    """Releases the claim; may be called twice."""
     if self._fd >= 0:
       os.close(self._fd)
       self._fd = -1
@@ -92,12 +92,12 @@ class Workdir:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-  """Writes `obj` as JSON; readers see the old file or the new, never a part."""
+  """Writes `obj` as JSON, atomically; see `write_text`."""
   write_text(path, json.dumps(obj, indent=2) + "\n")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Replaces the file atomically; on disk when this returns."""
+  """Replaces the file atomically; the text is on disk when this returns."""
   path = pathlib.Path(path)
   tmp = path.with_name(path.name + ".tmp")
   with open(tmp, "w", encoding="utf-8") as f:
@@ -105,7 +105,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     f.flush()
     os.fsync(f.fileno())
   os.replace(tmp, path)
-  # The new name is an entry of the directory, which has a cache of its own.
+  # The rename changes the directory, which has to be synced by itself.
   fd = os.open(path.parent, os.O_RDONLY)
   try:
     os.fsync(fd)
@@ -118,12 +118,12 @@ def _refuse_foreign(root: pathlib.Path, names: set[str]) -> None:
     found = ", ".join(sorted(names - _OWN)[:3])
     raise strict.FlagError(
       "workdir", str(root), f"holds files that are not of a run ({found}); "
-      "take an empty or new --workdir")
+      "choose an empty or new --workdir")
 
 
 def _lock(root: pathlib.Path) -> int:
-  # The lock belongs to the open file: the kernel drops it however the process
-  # ends. Python does not pass the descriptor on to programs it starts.
+  # The kernel releases the lock with the open file, however the process ends.
+  # Python does not pass the descriptor on to child processes.
   fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
   try:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +134,7 @@ def _lock(root: pathlib.Path) -> int:
     os.close(fd)
     raise strict.FlagError(
       "workdir", str(root), f"in use by another run (pid {holder}); wait for "
-      "it, end it, or take another --workdir") from e
+      "it, end it, or choose another --workdir") from e
   except BaseException:
     os.close(fd)
     raise
@@ -148,11 +148,11 @@ def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
   except ValueError:
     old = None
   strict.require(isinstance(old, dict), "workdir", str(root),
-                 "its config.json is not of a run; take another --workdir",
+                 "its config.json is not of a run; choose another --workdir",
                  strict.FlagError)
   before, now = ({k: v for k, v in cfg.items() if k not in free}
                  for cfg in (old, cfg_json))
   lines = strict.diff(before, now)
   strict.require(not lines, "workdir", str(root), "\n  ".join([
-    "belongs to a run with another config; take another --workdir, or go back "
-    "to the values on the left:", *lines]), strict.FlagError)
+    "belongs to a run with another config; choose another --workdir, or go "
+    "back to the values on the left:", *lines]), strict.FlagError)

@@ -51,7 +51,7 @@ def test_the_line_lists_the_parts_and_their_sum():
   line = memory.estimate(
     {"parameters": big, "reference": None, "optimizer": (big, big)}, 1)
   assert line == ("memory per device: parameters 2.0 GiB, optimizer 4.0 GiB; "
-                  "together 6.0 GiB, and activations")
+                  "together 6.0 GiB, without activations")
 
 
 def test_more_than_a_device_has_is_an_error_before_anything_is_made(

@@ -36,7 +36,7 @@ def test_a_mesh_may_have_fewer_devices_if_told_which():
 
 @pytest.mark.parametrize(
   ("sizes", "message"),
-  [((4, 1, 1), "mesh = '4x1x1'.*multiply to the 8 devices.*-1 to fill up"),
+  [((4, 1, 1), "mesh = '4x1x1'.*multiply to the 8 devices.*-1 to use all"),
    ((4, 4, 1), "mesh = '4x4x1'.*multiply to the 8 devices"),
    ((3, -1, 1), "mesh = '3x-1x1'.*multiply to the 8 devices"),
    ((16, -1, 1), "mesh = '16x-1x1'.*multiply to the 8 devices"),

@@ -93,7 +93,7 @@ def test_parameters_alone_are_not_read_from_a_damaged_checkpoint(
   shutil.copytree(three, root)
   damage(root / "3", "a flipped bit")
   wanted = abstract(numbered(0)["params"])
-  with pytest.raises(checkpoint.Damaged, match="as they were saved: params/w"):
+  with pytest.raises(checkpoint.Damaged, match="what was saved: params/w"):
     checkpoint.load_params(root, wanted)
   assert_same(checkpoint.load_params(root, {"b": wanted["b"]}),
               {"b": numbered(3)["params"]["b"]})
