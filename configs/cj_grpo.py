@@ -1,10 +1,10 @@
 """CJ-GRPO (arXiv 2509.23924).
 
-    python -m dlrl.main --config=configs/cj_grpo.py --workdir=DIR
+    python -m dlrl.main --config=configs/cj_grpo.py
 
-Every token is scored at the denoising step that committed it.
+Scores every token at the denoising step that committed it.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

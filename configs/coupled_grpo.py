@@ -1,10 +1,11 @@
 """coupled-GRPO (DiffuCoder, arXiv 2506.20639).
 
-    python -m dlrl.main --config=configs/coupled_grpo.py --workdir=DIR
+    python -m dlrl.main --config=configs/coupled_grpo.py
 
-Three draws: everything, a random part, the rest.
+Three draws per completion: all tokens masked, a random part, and its
+complement.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections
@@ -24,7 +25,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.epochs = 2
   cfg.learn.score_norm = "none"
   if preset.startswith(llada_8b.PREFIX):
-    # 80 completions a step, ten of a prompt: the settings of a code model.
+    # 80 completions per step, ten per prompt: the settings of DiffuCoder.
     cfg.rollout.prompts, cfg.rollout.group_size = 8, 10
     cfg.rollout.sampler.temperature = 1.0
     cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length

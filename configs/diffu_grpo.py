@@ -1,10 +1,11 @@
 """diffu-GRPO (d1, arXiv 2504.12216).
 
-    python -m dlrl.main --config=configs/diffu_grpo.py --workdir=DIR
+    python -m dlrl.main --config=configs/diffu_grpo.py
 
-One pass over a fully masked completion and a perturbed prompt.
+One forward pass per update, with the completion fully masked and some tokens of
+the prompt masked at random.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

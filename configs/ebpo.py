@@ -1,11 +1,11 @@
 """EBPO (LLaDA2.1, arXiv 2602.08676).
 
-    python -m dlrl.main --config=configs/ebpo.py --workdir=DIR
+    python -m dlrl.main --config=configs/ebpo.py
 
 A clipped ratio of likelihoods at fixed noise levels. The paper's model decodes
-and is scored block by block; this is its objective for a bidirectional one.
+and is scored block by block; this is the objective for a bidirectional model.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

@@ -1,10 +1,10 @@
 """REINFORCE with the ELBO as log-likelihood.
 
-    python -m dlrl.main --config=configs/elbo_reinforce.py --workdir=DIR
+    python -m dlrl.main --config=configs/elbo_reinforce.py
 
-What all ELBO objectives are on-policy.
+On-policy, the gradients of all ELBO objectives reduce to this one.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

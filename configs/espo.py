@@ -1,10 +1,10 @@
 """ESPO (arXiv 2512.03759).
 
-    python -m dlrl.main --config=configs/espo.py --workdir=DIR
+    python -m dlrl.main --config=configs/espo.py
 
-Clipped ratio of whole sequences from two complementary pairs.
+A clipped ratio of whole sequences, from two complementary pairs of draws.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections
@@ -32,7 +32,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
       cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
     if cfg.task.name == "mbpp":
       cfg.learn.optimizer.learning_rate = 1e-6
-      # All parameters are trained in code.
+      # For code, the paper trains all parameters.
       cfg.lora.rank, cfg.model.param_dtype = 0, "float32"
     if cfg.task.name == "countdown":
       cfg.learn.loss_args = {

@@ -1,11 +1,11 @@
 """ForkGRPO (Fork-dLLM, 2026).
 
-    python -m dlrl.main --config=configs/fork_grpo.py --workdir=DIR
+    python -m dlrl.main --config=configs/fork_grpo.py
 
-Rollouts commit all that is sure at once; where nothing is they continue the
-text, and these forks alone are scored.
+Rollouts commit all tokens above a confidence threshold at once. Where none is
+above it, a step commits the leftmost masked token; only these forks are scored.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

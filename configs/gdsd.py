@@ -1,10 +1,10 @@
 """GDSD (arXiv 2605.29398).
 
-    python -m dlrl.main --config=configs/gdsd.py --workdir=DIR
+    python -m dlrl.main --config=configs/gdsd.py
 
-Each draw's change of log-likelihood regressed on the advantage.
+Regresses each draw's change of log-likelihood on the advantage.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

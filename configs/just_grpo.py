@@ -1,10 +1,10 @@
 """JustGRPO (arXiv 2601.15165).
 
-    python -m dlrl.main --config=configs/just_grpo.py --workdir=DIR
+    python -m dlrl.main --config=configs/just_grpo.py
 
-The exact likelihood of decoding from left to right, a token per draw.
+The exact likelihood of left-to-right decoding, one token per draw.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}
   cfg.learn.forward_process = "left_to_right"
   cfg.learn.score_norm = "none"
-  cfg.rollout.sampler.block_length = 1  # rollouts from left to right
+  cfg.rollout.sampler.block_length = 1  # decodes from left to right
   cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
   cfg.learn.n_mc = cfg.rollout.sampler.gen_length
   if preset.startswith(llada_8b.PREFIX):

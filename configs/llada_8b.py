@@ -1,14 +1,15 @@
-"""LLaDA-8B's and Dream-7B's shapes, and what papers share at that size.
+"""Shapes of LLaDA-8B and Dream-7B, and settings that papers share at this size.
 
-Presets of the methods' configs: `llada_8b_TASK` or `dream_7b_TASK` for the
-tasks in `TASKS`. Weights come with `--config.pretrained` or
-`--config.init_from`; without, RL would start from random ones. The methods of
-d1's lineage train adapters on a frozen bf16 model, the others all parameters.
-Prompts are those of `dlrl/tasks` in words, `--config.task.prompt=d1` and others
-those of papers; rewards are sound ones, not the papers'.
+These are the presets `llada_8b_TASK` and `dream_7b_TASK` of the methods'
+configs, for the tasks in `TASKS`. They have not been run at this size. Pass
+weights with `--config.pretrained` or `--config.init_from`; otherwise RL starts
+from random parameters. Methods that follow d1 train adapters on a frozen bf16
+model, the others all parameters. Prompts are dlrl's own wording;
+`--config.task.prompt=d1` and others choose a paper's. Rewards are dlrl's
+graders, not the papers'.
 
-BGPO's code runs are of 16,000 problems that are not public. `code` is MBPP's
-374; others are one `--config.task.name=files` away (`docs/tasks.md`).
+BGPO's code runs use 16,000 problems that are not public. `code` is MBPP with
+374 problems; `--config.task.name=files` reads others (`docs/tasks.md`).
 """
 
 import ml_collections
@@ -16,7 +17,7 @@ import ml_collections
 from dlrl import config
 
 PREFIX = ("llada_8b_", "dream_7b_")
-# BGPO's Table of hyper-parameters (arXiv 2510.11683): the task, tokens of a
+# From BGPO's table of hyperparameters (arXiv 2510.11683): the task, tokens per
 # completion, denoising steps of a rollout, RL steps, Monte-Carlo samples.
 TASKS = {
   "code": ("mbpp", 512, 512, 560, 16),
@@ -28,17 +29,17 @@ MATH_CODE = ("math", "code")
 
 
 def base(preset: str) -> ml_collections.ConfigDict:
-  """BGPO's settings for a preset; a method's file changes its own.
+  """BGPO's settings for `preset`; the file of a method changes them.
 
   Raises:
-    ValueError: an unknown preset.
+    ValueError: the preset is unknown.
   """
   prefix = next((p for p in PREFIX if preset.startswith(p)), "")
   task = preset.removeprefix(prefix)
   if not prefix or task not in TASKS:
     known = ", ".join(repr(p + name) for p in PREFIX for name in TASKS)
     raise ValueError(
-      f"unknown preset {preset!r}; there are 'smoke', 'sudoku_tiny', {known}")
+      f"unknown preset {preset!r}; use 'smoke', 'sudoku_tiny', {known}")
   cfg = config.default()
   cfg.model.update(LLADA if prefix == PREFIX[0] else DREAM)
   cfg.model.compute_dtype = "bfloat16"
@@ -49,30 +50,30 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.task.name = name
   cfg.task.prompt = "dlrl"
   cfg.task.prompt_length = 512 if task in MATH_CODE else 256
-  # The longest are a few in a thousand; how many are cut is logged.
+  # A few prompts in a thousand are longer; the number that is cut is logged.
   cfg.task.long_prompts = "truncate"
   cfg.rollout.prompts, cfg.rollout.group_size = 16, 8
   for sampler in (cfg.rollout.sampler, cfg.eval.sampler):
     sampler.gen_length = length
     sampler.block_length = 32
   cfg.rollout.sampler.steps = steps
-  cfg.rollout.sampler.temperature = 0.6  # of a re-implementation, DARE
+  cfg.rollout.sampler.temperature = 0.6  # from DARE, a re-implementation
   cfg.eval.sampler.steps = length
   cfg.sft.gen_length = length
 
-  cfg.learn.score_norm = "token"  # as DARE; the paper's sums in `bgpo`
-  cfg.learn.micro_batch = 64  # a row per chip of a v5e-64
+  cfg.learn.score_norm = "token"  # as in DARE; the paper sums, see bgpo.py
+  cfg.learn.micro_batch = 64  # one row per chip of a v5e-64
   cfg.learn.logps_chunk = 32
   cfg.learn.optimizer.learning_rate = 5e-7
   cfg.learn.optimizer.weight_decay = 0.01
   cfg.learn.optimizer.b2 = 0.999
-  cfg.eval.size = 90 if task == "code" else 256  # MBPP has no more
+  cfg.eval.size = 90 if task == "code" else 256  # all that MBPP has
   cfg.eval.batch_size = 64
   cfg.eval.every = 20
   return cfg
 
 
-# Of the published config.json.
+# From the published config.json files.
 LLADA = dict(
   vocab_size=126464, width=4096, layers=32, heads=32, kv_heads=32, head_dim=128,
   mlp_width=12288, rope_theta=500000.0)
@@ -84,16 +85,22 @@ DREAM = dict(
 
 def d1(cfg: ml_collections.ConfigDict, *, epochs: int,
        math_epochs: int | None = None) -> None:
-  """The settings that d1's code (arXiv 2504.12216) handed down, in place.
+  """Sets, in place, the values that many methods took from d1's code.
 
-  96 completions of 256 tokens a step in groups of 6, each used `epochs` times,
-  or `math_epochs` in mathematics and code. GSM8K and MATH are runs of their
-  own: this is MATH's, `--config.task.name=gsm8k` the other.
+  Each step has 96 completions of 256 tokens in groups of 6 (d1,
+  arXiv 2504.12216). GSM8K and MATH are separate runs; this is MATH, and
+  `--config.task.name=gsm8k` is the other.
 
-  Adapters are on all matrices of the layers, as the papers say. In LLaDA, the
-  names in their code are those of q, k, v and up alone:
-  `--config.lora.targets='layers/(attention/(q|k|v)|mlp/up)'`. Most of them have
-  a 4-bit base: `--config.lora.quantize=nf4`. There is no dropout here.
+  Adapters are on all matrices of the layers, as the papers say. Their code,
+  however, names only q, k, v and up in LLaDA:
+  `--config.lora.targets='layers/(attention/(q|k|v)|mlp/up)'`. Most of them
+  quantize the base to 4 bits: `--config.lora.quantize=nf4`. dlrl has no
+  dropout.
+
+  Args:
+    cfg: the config to change.
+    epochs: how often a rollout is used.
+    math_epochs: the same for mathematics and code; None: `epochs`.
   """
   cfg.lora.rank, cfg.lora.alpha = 128, 64.0
   cfg.model.param_dtype = "bfloat16"  # frozen

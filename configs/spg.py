@@ -1,10 +1,11 @@
 """SPG (arXiv 2510.09541).
 
-    python -m dlrl.main --config=configs/spg.py --workdir=DIR
+    python -m dlrl.main --config=configs/spg.py
 
-ELBO up, mixed with an upper bound down; two block-wise draws.
+Raises the ELBO of good completions and lowers a mix of the ELBO and an upper
+bound for bad ones; two block-wise draws.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections
@@ -17,7 +18,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   cfg = sudoku_tiny.base(preset)
   cfg.learn.loss = "spg"
-  cfg.learn.loss_args = {"beta": 1.0, "mix": 0.5}  # beta as for its Sudoku
+  cfg.learn.loss_args = {"beta": 1.0, "mix": 0.5}  # beta of the paper's Sudoku
   cfg.learn.advantage = "centered"
   cfg.learn.forward_process = "block"
   cfg.learn.process_args = {"block_length": 8}  # of 16 tokens

@@ -1,11 +1,10 @@
 """StableDRL (arXiv 2603.06743).
 
-    python -m dlrl.main --config=configs/stable_drl.py --workdir=DIR
+    python -m dlrl.main --config=configs/stable_drl.py
 
-Ratios clipped on both sides and normalised within a group; the draws are
-ESPO's.
+Ratios clipped on both sides and normalized within a group; same draws as ESPO.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

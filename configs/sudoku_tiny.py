@@ -1,7 +1,7 @@
-"""What the methods' configs have in common: no method of its own.
+"""Settings shared by the configs of all methods.
 
 On a CPU, model, warm start, puzzles, rollouts and optimizer are those of
-`configs/bgpo.py:plain`; a method's file sets what its paper says of the update.
+`configs/bgpo.py:plain`; the file of a method sets the update as its paper says.
 The learning rate is not the paper's, which is for 8 billion parameters.
 
 Presets: `sudoku_tiny`, `smoke` (every phase, learns nothing), and those of

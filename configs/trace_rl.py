@@ -1,10 +1,11 @@
 """TraceRL (arXiv 2509.06949), without its value model.
 
-    python -m dlrl.main --config=configs/trace_rl.py --workdir=DIR
+    python -m dlrl.main --config=configs/trace_rl.py
 
-Every token is scored as its denoising step saw it, a few steps at a time.
+Scores every token in the context in which it was committed, a few denoising
+steps at a time.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections
@@ -27,7 +28,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
     cfg.rollout.sampler.steps = cfg.rollout.sampler.gen_length
     cfg.learn.process_args = {"shrink": 8}
     cfg.learn.optimizer.learning_rate = 1e-6
-  # Slices.
+  # One draw per slice of steps.
   cfg.learn.n_mc = (
     cfg.rollout.sampler.steps // cfg.learn.process_args["shrink"])
   return cfg

@@ -1,11 +1,11 @@
 """UniGRPO (MMaDA, arXiv 2505.15809).
 
-    python -m dlrl.main --config=configs/unigrpo.py --workdir=DIR
+    python -m dlrl.main --config=configs/unigrpo.py
 
-Masks of a random ratio, evenly spaced over the draws; the clip and the KL's
-factor are not published with certainty.
+Masking ratios are evenly spaced over the draws, with a random offset. The
+published values of the clip and the KL factor are uncertain.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

@@ -1,11 +1,11 @@
 """VRPO (LLaDA 1.5, arXiv 2505.19223).
 
-    python -m dlrl.main --config=configs/vrpo_offline.py --workdir=DIR
+    python -m dlrl.main --config=configs/vrpo_offline.py
 
-DPO on ELBOs. The paper's pairs are given; here they are two completions of the
-policy and the reward says which is better.
+DPO on ELBOs. The paper uses a data set of pairs; here a pair is two completions
+of the policy, ordered by their rewards.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

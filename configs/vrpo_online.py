@@ -1,11 +1,11 @@
 """VRPO-OL, the baseline of BGPO (arXiv 2510.11683).
 
-    python -m dlrl.main --config=configs/vrpo_online.py --workdir=DIR
+    python -m dlrl.main --config=configs/vrpo_online.py
 
-exp of the change of the ELBO, from 4 draws, the most that fitted the paper's
-GPUs; here memory does not depend on it.
+The ratio exp(change of the ELBO) from 4 draws, the largest number that fitted
+the paper's GPUs. Here memory does not depend on the number of draws.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections
@@ -17,5 +17,5 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   cfg = sudoku_tiny.base(preset)
   cfg.learn.loss = "vrpo_online"
-  cfg.learn.n_mc = 4  # what fits 80 GB where all draws are kept
+  cfg.learn.n_mc = 4  # fits 80 GB if all draws are kept
   return cfg

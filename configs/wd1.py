@@ -1,10 +1,10 @@
 """wd1 (arXiv 2507.08838).
 
-    python -m dlrl.main --config=configs/wd1.py --workdir=DIR
+    python -m dlrl.main --config=configs/wd1.py
 
-Likelihoods weighted by softmaxes of the advantages; no ratio, no reference.
+Likelihoods weighted by softmaxes of the advantages, without ratio or reference.
 
-Presets: see `configs/sudoku_tiny.py`, which holds all but the method.
+Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command, again whenever it ends with a code that asks for it (42 told
-# to stop, 43 stuck, 44 another process was lost), 30 seconds later:
-#   launch/again.sh python -m dlrl.main ...
+# Runs a command, and restarts it after 30 seconds when its exit code asks for
+# it (42 stopped by SIGTERM, 43 no progress, 44 another process was lost):
+# launch/again.sh python -m dlrl.main ...
 set -u
 while true; do
   status=0

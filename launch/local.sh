@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Several processes on this machine, to try what runs on many hosts:
+# Starts several processes on this machine, to try a job of many hosts:
 #   launch/local.sh 2 --config=configs/bgpo.py --workdir=runs/two
-# All devices of one host need one process only; the CPU is divided by
-# --config.mesh.cpu_devices. Ends with the code of the process that ended first
-# of its own accord.
+# One process can use all devices of a host; --config.mesh.cpu_devices splits the
+# CPU. The exit code is that of the first process that failed by itself.
 set -eu
 count=$1
 shift
@@ -22,11 +21,11 @@ code=0
 for pid in "${pids[@]}"; do
   status=0
   wait "$pid" || status=$?
-  while kill -0 "$pid" 2>/dev/null; do # a signal has ended the waiting
+  while kill -0 "$pid" 2>/dev/null; do # a signal interrupted wait
     status=0
     wait "$pid" || status=$?
   done
-  # 44: another one ended first.
+  # 44 only says that another process ended first.
   if ((status != 0 && (code == 0 || code == 44))); then code=$status; fi
 done
 exit "$code"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A process on every host of a TPU VM or queued resource; JAX reads from the
-# TPU's metadata which is which. The hosts have this repository, installed, in
-# ~/dlrl, and a file system that all share for the workdir.
-#   launch/tpu_vm.sh NAME ZONE --config=configs/bgpo.py:llada_8b_math \
-#     --config.pretrained=/shared/LLaDA-8B-Instruct --workdir=/shared/runs/math
-# It goes on when this terminal is closed; each host's output is in ~/dlrl.log.
+# Starts a process on every host of a TPU VM or queued resource; the TPU's
+# metadata numbers them. Each host needs this repository, installed, in ~/dlrl,
+# and all must share a file system for the workdir.   launch/tpu_vm.sh NAME ZONE
+# --config=configs/bgpo.py:llada_8b_math \
+# --config.pretrained=/shared/LLaDA-8B-Instruct --workdir=/shared/runs/math The
+# job continues when this terminal is closed; output goes to ~/dlrl.log.
 set -eu
 name=$1
 zone=$2
