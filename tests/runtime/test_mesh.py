@@ -40,7 +40,7 @@ def test_a_mesh_may_have_fewer_devices_if_told_which():
    ((4, 4, 1), "mesh = '4x4x1'.*multiply to the 8 devices"),
    ((3, -1, 1), "mesh = '3x-1x1'.*multiply to the 8 devices"),
    ((16, -1, 1), "mesh = '16x-1x1'.*multiply to the 8 devices"),
-   ((-1, -1, 1), "mesh = '-1x-1x1'.*at most one is -1"),
+   ((-1, -1, 1), "mesh = '-1x-1x1'.*at most one may be -1"),
    ((0, -1, 1), "mesh = '0x-1x1'.*positive"),
    ((-2, -4, 1), "mesh = '-2x-4x1'.*positive")])
 def test_sizes_that_cannot_work_are_named(sizes, message):
