@@ -244,7 +244,7 @@ def advice(names=("update",), held=0, mesh=(1, 8, 1), **changes):
 
 
 def flags_of(lines):
-  return [x for line in lines for x in line.split(",")[0].split()
+  return [x for line in lines for x in line.split(": ")[0].split()
           if x.startswith("--config")]
 
 
