@@ -2,7 +2,6 @@ import concurrent.futures
 import os
 import resource
 import signal
-import sys
 import time
 
 import pytest
@@ -91,12 +90,6 @@ def test_several_processes_work_at_once_for_several_threads():
     verdicts = list(threads.map(pool.verify, [pairs] * 3))
   pool.close()
   assert verdicts == [[True, False] * 5] * 3
-
-
-def test_no_file_beside_the_worker_hides_a_standard_module():
-  """The worker is a script, so Python looks in its folder first."""
-  beside = {path.stem for path in verify_pool._WORKER.parent.glob("*")}
-  assert not beside & set(sys.stdlib_module_names)
 
 
 def test_a_process_that_does_not_start_is_an_error_not_a_verdict():
