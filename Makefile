@@ -5,9 +5,6 @@ ARGS ?=
 
 .PHONY: train test lint docs clean
 
-# Or the programs that the tests start would see them.
-unexport PYTHON VENV ARGS
-
 train: $(VENV)/installed
 	$(VENV)/bin/python -m dlrl.main --config=configs/bgpo.py --workdir=runs/bgpo $(ARGS)
 
