@@ -221,8 +221,9 @@ def learning(per_step: dict[str, float]) -> dict[str, Any]:
     return next((s for s, solved in curve if solved >= accuracy), None)
 
   def ratio(ours: Any, theirs: Any) -> float | None:
-    return None if ours is None else (
-      ours * per_step["pruned"] / (theirs * per_step["base"]))
+    if ours is None or not theirs:  # not reached, or the baseline began there
+      return None
+    return ours * per_step["pruned"] / (theirs * per_step["base"])
 
   rows = []
   for seed in sorted(base.keys() & pruned.keys()):
