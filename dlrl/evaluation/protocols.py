@@ -13,7 +13,7 @@
            sound scorers take their place.
 
 Prompts are reconstructed from the papers' descriptions, see
-`dlrl/tasks/*/prompts.py`; use `config.task.prompt_file` for the exact words.
+`dlrl/tasks/*/texts`; use `config.task.prompt_file` for the exact words.
 The papers report the best of many checkpoints on the test set itself.
 """
 

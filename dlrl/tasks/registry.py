@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 
 from dlrl.tasks import task as task_lib
@@ -38,8 +37,7 @@ _COUNTDOWN = task_lib.Task(
     version="1.1.0",
     checksum=checked.whole_checksum(countdown_data.Countdown3),
     template=countdown.template,
-    fields={"numbers": lambda row: str(list(row["numbers"])),
-            "target": lambda row: str(row["target"])},
+    fields=countdown_prompts.FIELDS,
 )
 _SUDOKU = task_lib.Task(
     load=sudoku_data.load,
@@ -50,7 +48,7 @@ _SUDOKU = task_lib.Task(
     version="1.1.0",
     checksum=checked.whole_checksum(sudoku_data.Sudoku4x4),
     template=sudoku.template,
-    fields={"question": operator.itemgetter("puzzle")},
+    fields=sudoku_prompts.FIELDS,
 )
 
 
@@ -81,7 +79,7 @@ _GSM8K = task_lib.Task(
     version="1.0.0",
     checksum=checked.whole_checksum(gsm8k_data.Gsm8k),
     answer=gsm8k.answer,
-    fields={"question": operator.itemgetter("question")},
+    fields=math_prompts.GSM8K_FIELDS,
 )
 _MATH = task_lib.Task(
     load=competition_data.load,
@@ -93,7 +91,7 @@ _MATH = task_lib.Task(
     version="1.0.0",
     checksum=checked.whole_checksum(competition_data.Math),
     answer=competition.answer,
-    fields={"question": operator.itemgetter("problem")},
+    fields=math_prompts.MATH_FIELDS,
 )
 _MBPP = task_lib.Task(
   load=code_data.load_mbpp,
@@ -109,13 +107,8 @@ _MBPP = task_lib.Task(
   checksum=checked.whole_checksum(code_data.Mbpp),
   answer=code_grading.answer,
   start=code_results.start,
-  fields={"question": operator.itemgetter("text")},
-  # Tests that are scored, as some papers show.
-  extras={
-    "signature": operator.itemgetter("signature"),
-    "test": lambda row: row["tests"][0],
-    "tests": lambda row: "\n".join(row["tests"]),
-  },
+  fields=code_prompts.FIELDS,
+  extras=code_prompts.EXTRAS,
 )
 
 TASKS = {

@@ -1,6 +1,10 @@
-"""How rows are asked, with and without worked examples."""
+"""How examples are asked, with and without worked examples."""
+
+import fnmatch
+import tomllib
 
 import pytest
+import runs
 
 from dlrl import config
 from dlrl import strict
@@ -121,6 +125,17 @@ def test_examples_of_a_mixture_are_of_the_rows_own_task(sudoku_dir):
 def test_more_examples_than_rows_are_refused(sudoku_dir):
   with pytest.raises(strict.ConfigError, match=r"few_shot.*than the 22000"):
     tasks.prompt(config.TaskConfig(data_dir=sudoku_dir, few_shot=22000))
+
+
+def test_the_texts_of_prompts_are_installed_with_the_package():
+  project = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())
+  patterns = project["tool"]["setuptools"]["package-data"]["*"]
+  texts = [path for path in (runs.ROOT / "dlrl").rglob("texts/*")
+           if path.is_file()]
+  assert len(texts) > 20
+  for path in texts:
+    assert any(fnmatch.fnmatch(str(path), f"*/{pattern}")
+               for pattern in patterns), path
 
 
 def test_messages_are_tokenized_as_the_models_chat_does(published):

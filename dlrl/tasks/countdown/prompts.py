@@ -1,84 +1,57 @@
-"""How Countdown is asked: in short, in words, and as published runs do.
+"""Prompts for Countdown: bare, in our words, and as published runs do.
 
-The texts of other projects are reconstructed from descriptions: what they say
-and the format they ask for is theirs, the wording is not. d1, SPG and ESPO
-train on the same one; d1 and SPG evaluate on another, which asks for a box.
-wd1 and dllm use d1's. A name that ends in `_eval` is what a project evaluates
-with: the answer's first tag is given.
+The texts of other projects (`texts/`) are reconstructed from descriptions:
+content and answer format are theirs, the wording is ours. d1, SPG and ESPO
+train on the same text; d1 and SPG evaluate on another one, which asks for a
+box. wd1 and dllm use d1's texts. A name that ends in `_eval` is the prompt of a
+project's evaluation, which gives the answer's first tag.
 """
 
+import pathlib
 from collections.abc import Callable
+from collections.abc import Mapping
 
-from dlrl.tasks import frames
 from dlrl.tasks import prompts
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.countdown import grading as countdown
 
-_OURS = """\
-Write an expression with the value {target}. Use the numbers {numbers}, each \
-of them exactly once, the operators + - * / and parentheses, and no other \
-numbers.
+FIELDS: Mapping[str, task_lib.Show] = {
+  "numbers": lambda example: str(list(example["numbers"])),
+  "target": lambda example: str(example["target"])}
 
-Give the expression alone, without an equals sign, between <answer> and \
-</answer>."""
-
-_D1 = frames.FORMAT + """
-
-Using only the numbers {numbers}, create an arithmetic expression that \
-evaluates to exactly {target}. You must use every number from the list exactly \
-once, with the operations +, -, * and /. After your reasoning, put only the \
-final expression inside <answer></answer>, without the equals sign and without \
-the target. For example, with the numbers [2, 3, 4] and the target 5:
-<answer>
-2*4-3
-</answer>"""
-
-_D1_EVAL = """\
-Using only the given numbers, create an arithmetic expression that evaluates \
-to exactly the target. Use every number exactly once, with the operations +, \
--, * and /. Put the final expression inside \\boxed{{}}, without the equals \
-sign and without the target, for example \\boxed{{a + b * c}}.
-
-""" + frames.BOXED_FORMAT.replace("{...}", "{{...}}") + """
-
-Numbers: {numbers}
-Target: {target}"""
+_TEXTS = pathlib.Path(__file__).parent / "texts"
 
 
 def _bare(width: int) -> task_lib.Prompt:
   return task_lib.Prompt(
-    lambda row: countdown.problem(row["numbers"], row["target"], width=width),
+    lambda example: countdown.problem(
+      example["numbers"], example["target"], width=width),
     between=" ", after="|")
 
 
-def _fill(text: str, row: task_lib.Example) -> str:
-  return text.format(numbers=row["numbers"], target=row["target"])
-
-
-def _steps(row: task_lib.Example) -> str:
-  return f"{row['solution']} = {row['target']}"
-
-
-def _begin(text: str, wrap: Callable[[str], str]) -> task_lib.Prompt:
-  """A prompt in words with the answer begun; its end is `wrap` of the rest."""
+def _text(name: str, answer: Callable[[task_lib.Example], str]
+          ) -> task_lib.Prompt:
   return task_lib.Prompt(
-    lambda row: frames.begun(_fill(text, row)),
-    lambda row: frames.after_begun(_steps(row), wrap(row["solution"])))
+    prompts.from_file(_TEXTS / f"{name}.txt", FIELDS), answer)
 
 
-_TRAINED = task_lib.Prompt(
-  lambda row: _fill(_D1, row),
-  lambda row: frames.framed(_steps(row), row["solution"]))
-_EVALUATED = _begin(_D1_EVAL, frames.boxed)
+def _framed(example: task_lib.Example, answer: str) -> str:
+  return prompts.framed(f"{example['solution']} = {example['target']}", answer)
+
+
+_D1 = _text("d1", lambda example: _framed(example, example["solution"]))
+_D1_EVAL = prompts.begun(_text("d1_eval", lambda example: _framed(
+  example, prompts.boxed(example["solution"]))))
+
 PROMPTS = {
   "bare": _bare(width=1),
-  "dlrl": task_lib.Prompt(lambda row: _fill(_OURS, row), prompts.tagged),
-  "d1": _TRAINED,
-  "d1_eval": _EVALUATED,
-  "spg": _TRAINED,
-  "spg_eval": _EVALUATED,
-  "espo": _TRAINED,
-  "espo_eval": _begin(_D1, str),
+  "dlrl": _text("dlrl", prompts.tagged),
+  "d1": _D1,
+  "d1_eval": _D1_EVAL,
+  "spg": _D1,
+  "spg_eval": _D1_EVAL,
+  "espo": _D1,
+  "espo_eval": prompts.begun(_D1),
 }
-# So that all prompts of digits are equally long.
+# Targets of two digits, so that all bare prompts have the same length.
 DIGITS = PROMPTS | {"bare": _bare(width=2)}

@@ -5,9 +5,11 @@ import ast
 import pytest
 
 from dlrl.tasks import answers
-from dlrl.tasks import frames
 from dlrl.tasks.coding import prompts as code_prompts
 
+FORMAT = ("Answer in this format:\n<reasoning>\n...\n</reasoning>\n"
+          "<answer>\n...\n</answer>")
+SHOW_A_TEST = ("diffucoder", "espo")
 MBPP_ROW = {
   "text": "Write a function to double {n}.", "signature": "def twice(n):",
   "prefix": "", "tests": ["assert twice(1) == 2", "assert twice(4) == 8"],
@@ -37,8 +39,9 @@ def test_each_names_the_function_and_shows_the_tests_that_it_says(
   assert row["entry_point"] + "(" in text
   assert (row["text"] if table is code_prompts.MBPP else row["prefix"]) in text
   shown = [test for test in row["tests"] if test in text]
-  assert shown == (code_prompts.shown(style, row)
-                   if table is code_prompts.MBPP else [])
+  assert shown == (
+    row["tests"][:1] if table is code_prompts.MBPP and style in SHOW_A_TEST
+    else [])
 
 
 @pytest.mark.parametrize(("table", "style", "row"), CASES)
@@ -48,13 +51,12 @@ def test_each_answer_is_the_published_program(table, style, row):
   assert row["solution"].rstrip() not in said(table[style], row)
 
 
-def test_only_published_styles_show_a_test_and_that_is_the_first():
-  assert code_prompts.SHOWN_TESTS == {"diffucoder": 1, "espo": 1}
-  for style in code_prompts.MBPP.keys() - code_prompts.SHOWN_TESTS.keys():
+def test_only_published_styles_show_a_test():
+  for style in code_prompts.MBPP.keys() - set(SHOW_A_TEST):
     assert "assert" not in said(code_prompts.MBPP[style], MBPP_ROW)
 
 
-@pytest.mark.parametrize("style", ["diffucoder", "espo"])
+@pytest.mark.parametrize("style", SHOW_A_TEST)
 def test_diffucoder_and_espo_have_a_system_message_and_the_first_test(style):
   system, user = code_prompts.MBPP[style].question(MBPP_ROW)
   assert (system["role"], user["role"]) == ("system", "user")
@@ -68,7 +70,7 @@ def test_diffucoder_and_espo_have_a_system_message_and_the_first_test(style):
   (code_prompts.MBPP, MBPP_ROW), (code_prompts.HUMANEVAL, HUMAN_ROW)])
 def test_d1_has_its_format_first_and_the_guess_at_bgpo_is_trace_rls(table, row):
   assert table["d1"].question(row).startswith(
-    frames.FORMAT + "\nYou are a coding expert.")
+    FORMAT + "\nYou are a coding expert.")
   assert table["spg"] == table["d1"]
   assert table["d1"].answer(row).endswith("\n```\n</answer>")
   assert table["bgpo"] == table["trace_rl"]

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from dlrl.tasks import answers
-from dlrl.tasks import frames
 from dlrl.tasks.mathematics import prompts as math_prompts
 
+FORMAT = ("Answer in this format:\n<reasoning>\n...\n</reasoning>\n"
+          "<answer>\n...\n</answer>")
 GSM8K_ROW = {
   "question": "What is {half} of $1,000?", "index": 0, "difficulty": 1,
   "answer": "It is 1000/2=<<1000/2=500>>500.\n#### 500",
@@ -59,9 +60,8 @@ def test_d1_trains_with_its_format_at_the_head_of_the_users_turn(name, style):
   table, row, column = TABLES[name]
   asked = table[style].question(row)
   assert isinstance(asked, str)  # no system message
-  assert asked.startswith(frames.FORMAT)
+  assert asked.startswith(FORMAT)
   assert asked.endswith("\n\n" + row[column])
-  assert "<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>" in asked
   assert ("\\boxed{}" in asked) == (name == "math")  # GSM8K: only evaluated so
 
 
@@ -113,7 +113,9 @@ def test_espo_evaluates_gsm8k_after_four_worked_examples():
 
 def test_the_sums_of_the_worked_examples_are_right():
   checked = 0
-  for _, reasoning, answer in math_prompts._EXAMPLES:
+  turns = math_prompts.GSM8K["espo_eval"].question(GSM8K_ROW)
+  for turn in turns[1::2]:
+    reasoning, answer = turn["content"].split("\nThe answer is ")
     for left, right in re.findall(
         r"((?:\d[\d.]*|[-+*/ ])+) = (\d+)", reasoning):
       value = eval(left)  # of the source, not of a model
