@@ -25,12 +25,20 @@ EXTRAS: Mapping[str, task_lib.Show] = {
 }
 
 _TEXTS = pathlib.Path(__file__).parent / "texts"
-_MBPP = prompts.from_file(_TEXTS / "mbpp.txt", FIELDS, EXTRAS)
-_MBPP_FIRST_TEST = prompts.from_file(
-  _TEXTS / "mbpp_first_test.txt", FIELDS, EXTRAS)
-_HUMANEVAL = prompts.from_file(
-  _TEXTS / "humaneval.txt",
-  {"prefix": lambda example: example["prefix"].rstrip()})
+
+
+def _question(name: str, fields: Mapping[str, task_lib.Show]) -> task_lib.Show:
+  """A dataset's question, which the texts of all styles contain."""
+  ask = prompts.from_file(_TEXTS / f"{name}.txt", fields)
+  return lambda example: prompts.as_text(ask(example))
+
+
+_MBPP = _question("mbpp", {
+  **FIELDS, "signature": lambda example: example["signature"].rstrip()})
+_MBPP_FIRST_TEST = _question("mbpp_first_test", {
+  **FIELDS, "test": EXTRAS["test"]})
+_HUMANEVAL = _question("humaneval", {
+  "prefix": lambda example: example["prefix"].rstrip()})
 
 
 def _fenced(example: task_lib.Example) -> str:
@@ -41,30 +49,34 @@ def _framed(example: task_lib.Example) -> str:
   return prompts.framed("The program:", _fenced(example))
 
 
-def _prompts(asked: task_lib.Show, shown: task_lib.Show
+def _prompts(bare: task_lib.Show, asked: task_lib.Show, shown: task_lib.Show
              ) -> dict[str, task_lib.Prompt]:
-  """The prompts that both datasets have.
+  """The prompts of a dataset.
 
   Args:
-    asked: the question of an example.
+    bare: the shortest question.
+    asked: the question of the other styles.
     shown: the question of `diffucoder` and `espo`.
   """
-  fields, other = {"question": asked}, {"question": shown}
-  d1 = task_lib.Prompt(prompts.from_file(_TEXTS / "d1.txt", fields), _framed)
-  block = task_lib.Prompt(
-    prompts.from_file(_TEXTS / "block.txt", fields), _fenced)
+  def text(file: str, question: task_lib.Show,
+           answer: task_lib.Show = _fenced) -> task_lib.Prompt:
+    return task_lib.Prompt(
+      prompts.from_file(_TEXTS / file, {"question": question}), answer)
+
+  d1, block = text("d1.txt", asked, _framed), text("block.txt", asked)
   return {
-    "dlrl": task_lib.Prompt(
-      prompts.from_file(_TEXTS / "dlrl.txt", fields), _fenced),
-    "d1": d1, "spg": d1, "bgpo": block, "trace_rl": block,
-    "diffucoder": task_lib.Prompt(
-      prompts.from_file(_TEXTS / "diffucoder.json", other), _fenced),
-    "espo": task_lib.Prompt(
-      prompts.from_file(_TEXTS / "espo.json", other), _fenced)}
+    "dlrl": text("dlrl.txt", asked),
+    "d1": d1,
+    "spg": d1,
+    "bgpo": block,
+    "trace_rl": block,
+    "bare": task_lib.Prompt(bare),
+    "diffucoder": text("diffucoder.json", shown),
+    "espo": text("espo.json", shown),
+  }
 
 
-MBPP = _prompts(_MBPP, _MBPP_FIRST_TEST) | {
-  "bare": task_lib.Prompt(
-    lambda example: f"{example['text']}\n{example['signature']}")}
-HUMANEVAL = _prompts(_HUMANEVAL, _HUMANEVAL) | {
-  "bare": task_lib.Prompt(operator.itemgetter("prefix"))}
+MBPP = _prompts(
+  lambda example: f"{example['text']}\n{example['signature']}",
+  _MBPP, _MBPP_FIRST_TEST)
+HUMANEVAL = _prompts(operator.itemgetter("prefix"), _HUMANEVAL, _HUMANEVAL)

@@ -1,21 +1,19 @@
-"""Countdown with four or five numbers from 1 to 99, as TFDS datasets.
+"""Countdown problems with four or five numbers from 1 to 99, computed.
 
-The numbers are drawn at random, each choice of them once, so that the splits
-share no problem in any order; half of the problems can be solved by + and -
-alone, difficulty 1, and half cannot, difficulty 2. Targets go from 1 to 99.
-A problem of difficulty 2 is the value of an expression drawn at random whose
-every step is a positive integer. Only raw PCG64 words are used, whose stream
-numpy promises to keep.
+Numbers are drawn at random. Each choice of numbers appears once, whatever its
+order, so the splits share no problem. Half of the problems can be solved with +
+and - only, difficulty 1; the others cannot, difficulty 2. Targets go from 1 to
+99. The target of a problem of difficulty 2 is the value of a random expression
+in which every step gives a positive integer. All random choices use raw PCG64
+words, a stream that NumPy promises to keep.
 """
 
 import functools
 import itertools
-import types
 from collections.abc import Iterator
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from dlrl.tasks.countdown import data as countdown_data
 from dlrl.tasks.countdown import grading as countdown
@@ -23,59 +21,18 @@ from dlrl.tasks.datasets import computed
 
 PER_DIFFICULTY = {"train": 4000, "validation": 600, "test": 600}
 _SEED = 4545
-_ATTEMPTS = 30  # expressions of the same numbers
+_ATTEMPTS = 30  # random expressions of the same numbers
 
-# (expression, value, binding of its last operator: 1 of + and -, 2, or 3: none)
+# (expression, value, precedence of its last operator): 1 for + and -, 2 for *
+# and /, 3 for a number.
 _Term = tuple[str, int, int]
 
 
-class _Drawn(computed.Puzzles):
-  """Problems of `COUNT` numbers."""
-
-  COUNT: int
-
-  def rows(self, split: str) -> list[computed.Row]:
-    """The splits are cut out of one stream of problems."""
-    return sorted(_splits(self.COUNT)[split], key=computed.rank)
-
-
-class Countdown4(_Drawn):
-  """Problems of four numbers."""
-
-  COUNT = 4
-  VERSION = tfds.core.Version("1.0.0")
-  DESCRIPTION = "Countdown with four numbers from 1 to 99."
-  SHA256 = types.MappingProxyType({
-    "train": "ac124ea592fbf449633d51968c4836b6"
-             "aced86522153c640f898321f39239fb1",
-    "validation": "76461b1544807a7cb6790451f0976757"
-                  "c9550d979da83d42eb1c70e72358804b",
-    "test": "bacf271db07b470dc75383392fa537d3"
-            "9d3fed2ad6518860f1b56076850db7e6",
-  })
-
-
-class Countdown5(_Drawn):
-  """Problems of five numbers."""
-
-  COUNT = 5
-  VERSION = tfds.core.Version("1.0.0")
-  DESCRIPTION = "Countdown with five numbers from 1 to 99."
-  SHA256 = types.MappingProxyType({
-    "train": "c1f01ef778725f7970cb782945b7abf6"
-             "58618e50497077a0f5f7c17d46e5fc28",
-    "validation": "e14a5c841254fb7d3e077b81e28b0f8f"
-                  "9435587fcfc891bca2812dedd2ec24be",
-    "test": "24b7d79bd660e626d93d40b0b8037887"
-            "eb7e50f199a85d8beb71a59966e3246e",
-  })
-
-
 def sums(numbers: Sequence[int]) -> dict[int, str]:
-  """An expression for each target that + and - alone can reach."""
+  """An expression for each target that can be reached with + and - only."""
   found: dict[int, str] = {}
   for signs in itertools.product("+-", repeat=len(numbers)):
-    signed = sorted(zip(signs, numbers, strict=True))  # those with + first
+    signed = sorted(zip(signs, numbers, strict=True))  # those with + come first
     value = sum(n if sign == "+" else -n for sign, n in signed)
     if "+" in signs and value in countdown_data.TARGETS:
       text = "".join(f"{sign}{n}" for sign, n in signed)
@@ -85,6 +42,7 @@ def sums(numbers: Sequence[int]) -> dict[int, str]:
 
 @functools.cache
 def _splits(count: int) -> dict[str, list[computed.Row]]:
+  """All splits, cut out of one stream of problems with `count` numbers."""
   words = _stream(np.random.PCG64([_SEED, count]))
   known: set[tuple[int, ...]] = set()
   splits: dict[str, list[computed.Row]] = {}
@@ -130,7 +88,7 @@ def _hard(words: Iterator[int], numbers: Sequence[int]
 
 
 def _expression(words: Iterator[int], numbers: Sequence[int]) -> _Term:
-  """Of all the numbers, by joining two terms at random until one is left."""
+  """Joins two random terms until one is left, which has all the numbers."""
   terms: list[_Term] = [(str(n), n, 3) for n in numbers]
   while len(terms) > 1:
     a = terms.pop(next(words) % len(terms))
@@ -139,7 +97,7 @@ def _expression(words: Iterator[int], numbers: Sequence[int]) -> _Term:
       a, b = b, a
     symbol = "+-*/"[next(words) % 4]
     if (symbol == "-" and a[1] == b[1]) or (symbol == "/" and a[1] % b[1]):
-      symbol = "+"  # no other step is a positive integer
+      symbol = "+"  # the step would not give a positive integer
     terms.append(_join(symbol, a, b))
   return terms[0]
 
@@ -150,7 +108,39 @@ def _join(symbol: str, a: _Term, b: _Term) -> _Term:
            "/": a[1] // b[1]}[symbol]
   binding = 1 if symbol in "+-" else 2
   left = f"({a[0]})" if a[2] < binding else a[0]
-  # Of equal ones, those to the left come first.
+  # Operators of equal precedence associate to the left.
   tight = binding + (symbol in "-/")
   right = f"({b[0]})" if b[2] < tight else b[0]
   return f"{left}{symbol}{right}", value, binding
+
+
+COUNTDOWN4 = computed.Puzzles(
+  name="countdown4",
+  version="1.0.0",
+  description="Countdown with four numbers from 1 to 99.",
+  difficulties=countdown_data.DIFFICULTIES,
+  generate=lambda split: _splits(4)[split],
+  example=countdown_data.with_numbers,
+  sha256={
+    "train": "ac124ea592fbf449633d51968c4836b6"
+             "aced86522153c640f898321f39239fb1",
+    "validation": "76461b1544807a7cb6790451f0976757"
+                  "c9550d979da83d42eb1c70e72358804b",
+    "test": "bacf271db07b470dc75383392fa537d3"
+            "9d3fed2ad6518860f1b56076850db7e6",
+  })
+COUNTDOWN5 = computed.Puzzles(
+  name="countdown5",
+  version="1.0.0",
+  description="Countdown with five numbers from 1 to 99.",
+  difficulties=countdown_data.DIFFICULTIES,
+  generate=lambda split: _splits(5)[split],
+  example=countdown_data.with_numbers,
+  sha256={
+    "train": "c1f01ef778725f7970cb782945b7abf6"
+             "58618e50497077a0f5f7c17d46e5fc28",
+    "validation": "e14a5c841254fb7d3e077b81e28b0f8f"
+                  "9435587fcfc891bca2812dedd2ec24be",
+    "test": "24b7d79bd660e626d93d40b0b8037887"
+            "eb7e50f199a85d8beb71a59966e3246e",
+  })

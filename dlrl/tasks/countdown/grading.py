@@ -1,12 +1,12 @@
 """Countdown: an expression of given numbers that has a given value.
 
-A row has the columns `numbers` and `target`. The answer that a completion
+An example has the columns `numbers` and `target`. The answer that a completion
 states (`answers.final`) has to be one expression, `30-100+93`: integers,
 + - * / and parentheses, with every number used exactly as often as it is given.
-It is read by the tokenizer and parser below and valued in fractions. What
-published graders let pass is refused: powers, floor division, decimals, signs
-and digits glued together (`//` and `**` are two operators in a row; `1.2` is no
-token). Rewards never read the solution.
+The tokenizer and parser below read it, and its value is an exact fraction. They
+refuse what published graders accept: powers, floor division, decimals, signs
+and digits glued together (`//` and `**` are two operators in a row; `1.2` is
+not a token). Rewards never read the solution.
 """
 
 import collections
@@ -18,55 +18,55 @@ from fractions import Fraction
 from dlrl.tasks import answers
 from dlrl.tasks import task as task_lib
 
-# ASCII digits, no leading zero: other scripts' digits pass str.isdigit and
-# int(). A longer number or text cannot be an answer, and need not be read.
+# Only ASCII digits without a leading zero: str.isdigit and int() would accept
+# other scripts' digits. Longer numbers and texts cannot be an answer.
 _TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})|([-+*/()])| ")
 _LONGEST = 200  # characters
 _PROBLEM = re.compile(r"([1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})+)=([0-9]{1,9})")
 
-_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2}
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul,
               "/": operator.truediv}
 
 
 def problem(numbers: Sequence[int], target: int, *, width: int = 1) -> str:
-  """A problem in short, `30,100,93=23`: the numbers in order, and the target.
+  """A problem in short form, `30,100,93=23`: numbers in order, then target.
 
-  The target has at least `width` digits.
+  The target is padded with zeros to `width` digits.
   """
   return f"{','.join(map(str, numbers))}={target:0{width}}"
 
 
 def problem_of(text: str) -> tuple[list[int], int]:
-  """`(numbers, target)`: the inverse of `problem`.
+  """`(numbers, target)` of a problem in short form, the inverse of `problem`.
 
   Raises:
-    ValueError: it is no problem.
+    ValueError: the text does not have that form.
   """
   match = _PROBLEM.fullmatch(text)
   if match is None:
     raise ValueError(
-      f"{text!r} is no problem: numbers, then the target, as '3,5,2=10'")
+      f"problem = {text!r}: must be numbers and the target, like '3,5,2=10'")
   return list(map(int, match[1].split(","))), int(match[2])
 
 
-def template(row: task_lib.Example) -> list[str | int]:
-  """What is known of any answer: how long it can be; then it has ended."""
-  numbers = row["numbers"]
+def template(example: task_lib.Example) -> list[str | int]:
+  """Only free tokens: as many as the longest answer has."""
+  numbers = example["numbers"]
   digits = sum(len(str(number)) for number in numbers)
   operators, pairs = len(numbers) - 1, len(numbers) - 2
   return [digits + operators + 2 * pairs]
 
 
 def tokens(expression: str) -> list[str] | None:
-  """Numbers, operators and parentheses in order; None: it has other things."""
+  """Numbers, operators and parentheses in order; None for anything else."""
   if len(expression) > _LONGEST:
     return None
   found, end = [], 0
   while end < len(expression):
     match = _TOKEN.match(expression, end)
-    # Two numbers side by side, "1 2" or "0" before "12", have no operator
-    # between them: the parser refuses them.
+    # Two numbers side by side, "1 2" or "012", are two tokens here; the parser
+    # refuses them, because no operator is between them.
     if match is None:
       return None
     if match[0] != " ":
@@ -76,10 +76,10 @@ def tokens(expression: str) -> list[str] | None:
 
 
 def value(parts: Sequence[str]) -> Fraction | None:
-  """The value of an expression's tokens; None: it is none, or divides by 0.
+  """The value of an expression's tokens; None if invalid or dividing by 0.
 
-  Operators bind as in arithmetic, equal ones to the left. There is no sign:
-  every operator has an operand on both sides.
+  Operators have the usual precedence and associate to the left. There are no
+  signs: every operator has an operand on both sides.
   """
   operands: list[Fraction] = []
   waiting: list[str] = []
@@ -101,9 +101,9 @@ def value(parts: Sequence[str]) -> Fraction | None:
       operand_next = False
     elif part == "(":
       waiting.append(part)
-    else:  # an operator, or ")", which binds less than any
+    else:  # an operator, or ")", which has the lowest precedence
       while waiting and waiting[-1] != "(" and (
-          _BINDING[waiting[-1]] >= _BINDING.get(part, 0)):
+          _PRECEDENCE[waiting[-1]] >= _PRECEDENCE.get(part, 0)):
         if not reduce():
           return None
       if part != ")":
@@ -126,16 +126,17 @@ def numbers_used(numbers: Sequence[int], parts: Sequence[str]) -> bool:
 
 
 def well_formed(numbers: Sequence[int], answer: str) -> bool:
-  """Whether it is an expression of exactly these numbers, of any value."""
+  """Whether the answer is an expression of exactly these numbers."""
   parts = tokens(answer)
   return (parts is not None and numbers_used(numbers, parts)
           and value(parts) is not None)
 
 
 def solved(numbers: Sequence[int], target: int, answer: str) -> bool:
-  """Whether the answer is an expression of the numbers with that value."""
+  """Whether the answer is an expression of exactly the numbers with that value.
+  """
   parts = tokens(answer)
-  # Numbers first: then the value is of a few operands, whatever the text.
+  # The numbers are checked first, so only a few operands are ever evaluated.
   return (parts is not None and numbers_used(numbers, parts)
           and value(parts) == target)
 
@@ -146,7 +147,7 @@ def solved_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
   """1 for a solved problem and 0 for everything else.
 
   Raises:
-    ValueError: the lengths differ. No completion raises.
+    ValueError: the columns differ in length. No completion raises.
   """
   del prompts, columns
   return [float(solved(given, wanted, answers.final(completion)))
@@ -158,14 +159,14 @@ def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
             numbers: Sequence[Sequence[int]], target: Sequence[int],
             difficulty: Sequence[int], **columns: object
             ) -> dict[str, list[float]]:
-  """Of every completion, 0 or 1.
+  """`solved`, `format` and `easy` of every completion, 0 or 1.
 
-  `solved`; `format`: whether the answer is an expression of the numbers; and of
-  the problem, not the completion, `easy`: whether + and - alone can solve it,
-  which a policy that knows no other operator can reach.
+  `format` is 1 if the answer is an expression of the numbers. `easy` is 1 if
+  the problem can be solved with + and - only. Its mean is the highest score of
+  a policy that uses no other operator.
 
   Raises:
-    ValueError: as `solved_reward`.
+    ValueError: see `solved_reward`.
   """
   return {
     "solved": solved_reward(

@@ -1,16 +1,18 @@
 """TFDS datasets that are checked when they are made and when they are read.
 
-A checksum guards the rows, so that the same version is the same rows
-everywhere.
+A checksum guards the rows of each split, so that one version means the same
+rows everywhere.
 """
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
 import os
 import uuid
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -18,144 +20,124 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
 from dlrl import strict
 
-Row = dict[str, Any]
+# TFDS is imported where it is used: it takes half a second, which programs that
+# read no dataset need not wait for.
 
-_FEATURES = {
-  str: tfds.features.Text,
-  int: lambda: np.int32,
-  list: lambda: tfds.features.Sequence(tfds.features.Text()),
-}
+Row = dict[str, Any]  # of plain Python values
 
 
-class Dataset(tfds.core.GeneratorBasedBuilder, abc.ABC):
-  """Rows of a few columns, in an order of their own.
-
-  A subclass says `VERSION`, `DESCRIPTION`, and what is named here.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset(abc.ABC):
+  """Rows with an int `difficulty`, in splits and in an order of their own.
 
   Attributes:
-    COLUMNS: their types: `str`, `int` or, of texts, `list`.
-    SHA256: checksum of each split's rows; empty if they were never seen.
-    placed: directory for files that users bring; set before it is prepared.
+    name: of its directory below `task.data_dir`.
+    version: a new one for any change of the rows.
+    description: one sentence.
+    columns: the type of each: `str`, `int`, or `list` for strings.
+    difficulties: the lowest and the highest.
+    sha256: checksum of each split's rows; "" if the rows were not at hand when
+      this was written.
+    example: makes a task's example of a row.
   """
 
-  # Checksums are here; beside the code TFDS need not look for any. It would
-  # import importlib_resources, which it does not install.
-  code_path = None
-  DESCRIPTION: str
-  COLUMNS: Mapping[str, type]
-  SHA256: Mapping[str, str]
-  placed: epath.Path
+  name: str
+  version: str
+  description: str
+  columns: Mapping[str, type]
+  difficulties: tuple[int, int]
+  sha256: Mapping[str, str]
+  example: Callable[[Row], Row] = dict
 
   @abc.abstractmethod
-  def splits(self) -> Mapping[str, Sequence[Row]]:
-    """Each split's rows, in the order of `rank`."""
+  def splits(self, placed: epath.Path) -> Mapping[str, Sequence[Row]]:
+    """Makes the rows of each split, in the order of `rank`.
+
+    Args:
+      placed: directory of files that users bring.
+    """
 
   @staticmethod
   @abc.abstractmethod
   def rank(row: Row) -> Any:
-    """What rows are ordered by; TFDS shuffles in a way of its own."""
+    """The sort key of rows: TFDS stores them in an order of its own."""
 
   @staticmethod
   @abc.abstractmethod
-  def checksum(rows: Iterable[Row]) -> str:
+  def digest(rows: Iterable[Row]) -> str:
     """SHA-256 of the rows in the given order, in hex."""
 
-  @classmethod
-  def intact(cls, rows: Sequence[Row], split: str) -> bool:
-    """Whether these are the rows of the split, as far as they are known."""
-    return cls.SHA256[split] in ("", cls.checksum(rows))
+  @property
+  def checksum(self) -> str:
+    """One SHA-256 of the checksums of all splits, in hex."""
+    lines = "".join(f"{split} {digest}\n"
+                    for split, digest in sorted(self.sha256.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self, description=self.DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {name: _FEATURES[kind]() for name, kind in self.COLUMNS.items()}))
+  def intact(self, rows: Sequence[Row], split: str) -> bool:
+    """Whether the rows have the split's checksum, if that is known."""
+    return self.sha256[split] in ("", self.digest(rows))
 
-  def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
-    del dl_manager
-    return {split: self._generate_examples(split, rows)
-            for split, rows in self.splits().items()}
+  def load(self, data_dir: str, split: str, difficulty: tuple[int, int], *,
+           field: str = "difficulty") -> list[Row]:
+    """The examples of a split in a range of difficulties.
 
-  def _generate_examples(self, split: str, rows: Sequence[Row]
-                         ) -> Iterator[tuple[int, Row]]:
-    if not self.intact(rows, split):
-      raise RuntimeError(f"the {split} rows made here are not those of version "
-                         f"{self.VERSION}: the generator changed")
-    yield from enumerate(rows)
+    Prepares the dataset first if it is not there. Processes may prepare the
+    same directory at the same time, and be killed while they do.
+
+    Args:
+      data_dir: directory of TFDS; `~` is expanded.
+      split: a key of `sha256`.
+      difficulty: the lowest and the highest wanted.
+      field: the setting that `difficulty` came from, for the message.
+
+    Returns:
+      Examples in the order of `rank`. Each has an `index` that identifies it
+      in its split, whatever is selected.
+
+    Raises:
+      strict.ConfigError: the dataset has no such split, or no row of that
+        difficulty; the directory cannot be written, or holds something else; or
+        a file that the rows come from can neither be found nor downloaded.
+    """
+    strict.require(split in self.sha256, "task.name", self.name,
+                   f"has no {split} rows, only {', '.join(self.sha256)}; name "
+                   "one of these splits, or another task")
+    low, high = difficulty
+    found = [self.example({**row, "index": row.get("index", position)})
+             for position, row in enumerate(_rows(self, data_dir, split))
+             if low <= row["difficulty"] <= high]
+    strict.require(
+      bool(found), field, difficulty, "no row matches; use a range that "
+      "overlaps {}..{}".format(*self.difficulties))
+    return found
 
 
-def load(builder: type[Dataset], data_dir: str, split: str) -> list[Row]:
-  """The split's rows in order, prepared first if that is needed.
-
-  Processes may prepare the same directory at the same time, and be killed.
-
-  Args:
-    builder: of the dataset.
-    data_dir: of TFDS; `~` is expanded.
-    split: a key of the builder's checksums.
-
-  Returns:
-    Rows of plain Python values.
-
-  Raises:
-    strict.ConfigError: the directory cannot be written or holds something else,
-      or a file that the rows come from is neither there nor to be had.
-  """
+def _rows(dataset: Dataset, data_dir: str, split: str) -> list[Row]:
   with _quiet():
-    directory = _prepare(builder, data_dir)
-    return list(_read(builder, directory, split, builder.SHA256[split],
-                      _stamp(directory)))
+    directory = _prepare(dataset, data_dir)
+    return _read(dataset, directory, split, _stamp(directory))
 
 
-def whole_checksum(builder: type[Dataset]) -> str:
-  """One SHA-256 of those of all splits, in hex."""
-  lines = "".join(f"{split} {digest}\n"
-                  for split, digest in sorted(builder.SHA256.items()))
-  return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def select(rows: Sequence[Row], difficulty: tuple[int, int],
-           known: tuple[int, int], field: str) -> list[Row]:
-  """The rows whose difficulty is in the range.
-
-  Args:
-    rows: of a split.
-    difficulty: the least and the greatest wanted.
-    known: the least and the greatest there are.
-    field: the config field that `difficulty` came from, for the message.
-
-  Raises:
-    strict.ConfigError: no row has such a difficulty.
-  """
-  low, high = difficulty
-  found = [row for row in rows if low <= row["difficulty"] <= high]
-  strict.require(bool(found), field, difficulty, "no row matches; difficulties "
-                 f"go from {known[0]} to {known[1]}")
-  return found
-
-
-def _prepare(builder: type[Dataset], data_dir: str) -> epath.Path:
+def _prepare(dataset: Dataset, data_dir: str) -> epath.Path:
   """The directory that holds this version, made whole or not at all."""
   root = epath.Path(data_dir).expanduser()
-  done = root / builder.name / str(builder.VERSION)
+  done = root / dataset.name / dataset.version
   if done.exists():
     return done
-  # TFDS builds under a name from `random`, which processes with equal seeds
-  # share, and fails if another one has finished first. A directory of our own
-  # and one rename have neither fault; a killed run leaves only rubbish.
+  # TFDS builds in a directory named by `random`, so processes with equal seeds
+  # share it, and fails if another process finishes first. A directory of our
+  # own and one rename avoid both; a killed process leaves only garbage behind.
   staging = done.parent / f"incomplete.{uuid.uuid4().hex}"
   try:
     staging.mkdir(parents=True)
-    made = builder(data_dir=staging, file_format="array_record")
-    made.placed = root / "downloads" / "manual"
-    made.download_and_prepare()
-    made.data_path.rename(done)
+    _build(dataset, dataset.splits(root / "downloads" / "manual"), staging
+           ).rename(done)
   except OSError as error:
     # Losing the race is success.
     if not done.exists():
@@ -168,8 +150,50 @@ def _prepare(builder: type[Dataset], data_dir: str) -> epath.Path:
   return done
 
 
+def _build(dataset: Dataset, splits: Mapping[str, Sequence[Row]],
+           directory: epath.Path) -> epath.Path:
+  """Writes the rows and returns the directory of the version.
+
+  Raises:
+    RuntimeError: the rows are not those of the version.
+  """
+  import tensorflow_datasets as tfds
+  for split, rows in splits.items():
+    if not dataset.intact(rows, split):
+      raise RuntimeError(f"the {split} rows made here are not those of version "
+                         f"{dataset.version}: the generator changed")
+  features = {str: tfds.features.Text, int: lambda: np.int32,
+              list: lambda: tfds.features.Sequence(tfds.features.Text())}
+
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    # TFDS looks for checksums beside the code, with importlib_resources, which
+    # it does not install. There are none to be found.
+    code_path = None
+    name = dataset.name
+    VERSION = tfds.core.Version(dataset.version)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+      return tfds.core.DatasetInfo(
+        builder=self, description=dataset.description,
+        features=tfds.features.FeaturesDict(
+          {name: features[kind]() for name, kind in dataset.columns.items()}))
+
+    def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
+      del dl_manager
+      return {split: self._generate_examples(rows)
+              for split, rows in splits.items()}
+
+    def _generate_examples(self, rows: Sequence[Row]
+                           ) -> Iterator[tuple[int, Row]]:
+      yield from enumerate(rows)
+
+  builder = Builder(data_dir=directory, file_format="array_record")
+  builder.download_and_prepare()
+  return builder.data_path
+
+
 def _stamp(directory: epath.Path) -> tuple[tuple[str, int, int], ...]:
-  """What changes if a file does."""
+  """Differs if a file was changed."""
   return tuple(sorted((path.name, stat.length, stat.mtime)
                       for path in directory.iterdir()
                       for stat in (path.stat(),)))
@@ -177,27 +201,28 @@ def _stamp(directory: epath.Path) -> tuple[tuple[str, int, int], ...]:
 
 # A run reads the same rows for fine-tuning, rollouts and evaluation.
 @functools.lru_cache(maxsize=8)
-def _read(builder: type[Dataset], directory: epath.Path, split: str,
-          pinned: str, stamp: tuple[tuple[str, int, int], ...]) -> list[Row]:
-  del pinned, stamp  # of the cache's key
+def _read(dataset: Dataset, directory: epath.Path, split: str,
+          stamp: tuple[tuple[str, int, int], ...]) -> list[Row]:
+  import tensorflow_datasets as tfds
+  del stamp  # only part of the cache's key
   try:
     source = tfds.builder_from_directory(directory).as_data_source(split)
-    rows = [{name: _plain(row[name]) for name in builder.COLUMNS}
+    rows = [{name: _plain(row[name]) for name in dataset.columns}
             for row in source.__getitems__(range(len(source)))]
-    rows.sort(key=builder.rank)
-    intact, cause = builder.intact(rows, split), None
+    rows.sort(key=dataset.rank)
+    intact, cause = dataset.intact(rows, split), None
   except Exception as error:  # array_record and TFDS raise all kinds
     intact, cause = False, error
   if not intact:
     raise strict.ConfigError(
         "task.data_dir", os.fspath(directory),
-        f"does not hold the {split} rows of version {builder.VERSION}; "
+        f"does not hold the {split} rows of version {dataset.version}; "
         "delete this directory and they are made again") from cause
   return rows
 
 
 def _plain(value: Any) -> Any:
-  """A text, an int or a list of texts, of numpy's."""
+  """NumPy's text, int or list of texts as Python's."""
   if isinstance(value, bytes):
     return value.decode()
   return [_plain(v) for v in value] if np.ndim(value) else int(value)
@@ -206,6 +231,7 @@ def _plain(value: Any) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
   """Silences TFDS, whose notes on 2 MB of data would lead every log."""
+  import tensorflow_datasets as tfds
   verbosity = logging.get_verbosity()
   logging.set_verbosity(min(verbosity, logging.WARNING))
   tfds.disable_progress_bar()

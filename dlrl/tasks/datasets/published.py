@@ -1,16 +1,16 @@
 """Datasets whose rows come from public files, downloaded or put there by hand.
 
 A machine without a network needs the files in `downloads/manual` below
-`task.data_dir`, by the names in the builders. Either way their SHA-256 has to
-be the public one's.
+`task.data_dir`, by the names in `files`. Either way they are used only if their
+SHA-256 is that of the public file.
 """
 
-import abc
 import dataclasses
 import hashlib
 import http.client
 import json
 import urllib.request
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -21,9 +21,12 @@ from etils import epath
 from dlrl import strict
 from dlrl.tasks.datasets import checked
 
-_HELD_OUT = 15  # one of so many train rows is for validation
-_PATIENCE_S = 30  # seconds in which nothing arrives
-_LARGEST = 64 << 20  # bytes of a file that are read
+# d1's repository (arXiv 2504.12216), whose test sets later papers evaluate.
+D1_URL = ("https://raw.githubusercontent.com/dllm-reasoning/d1/"
+          "837888f22c21a5da91a0af2b0d7b19e81d9b47ec/dataset/")
+_HELD_OUT = 15  # one in 15 train rows goes to validation
+_PATIENCE_S = 30  # a download is given up after so long without a byte
+_LARGEST = 64 << 20  # bytes read of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +35,8 @@ class File:
 
   Attributes:
     name: where users put it, below `downloads/manual`.
-    url: where it is downloaded from if they have not.
-    sha256: in hex, of each form of it that will do.
+    url: where it is downloaded from otherwise.
+    sha256: in hex, of each form of the file that is accepted.
   """
 
   name: str
@@ -41,71 +44,36 @@ class File:
   sha256: tuple[str, ...]
 
 
-class Published(checked.Dataset, abc.ABC):
-  """Rows with an int `index`, their order in the file, and `difficulty`.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Published(checked.Dataset):
+  """Rows of public files, with their position in the file as `index`.
 
   Attributes:
-    FILES: by a name of ours.
-    DIFFICULTIES: the least and the greatest.
+    files: by a name of ours.
+    parse: makes the rows of each split of the contents of `files`.
   """
 
-  FILES: Mapping[str, File]
-  DIFFICULTIES: tuple[int, int] = (1, 1)
+  files: Mapping[str, File]
+  parse: Callable[[Mapping[str, bytes]], Mapping[str, list[checked.Row]]]
+  difficulties: tuple[int, int] = (1, 1)
 
-  @abc.abstractmethod
-  def parse(self, contents: Mapping[str, bytes]
-            ) -> Mapping[str, list[checked.Row]]:
-    """Rows by split, from the contents of the `FILES`."""
-
-  def splits(self) -> Mapping[str, Sequence[checked.Row]]:
-    """Of the files; raises `strict.ConfigError` if one cannot be had."""
-    return self.parse({key: _content(file, self.placed / file.name)
-                       for key, file in self.FILES.items()})
+  def splits(self, placed: epath.Path) -> Mapping[str, Sequence[checked.Row]]:
+    """The rows of the files; raises `strict.ConfigError` if one is missing."""
+    return self.parse({key: _content(file, placed / file.name)
+                       for key, file in self.files.items()})
 
   @staticmethod
   def rank(row: checked.Row) -> int:
-    """The order in the file."""
+    """The sort key of rows: the order in the file."""
     return row["index"]
 
   @staticmethod
-  def checksum(rows: Iterable[checked.Row]) -> str:
-    """SHA-256 of the rows in the given order, in hex."""
+  def digest(rows: Iterable[checked.Row]) -> str:
+    """SHA-256 of one JSON object for each row, in hex."""
     digest = hashlib.sha256()
     for row in rows:
       digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
-
-
-def whole_checksum(builder: type[Published]) -> str:
-  """One SHA-256 of those of its files and of the rows of all splits, in hex."""
-  parts = [builder.SHA256, {key: file.sha256
-                            for key, file in builder.FILES.items()}]
-  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def load(builder: type[Published], data_dir: str, split: str,
-         difficulty: tuple[int, int], *, field: str = "difficulty"
-         ) -> list[checked.Row]:
-  """The split's rows of some difficulty, prepared first if that is needed.
-
-  Args:
-    builder: of the dataset.
-    data_dir: of TFDS; `~` is expanded.
-    split: `train`, `validation` or `test`.
-    difficulty: the least and the greatest.
-    field: the config field that `difficulty` came from, for the message.
-
-  Returns:
-    Rows with the builder's columns, in the order of the public file.
-
-  Raises:
-    strict.ConfigError: there is no such split, no row of that difficulty, a
-      file that cannot be had, or a directory that cannot be used.
-  """
-  strict.require(split in builder.SHA256, "task.name", builder.name,
-                 f"has no {split} rows, only {', '.join(builder.SHA256)}")
-  rows = checked.load(builder, data_dir, split)
-  return checked.select(rows, difficulty, builder.DIFFICULTIES, field)
 
 
 def json_lines(content: bytes) -> list[Any]:
@@ -115,9 +83,9 @@ def json_lines(content: bytes) -> list[Any]:
 
 def cut(rows: Sequence[checked.Row], column: str
         ) -> dict[str, list[checked.Row]]:
-  """`train` and `validation`, by the text in `column` alone.
+  """Cuts rows into `train` and `validation` by the text in `column` only.
 
-  So a row that two versions of a dataset share is in the same part of both.
+  A row that two versions of a dataset share is then in the same part of both.
   """
   parts: dict[str, list[checked.Row]] = {"train": [], "validation": []}
   for row in rows:
@@ -143,7 +111,7 @@ def _content(file: File, placed: epath.Path) -> bytes:
   return content
 
 
-# TFDS's own would try for minutes where there is no network.
+# TFDS's download manager tries for minutes where there is no network.
 def _download(url: str) -> bytes:
   with urllib.request.urlopen(url, timeout=_PATIENCE_S) as response:
     return response.read(_LARGEST)

@@ -1,52 +1,29 @@
-"""4x4 Sudoku puzzles with one solution, as a TFDS dataset made on the spot.
+"""4x4 Sudoku puzzles with one solution, computed from the 288 grids.
 
-The puzzles come from the 288 grids; nothing is downloaded. Train and test share
-no solution: 200 grids and 88. Validation has other puzzles of the train grids.
-For each number of blanks there are 2,000 train, 300 validation and 300 test
-puzzles. Only raw PCG64 words are used, whose stream numpy promises to keep.
+Train and test share no solution: they use 200 and 88 of the grids. Validation
+has other puzzles of the train grids. For each number of blanks there are 2,000
+train, 300 validation and 300 test puzzles. All random choices use raw PCG64
+words, a stream that NumPy promises to keep.
 """
 
 import functools
-import types
-from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from dlrl.tasks.datasets import checked
 from dlrl.tasks.datasets import computed
 from dlrl.tasks.sudoku import grading as sudoku
 
 DIFFICULTIES = (2, 12)  # blanks; no puzzle with 13 has a single solution
-# Of the puzzles of each difficulty, in the order they are found in. Validation
-# comes after train among those of the train grids.
+# Places among the puzzles of a difficulty, in order of discovery. Validation
+# takes those that follow train's, because both use the train grids.
 PLACES = {"train": slice(0, 2000), "validation": slice(2000, 2300),
           "test": slice(0, 300)}
 _SEED = 4242
 _TRAIN_GRIDS = 200
 
 
-class Sudoku4x4(computed.Puzzles):
-  """Rows of `puzzle`, `solution` and `difficulty`, the number of blanks."""
-
-  VERSION = tfds.core.Version("1.1.0")
-  DESCRIPTION = "4x4 Sudoku puzzles with exactly one solution."
-  SHA256 = types.MappingProxyType({
-    "train": "21e32f822fc5ba8761d8b167cf3d23d1"
-             "31fecc7ce6dc104740e414bdef25a798",
-    "test": "2c8998b0e7eec9763a10658396b3d1a0"
-            "b44fa74f73301032a1986b4fb7b08859",
-    "validation": "eafb5e7a041660473f4dc1de39ec6dd1"
-                  "8045f6c830b31f395dc446d26bdb0da3",
-  })
-
-  def rows(self, split: str) -> list[computed.Row]:
-    """Of `generate`."""
-    return generate(split)
-
-
 def generate(split: str) -> list[computed.Row]:
-  """The split's rows, ordered by difficulty and then puzzle."""
+  """The split's rows."""
   grids = sudoku.grids()
   order = np.argsort(np.random.PCG64(_SEED).random_raw(len(grids)))
   chosen = order[_TRAIN_GRIDS:] if split == "test" else order[:_TRAIN_GRIDS]
@@ -54,34 +31,12 @@ def generate(split: str) -> list[computed.Row]:
   low, high = DIFFICULTIES
   rows = []
   for blanks in range(low, high + 1):
-    # Difficulties, and train and test, draw from streams of their own.
+    # Each difficulty has its own stream, and so have train and test.
     words = np.random.PCG64([_SEED, blanks, len(chosen)])
     pairs = _unique_pairs(words, chosen, blanks, places.stop)[places]
     rows += [{"puzzle": _puzzle(grids[grid], kept), "solution": grids[grid],
               "difficulty": blanks} for grid, kept in pairs]
-  return sorted(rows, key=computed.rank)
-
-
-def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
-         field: str = "difficulty") -> Sequence[computed.Row]:
-  """The split's puzzles of some difficulty, prepared first if that is needed.
-
-  Args:
-    data_dir: of TFDS; `~` is expanded.
-    split: `train`, `validation` or `test`.
-    difficulty: the least and the greatest number of blanks.
-    field: the config field that `difficulty` came from, for the message.
-
-  Returns:
-    Rows `{"puzzle", "solution", "difficulty", "index"}`, ordered by difficulty;
-    the index identifies a row in its split, whatever is selected.
-
-  Raises:
-    strict.ConfigError: the directory cannot be written or holds something else,
-      or no puzzle has that difficulty.
-  """
-  rows = computed.numbered(Sudoku4x4, data_dir, split)
-  return checked.select(rows, difficulty, DIFFICULTIES, field)
+  return rows
 
 
 def _unique_pairs(words: np.random.PCG64, grids: np.ndarray, blanks: int,
@@ -110,3 +65,19 @@ def _differences() -> np.ndarray:
 def _puzzle(grid: str, kept: int) -> str:
   return "".join(digit if kept >> cell & 1 else "0"
                  for cell, digit in enumerate(grid))
+
+
+SUDOKU4X4 = computed.Puzzles(
+  name="sudoku4x4",
+  version="1.1.0",
+  description="4x4 Sudoku puzzles with exactly one solution.",
+  difficulties=DIFFICULTIES,
+  generate=generate,
+  sha256={
+    "train": "21e32f822fc5ba8761d8b167cf3d23d1"
+             "31fecc7ce6dc104740e414bdef25a798",
+    "test": "2c8998b0e7eec9763a10658396b3d1a0"
+            "b44fa74f73301032a1986b4fb7b08859",
+    "validation": "eafb5e7a041660473f4dc1de39ec6dd1"
+                  "8045f6c830b31f395dc446d26bdb0da3",
+  })

@@ -1,21 +1,18 @@
-"""9x9 Sudoku puzzles with one solution, as a TFDS dataset made on the spot.
+"""9x9 Sudoku puzzles with one solution, computed.
 
-Full grids are filled at random and emptied cell by cell, as long as one
-solution is left: 55 blanks and more. A row is one of these with its digits,
-rows, columns and sides exchanged in one of the ways that keep the rules, and
-with some of its clues put back, which adds no solution. Each is of a grid that
-belongs to one split alone: no solution of test is one of train under any such
-exchange. Difficulty is the number of blanks, in steps of 5. Only raw PCG64
-words are used, whose stream numpy promises to keep.
+Full grids are filled at random and emptied cell by cell while one solution is
+left, which gives at least 55 blanks. A row is one of these after a random
+symmetry of the rules (a relabelling of digits, an exchange of rows, columns or
+both sides), with some clues put back, which adds no solution. Each grid belongs
+to one split, so no solution of test is one of train under any symmetry.
+Difficulty is the number of blanks, in steps of 5. All random choices use raw
+PCG64 words, a stream that NumPy promises to keep.
 """
 
-import types
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from dlrl.tasks.datasets import checked
 from dlrl.tasks.datasets import computed
 from dlrl.tasks.sudoku import search_9x9
 
@@ -26,27 +23,8 @@ _GRIDS = {"train": 160, "validation": 40, "test": 40}
 _SEED = 9999
 
 
-class Sudoku9x9(computed.Puzzles):
-  """Rows of `puzzle`, `solution` and `difficulty`, the number of blanks."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  DESCRIPTION = "9x9 Sudoku puzzles with exactly one solution."
-  SHA256 = types.MappingProxyType({
-    "train": "206993eb21d6122061090ecf6f2d33ca"
-             "51f80ae7b2b9eecea73bb919c47305c2",
-    "validation": "457b00f18d74820f5048b478f498dc9f"
-                  "55da39000b02489ecc46dea4f193dcfc",
-    "test": "c7e134cbdff26e773a4a623db646617b"
-            "724494771f137d9aac381dae33aead27",
-  })
-
-  def rows(self, split: str) -> list[computed.Row]:
-    """Of `generate`."""
-    return generate(split)
-
-
 def generate(split: str) -> list[computed.Row]:
-  """The split's rows, ordered by difficulty and then puzzle."""
+  """The split's rows."""
   words = np.random.PCG64([_SEED, list(_GRIDS).index(split)])
   emptied = _emptied(words, _GRIDS[split])
   low, high = DIFFICULTIES
@@ -56,19 +34,12 @@ def generate(split: str) -> list[computed.Row]:
       filled, order = emptied[int(words.random_raw()) % len(emptied)]
       cells = np.array(order)[np.argsort(words.random_raw(len(order)))]
       rows.append(_row(words, filled, cells[:blanks]))
-  return sorted(rows, key=computed.rank)
-
-
-def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
-         field: str = "difficulty") -> Sequence[computed.Row]:
-  """As `sudoku_dataset.load`."""
-  rows = computed.numbered(Sudoku9x9, data_dir, split)
-  return checked.select(rows, difficulty, DIFFICULTIES, field)
+  return rows
 
 
 def _emptied(words: np.random.PCG64, count: int
              ) -> list[tuple[list[int], list[int]]]:
-  """(full grid, cells that can all be blank), at least 55 of them."""
+  """`count` pairs of a full grid and at least 55 cells that can be blank."""
   found: list[tuple[list[int], list[int]]] = []
   while len(found) < count:
     filled = search_9x9.grid(words)
@@ -81,7 +52,7 @@ def _emptied(words: np.random.PCG64, count: int
 
 def _row(words: np.random.PCG64, filled: Sequence[int], cells: np.ndarray
          ) -> computed.Row:
-  """A puzzle with these blanks, of the grid after an exchange at random."""
+  """A puzzle with these blanks, after a random symmetry of the rules."""
   solution = np.array(filled).reshape(9, 9) + 1
   puzzle = solution.copy()
   puzzle.ravel()[cells] = 0
@@ -89,16 +60,32 @@ def _row(words: np.random.PCG64, filled: Sequence[int], cells: np.ndarray
   rows, columns = _lines(words), _lines(words)
   turned = bool(int(words.random_raw()) % 2)
 
-  def exchanged(grid: np.ndarray) -> str:
+  def changed(grid: np.ndarray) -> str:
     grid = digits[grid][rows][:, columns]
     return "".join(map(str, (grid.T if turned else grid).ravel()))
 
-  return {"puzzle": exchanged(puzzle), "solution": exchanged(solution),
+  return {"puzzle": changed(puzzle), "solution": changed(solution),
           "difficulty": len(cells)}
 
 
 def _lines(words: np.random.PCG64) -> np.ndarray:
-  """An order of 9 lines that keeps those of a box together."""
+  """A random order of 9 lines that keeps the lines of a box together."""
   bands = np.argsort(words.random_raw(3))
   return np.concatenate(
     [3 * band + np.argsort(words.random_raw(3)) for band in bands])
+
+
+SUDOKU9X9 = computed.Puzzles(
+  name="sudoku9x9",
+  version="1.0.0",
+  description="9x9 Sudoku puzzles with exactly one solution.",
+  difficulties=DIFFICULTIES,
+  generate=generate,
+  sha256={
+    "train": "206993eb21d6122061090ecf6f2d33ca"
+             "51f80ae7b2b9eecea73bb919c47305c2",
+    "validation": "457b00f18d74820f5048b478f498dc9f"
+                  "55da39000b02489ecc46dea4f193dcfc",
+    "test": "c7e134cbdff26e773a4a623db646617b"
+            "724494771f137d9aac381dae33aead27",
+  })

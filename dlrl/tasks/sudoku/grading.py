@@ -1,10 +1,10 @@
 """Sudoku of 4x4 and 9x9 cells: the rules, the rewards and the metrics.
 
-A puzzle is 16 digits up to 4 or 81 up to 9, row by row, 0 for a blank. The
+A puzzle is 16 digits up to 4, or 81 up to 9, row by row; 0 is a blank. The
 answer that a completion states (`answers.final`) has to be the digits of the
-filled grid and nothing else. Any valid grid that keeps the clues is right,
-whichever one the puzzle was made from. Rewards read the column `puzzle`, never
-the solution.
+filled grid and nothing else. Any valid grid that keeps the clues is right, not
+only the grid that the puzzle was made from. Rewards read the column `puzzle`
+and never the solution.
 """
 
 import functools
@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dlrl.tasks import answers
 from dlrl.tasks import task as task_lib
 
-# By the number of cells: digits, and the cells of each row, column and box,
-# which hold every digit once.
+# By the number of cells.
 DIGITS = {16: "1234", 81: "123456789"}
 
 
@@ -30,6 +29,7 @@ def _units(box: int) -> tuple[tuple[int, ...], ...]:
       for corner in corners))
 
 
+# The cells of each row, column and box, all of which hold every digit once.
 UNITS = {16: _units(2), 81: _units(3)}
 
 
@@ -44,19 +44,19 @@ def grids() -> tuple[str, ...]:
   return tuple(found)
 
 
-def template(row: task_lib.Example) -> list[str | int]:
-  """What is known of any answer: the clues, with blanks between them."""
-  return [1 if digit == "0" else digit for digit in row["puzzle"]]
+def template(example: task_lib.Example) -> list[str | int]:
+  """The clues as fixed text, and one free token for each blank."""
+  return [1 if digit == "0" else digit for digit in example["puzzle"]]
 
 
 def well_formed(answer: str, size: int = 16) -> bool:
-  """Whether it is a grid of `size` ASCII digits from 1, and nothing around."""
-  # Membership, not str.isdigit or int(): those accept other scripts' digits.
+  """Whether the answer is exactly `size` ASCII digits from 1 on."""
+  # Not str.isdigit or int(), which accept the digits of other scripts.
   return len(answer) == size and all(c in DIGITS[size] for c in answer)
 
 
 def clues_kept(puzzle: str, grid: str) -> float:
-  """Fraction of the puzzle's clues that `grid`, of the same size, repeats."""
+  """Fraction of the puzzle's clues that `grid`, of the same size, keeps."""
   clues = [(given, digit) for given, digit in zip(puzzle, grid, strict=True)
            if given != "0"]
   kept = sum(given == digit for given, digit in clues)
@@ -71,9 +71,9 @@ def units_valid(grid: str) -> float:
 
 
 def units_score(puzzle: str, answer: str) -> float:
-  """Mean of clues kept and units valid, in [0, 1]; 0 if not well formed.
+  """Mean of `clues_kept` and `units_valid`, in [0, 1]; 0 if not well formed.
 
-  It is 1 for a solution and for nothing else.
+  It is 1 for solutions only.
   """
   _check_puzzle(puzzle)
   if not well_formed(answer, len(puzzle)):
@@ -87,10 +87,10 @@ def solved(puzzle: str, answer: str) -> bool:
 
 
 def cells(puzzle: str, answer: str, solution: str) -> float:
-  """Fraction of blanks equal to `solution`'s, in [0, 1]; 0 if not well formed.
+  """Fraction of blanks filled as in `solution`; 0 if not well formed.
 
-  The score of the published tables. It trusts that the puzzle has one solution
-  and, like them, ignores overwritten clues.
+  The score of published tables. Like them, it assumes that the puzzle has one
+  solution, and ignores clues that were overwritten.
   """
   _check_puzzle(puzzle)
   if not well_formed(answer, len(puzzle)):
@@ -105,8 +105,8 @@ def solved_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
   """1 for a solved puzzle and 0 for everything else.
 
   Raises:
-    ValueError: the column `puzzle` holds something else, or the lengths differ.
-      No completion raises.
+    ValueError: a value of `puzzle` is not a puzzle, or the columns differ in
+      length. No completion raises.
   """
   del prompts, columns
   return _each(solved, completions, puzzle)
@@ -114,10 +114,12 @@ def solved_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
 
 def units_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
                  *, puzzle: Sequence[str], **columns: object) -> list[float]:
-  """`units_score`: dense, in [0, 1], and 1 only for a solved puzzle.
+  """`units_score`: in [0, 1], and 1 only for a solved puzzle.
+
+  Dense enough to give an untrained model a gradient.
 
   Raises:
-    ValueError: as `solved_reward`.
+    ValueError: see `solved_reward`.
   """
   del prompts, columns
   return _each(units_score, completions, puzzle)
@@ -126,12 +128,12 @@ def units_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
 def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
             puzzle: Sequence[str], solution: Sequence[str], **columns: object
             ) -> dict[str, list[float]]:
-  """Of every completion, in [0, 1].
+  """`solved`, `cells` and `format` of every completion, in [0, 1].
 
-  `solved`, `cells`, and `format`: whether the answer is a grid, of any digits.
+  `format` is 1 if the answer is a full grid, valid or not.
 
   Raises:
-    ValueError: as `solved_reward`.
+    ValueError: see `solved_reward`.
   """
   del prompts, columns
   return {
@@ -154,4 +156,5 @@ def _formed(puzzle: str, answer: str) -> bool:
 def _check_puzzle(puzzle: str) -> None:
   digits = DIGITS.get(len(puzzle), "")
   if not digits or any(c not in "0" + digits for c in puzzle):
-    raise ValueError(f"{puzzle!r} is not a puzzle: 16 digits up to 4, or 81")
+    raise ValueError(
+      f"puzzle = {puzzle!r}: must be 16 digits from 0 to 4, or 81 digits")

@@ -1,7 +1,7 @@
-"""9x9 Sudoku: full grids at random, and which of their cells can be blank.
+"""9x9 Sudoku: random full grids, and which of their cells can be blank.
 
-Depth first over the blanks, always the one with the fewest digits left; sets of
-digits are the bits of an int.
+Depth-first search over the blanks, always the blank with the fewest possible
+digits first. Sets of digits are the bits of an int.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 _ALL = (1 << 9) - 1
-# Of each cell, its row, column and box among 27.
+# For each cell, the numbers of its row, column and box among the 27 units.
 _UNITS = tuple((c // 9, 9 + c % 9, 18 + c // 27 * 3 + c % 9 // 3)
                for c in range(81))
 _Digits = Sequence[Sequence[int]]
 
 
 def grid(words: np.random.PCG64) -> list[int]:
-  """A full grid, digits 0 to 8 of 81 cells; each cell tries them at random."""
+  """A random full grid: the digits, 0 to 8, of the 81 cells."""
   order = np.argsort(words.random_raw(81 * 9).reshape(81, 9)).tolist()
   filled = [0] * 81
   _complete([0] * 27, list(range(81)), order, filled)
@@ -24,7 +24,7 @@ def grid(words: np.random.PCG64) -> list[int]:
 
 
 def blanks(filled: Sequence[int], order: Sequence[int]) -> list[int]:
-  """Cells that can all be blank, with one way to fill them, and no more can.
+  """A maximal set of cells that can be blank while one solution is left.
 
   Args:
     filled: a full grid.
@@ -46,10 +46,10 @@ _ASCENDING = [list(range(9))] * 81
 
 
 def _has_other(used: list[int], others: list[int], cell: int, bit: int) -> bool:
-  """Whether the blanks can be filled with another digit in `cell`.
+  """Whether the blanks can be filled with another digit than `bit` in `cell`.
 
-  The other blanks have one filling with `bit` there, so there is a second one
-  of all only if there is one without.
+  With `bit` there, `others` can be filled in only one way. So a second solution
+  exists only if another digit fits.
   """
   row, column, box = _UNITS[cell]
   free = _ALL & ~(used[row] | used[column] | used[box]) & ~bit
@@ -65,7 +65,7 @@ def _has_other(used: list[int], others: list[int], cell: int, bit: int) -> bool:
 
 def _complete(used: list[int], empty: list[int], order: _Digits,
               filled: list[int]) -> bool:
-  """Fills the empty cells; or says False, and `used` is as it was."""
+  """Fills the empty cells; if that fails, returns False and restores `used`."""
   if not empty:
     return True
   fewest, place, free = 10, 0, 0

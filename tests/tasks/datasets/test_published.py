@@ -1,4 +1,4 @@
-"""Builders of published datasets, on made-up files."""
+"""Published datasets, made of made-up files."""
 
 import dataclasses
 import gzip
@@ -12,8 +12,6 @@ import pytest
 
 from dlrl import strict
 from dlrl.tasks.coding import data as code_data
-from dlrl.tasks.datasets import checked
-from dlrl.tasks.datasets import published
 from dlrl.tasks.mathematics import competition_data
 from dlrl.tasks.mathematics import gsm8k_data
 
@@ -69,17 +67,20 @@ HUMAN = [{
   "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}]
 
 CONTENTS = {
-  gsm8k_data.Gsm8k: {"train": lines(QUESTIONS),
-                        "test": lines(QUESTIONS[:3])},
-  competition_data.Math: {"train": lines([*TRAIN_12000, *TESTED]),
-                      "test": lines(TESTED)},
-  competition_data.Math4500: {"train": lines(PROBLEMS), "test": lines(TESTED)},
-  competition_data.Math500: {"test": lines(TESTED)},
-  competition_data.Math5000: {"rest": lines(PROBLEMS), "test": lines(TESTED)},
-  code_data.Mbpp: {"all": lines(PROGRAMS)},
-  code_data.MbppSanitized: {"all": json.dumps(SANITIZED).encode()},
-  code_data.HumanEval: {"test": gzip.compress(lines(HUMAN))},
+  (gsm8k_data, "GSM8K"): {
+    "train": lines(QUESTIONS), "test": lines(QUESTIONS[:3])},
+  (competition_data, "MATH"): {
+    "train": lines([*TRAIN_12000, *TESTED]), "test": lines(TESTED)},
+  (competition_data, "MATH_4500"): {
+    "train": lines(PROBLEMS), "test": lines(TESTED)},
+  (competition_data, "MATH_500"): {"test": lines(TESTED)},
+  (competition_data, "MATH_5000"): {
+    "rest": lines(PROBLEMS), "test": lines(TESTED)},
+  (code_data, "MBPP"): {"all": lines(PROGRAMS)},
+  (code_data, "MBPP_SANITIZED"): {"all": json.dumps(SANITIZED).encode()},
+  (code_data, "HUMANEVAL"): {"test": gzip.compress(lines(HUMAN))},
 }
+DATASETS = [getattr(module, name) for module, name in CONTENTS]
 
 
 def sha256(content):
@@ -89,16 +90,17 @@ def sha256(content):
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
   """Puts made-up files where users would put the public ones."""
-  for builder, contents in CONTENTS.items():
+  for (module, name), contents in CONTENTS.items():
+    dataset = getattr(module, name)
     for key, content in contents.items():
-      path = tmp_path / "downloads/manual" / builder.FILES[key].name
+      path = tmp_path / "downloads/manual" / dataset.files[key].name
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(content)
-    monkeypatch.setattr(builder, "FILES", {
-      key: dataclasses.replace(builder.FILES[key], url=NOWHERE + key,
-                               sha256=(sha256(content),))
-      for key, content in contents.items()})
-    monkeypatch.setattr(builder, "SHA256", dict.fromkeys(builder.SHA256, ""))
+    monkeypatch.setattr(module, name, dataclasses.replace(
+      dataset, sha256=dict.fromkeys(dataset.sha256, ""),
+      files={key: dataclasses.replace(dataset.files[key], url=NOWHERE + key,
+                                      sha256=(sha256(content),))
+             for key, content in contents.items()}))
   return str(tmp_path)
 
 
@@ -108,7 +110,7 @@ def by_index(*parts):
 
 def test_gsm8k_is_cut_into_rows_that_keep_the_public_text(made_up):
   train, validation, test = (
-    gsm8k_data.load(made_up, split, EVERY)
+    gsm8k_data.GSM8K.load(made_up, split, EVERY)
     for split in SPLITS)
   rows = by_index(train, validation)
   assert len(rows) == len(train) + len(validation) == 60
@@ -124,7 +126,7 @@ def test_gsm8k_is_cut_into_rows_that_keep_the_public_text(made_up):
 
 
 def test_math_takes_the_last_box_the_level_and_what_is_not_tested(made_up):
-  train, validation = (competition_data.load_4500(made_up, split, EVERY)
+  train, validation = (competition_data.MATH_4500.load(made_up, split, EVERY)
                        for split in ("train", "validation"))
   rows = by_index(train, validation)
   assert sorted(rows) == list(range(59))  # without "Find 7."
@@ -133,46 +135,46 @@ def test_math_takes_the_last_box_the_level_and_what_is_not_tested(made_up):
   assert rows[8] == {
     "problem": "Find 9.", "answer": r"\frac{1}{2^{\text{a}}}",
     "solution": SOLVED, "subject": "Algebra", "difficulty": 5, "index": 8}
-  assert {row["difficulty"] for row in competition_data.load_4500(
+  assert {row["difficulty"] for row in competition_data.MATH_4500.load(
     made_up, "train", (2, 3))} == {2, 3}
-  assert competition_data.load(made_up, "test", (4, 4)) == [{
+  assert competition_data.MATH.load(made_up, "test", (4, 4)) == [{
     "problem": "Find 7.", "answer": "7", "solution": r"\boxed{7}",
     "subject": "Geometry", "difficulty": 4, "index": 0}]
 
 
 def test_maths_whole_test_is_what_math500_leaves_and_then_math500(made_up):
-  rows = competition_data.load_5000(made_up, "test", EVERY)
+  rows = competition_data.MATH_5000.load(made_up, "test", EVERY)
   assert [row["problem"] for row in rows] == [
     f"Find {i}." for i in range(60) if i != 7] + ["Find 7."]
   assert [row["index"] for row in rows] == list(range(60))
-  assert competition_data.load_500(made_up, "test", EVERY) == [
+  assert competition_data.MATH_500.load(made_up, "test", EVERY) == [
     rows[-1] | {"index": 0}]
   # Of the one that both files have, MATH500's answer is taken.
   assert rows[-1]["answer"] == "7"
   with pytest.raises(strict.ConfigError, match="no train rows, only test"):
-    competition_data.load_5000(made_up, "train", EVERY)
+    competition_data.MATH_5000.load(made_up, "train", EVERY)
 
 
 def test_the_two_sizes_of_math_are_different_datasets_cut_alike(made_up):
-  small = competition_data.load_4500(made_up, "train", EVERY)
-  whole = competition_data.load(made_up, "train", EVERY)
+  small = competition_data.MATH_4500.load(made_up, "train", EVERY)
+  whole = competition_data.MATH.load(made_up, "train", EVERY)
   assert [row["difficulty"] for row in whole] == [3, 0]
-  assert competition_data.Math.name != competition_data.Math4500.name
+  assert competition_data.MATH.name != competition_data.MATH_4500.name
   assert os.path.isdir(f"{made_up}/math") and os.path.isdir(
     f"{made_up}/math4500")
   assert {"Find 8.", "Find 9."} == {row["problem"] for row in whole} < {
     row["problem"] for row in small}
-  (held_out,) = competition_data.load(made_up, "validation", EVERY)
+  (held_out,) = competition_data.MATH.load(made_up, "validation", EVERY)
   assert (held_out["problem"], held_out["index"]) == ("Find 13.", 2)
 
 
 def test_mbpp_is_split_by_number_and_shows_what_tests_need(made_up):
-  indices = {split: [row["index"] for row in code_data.load_mbpp(
+  indices = {split: [row["index"] for row in code_data.MBPP.load(
     made_up, split, EVERY)] for split in ("prompt", "test", "validation",
                                           "train")}
   assert indices == {"prompt": [1, 10], "test": [11, 510],
                      "validation": [511, 600], "train": [601, 974]}
-  tree, twice = code_data.load_mbpp(made_up, "test", EVERY)
+  tree, twice = code_data.MBPP.load(made_up, "test", EVERY)
   assert twice == {
     "text": "Double 510.", "signature": "def twice(n):", "prefix": "",
     "tests": ["assert twice(510) == 1020", "assert twice(0) == 0 "],
@@ -187,8 +189,8 @@ def test_mbpp_is_split_by_number_and_shows_what_tests_need(made_up):
 
 
 def test_sanitized_mbpp_and_humaneval_have_the_same_columns(made_up):
-  (root,) = code_data.load_mbpp_sanitized(made_up, "test", EVERY)
-  (add,) = code_data.load_humaneval(made_up, "test", EVERY)
+  (root,) = code_data.MBPP_SANITIZED.load(made_up, "test", EVERY)
+  (add,) = code_data.HUMANEVAL.load(made_up, "test", EVERY)
   assert root.keys() == add.keys()
   assert (root["index"], root["setup"]) == (12, "import math\nimport re")
   assert add["tests"] == [HUMAN[0]["test"] + "\n\ncheck(add)\n"]
@@ -199,16 +201,15 @@ def test_sanitized_mbpp_and_humaneval_have_the_same_columns(made_up):
 
 def test_what_a_dataset_lacks_is_an_error(made_up):
   with pytest.raises(strict.ConfigError, match="no train rows, only test"):
-    code_data.load_humaneval(made_up, "train", EVERY)
-  with pytest.raises(strict.ConfigError, match="from 0 to 5") as error:
-    competition_data.load_4500(
-      made_up, "train", (8, 12), field="sft.difficulty"
-    )
+    code_data.HUMANEVAL.load(made_up, "train", EVERY)
+  with pytest.raises(strict.ConfigError, match=r"overlaps 0\.\.5") as error:
+    competition_data.MATH_4500.load(
+      made_up, "train", (8, 12), field="sft.difficulty")
   assert error.value.field == "sft.difficulty"
 
 
 def test_preparing_is_silent_and_leaves_only_the_data(made_up, capfd):
-  code_data.load_humaneval(made_up, "test", EVERY)
+  code_data.HUMANEVAL.load(made_up, "test", EVERY)
   assert capfd.readouterr() == ("", "")
   assert sorted(os.listdir(made_up)) == ["downloads", "humaneval"]
   assert os.listdir(f"{made_up}/downloads") == ["manual"]
@@ -220,35 +221,34 @@ def test_another_file_than_the_public_one_is_an_error(made_up):
   with open(path, "ab") as file:
     file.write(b"\n")
   with pytest.raises(strict.ConfigError, match="SHA-256") as error:
-    code_data.load_mbpp(made_up, "test", EVERY)
+    code_data.MBPP.load(made_up, "test", EVERY)
   assert error.value.value == path
-  assert sha256(CONTENTS[code_data.Mbpp]["all"]) in error.value.fix
+  assert sha256(lines(PROGRAMS)) in error.value.fix
   assert os.listdir(f"{made_up}/mbpp") == []
 
 
-def test_any_known_form_of_a_file_will_do(made_up, monkeypatch):
-  (file,) = code_data.MbppSanitized.FILES.values()
+def test_any_known_form_of_a_file_is_accepted(made_up):
+  dataset = code_data.MBPP_SANITIZED
   pretty = json.dumps(SANITIZED, indent=4).encode()
-  monkeypatch.setattr(code_data.MbppSanitized, "FILES", {
+  file = dataset.files["all"]
+  either = dataclasses.replace(dataset, files={
     "all": dataclasses.replace(file, sha256=(*file.sha256, sha256(pretty)))})
   with open(f"{made_up}/downloads/manual/{file.name}", "wb") as out:
     out.write(pretty)
-  assert code_data.load_mbpp_sanitized(made_up, "test", EVERY)
+  assert either.load(made_up, "test", EVERY)
 
 
-def test_rows_are_checked_when_they_are_made_and_when_they_are_read(
-    made_up, monkeypatch):
-  builder = code_data.HumanEval
-  rows = code_data.load_humaneval(made_up, "test", EVERY)
-  assert checked.load(builder, made_up, "test") == rows
-  monkeypatch.setattr(builder, "SHA256", {"test": builder.checksum(rows)})
-  assert code_data.load_humaneval(made_up, "test", EVERY) == rows
-  monkeypatch.setattr(builder, "SHA256", {"test": "0" * 64})
+def test_rows_are_checked_when_they_are_made_and_when_they_are_read(made_up):
+  dataset = code_data.HUMANEVAL
+  rows = dataset.load(made_up, "test", EVERY)
+  right, wrong = (dataclasses.replace(dataset, sha256={"test": digest})
+                  for digest in (dataset.digest(rows), "0" * 64))
+  assert right.load(made_up, "test", EVERY) == rows
   with pytest.raises(strict.ConfigError, match="delete this directory"):
-    code_data.load_humaneval(made_up, "test", EVERY)
+    wrong.load(made_up, "test", EVERY)
   os.rename(f"{made_up}/humaneval", f"{made_up}/old")
   with pytest.raises(RuntimeError, match="generator changed"):
-    code_data.load_humaneval(made_up, "test", EVERY)
+    wrong.load(made_up, "test", EVERY)
 
 
 @pytest.fixture
@@ -274,53 +274,52 @@ def served(made_up):
   server.server_close()
 
 
-def from_server(builder, url, monkeypatch):
-  monkeypatch.setattr(builder, "FILES", {
+def from_server(dataset, url):
+  return dataclasses.replace(dataset, files={
     key: dataclasses.replace(file, url=url + file.name)
-    for key, file in builder.FILES.items()})
+    for key, file in dataset.files.items()})
 
 
 def test_files_that_are_not_there_are_downloaded_once(
-    made_up, served, monkeypatch, capfd):
+    made_up, served, capfd):
   url, asked = served
-  from_server(gsm8k_data.Gsm8k, url, monkeypatch)
-  rows = gsm8k_data.load(made_up, "test", EVERY)
+  dataset = from_server(gsm8k_data.GSM8K, url)
+  rows = dataset.load(made_up, "test", EVERY)
   assert [row["question"] for row in rows] == [
     row["question"] for row in QUESTIONS[:3]]
   assert sorted(asked) == ["GET /gsm8k/test.jsonl HTTP/1.1",
                            "GET /gsm8k/train.jsonl HTTP/1.1"]
-  assert gsm8k_data.load(made_up, "test", EVERY) == rows
+  assert dataset.load(made_up, "test", EVERY) == rows
   assert len(asked) == 2
   assert os.listdir(f"{made_up}/gsm8k") == ["1.0.0"]
   assert capfd.readouterr() == ("", "")
 
 
-def test_a_download_of_something_else_is_an_error(
-    made_up, served, monkeypatch):
+def test_a_download_of_something_else_is_an_error(made_up, served):
   url, _ = served
-  from_server(code_data.Mbpp, url, monkeypatch)
+  dataset = from_server(code_data.MBPP, url)
   with open(f"{made_up}/served/mbpp/mbpp.jsonl", "ab") as file:
     file.write(b"\n")
   with pytest.raises(strict.ConfigError, match="SHA-256"):
-    code_data.load_mbpp(made_up, "test", EVERY)
+    dataset.load(made_up, "test", EVERY)
   assert os.listdir(f"{made_up}/mbpp") == []
 
 
 def test_without_a_network_the_error_says_where_to_put_the_file(
     made_up, served):
   with pytest.raises(strict.ConfigError, match="put the file here") as error:
-    code_data.load_humaneval(made_up, "test", EVERY)
+    code_data.HUMANEVAL.load(made_up, "test", EVERY)
   assert error.value.field == "task.data_dir"
   assert error.value.value == (
     f"{made_up}/downloads/manual/humaneval/HumanEval.jsonl.gz")
 
 
 def test_every_file_and_split_has_its_checksum_but_one_that_says_so():
-  unknown = {(builder.name, split) for builder in CONTENTS
-             for split, digest in builder.SHA256.items() if not digest}
+  unknown = {(dataset.name, split) for dataset in DATASETS
+             for split, digest in dataset.sha256.items() if not digest}
   assert unknown == {("math", "train"), ("math", "validation")}
-  assert len({published.whole_checksum(b) for b in CONTENTS}) == len(CONTENTS)
-  for builder in CONTENTS:
-    for file in builder.FILES.values():
+  assert len({dataset.checksum for dataset in DATASETS}) == len(DATASETS)
+  for dataset in DATASETS:
+    for file in dataset.files.values():
       assert file.url.startswith("https://")
       assert all(len(digest) == 64 for digest in file.sha256)

@@ -1,4 +1,4 @@
-"""The public files of the datasets, read by their builders."""
+"""The datasets that are made of the public files."""
 
 import ast
 import collections
@@ -52,7 +52,7 @@ def real(shared, tmp_path_factory):
 
 def test_gsm8k_has_the_published_rows(real, shared):
   train, validation, test = (
-    gsm8k_data.load(real, split, EVERY) for split in SPLITS)
+    gsm8k_data.GSM8K.load(real, split, EVERY) for split in SPLITS)
   assert (len(train), len(validation), len(test)) == (6946, 527, 1319)
   rows = {row["index"]: row for row in [*train, *validation]}
   public = [json.loads(line) for line in (
@@ -70,7 +70,7 @@ def test_gsm8k_has_the_published_rows(real, shared):
 
 def test_math_has_the_published_rows(real, shared):
   train, validation, test = (
-    competition_data.load_4500(real, split, EVERY) for split in SPLITS)
+    competition_data.MATH_4500.load(real, split, EVERY) for split in SPLITS)
   assert (len(train), len(validation), len(test)) == (4168, 332, 500)
   levels = collections.Counter(
     row["difficulty"] for row in [*train, *validation])
@@ -87,18 +87,18 @@ def test_math_has_the_published_rows(real, shared):
 
 def test_maths_test_set_has_the_published_rows(real):
   # Its 5,000 problems by level, as MATH's authors count them.
-  rows = competition_data.load_5000(real, "test", EVERY)
+  rows = competition_data.MATH_5000.load(real, "test", EVERY)
   assert collections.Counter(row["difficulty"] for row in rows) == {
     1: 437, 2: 894, 3: 1131, 4: 1214, 5: 1324}
   assert len({row["problem"] for row in rows}) == 5000
 
 
 def test_the_answers_to_all_prompts_are_right_for_the_graders(real):
-  for table, load, grader, wrong in (
-    (math_prompts.GSM8K, gsm8k_data.load, gsm8k, "-1.5"),
-    (math_prompts.MATH, competition_data.load_4500, competition, "-77777"),
+  for table, dataset, grader, wrong in (
+    (math_prompts.GSM8K, gsm8k_data.GSM8K, gsm8k, "-1.5"),
+    (math_prompts.MATH, competition_data.MATH_4500, competition, "-77777"),
   ):
-    rows = load(real, "validation", EVERY)
+    rows = dataset.load(real, "validation", EVERY)
     golds = [row["answer"] for row in rows]
     for style, prompt in table.items():
       written = [prompt.answer(row) for row in rows]
@@ -110,21 +110,20 @@ def test_the_answers_to_all_prompts_are_right_for_the_graders(real):
 
 
 def test_code_has_the_published_rows(real):
-  sizes = {load: tuple(len(load(real, split, EVERY))
-                       for split in ("train", "validation", "test", "prompt"))
-           for load in (code_data.load_mbpp,
-                        code_data.load_mbpp_sanitized)}
-  assert sizes == {code_data.load_mbpp: (374, 90, 500, 10),
-                   code_data.load_mbpp_sanitized: (120, 43, 257, 7)}
-  rows = code_data.load_humaneval(real, "test", EVERY)
+  sizes = [
+    [len(dataset.load(real, split, EVERY))
+     for split in ("train", "validation", "test", "prompt")]
+    for dataset in (code_data.MBPP, code_data.MBPP_SANITIZED)]
+  assert sizes == [[374, 90, 500, 10], [120, 43, 257, 7]]
+  rows = code_data.HUMANEVAL.load(real, "test", EVERY)
   assert [row["index"] for row in rows] == list(range(164))
 
 
 def test_published_programs_pass_their_tests_and_others_do_not(real):
-  rows = code_data.load_humaneval(real, "test", EVERY)
+  rows = code_data.HUMANEVAL.load(real, "test", EVERY)
   for split in ("train", "validation", "prompt"):
-    rows += code_data.load_mbpp(real, split, EVERY)
-    rows += code_data.load_mbpp_sanitized(real, split, EVERY)
+    rows += code_data.MBPP.load(real, split, EVERY)
+    rows += code_data.MBPP_SANITIZED.load(real, split, EVERY)
   right = [[row["solution"], row["setup"], test]
            for row in rows for test in row["tests"]]
   # The signature alone is what a prompt gives away.
@@ -139,9 +138,9 @@ def test_published_programs_pass_their_tests_and_others_do_not(real):
 
 
 def test_all_signatures_are_python_and_name_the_function(real):
-  for load in (code_data.load_mbpp, code_data.load_mbpp_sanitized):
+  for dataset in (code_data.MBPP, code_data.MBPP_SANITIZED):
     for split in SPLITS:
-      for row in load(real, split, EVERY):
+      for row in dataset.load(real, split, EVERY):
         ast.parse(row["signature"].replace("):", "): pass"))
         assert f"def {row['entry_point']}(" in row["signature"]
         assert all(row["entry_point"] + "(" in t.replace(" (", "(")

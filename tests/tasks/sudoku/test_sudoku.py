@@ -196,7 +196,7 @@ def test_graders_never_raise_and_agree_with_the_solver(puzzle, answer):
 
 
 def test_a_column_that_is_no_puzzle_or_columns_of_unequal_length_raise():
-  with pytest.raises(ValueError, match="not a puzzle"):
+  with pytest.raises(ValueError, match="puzzle = '12': must be 16 digits"):
     rewarded(sudoku.solved_reward, "12", GRID)
   with pytest.raises(ValueError):
     sudoku.solved_reward(["?"] * 2, [GRID, GRID], puzzle=[PUZZLE])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dlrl import tasks
-from dlrl.tasks.datasets import computed
 from dlrl.tasks.sudoku import data_9x9
 from dlrl.tasks.sudoku import grading as sudoku
 from dlrl.tasks.sudoku import search_9x9
@@ -128,5 +127,4 @@ def test_no_solution_of_one_split_is_one_of_another_under_any_exchange(splits):
 
 def test_rows_are_the_pinned_ones(splits):
   for split, rows in splits.items():
-    assert computed.checksum(rows) == (
-      data_9x9.Sudoku9x9.SHA256[split])
+    assert data_9x9.SUDOKU9X9.digest(rows) == data_9x9.SUDOKU9X9.sha256[split]

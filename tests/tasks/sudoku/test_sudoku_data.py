@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import itertools
 import os
 import shutil
@@ -14,6 +15,7 @@ from dlrl import tasks
 from dlrl.tasks.sudoku import data as sudoku_data
 from dlrl.tasks.sudoku import grading as sudoku
 
+DATASET = sudoku_data.SUDOKU4X4
 EVERY = tasks.TASKS["sudoku"].difficulties
 REPO = runs.ROOT
 
@@ -22,7 +24,7 @@ import os, pathlib, random, signal, socket, sys, time
 def refuse(*args, **kwargs):
   raise RuntimeError("network")
 socket.getaddrinfo = socket.socket.connect = refuse
-from dlrl.tasks import sudoku_dataset
+from dlrl.tasks.sudoku import data
 directory = sys.argv[1]
 """
 RACE = CHILD + """
@@ -30,16 +32,16 @@ random.seed(0)
 pathlib.Path(directory, f"ready{sys.argv[2]}").touch()
 while not pathlib.Path(directory, f"ready{1 - int(sys.argv[2])}").exists():
   time.sleep(0.001)
-print(len(sudoku_dataset.load(directory, "test", (2, 12))))
+print(len(data.SUDOKU4X4.load(directory, "test", (2, 12))))
 """
 KILLED = CHILD + """
-whole = sudoku_dataset.generate
+import dataclasses
 def generate(split):
   if split == "test":
     os.kill(os.getpid(), signal.SIGKILL)
-  return whole(split)
-sudoku_dataset.generate = generate
-sudoku_dataset.load(directory, "test", (2, 12))
+  return data.generate(split)
+dataclasses.replace(data.SUDOKU4X4, generate=generate).load(
+  directory, "test", (2, 12))
 """
 
 
@@ -57,7 +59,7 @@ def child(tmp_path):
 
 @pytest.fixture(scope="module")
 def splits(sudoku_dir):
-  return {split: sudoku_data.load(sudoku_dir, split, EVERY)
+  return {split: DATASET.load(sudoku_dir, split, EVERY)
           for split in tasks.SPLITS}
 
 
@@ -131,7 +133,7 @@ def test_uniqueness_is_not_accidental():
 def test_an_index_identifies_a_row_whatever_is_selected(sudoku_dir, splits):
   rows = splits["test"]
   assert [row["index"] for row in rows] == list(range(11 * 300))
-  some = sudoku_data.load(sudoku_dir, "test", (7, 9))
+  some = DATASET.load(sudoku_dir, "test", (7, 9))
   assert len(some) == 900
   assert all(row == rows[row["index"]] for row in some)
 
@@ -139,14 +141,14 @@ def test_an_index_identifies_a_row_whatever_is_selected(sudoku_dir, splits):
 @pytest.mark.parametrize(("wanted", "blanks"), [
     ((2, 2), {2}), ((0, 3), {2, 3}), ((12, 99), {12})])
 def test_the_range_of_difficulties_is_inclusive(sudoku_dir, wanted, blanks):
-  rows = sudoku_data.load(sudoku_dir, "test", wanted)
+  rows = DATASET.load(sudoku_dir, "test", wanted)
   assert {row["difficulty"] for row in rows} == blanks
 
 
 @pytest.mark.parametrize("wanted", [(13, 16), (0, 1), (6, 5)])
 def test_a_range_without_puzzles_is_an_error(sudoku_dir, wanted):
-  with pytest.raises(strict.ConfigError, match="from 2 to 12") as error:
-    sudoku_data.load(sudoku_dir, "test", wanted, field="eval.difficulty")
+  with pytest.raises(strict.ConfigError, match=r"overlaps 2\.\.12") as error:
+    DATASET.load(sudoku_dir, "test", wanted, field="eval.difficulty")
   assert error.value.field == "eval.difficulty"
 
 
@@ -154,22 +156,22 @@ def test_preparing_and_loading_are_silent_and_leave_only_the_data(
     tmp_path, capfd, monkeypatch):
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert len(sudoku_data.load("~/data", "test", (12, 12))) == 300
+  assert len(DATASET.load("~/data", "test", (12, 12))) == 300
   assert capfd.readouterr() == ("", "")
   assert os.listdir(tmp_path / "data") == ["sudoku4x4"]
   assert os.listdir(tmp_path / "data/sudoku4x4") == ["1.1.0"]
 
 
-def test_prepared_data_is_not_prepared_again(sudoku_dir, splits, monkeypatch):
-  monkeypatch.setattr(sudoku_data, "generate", None)
-  assert sudoku_data.load(sudoku_dir, "test", EVERY) == splits["test"]
+def test_prepared_data_is_not_prepared_again(sudoku_dir, splits):
+  prepared = dataclasses.replace(DATASET, generate=None)
+  assert prepared.load(sudoku_dir, "test", EVERY) == splits["test"]
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").touch()
   path = str(tmp_path / "file/data")
   with pytest.raises(strict.ConfigError, match="cannot be written") as error:
-    sudoku_data.load(path, "test", EVERY)
+    DATASET.load(path, "test", EVERY)
   assert error.value.field == "task.data_dir"
   assert path in str(error.value)
 
@@ -197,35 +199,29 @@ def test_spoilt_data_is_an_error_that_says_what_to_delete(
   directory = tmp_path / "sudoku4x4/1.1.0"
   spoil(directory / name)
   with pytest.raises(strict.ConfigError, match="delete this") as error:
-    sudoku_data.load(str(tmp_path), "test", EVERY)
+    DATASET.load(str(tmp_path), "test", EVERY)
   assert error.value.field == "task.data_dir"
   assert error.value.value == str(directory)
 
 
 def test_other_puzzles_than_the_pinned_ones_are_neither_made_nor_read(
-    sudoku_dir, splits, tmp_path, monkeypatch):
-  pinned = dict(sudoku_data.Sudoku4x4.SHA256)
-  monkeypatch.setattr(
-      sudoku_data.Sudoku4x4, "SHA256", {**pinned, "test": "0" * 64})
+    sudoku_dir, splits, tmp_path):
+  other = dataclasses.replace(
+    DATASET, sha256={**DATASET.sha256, "test": "0" * 64})
   with pytest.raises(strict.ConfigError, match="delete this directory"):
-    sudoku_data.load(sudoku_dir, "test", EVERY)
+    other.load(sudoku_dir, "test", EVERY)
   with pytest.raises(RuntimeError, match="generator changed"):
-    sudoku_data.load(str(tmp_path), "train", EVERY)
+    other.load(str(tmp_path), "train", EVERY)
   assert os.listdir(tmp_path / "sudoku4x4") == []
 
 
-def test_losing_the_race_to_prepare_is_success(tmp_path, splits, monkeypatch):
-  prepare = sudoku_data.Sudoku4x4.download_and_prepare
+def test_losing_the_race_to_prepare_is_success(tmp_path, splits):
+  def overtaken(split):
+    DATASET.load(str(tmp_path), split, EVERY)  # another process is done first
+    return DATASET.generate(split)
 
-  def overtaken(self):
-    prepare(self)
-    monkeypatch.undo()
-    sudoku_data.load(str(tmp_path), "test", EVERY)
-
-  monkeypatch.setattr(
-      sudoku_data.Sudoku4x4, "download_and_prepare", overtaken)
-  rows = sudoku_data.load(str(tmp_path), "test", EVERY)
-  assert rows == splits["test"]
+  slow = dataclasses.replace(DATASET, generate=overtaken)
+  assert slow.load(str(tmp_path), "test", EVERY) == splits["test"]
   assert os.listdir(tmp_path / "sudoku4x4") == ["1.1.0"]
 
 
@@ -242,7 +238,7 @@ def test_a_killed_preparation_does_not_break_the_next(
   process.communicate(timeout=60)
   assert process.returncode == -9
   assert os.listdir(tmp_path / "sudoku4x4")  # it had begun
-  rows = sudoku_data.load(str(tmp_path), "test", EVERY)
+  rows = DATASET.load(str(tmp_path), "test", EVERY)
   assert rows == splits["test"]
 
 
