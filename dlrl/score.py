@@ -1,17 +1,18 @@
 """`python -m dlrl.score --task=math500 FILE.jsonl...`
 
-Scores generations that are in files, one JSON object a line with `question`,
-`generation` (as it was decoded, special tokens and all) and `ground_truth`:
+Scores generations in files, one JSON object a line with `question`,
+`generation` (as decoded, including special tokens) and `ground_truth`:
 
     countdown  [[30, 100, 93], 23]: the numbers and the target
     sudoku     "1234...": the solution; the question holds the puzzle
-    gsm8k      18.0 or "18" or "... #### 18"; null: there is none, always wrong
+    gsm8k      18.0 or "18" or "... #### 18"; null: no answer is right
     math500    LaTeX
 
-Prints one JSON object: `n` rows, of which the `score` in percent is right by
-our graders. `--scorer=legacy_d1` and `legacy_spg` score as the published
-evaluations of d1 and SPG, where `points` of Sudoku are cells, `out_of` all that
-were blank. Exit codes: 0 scored, 2 a file cannot be.
+Prints one JSON object: `score` is the percentage of the `n` generations that
+our graders find right. `--scorer=legacy_d1` and `legacy_spg` score like the
+published evaluations of d1 and SPG; for Sudoku, `points` are then cells and
+`out_of` is the number of blanks. Exit codes: 0 scored, 2 a file cannot be
+scored.
 """
 
 import json
@@ -27,188 +28,187 @@ from typing import NamedTuple
 from absl import flags
 
 from dlrl.run import command
-from dlrl.tasks import answers
+from dlrl.tasks import task as task_lib
 from dlrl.tasks.countdown import grading as countdown
 from dlrl.tasks.mathematics import competition
 from dlrl.tasks.mathematics import exact_numbers
 from dlrl.tasks.mathematics import gsm8k
 from dlrl.tasks.published_scorers import d1
-from dlrl.tasks.published_scorers import spg
+from dlrl.tasks.published_scorers import scorers
 from dlrl.tasks.sudoku import grading as sudoku
 
-# Where a chat model's answer ends: the first special token.
+# A chat model's answer ends at the first special token.
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
 
-class Row(NamedTuple):
-  """One line of a file."""
+class Generation(NamedTuple):
+  """One line of a file.
+
+  Attributes:
+    question: as it was asked.
+    text: as it was decoded.
+    example: the columns of the task that metrics and scorers read.
+  """
 
   question: str
-  generation: str
-  ground_truth: Any
+  text: str
+  example: task_lib.Example
 
   @property
   def completion(self) -> str:
-    """What the model says, without the special tokens that end it."""
-    return _SPECIAL.split(self.generation, maxsplit=1)[0]
+    """The text up to the first special token."""
+    return _SPECIAL.split(self.text, maxsplit=1)[0]
 
 
-# (question, generation, ground truth) -> (points, out of)
-Case = Callable[[str, str, Any], tuple[int, int]]
-# Of every row, each in [0, 1].
-Metrics = Mapping[str, Sequence[float]]
+def _countdown(question: str, truth: Any) -> task_lib.Example:
+  del question
+  _check(isinstance(truth, list) and len(truth) == 2
+         and isinstance(truth[0], list) and bool(truth[0])
+         and all(type(n) is int for n in (*truth[0], truth[1])),
+         truth, "[[numbers...], target], all integers")
+  # No metric that is printed depends on the difficulty, which is not known.
+  return {"numbers": truth[0], "target": truth[1], "difficulty": 0}
 
 
-def _countdown(rows: Sequence[Row]) -> Metrics:
-  solved, well_formed = [], []
-  for row in rows:
-    given, target = row.ground_truth
-    expression = answers.final(row.completion)
-    well_formed.append(float(countdown.well_formed(given, expression)))
-    solved.append(float(
-      well_formed[-1] and
-      countdown.value(countdown.tokens(expression) or ()) == target))
-  return {"solved": solved, "format": well_formed}
+def _sudoku(question: str, truth: Any) -> task_lib.Example:
+  _check(isinstance(truth, str) and sudoku.well_formed(truth),
+         truth, "16 digits from 1 to 4")
+  return {"puzzle": d1.puzzle(question), "solution": truth}
 
 
-def _sudoku(rows: Sequence[Row]) -> Metrics:
-  grids = [(d1.puzzle(row.question), answers.final(row.completion))
-           for row in rows]
-  return {
-    "solved": [float(sudoku.solved(*pair)) for pair in grids],
-    "cells": [sudoku.cells(*pair, row.ground_truth)
-              for pair, row in zip(grids, rows, strict=True)],
-    "format": [float(sudoku.well_formed(grid)) for _, grid in grids]}
-
-
-def _gsm8k(rows: Sequence[Row]) -> Metrics:
-  return {
-    "solved": [float(row.ground_truth is not None and gsm8k.correct(
-      str(row.ground_truth), row.completion)) for row in rows],
-    "format": gsm8k.format_reward(*_texts(rows))}
-
-
-def _math500(rows: Sequence[Row]) -> Metrics:
-  return competition.metrics(
-    *_texts(rows), answer=[row.ground_truth for row in rows])
-
-
-def _texts(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-  return [row.question for row in rows], [row.completion for row in rows]
-
-
-def _of_number(case: Case) -> Case:
-  """The scorer with a gold answer's text in place of its number, too."""
-  def score(question: str, generation: str, ground_truth: Any
-            ) -> tuple[int, int]:
-    if isinstance(ground_truth, str):
-      ground_truth = float(gsm8k.gold(ground_truth).value)
-    return case(question, generation, ground_truth)
-
-  return score
-
-
-def _is_problem(row: Row) -> bool:
-  truth = row.ground_truth
-  return (isinstance(truth, list) and len(truth) == 2
-          and isinstance(truth[0], list) and bool(truth[0])
-          and all(type(number) is int for number in (*truth[0], truth[1])))
-
-
-def _is_sudoku(row: Row) -> bool:
-  d1.puzzle(row.question)
-  return isinstance(row.ground_truth, str) and sudoku.well_formed(
-    row.ground_truth)
-
-
-def _is_number(row: Row) -> bool:
-  truth = row.ground_truth
-  return truth is None or (
+def _gsm8k(question: str, truth: Any) -> task_lib.Example:
+  del question
+  _check(truth is None or (
     type(truth) in (int, float, str)
-    and exact_numbers.whole(str(truth).rpartition("####")[2]) is not None)
+    and exact_numbers.whole(str(truth).rpartition("####")[2]) is not None),
+    truth, "a number or null")
+  return {"answer": truth}
 
 
-def _is_text(row: Row) -> bool:
-  return isinstance(row.ground_truth, str) and bool(row.ground_truth.strip())
+def _math500(question: str, truth: Any) -> task_lib.Example:
+  del question
+  _check(isinstance(truth, str) and bool(truth.strip()),
+         truth, "a LaTeX string")
+  return {"answer": truth}
 
 
-class Task(NamedTuple):
-  """How the rows of a task are checked and scored."""
-
-  sound: Callable[[Sequence[Row]], Metrics]
-  legacy_d1: Case
-  legacy_spg: Case
-  fits: Callable[[Row], bool]  # whether it can be scored
-  expected: str  # of the ground truth
+def _check(fits: bool, truth: Any, expected: str) -> None:
+  if not fits:
+    raise ValueError(f"ground_truth = {truth!r}: must be {expected}")
 
 
-TASKS = {
-  "countdown": Task(_countdown, d1.countdown, d1.countdown,
-                    _is_problem, "[[numbers...], target], all integers"),
-  "sudoku": Task(_sudoku, d1.sudoku, d1.sudoku, _is_sudoku,
-                 "16 digits from 1 to 4"),
-  "gsm8k": Task(_gsm8k, _of_number(d1.gsm8k),
-                _of_number(spg.gsm8k), _is_number, "a number or null"),
-  "math500": Task(_math500, d1.math500, d1.math500, _is_text,
-                  "a LaTeX text"),
+def _gsm8k_metrics(
+  prompts: Sequence[str], completions: Sequence[str], *,
+  answer: Sequence[float | str | None]
+) -> dict[str, list[float]]:
+  """`gsm8k.metrics`, where a gold answer may also be a number or None."""
+  return {
+    "solved": [float(gold is not None and gsm8k.correct(str(gold), completion))
+               for gold, completion in zip(answer, completions, strict=True)],
+    "format": gsm8k.format_reward(prompts, completions)}
+
+
+class Graders(NamedTuple):
+  """How the generations of a task are checked and scored.
+
+  Attributes:
+    example: (question, ground truth) -> example; raises ValueError.
+    metrics: ours; `solved` is the score.
+    beside: the metrics that are printed beside the score.
+    published: the task's key in the tables of `scorers.PUBLISHED`.
+  """
+
+  example: Callable[[str, Any], task_lib.Example]
+  metrics: task_lib.Metrics
+  beside: tuple[str, ...]
+  published: str
+
+
+TASKS: Mapping[str, Graders] = {
+  "countdown": Graders(
+    _countdown, countdown.metrics, ("format",), "countdown"),
+  "sudoku": Graders(_sudoku, sudoku.metrics, ("cells", "format"), "sudoku"),
+  "gsm8k": Graders(_gsm8k, _gsm8k_metrics, ("format",), "gsm8k"),
+  "math500": Graders(_math500, competition.metrics, ("format",), "math"),
 }
-SCORERS = ("sound", "legacy_d1", "legacy_spg")
+
+
+def generation(task: str, question: str, text: str, ground_truth: Any
+               ) -> Generation:
+  """A generation of the task.
+
+  Raises:
+    ValueError: the question or the ground truth does not fit the task.
+  """
+  return Generation(
+    question, text, TASKS[task].example(question, ground_truth))
+
+
+def sound(task: str, generations: Sequence[Generation]
+          ) -> Mapping[str, Sequence[float | None]]:
+  """Our metrics, each with one number in [0, 1] per generation."""
+  return TASKS[task].metrics(
+    [g.question for g in generations], [g.completion for g in generations],
+    **task_lib.columns([g.example for g in generations]))
+
+
+def points(task: str, scorer: str, one: Generation) -> tuple[int, int]:
+  """Points of one generation and their maximum, by a published scorer."""
+  rule = scorers.PUBLISHED[scorer][TASKS[task].published]
+  return rule(one.example, one.text)
 
 
 def score(task: str, scorer: str, paths: Sequence[str | pathlib.Path]
           ) -> dict[str, Any]:
-  """Scores in percent of all rows of the files together, as described above.
+  """Scores in percent over all lines of the files, as described above.
 
   Raises:
     ValueError: names the file and the line that cannot be scored.
     OSError: a file cannot be read.
   """
-  rows = [row for path in paths for row in _rows(path, TASKS[task])]
-  if not rows:
-    raise ValueError(f"no rows in {', '.join(map(str, paths)) or 'no file'}")
-  result = {"task": task, "scorer": scorer, "n": len(rows)}
+  generations = [found for path in paths for found in _read(path, task)]
+  if not generations:
+    files = ", ".join(map(str, paths)) or "an empty list of files"
+    raise ValueError(f"no generations in {files}")
+  beside: dict[str, float] = {}
   if scorer == "sound":
-    metrics = dict(TASKS[task].sound(rows))
-    solved = metrics.pop("solved")
-    points, out_of = int(sum(solved)), len(rows)
-    more = {name: _percent(sum(values), len(rows))
-            for name, values in metrics.items()}
+    metrics = sound(task, generations)
+    total, out_of = int(sum(filter(None, metrics["solved"]))), len(generations)
+    beside = {name: _percent(sum(filter(None, metrics[name])), out_of)
+              for name in TASKS[task].beside}
   else:
-    case = {"legacy_d1": TASKS[task].legacy_d1,
-            "legacy_spg": TASKS[task].legacy_spg}[scorer]
-    pairs = [case(*row) for row in rows]
-    points, out_of = (sum(column) for column in zip(*pairs, strict=True))
-    more = {}
-  return result | {"score": _percent(points, out_of), "points": points,
-                   "out_of": out_of} | more
+    pairs = [points(task, scorer, one) for one in generations]
+    total, out_of = (sum(column) for column in zip(*pairs, strict=True))
+  return {"task": task, "scorer": scorer, "n": len(generations),
+          "score": _percent(total, out_of), "points": total, "out_of": out_of,
+          **beside}
 
 
 def _percent(part: float, whole: int) -> float:
   return round(100 * part / whole, 2) if whole else 0.0
 
 
-def _rows(path: str | pathlib.Path, task: Task) -> Iterator[Row]:
+def _read(path: str | pathlib.Path, task: str) -> Iterator[Generation]:
   with open(path, "rb") as lines:
     for number, line in enumerate(lines, 1):
       if line.strip():
         try:
-          yield _row(line, task)
+          yield _parse(line, task)
         except ValueError as e:
           raise ValueError(f"{path}:{number}: {e}") from e
 
 
-def _row(line: bytes, task: Task) -> Row:
+def _parse(line: bytes, task: str) -> Generation:
   item = json.loads(line)
   if not isinstance(item, dict):
-    raise ValueError("is no JSON object")
+    raise ValueError(f"must be a JSON object, got {type(item).__name__}")
   for key in ("question", "generation"):
     if not isinstance(item.get(key), str):
-      raise ValueError(f"{key} = {item.get(key)!r}: must be a text")
-  row = Row(item["question"], item["generation"], item.get("ground_truth"))
-  if "ground_truth" not in item or not task.fits(row):
-    raise ValueError(
-      f"ground_truth = {row.ground_truth!r}: must be {task.expected}")
-  return row
+      raise ValueError(f"{key} = {item.get(key)!r}: must be a string")
+  if "ground_truth" not in item:
+    raise ValueError("has no ground_truth")
+  return generation(
+    task, item["question"], item["generation"], item["ground_truth"])
 
 
 def run(paths: Sequence[str]) -> None:
@@ -218,8 +218,9 @@ def run(paths: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  # Here, because other programs have flags of these names, too.
-  flags.DEFINE_enum("task", None, list(TASKS), "of the generations",
+  # Defined here, because other programs have flags of the same names.
+  flags.DEFINE_enum("task", None, list(TASKS), "what the generations answer",
                     required=True)
-  flags.DEFINE_enum("scorer", "sound", SCORERS, "whose rules decide")
+  flags.DEFINE_enum("scorer", "sound", list(scorers.SCORERS),
+                    "whose rules decide what is right")
   command.start(run)

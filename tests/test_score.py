@@ -76,15 +76,15 @@ def test_sound_scores_of_real_outputs(shared, task, points, more):
 
 @pytest.mark.parametrize("task, line, message", [
   ("gsm8k", "{", "Expecting property name"),
-  ("gsm8k", "[]", "is no JSON object"),
+  ("gsm8k", "[]", "must be a JSON object, got list"),
   ("gsm8k", b"\xff", "invalid start byte"),
   ("gsm8k", {"question": "?", "ground_truth": 1}, "generation = None"),
   ("gsm8k", {"question": 1, "generation": "", "ground_truth": 1},
-   "question = 1: must be a text"),
-  ("gsm8k", {"question": "?", "generation": ""}, "ground_truth = None"),
+   "question = 1: must be a string"),
+  ("gsm8k", {"question": "?", "generation": ""}, "has no ground_truth"),
   ("gsm8k", ("?", "", "many"), "must be a number or null"),
   ("gsm8k", ("?", "", True), "must be a number or null"),
-  ("math500", ("?", "", 3), "must be a LaTeX text"),
+  ("math500", ("?", "", 3), "must be a LaTeX string"),
   ("countdown", ("?", "", [[1, 2], "3"]), "all integers"),
   ("countdown", ("?", "", [1, 2, 3]), "all integers"),
   ("sudoku", (PUZZLE, "", "1234"), "16 digits from 1 to 4"),
@@ -115,4 +115,4 @@ def test_the_program_prints_one_json_object(tmp_path):
   empty.touch()
   done = subprocess.run([*command, str(empty)], capture_output=True, text=True)
   assert done.returncode == 2
-  assert done.stderr.endswith(f"dlrl: no rows in {empty}\n")
+  assert done.stderr.endswith(f"dlrl: no generations in {empty}\n")

@@ -3,10 +3,12 @@
 FUZZ_CASES is how many completions each test draws.
 """
 
+import functools
 import os
 import string
 import time
 
+import d1_rewards
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from dlrl.tasks.mathematics import competition
 from dlrl.tasks.mathematics import exact_numbers
 from dlrl.tasks.mathematics import gsm8k
 from dlrl.tasks.mathematics import verify_pool
-from dlrl.tasks.published_scorers import d1_rewards
+from dlrl.tasks.published_scorers import scorers
 
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
 SECONDS = 0.05  # of CPU time, for one completion
@@ -79,8 +81,8 @@ fuzzed = hypothesis.settings(
 @hypothesis.given(completion=COMPLETIONS)
 def test_our_graders(task, completion):
   question, truth = ROWS[task]
-  row = score.Row(question, completion, truth)
-  metrics = timed(SECONDS, score.TASKS[task].sound, [row])
+  generation = score.generation(task, question, completion, truth)
+  metrics = timed(SECONDS, score.sound, task, [generation])
   assert all(0 <= value <= 1 for [value] in metrics.values())
   if EVIDENCE[task] not in completion.replace(",", ""):
     assert metrics["solved"] == [0.0]
@@ -104,8 +106,9 @@ def test_math_before_its_other_process(completion):
 @hypothesis.given(completion=COMPLETIONS)
 def test_legacy_scorers(task, completion):
   question, truth = ROWS[task]
-  for scorer in (score.TASKS[task].legacy_d1, score.TASKS[task].legacy_spg):
-    points, out_of = timed(SECONDS, scorer, question, completion, truth)
+  generation = score.generation(task, question, completion, truth)
+  for scorer in scorers.PUBLISHED:
+    points, out_of = timed(SECONDS, score.points, task, scorer, generation)
     assert 0 <= points <= out_of
 
 
@@ -178,7 +181,7 @@ def rate(grade, completions):
 def test_a_thousand_completions_take_less_than_a_second(task):
   question, truth = ROWS[task]
   reasoning = "We first multiply 12 by 4, which is 48, and then add 2. " * 20
-  row = score.Row(
-    question, f"<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n"
+  generation = score.generation(
+    task, question, f"<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n"
     "\\boxed{7919 + 101 - 13}\n</answer>\n", truth)
-  assert rate(score.TASKS[task].sound, [row] * 500) > 1000
+  assert rate(functools.partial(score.sound, task), [generation] * 500) > 1000

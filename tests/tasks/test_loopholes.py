@@ -6,6 +6,7 @@ grader has none. docs/graders.md is the table of these tests.
 
 import re
 
+import d1_rewards as legacy
 import pytest
 import runs
 from timing import timed
@@ -14,7 +15,6 @@ from dlrl import score
 from dlrl.tasks.mathematics import competition
 from dlrl.tasks.mathematics import gsm8k
 from dlrl.tasks.published_scorers import d1
-from dlrl.tasks.published_scorers import d1_rewards as legacy
 from dlrl.tasks.published_scorers import spg
 
 # A puzzle with two solutions: rows three and four can be exchanged.
@@ -43,8 +43,8 @@ def countdown(numbers, target, completion):
 
 
 def solved(task, question, completion, truth):
-  row = score.Row(question, completion, truth)
-  return score.TASKS[task].sound([row])["solved"] == [1.0]
+  generation = score.generation(task, question, completion, truth)
+  return score.sound(task, [generation])["solved"] == [1.0]
 
 
 def gsm8k_total(completion, gold):

@@ -1,8 +1,8 @@
-"""What Python's `eval` makes of an expression's text, without `eval`.
+"""The value of an arithmetic expression by Python's rules, without `eval`.
 
 Published Countdown graders evaluate answers as Python: with `**`, `//`, signs,
-decimals, floats. The text is parsed as Python, never run, and valued in
-Python's own arithmetic within bounds.
+decimals and floats. Here the text is parsed as Python and never run. Its value
+is computed in Python's own arithmetic, within bounds.
 """
 
 import ast
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 _LONGEST = 1_000  # characters
-_POWER_BITS = 10_000  # of a power of integers; a larger one has no value
+_POWER_BITS = 10_000  # of a power of integers; larger powers have no value
 
 _UNARY: dict[type, Callable[[Any], Any]] = {
   ast.UAdd: operator.pos, ast.USub: operator.neg}
@@ -25,9 +25,9 @@ Value = int | float | complex
 
 
 def value(expression: str) -> Value | None:
-  """The expression's value; None: `eval` would raise, or find no number.
+  """The expression's value; None if `eval` would raise or give no number.
 
-  None, too, where `eval` would take very long: long texts and large powers.
+  Also None where `eval` would take very long: for long texts and large powers.
   """
   if len(expression) > _LONGEST:
     return None
@@ -52,8 +52,8 @@ def _value(node: ast.expr) -> Value:
       a, b = _value(left), _value(right)
       if (isinstance(op, ast.Pow) and isinstance(a, int) and isinstance(b, int)
           and abs(a) > 1 and a.bit_length() * abs(b) > _POWER_BITS):
-        raise ValueError("too large a power")
+        raise ValueError("the power is too large")
       if isinstance(op, ast.FloorDiv) and complex in (type(a), type(b)):
         raise ValueError("complex numbers have no floor")
       return _BINARY[type(op)](a, b)
-  raise ValueError(f"{type(node).__name__} is no arithmetic")
+  raise ValueError(f"{type(node).__name__} is not arithmetic")

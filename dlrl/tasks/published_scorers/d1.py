@@ -1,13 +1,13 @@
-r"""The scorers of d1's published evaluation (arXiv 2504.12216), to the digit.
+"""The scorers of d1's published evaluation (arXiv 2504.12216), digit by digit.
 
-wd1 and SPG score with the same rules, `spg` but for one, so old tables
-stay comparable by these. They are not sound; docs/graders.md lists why, item by
-item, and what our own graders do instead. Every function has the signature
+wd1 uses the same rules, and SPG all but one (`spg`), so these keep old tables
+comparable. They are not sound: docs/graders.md lists each loophole and what our
+own graders do instead. Every scorer has the signature
 
     (question, generation, ground_truth) -> (points, out of)
 
-where the score of a file is the sum of points by the sum of "out of"; the
-generation is raw, with its special tokens.
+The score of a file is the sum of points divided by the sum of "out of". The
+generation is raw, including its special tokens.
 """
 
 import re
@@ -32,10 +32,10 @@ _ARITHMETIC = re.compile(r"[\d+\-*/().\s]+")
 
 
 def puzzle(question: str) -> str:
-  """The 16 digits of the puzzle that the question asks to solve.
+  """The 16 digits of the puzzle in the question.
 
   Raises:
-    ValueError: there are none.
+    ValueError: the question has no such puzzle.
   """
   found = _PUZZLE.search(question)
   if found is None:
@@ -46,10 +46,10 @@ def puzzle(question: str) -> str:
 
 def sudoku(question: str, generation: str, ground_truth: str
            ) -> tuple[int, int]:
-  """Cells that were blank and equal the stored solution's, of all blank ones.
+  """The blanks that are filled as in the stored solution, out of all blanks.
 
   Raises:
-    ValueError: as `puzzle`.
+    ValueError: see `puzzle`.
   """
   given = puzzle(question)
   grid = "".join(_sudoku_answer(generation).split()).ljust(16, "0")
@@ -59,7 +59,7 @@ def sudoku(question: str, generation: str, ground_truth: str
 
 def countdown(question: str, generation: str, ground_truth: list
               ) -> tuple[int, int]:
-  """1 of 1, if the expression has the numbers, and the value to 1e-5."""
+  """1 of 1 if the expression has the numbers, and the target within 1e-5."""
   del question
   numbers, target = ground_truth
   box = math_strings.last_boxed(generation)
@@ -74,7 +74,7 @@ def countdown(question: str, generation: str, ground_truth: list
 
 
 def reaches(expression: str, numbers: Sequence[int], target: int) -> bool:
-  """Whether its digits are the numbers, and Python's value near the target."""
+  """Whether its digits are the numbers, and its Python value is the target."""
   used = re.findall(r"\d+", expression)
   if len(used) != len(numbers) or any(len(digits) > 300 for digits in used):
     return False
@@ -87,7 +87,7 @@ def reaches(expression: str, numbers: Sequence[int], target: int) -> bool:
 
 def gsm8k(question: str, generation: str, ground_truth: float | None
           ) -> tuple[int, int]:
-  """1 of 1, if the first box or the first answer tags have that number."""
+  """1 of 1 if the first box or the first answer tags have that number."""
   del question
   answer = gsm8k_answer(generation)
   return int(answer is not None and answer == ground_truth), 1
@@ -95,9 +95,9 @@ def gsm8k(question: str, generation: str, ground_truth: float | None
 
 def math500(question: str, generation: str, ground_truth: str
             ) -> tuple[int, int]:
-  """1 of 1, if the last box, or else the first answer, is the same string.
+  """1 of 1 if the last box, or else the first answer, is the same string.
 
-  A generation with no box at all is itself the answer.
+  A generation without any box is itself the answer.
   """
   del question
   box = math_strings.last_boxed(generation)
@@ -109,14 +109,14 @@ def math500(question: str, generation: str, ground_truth: str
 
 
 def first_tagged(text: str) -> str | None:
-  """What is between the first `<answer>` and the next `</answer>`."""
+  """The text between the first `<answer>` and the next `</answer>`."""
   _, opened, rest = text.partition("<answer>")
   content, closed, _ = rest.partition("</answer>")
   return content.strip() if opened and closed else None
 
 
 def _first_sum(text: str) -> str | None:
-  """The first term with an equals sign and a number after it; no sign."""
+  """The first term that is followed by an equals sign and a number."""
   for term in _TERM.finditer(text):
     if _VALUE.match(text, term.end()):
       return term[0].strip()
@@ -125,8 +125,8 @@ def _first_sum(text: str) -> str | None:
 
 def gsm8k_answer(text: str) -> float | None:
   """The number of the first box that has one, or of the first answer tags."""
-  # A box ends at the first brace that closes, on the same line; a line is read
-  # to its last brace, or a thousand boxes that never close take quadratic time.
+  # A box ends at the first closing brace on the same line. Reading a line only
+  # to its last brace avoids quadratic time for many boxes that never close.
   for line in text.split("\n"):
     for box in _BOX.finditer(line, 0, line.rfind("}") + 1):
       content = box[1].strip()
@@ -139,7 +139,7 @@ def gsm8k_answer(text: str) -> float | None:
 
 
 def number(text: str, *, first: bool) -> float | None:
-  """The text as a number, or else the first or last number in it."""
+  """The text as a number, or else the first or the last number in it."""
   try:
     return float(text)
   except ValueError:
@@ -148,7 +148,7 @@ def number(text: str, *, first: bool) -> float | None:
 
 
 def _sudoku_answer(text: str) -> str:
-  """What the first of five rules finds that finds anything."""
+  """The answer by the first of five rules that finds one."""
   start = text.find("<answer>")
   if start >= 0:
     start += len("<answer>")

@@ -1,8 +1,8 @@
-r"""String equality of MATH answers by the rules of the data set's authors.
+r"""String equality of MATH answers by the rules of the dataset's authors.
 
-Hendrycks et al. (arXiv 2103.03874) compare answers as strings after rewriting
-some of LaTeX. Most published scores of diffusion models on MATH are by these
-rules; `competition_math` says what they miss.
+Hendrycks et al. (arXiv 2103.03874) compare answers as strings, after rewriting
+some LaTeX. Most published scores of diffusion models on MATH use these rules;
+`mathematics.competition` compares values instead.
 """
 
 import re
@@ -23,8 +23,8 @@ def normal(text: str) -> str:
   r"""The answer in one spelling.
 
   Raises:
-    ValueError: the text is such that the published rules fail: two units, or
-      `\sqrt` or `\frac` with nothing after it.
+    ValueError: the published rules fail on the text: it has two units, or
+      nothing after `\sqrt` or `\frac`.
   """
   text = text.replace("\n", "").replace(r"\!", "").replace("\\\\", "\\")
   text = text.replace("tfrac", "frac").replace("dfrac", "frac")
@@ -47,8 +47,8 @@ def normal(text: str) -> str:
 def last_boxed(text: str) -> str | None:
   r"""The last `\boxed{...}` or `\fbox{...}` with the command.
 
-  The whole text, if it has none; None, if its braces never close. A box
-  without braces, `\boxed 3`, goes to the next dollar sign.
+  The whole text if it has no box; None if the braces of the box never close. A
+  box without braces, `\boxed 3`, ends at the next dollar sign.
   """
   if r"\boxed " in text:
     return r"\boxed " + text.rpartition(r"\boxed ")[2].partition("$")[0]
@@ -66,7 +66,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def unboxed(text: str) -> str:
-  r"""Content of a text that is a box; any other text as it is."""
+  r"""The content of a text that is a box; any other text unchanged."""
   if text.startswith(r"\boxed "):
     return text[len(r"\boxed "):]
   if text.startswith(r"\boxed{") and text.endswith("}"):

@@ -1,6 +1,6 @@
 """Whose rules decide whether a completion is right: ours, or published ones.
 
-The scorers of d1 and SPG let things pass that ours refuse, and the other way
+The scorers of d1 and SPG accept completions that ours refuse, and the other way
 round (`docs/graders.md`). Papers of their lineage report their numbers.
 """
 
@@ -16,33 +16,34 @@ from dlrl.tasks.mathematics import gsm8k
 from dlrl.tasks.published_scorers import d1
 from dlrl.tasks.published_scorers import spg
 
-# (points, out of) of one completion, from its row and its raw text.
-_Case = Callable[[task_lib.Example, str], tuple[int, int]]
+# (example, raw generation) -> (points, out of)
+Points = Callable[[task_lib.Example, str], tuple[int, int]]
 
 
-def _sudoku(row: task_lib.Example, text: str) -> tuple[int, int]:
-  return d1.sudoku(row["puzzle"], text, row["solution"])
+def _gsm8k(rule: Callable[[str, str, float | None], tuple[int, int]]) -> Points:
+  def points(example: task_lib.Example, generation: str) -> tuple[int, int]:
+    gold = example["answer"]
+    if isinstance(gold, str):  # as published: a rationale, then the number
+      gold = float(gsm8k.gold(gold).value)
+    return rule("", generation, gold)
+
+  return points
 
 
-def _countdown(row: task_lib.Example, text: str) -> tuple[int, int]:
-  return d1.countdown("", text, [list(row["numbers"]), row["target"]])
-
-
-def _gsm8k(row: task_lib.Example, text: str) -> tuple[int, int]:
-  return d1.gsm8k("", text, float(gsm8k.gold(row["answer"]).value))
-
-
-def _gsm8k_spg(row: task_lib.Example, text: str) -> tuple[int, int]:
-  return spg.gsm8k("", text, float(gsm8k.gold(row["answer"]).value))
-
-
-def _math(row: task_lib.Example, text: str) -> tuple[int, int]:
-  return d1.math500("", text, row["answer"])
-
-
-_OF_D1: Mapping[str, _Case] = {
-  "countdown": _countdown, "gsm8k": _gsm8k, "math": _math, "sudoku": _sudoku}
-_OF_SPG: Mapping[str, _Case] = {**_OF_D1, "gsm8k": _gsm8k_spg}
+_D1: Mapping[str, Points] = {
+  "countdown": lambda example, generation: d1.countdown(
+    "", generation, [list(example["numbers"]), example["target"]]),
+  "gsm8k": _gsm8k(d1.gsm8k),
+  "math": lambda example, generation: d1.math500(
+    "", generation, example["answer"]),
+  "sudoku": lambda example, generation: d1.sudoku(
+    example["puzzle"], generation, example["solution"]),
+}
+# By the name of the scorer, then of the task.
+PUBLISHED: Mapping[str, Mapping[str, Points]] = {
+  "legacy_d1": _D1,
+  "legacy_spg": {**_D1, "gsm8k": _gsm8k(spg.gsm8k)},
+}
 
 
 def _sound(name: str, task: task_lib.Task) -> task_lib.Task:
@@ -50,35 +51,34 @@ def _sound(name: str, task: task_lib.Task) -> task_lib.Task:
   return task
 
 
-def _legacy(label: str, cases: Mapping[str, _Case], name: str,
-            task: task_lib.Task) -> task_lib.Task:
-  """The task with the metric `label` before its own.
+def _published(scorer: str, name: str, task: task_lib.Task) -> task_lib.Task:
+  """The task with the scorer's metric, named after it, before its own.
 
-  Published scorers read all that was decoded, with what follows the end of the
-  answer: the column `generation`.
+  Published scorers read everything that was decoded, including what follows the
+  end of the answer: the column `generation`.
   """
-  case = cases.get(name.partition("_")[0])
-  if case is None:
-    raise ValueError(f"{label} has no scorer of {name!r}, only of "
-                     f"{', '.join(cases)} and their variants")
+  points = PUBLISHED[scorer].get(name.partition("_")[0])
+  if points is None:
+    raise ValueError(
+      f"{scorer} has no scorer for the task {name!r}; use "
+      f"{', '.join(PUBLISHED[scorer])} or one of their variants")
 
   def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
               generation: Sequence[str], **columns: Any
               ) -> dict[str, Sequence[float | None]]:
-    rows = [dict(zip(columns, values, strict=True))
-            for values in zip(*columns.values(), strict=True)]
-    points = [case(row, text)
-              for row, text in zip(rows, generation, strict=True)]
+    examples = [dict(zip(columns, values, strict=True))
+                for values in zip(*columns.values(), strict=True)]
+    pairs = map(points, examples, generation)
     ours = task.metrics(prompts, completions, **columns)
-    return {label: [a / b if b else 0.0 for a, b in points], **ours}
+    return {scorer: [a / b if b else 0.0 for a, b in pairs], **ours}
 
   return dataclasses.replace(
-    task, metrics=metrics, out_of={label: lambda row: case(row, "")[1]})
+    task, metrics=metrics,
+    out_of={scorer: lambda example: points(example, "")[1]})
 
 
 # (name, task) -> the task with these metrics; raises ValueError if it has none.
 SCORERS: Mapping[str, Callable[[str, task_lib.Task], task_lib.Task]] = {
   "sound": _sound,
-  "legacy_d1": functools.partial(_legacy, "legacy_d1", _OF_D1),
-  "legacy_spg": functools.partial(_legacy, "legacy_spg", _OF_SPG),
+  **{scorer: functools.partial(_published, scorer) for scorer in PUBLISHED},
 }

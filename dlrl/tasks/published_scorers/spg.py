@@ -1,6 +1,6 @@
-"""SPG's published scorer of GSM8K (arXiv 2510.09541), to the digit.
+"""SPG's published scorer of GSM8K (arXiv 2510.09541), to the last digit.
 
-Its rules for the other tasks are d1's. Signature as in `d1`.
+Its rules for the other tasks are d1's. The signature is that of `d1`.
 """
 
 from dlrl.tasks.published_scorers import d1
@@ -8,10 +8,10 @@ from dlrl.tasks.published_scorers import d1
 
 def gsm8k(question: str, generation: str, ground_truth: float | None
           ) -> tuple[int, int]:
-  """1 of 1 by d1's rules, and where they find no number, by one rule more.
+  """1 of 1 by d1's rules, and if they find no number, by one more rule.
 
-  The last number then counts of what is between the last `<answer>` and the
-  next `</answer>`. A tag that is missing is at that end of the text.
+  That rule takes the last number between the last `<answer>` and the next
+  `</answer>`. A missing tag is assumed at its end of the text.
   """
   del question
   number = d1.gsm8k_answer(generation)

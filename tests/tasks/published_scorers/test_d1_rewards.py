@@ -1,6 +1,5 @@
+import d1_rewards as rewards
 import pytest
-
-from dlrl.tasks.published_scorers import d1_rewards as rewards
 
 # The frame that the prompts ask for.
 FRAME = "<reasoning>\n...\n</reasoning>\n<answer>\n42\n</answer>\n"

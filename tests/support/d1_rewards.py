@@ -1,8 +1,8 @@
 r"""The rewards of d1's published training (arXiv 2504.12216).
 
-wd1 and SPG train on nearly the same, so their runs can be repeated with these.
-They pay for what is no answer; docs/graders.md lists how. Rewards have TRL's
-signature and are summed; the range of each is in its docstring.
+wd1 and SPG train on nearly the same ones. They reward completions that are not
+answers; the tests show how, and docs/graders.md lists it. Rewards have TRL's
+signature and are summed; each docstring gives the range.
 """
 
 import re
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dlrl.tasks.published_scorers import d1
 from dlrl.tasks.published_scorers import math_strings
 
-# No dot matches a line break: the frame that prompts ask for has many lines.
+# Published without DOTALL, so the frame that prompts ask for, whose parts have
+# several lines, is not matched.
 _STRICT = re.compile(
   r"<reasoning>\n[^\n]*\n</reasoning>\n<answer>\n[^\n]*\n</answer>\n")
 _TURN = re.compile(r"</reasoning>\s*<answer>")
@@ -21,9 +22,9 @@ _TURN = re.compile(r"</reasoning>\s*<answer>")
 def sudoku_reward(prompts: Sequence[object], completions: Sequence[str], *,
                   puzzle: Sequence[str], solution: Sequence[str],
                   **columns: object) -> list[float]:
-  """Fraction of blanks that equal the solution's, in [0, 1].
+  """Fraction of blanks filled as in the solution, in [0, 1].
 
-  All digits of the last answer count, padded with 0 or cut to 16.
+  Reads all digits of the last answer, padded with 0 or cut to 16.
   """
   del prompts, columns
   rewards = []
@@ -53,10 +54,10 @@ def countdown_reward(prompts: Sequence[object], completions: Sequence[str], *,
 
 def tags_reward(prompts: Sequence[object], completions: Sequence[str],
                 **columns: object) -> list[float]:
-  """0.125 for each of the frame's four tags that occurs once, on its own lines.
+  """0.125 for each of the frame's four tags that occurs once, on its own line.
 
-  Less 0.001 for every character after the last, up to twice: at most 0.5, and
-  negative for long texts.
+  Subtracts 0.001, up to twice, for every character after the last tag. At most
+  0.5; negative for long texts.
   """
   del prompts, columns
   return [_tags(completion) for completion in completions]
@@ -64,7 +65,7 @@ def tags_reward(prompts: Sequence[object], completions: Sequence[str],
 
 def strict_format_reward(prompts: Sequence[object], completions: Sequence[str],
                          **columns: object) -> list[float]:
-  """0.5 for the frame with one line of reasoning and one of answer, or 0."""
+  """0.5 for the frame with one line of reasoning and one of answer, else 0."""
   del prompts, columns
   return [0.5 if _STRICT.match(completion) else 0.0
           for completion in completions]
@@ -72,14 +73,14 @@ def strict_format_reward(prompts: Sequence[object], completions: Sequence[str],
 
 def soft_format_reward(prompts: Sequence[object], completions: Sequence[str],
                        **columns: object) -> list[float]:
-  """0.5 for a frame whose parts have no line breaks within, or 0."""
+  """0.5 for a frame whose parts have no line breaks, else 0."""
   del prompts, columns
   return [0.5 if _soft(completion) else 0.0 for completion in completions]
 
 
 def integer_reward(prompts: Sequence[object], completions: Sequence[str],
                    **columns: object) -> list[float]:
-  """0.5 for an answer of digits alone, of any script, tags or not; or 0."""
+  """0.5 for an answer of only digits, in any script, tagged or not; else 0."""
   del prompts, columns
   return [0.5 if _untagged(completion).isdigit() else 0.0
           for completion in completions]
@@ -87,7 +88,7 @@ def integer_reward(prompts: Sequence[object], completions: Sequence[str],
 
 def gsm8k_reward(prompts: Sequence[object], completions: Sequence[str], *,
                  answer: Sequence[str], **columns: object) -> list[float]:
-  """2 for the very text after the gold's `####`, tags or not; or 0."""
+  """2 for exactly the text after the gold's `####`, tagged or not; else 0."""
   del prompts, columns
   return [2.0 if _untagged(completion) == gold.rpartition("####")[2].strip()
           else 0.0
@@ -96,7 +97,7 @@ def gsm8k_reward(prompts: Sequence[object], completions: Sequence[str], *,
 
 def math_reward(prompts: Sequence[object], completions: Sequence[str], *,
                 answer: Sequence[str], **columns: object) -> list[float]:
-  """2 if the last box, or the whole text without one, is the gold's; or 0."""
+  """2 if the last box, or the text if it has none, is the gold's; else 0."""
   del prompts, columns
   rewards = []
   for completion, gold in zip(completions, answer, strict=True):
@@ -112,7 +113,8 @@ def boxed_format_reward(prompts: Sequence[object], completions: Sequence[str],
                         **columns: object) -> list[float]:
   r"""0.75 with an `<answer>`, 0.25 without.
 
-  Meant as 1, 0.75, 0.5 and 0.25, but `\boxed` was never seen in the answer.
+  Meant to be 1, 0.75, 0.5 or 0.25, but the published code never finds `\boxed`
+  in the answer.
   """
   del prompts, columns
   return [0.75 if "<answer>" in completion else 0.25
@@ -133,7 +135,7 @@ def _soft(text: str) -> bool:
   if not text.startswith("<reasoning>"):
     return False
   line_end = (text + "\n").index("\n")
-  # Reasoning may end at any closing tag of its line.
+  # The reasoning may end at any closing tag of its line.
   for turn in _TURN.finditer(text):
     if turn.start() > line_end:
       return False
@@ -149,7 +151,7 @@ def _last_tagged(text: str) -> str | None:
 
 
 def _tagged(text: str) -> Iterator[str]:
-  """Contents of answer tags, from left to right; a pair may hold a tag."""
+  """Contents of answer tags, from left to right; may contain opening tags."""
   end = 0
   while True:
     start = text.find("<answer>", end)
