@@ -1,0 +1,52 @@
+"""Held-out items come from the split that the settings name."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dlrl import config
+from dlrl import validate
+from dlrl.evaluation import held_out
+from dlrl.run import setup as setup_lib
+from dlrl.sampling import denoise
+
+PUZZLE = "1034041221430021"
+# A metric with another value in each split.
+VALUES = {"train": 0.125, "validation": 0.25, "test": 0.75}
+
+
+def load(data_dir, split, difficulty, *, field):
+  return [{"puzzle": PUZZLE, "index": i, "difficulty": 5, "split": split}
+          for i in range(8)]
+
+
+def metrics(prompts, completions, *, split, **columns):
+  return {"solved": [VALUES[name] for name in split]}
+
+
+def decode(model, params, prompt, *args, **kwargs):
+  return denoise.Decoded(prompt, prompt, jnp.int32(0), prompt)
+
+
+@pytest.mark.parametrize(("split", "ends", "expected"), [
+  ("validation", False, {"eval": 0.25}),
+  ("validation", True, {"eval": 0.25, "test": 0.75}),
+  ("test", False, {"eval": 0.75}),
+  ("test", True, {"eval": 0.75, "test": 0.75}),
+])
+def test_held_out_items_come_from_the_named_split(
+    monkeypatch, split, ends, expected):
+  values = config.default()
+  values.model.layers = 1
+  values.mesh.data, values.mesh.fsdp = 4, 2
+  values.eval.update(split=split, size=8, batch_size=8)
+  setup = setup_lib.make(validate.from_dict(values))
+  setup = dataclasses.replace(setup, task=dataclasses.replace(
+    setup.task, load=load, metrics=metrics))
+  monkeypatch.setattr(denoise, "decode", decode)
+  with jax.set_mesh(setup.mesh):
+    found = held_out.make(setup)(jnp.zeros(()), ends=ends)
+  assert {name.removesuffix("/solved"): value for name, value in found.items()
+          if name.endswith("/solved")} == expected
