@@ -1,4 +1,4 @@
-"""What can be learned: the tasks of `known`, mixtures of them, users' files."""
+"""Tasks by name: those of `registry`, mixtures of them, and users' files."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ FILES = "files"
 
 
 def find(cfg: config.TaskConfig, rewards: Sequence[str] = ()) -> Task:
-  """The task of that name, or several as one, of names joined by `+`.
+  """The task `cfg.name`; names joined by `+` are mixed into one task.
 
   Args:
-    cfg: of the run.
-    rewards: names of those of the run; users' files have no others.
+    cfg: names of tasks, their weights, and users' files.
+    rewards: names of the rewards in use, the only ones of users' files.
 
   Raises:
     strict.ConfigError: a name is unknown or given twice, or the weights do not
@@ -52,15 +52,15 @@ def find(cfg: config.TaskConfig, rewards: Sequence[str] = ()) -> Task:
   names = cfg.name.split("+")
   for name in names:
     strict.require(name in TASKS or name == FILES, "task.name", cfg.name,
-                   f"{name!r} is unknown; choose from "
-                   f"{', '.join(map(repr, TASKS))}, several of them joined by "
-                   f"'+', or {FILES!r}")
+                   f"unknown task {name!r}; use one of "
+                   f"{', '.join(map(repr, TASKS))} or {FILES!r}, or several "
+                   "joined by '+'")
   strict.require(len(set(names)) == len(names), "task.name", cfg.name,
-                 "names a task twice; task.weights says how often one is drawn")
+                 "names a task twice; to draw it more often, set task.weights")
   strict.require(
     len(cfg.weights) in (0, len(names)) and all(w > 0 for w in cfg.weights),
     "task.weights", cfg.weights,
-    f"must be {len(names)} positive numbers, or none for equal shares")
+    f"must be {len(names)} positive numbers, or () for equal shares")
   if len(names) == 1:
     return _one(cfg.name, cfg, rewards)
   return mixture.mix(
@@ -68,13 +68,14 @@ def find(cfg: config.TaskConfig, rewards: Sequence[str] = ()) -> Task:
 
 
 def prompt(cfg: config.TaskConfig) -> Prompt:
-  """How rows of `find(cfg)` are asked, with worked examples if there are any.
+  """The prompt for examples of `find(cfg)`, after `cfg.few_shot` worked ones.
 
-  A prompt file says what is asked; what its answer is stays `cfg.prompt`'s.
+  A prompt file replaces only the question; the answer stays that of
+  `cfg.prompt`.
 
   Raises:
-    strict.ConfigError: the examples' data cannot be read, or are too few; or
-      the prompt file does not fit the task.
+    strict.ConfigError: the train split cannot be read or is too small, or the
+      prompt file does not fit the task.
   """
   styles = {}
   for name in cfg.name.split("+"):
@@ -85,16 +86,18 @@ def prompt(cfg: config.TaskConfig) -> Prompt:
         styles[name], question=templates.question(
           cfg.prompt_file, cfg.prompt_text, name, task.fields, task.extras))
     if cfg.few_shot:
-      rows = task.load(cfg.data_dir, "train", task.difficulties,
-                       field="task.few_shot")
-      strict.require(len(rows) > cfg.few_shot, "task.few_shot", cfg.few_shot,
-                     f"must be less than the {len(rows)} rows of {name!r}")
-      styles[name] = prompts.with_examples(styles[name], rows, cfg.few_shot)
+      examples = task.load(cfg.data_dir, "train", task.difficulties,
+                           field="task.few_shot")
+      strict.require(
+        len(examples) > cfg.few_shot, "task.few_shot", cfg.few_shot,
+        f"must be less than the {len(examples)} train examples of {name!r}")
+      styles[name] = prompts.with_examples(
+        styles[name], examples, cfg.few_shot)
   return styles[cfg.name] if len(styles) == 1 else mixture.prompt(styles)
 
 
 def prompt_version(cfg: config.TaskConfig) -> str:
-  """Which prompt it is: its name, or its file's name and checksum."""
+  """Identifies the prompt: its name, or its file's name and checksum."""
   if cfg.prompt_file:
     return templates.version(cfg.prompt_file, cfg.prompt_text)
   return cfg.prompt

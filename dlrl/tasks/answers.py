@@ -1,28 +1,28 @@
 r"""The final answer that a completion states, as text.
 
-Of everything that looks like an answer the last one counts, in this order:
+The first of these rules that finds something decides:
 
-1. the last pair `<answer>...</answer>` with no such tag between its two,
+1. the last pair `<answer>...</answer>` without another tag inside,
 2. the last `\boxed{...}` with balanced braces,
 3. a last line `#### ...`, else the last `The answer is ...` to the end of its
    line or sentence.
 
-What is found is unwrapped: of a fenced block, the code; of a box inside the
-pair or the code, its content. A pair or box that never closes is none: an
-earlier one counts. So writing several answers pays no more than writing one.
+The answer is then unwrapped: a fenced block to its code, and a box inside the
+pair or the code to its content. A pair or box that never closes is ignored, and
+an earlier one counts. Only the last answer counts, so that writing several pays
+no more than writing one.
 
-Completions are hostile. Everything is one pass from left to right over the end
-of the text; no pattern backtracks.
+Completions may be hostile. Each rule is one pass from left to right over the
+end of the text, and no pattern backtracks, so the time is linear.
 """
 
 import re
 
-# Characters at a completion's end that are read: an answer stands at the end,
-# and the time that any text takes is bounded.
+# Characters read at a completion's end, where answers stand; bounds the time.
 _READ = 20_000
 
 _TAG = re.compile(r"</?answer>")
-# Doubled backslashes come from models that write JSON or Python.
+# Models that write JSON or Python double the backslash.
 _BRACE = re.compile(r"\\\\?(?:boxed|fbox)\s*\{|\\[{}\\]|[{}]")
 _FENCE = "```"
 _PHRASE = re.compile(r"the (?:final )?answer is:?", re.ASCII | re.I)
@@ -30,23 +30,23 @@ _SENTENCE_END = re.compile(r"\n|\.(?:\s|$)")
 
 
 def final(text: str) -> str:
-  """The answer by rules 1 and 2, or else the whole text; stripped.
+  """The answer by rules 1 and 2, or else the whole text, stripped.
 
-  For tasks whose completion may be the answer and nothing else.
+  For tasks in which a completion may consist of the answer only.
   """
   found = _marked(text[-_READ:])
   return text.strip() if found is None else found
 
 
 def stated(text: str) -> str | None:
-  """The answer by rules 1 to 3, stripped; None: the text states none."""
+  """The answer by rules 1 to 3, stripped; None if the text states none."""
   text = text[-_READ:]
   found = _marked(text)
   return _phrased(text) if found is None else found
 
 
 def tagged(text: str) -> str | None:
-  """Content of the last pair of answer tags; None: there is no pair."""
+  """Content of the last pair of answer tags; None if there is no pair."""
   content, start = None, -1
   for tag in _TAG.finditer(text):
     if tag[0] == "<answer>":
@@ -57,12 +57,12 @@ def tagged(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-  r"""Content of the last `\boxed{...}`, the one that opens last; or None.
+  r"""Content of the `\boxed{...}` that opens last; None if there is none.
 
-  Escaped braces do not count. `\fbox` is a box, too.
+  Escaped braces do not count. `\fbox` counts as a box.
   """
   last, content = -1, None
-  starts: list[int] = []  # of the content of open groups; -1: of no box
+  starts: list[int] = []  # of the contents of open groups; -1 if not a box
   for brace in _BRACE.finditer(text):
     token = brace[0]
     if token == "{":
@@ -77,9 +77,9 @@ def boxed(text: str) -> str | None:
 
 
 def unfenced(text: str) -> str:
-  """Content of the last block between ``` fences, or the text without one.
+  """Content of the last block between ``` fences, or the text if it has none.
 
-  What follows the opening fence on its line names a language.
+  The rest of the opening fence's line is the name of a language.
   """
   parts = text.split(_FENCE)
   if len(parts) < 3:
@@ -100,7 +100,7 @@ def _marked(text: str) -> str | None:
 
 
 def _phrased(text: str) -> str | None:
-  # On the last line alone: elsewhere it is a heading, "#### 2. The total".
+  # Only on the last line: elsewhere it is a heading, "#### 2. The total".
   line = text.rstrip().rpartition("\n")[2]
   if line.startswith("####") and not line.startswith("#####"):
     return line[4:].strip()

@@ -1,7 +1,8 @@
-"""Several tasks learned at once: batches drawn by weight, scores by task.
+"""Several tasks as one: batches are drawn by weight, metrics reported by task.
 
-A row has the columns of its task and `task`, its name. Prompts, rewards and
-metrics are those of that task. A reward's name has to be known to all of them.
+An example has the columns of its task and `task`, the task's name. It is asked
+and graded by its own task. A reward can be used if all tasks have one of that
+name.
 """
 
 import bisect
@@ -9,20 +10,22 @@ import dataclasses
 import itertools
 import operator
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import overload
 
 from dlrl.tasks import task as task_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class MixedExamples(Sequence[task_lib.Example]):
-  """The rows of several tasks, one task after the other.
+  """The examples of several tasks, one task after the other.
 
   Attributes:
-    sources: each task's rows, by its name.
-    weights: shares of a batch, of any sum.
+    sources: each task's examples, by its name.
+    weights: each task's share of a batch; any sum.
   """
 
   sources: Mapping[str, task_lib.Examples]
@@ -30,32 +33,41 @@ class MixedExamples(Sequence[task_lib.Example]):
 
   @property
   def parts(self) -> list[range]:
-    """The positions of each task's rows."""
+    """The positions of each task's examples."""
     ends = list(itertools.accumulate(map(len, self.sources.values())))
     return [range(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
   def __len__(self) -> int:
     return sum(map(len, self.sources.values()))
 
-  def __getitem__(self, position):
+  @overload
+  def __getitem__(self, position: int) -> task_lib.Example: ...
+  @overload
+  def __getitem__(self, position: slice) -> list[task_lib.Example]: ...
+  def __getitem__(
+    self, position: int | slice
+  ) -> task_lib.Example | list[task_lib.Example]:
     if isinstance(position, slice):
       return [self[i] for i in range(len(self))[position]]
     position = range(len(self))[operator.index(position)]
     parts = self.parts
     which = bisect.bisect_right([part.start for part in parts], position) - 1
     name = list(self.sources)[which]
-    row = self.sources[name][position - parts[which].start]
-    return {**row, "task": name}
+    return {**self.sources[name][position - parts[which].start], "task": name}
 
 
 def mix(
   parts: Mapping[str, task_lib.Task], weights: Sequence[float] = ()
 ) -> task_lib.Task:
-  """The tasks as one; `weights` are equal if there are none.
+  """The tasks as one.
 
-  A range of difficulties selects from each task those that it has: their units
-  differ. Metrics are `TASK/METRIC` of the completions of that task, and
-  `solved` of all.
+  A range of difficulties selects from each task by that task's own unit.
+  Metrics are `TASK/METRIC`, over the completions of that task, and `solved`,
+  over all.
+
+  Args:
+    parts: the tasks, by name.
+    weights: each task's share of a batch; equal if empty.
   """
   shares = tuple(weights) or (1.0,) * len(parts)
   least, most = zip(*(t.difficulties for t in parts.values()), strict=True)
@@ -63,20 +75,16 @@ def mix(
   def load(data_dir: str, split: str, difficulty: tuple[int, int], *,
            field: str = "difficulty") -> MixedExamples:
     return MixedExamples(
-      {
-        name: task.load(data_dir, split, difficulty, field=field)
-        for name, task in parts.items()
-      },
-      shares,
-    )
+      {name: task.load(data_dir, split, difficulty, field=field)
+       for name, task in parts.items()}, shares)
 
-  def template(row: task_lib.Example) -> Sequence[str | int]:
-    known = parts[row["task"]].template
-    assert known is not None  # or this function is not given away
-    return known(row)
+  def template(example: task_lib.Example) -> Sequence[str | int]:
+    own = parts[example["task"]].template
+    assert own is not None  # the mixture has a template only if all tasks do
+    return own(example)
 
-  def answer(row: task_lib.Example, completion: str) -> str | None:
-    return parts[row["task"]].answer(row, completion)
+  def answer(example: task_lib.Example, completion: str) -> str | None:
+    return parts[example["task"]].answer(example, completion)
 
   return task_lib.Task(
     load=load,
@@ -97,23 +105,24 @@ def mix(
 
 
 def prompt(parts: Mapping[str, task_lib.Prompt]) -> task_lib.Prompt:
-  """Asks each row as its task's prompt does."""
-  def own(row: task_lib.Example) -> task_lib.Example:
-    return {key: value for key, value in row.items() if key != "task"}
+  """Asks each example with the prompt of its own task."""
+  # Worked examples are compared with the example, and do not have this column.
+  def own(example: task_lib.Example) -> task_lib.Example:
+    return {key: value for key, value in example.items() if key != "task"}
 
   return task_lib.Prompt(
-    question=lambda row: parts[row["task"]].question(own(row)),
-    answer=lambda row: parts[row["task"]].answer(own(row)))
+    question=lambda example: parts[example["task"]].question(own(example)),
+    answer=lambda example: parts[example["task"]].answer(own(example)))
 
 
-def _common(tables) -> list[str]:
+def _common(tables: Iterable[Mapping[str, Any]]) -> list[str]:
   """Names that all tables have, in the order of the first."""
   first, *others = tables
   return [key for key in first if all(key in other for other in others)]
 
 
 def _by_task(task: Sequence[str]) -> dict[str, list[int]]:
-  """Places of each task's completions."""
+  """The positions of each task's completions."""
   places: dict[str, list[int]] = {}
   for place, name in enumerate(task):
     places.setdefault(name, []).append(place)
@@ -131,8 +140,9 @@ def _call(function: Callable[..., Any], places: Sequence[int],
 
 
 def _reward(parts: Mapping[str, task_lib.Reward]) -> task_lib.Reward:
-  def reward(prompts, completions, *, task, **columns):
-    found = [None] * len(completions)
+  def reward(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
+             task: Sequence[str], **columns: Any) -> list[float | None]:
+    found: list[float | None] = [None] * len(completions)
     for name, places in _by_task(task).items():
       scores = _call(parts[name], places, prompts, completions, columns)
       for place, score in zip(places, scores, strict=True):
@@ -143,7 +153,9 @@ def _reward(parts: Mapping[str, task_lib.Reward]) -> task_lib.Reward:
 
 
 def _metrics(parts: Mapping[str, task_lib.Metrics]) -> task_lib.Metrics:
-  def metrics(prompts, completions, *, task, **columns):
+  def metrics(prompts: Sequence[task_lib.Text], completions: Sequence[str], *,
+              task: Sequence[str], **columns: Any
+              ) -> dict[str, list[float | None]]:
     solved: list[float | None] = [None] * len(completions)
     found: dict[str, list[float | None]] = {"solved": solved}
     for name, places in _by_task(task).items():

@@ -1,13 +1,14 @@
-"""What a task is made of: rows, prompts, rewards and metrics.
+"""The parts of a task: examples, prompts, rewards and metrics.
 
-A row is a mapping of plain Python values with any columns, among them
+An example is a mapping of plain Python values with any columns, among them
 
-    index       int that identifies the row in its split
+    index       int that identifies the example in its split
     difficulty  int, in the task's unit
 
 Rewards and metrics have TRL's signature, `f(prompts, completions, **columns)`:
-prompts as the model was asked, a text or chat messages; completions as text;
-and each column of the rows as a list. They take any further column in `**`.
+prompts as the model was asked, strings or chat messages; completions as
+strings; and each column of the examples as a list. Functions ignore the columns
+that they do not name.
 """
 
 import dataclasses
@@ -21,39 +22,39 @@ from dlrl.tasks import answers
 Example = Mapping[str, Any]
 Examples = Sequence[Example]  # anything with a length and random access
 Text = str | Sequence[Mapping[str, str]]  # messages have `role` and `content`
-# A number per completion. None: it could not be found out, through no fault of
-# the completion, which is then left out of the loss and counted.
+# Gives one number for each completion, or None if grading failed through no
+# fault of the completion: it is then counted and left out of the loss.
 Reward = Callable[..., Sequence[float | None]]
-# Of every completion; None as of a reward.
+# Gives, by name, one number for each completion; None as for a reward.
 Metrics = Callable[..., Mapping[str, Sequence[float | None]]]
 
-# Something of a row, as a prompt shows it.
+# Writes a part of an example as a prompt shows it.
 Show = Callable[[Example], str]
 
 SPLITS = ("train", "validation", "test")
 
 
-def final(row: Example, completion: str) -> str | None:
-  """The completion's final answer, or all of it."""
-  del row
+def final(example: Example, completion: str) -> str | None:
+  """The completion's final answer, or all of it; None if that is empty."""
+  del example
   return answers.final(completion) or None
 
 
-def solution(row: Example) -> str:
-  """The column `solution`, as it is."""
-  return row["solution"]
+def solution(example: Example) -> str:
+  """The column `solution`, unchanged."""
+  return example["solution"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """How a row is asked, and how an answer to it is written.
+  """One style of asking an example and of writing its answer.
 
   Attributes:
-    question: what the model reads: a text, or chat messages.
-    answer: what it would have to write, of which its rewards are the greatest:
-      what fine-tuning learns and worked examples show.
-    between: what stands between a worked example's question and its answer.
-    after: what stands after a worked example.
+    question: what the model reads: a string, or chat messages.
+    answer: a reference completion with the maximum reward; the target of
+      fine-tuning and of worked examples.
+    between: separates a worked example's question from its answer.
+    after: ends a worked example.
   """
 
   question: Callable[[Example], Text]
@@ -64,30 +65,32 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Examples, prompts, rewards and metrics of one task.
+  """Examples, prompts, rewards and metrics.
 
   Attributes:
-    load: `(data_dir, split, (low, high), *, field) -> rows` of a split of
-      `SPLITS` whose difficulty is in low..high; the splits share no row, and
-      validation is for choosing, of checkpoints or settings. `field` is the
-      config field of the range, for messages.
-    prompts: by name; "bare" is as short as it can be.
+    load: `(data_dir, split, (low, high), *, field) -> examples` of one of
+      `SPLITS` with a difficulty in low..high. Splits share no example.
+      Validation is for choosing checkpoints and settings. `field` names the
+      setting that holds the range, for messages.
+    prompts: by name; "bare" is as short as possible.
     rewards: by name.
-    metrics: of every completion; `solved` is among them, 1 where it is right.
-    difficulties: the least and the greatest that `load` knows.
-    version: of rows, prompts, rewards and metrics; a new one with any change of
-      what they are.
-    checksum: of the rows of all splits.
-    answer: `(row, completion) -> text` of what is read as its answer, the same
-      for equal answers; None: there is none.
-    start: starts what graders need, given `task.sandbox_allow`; returns a line
-      about it. None: they need nothing.
-    template: of a row, what is known of any answer to its bare prompt: texts,
-      and numbers of tokens that are not known; eos follows. None: nothing is.
-    fields: what prompts of users' files show of a row, by name, all of it.
-    extras: what they may show besides.
-    out_of: by metric, of how many things of a row it is the share, where a
-      table is of all rows' things together, and not the mean over rows.
+    metrics: of every completion; `solved`, 1 for a right answer, is one of
+      them.
+    difficulties: the lowest and the highest that `load` knows.
+    version: a new one for any change of examples, prompts, rewards or metrics.
+    checksum: of the examples of all splits.
+    answer: `(example, completion) -> text` gives the same text for equal
+      answers; None if the completion has no answer.
+    start: starts what graders need, given `task.sandbox_allow`, and returns a
+      line that says what was started. None if they need nothing.
+    template: maps an example to the fixed parts of every valid answer to its
+      bare prompt: strings are fixed text, ints count free tokens, EOS is
+      appended. None if nothing is fixed.
+    fields: parts of an example by the name they have in users' prompt files,
+      which have to use all of them.
+    extras: parts that users' prompt files may use.
+    out_of: denominators, for metrics that count parts of an example: how many
+      parts this example has. Parts are pooled over all examples.
   """
 
   load: Callable[..., Examples]
@@ -106,7 +109,7 @@ class Task:
     default_factory=dict)
 
 
-def columns(rows: Examples) -> dict[str, list[Any]]:
-  """The rows' columns as lists; None where a row lacks one."""
-  names = dict.fromkeys(name for row in rows for name in row)
-  return {name: [row.get(name) for row in rows] for name in names}
+def columns(examples: Examples) -> dict[str, list[Any]]:
+  """The examples' columns as lists, with None where an example lacks one."""
+  names = dict.fromkeys(name for example in examples for name in example)
+  return {name: [example.get(name) for example in examples] for name in names}
