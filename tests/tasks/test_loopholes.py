@@ -1,7 +1,7 @@
-r"""What published graders pay for or punish wrongly, and what ours do.
+r"""What published graders wrongly reward or punish, and what ours do instead.
 
-Each test shows the loophole in the legacy reward or scorer first, then that our
-grader has none. docs/graders.md is the table of these tests.
+Each test first shows the loophole in the published reward or scorer, then that
+our grader does not have it. docs/graders.md is the table of these tests.
 """
 
 import re
@@ -77,7 +77,7 @@ def test_sudoku_short_answers_are_padded_and_long_ones_cut():
 
 def test_sudoku_labels_shift_the_digits_of_a_right_grid():
   rows = [f"R{i + 1}: {SOLUTION[4 * i:4 * i + 4]}" for i in range(4)]
-  # The right grid earns as little as a wrong one; ours wants digits alone.
+  # The right grid earns as little as a wrong one; ours accepts only digits.
   assert sudoku("\n".join(rows)) == (0.0, False)
 
 
@@ -132,7 +132,7 @@ def test_countdown_powers_floors_decimals_and_signs_pass(
 
 
 def test_countdown_towers_of_powers_hang():
-  # Ours of the two, too, has to bound the power that eval would work out.
+  # Our copy of the published grader also has to bound the power.
   paid = timed(0.05, countdown, [93, 100, 30], 9, tagged("93**(100**30)"))
   assert paid == (0.1, False)
 

@@ -111,7 +111,7 @@ def _content(file: File, placed: epath.Path) -> bytes:
   return content
 
 
-# TFDS's download manager tries for minutes where there is no network.
+# Not TFDS's download manager, which tries for minutes without a network.
 def _download(url: str) -> bytes:
   with urllib.request.urlopen(url, timeout=_PATIENCE_S) as response:
     return response.read(_LARGEST)

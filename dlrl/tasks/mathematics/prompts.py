@@ -81,5 +81,5 @@ GSM8K = _prompts("gsm8k", GSM8K_FIELDS, _gsm8k_framed, _gsm8k_boxed) | {
     prompts.from_file(_TEXTS / "gsm8k_espo_eval.json", GSM8K_FIELDS),
     _gsm8k_stated),
 }
-# d1's frame asks for a box in training, too.
+# For MATH, d1's frame asks for a box in training as in evaluation.
 MATH = _prompts("math", MATH_FIELDS, _math_boxed, _math_boxed)

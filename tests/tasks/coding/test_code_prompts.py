@@ -1,4 +1,4 @@
-"""How MBPP and HumanEval are asked, and which tests are shown."""
+"""Prompts for MBPP and HumanEval, and the tests that they show."""
 
 import ast
 

@@ -249,7 +249,7 @@ def test_difficulties_select_and_unknown_ones_are_an_error(rows, sudoku_dir):
     DIGITS.load(sudoku_dir, "test", (3, 5), field="x")
 
 
-def test_greater_numbers_solve_too():
+def test_solutions_solve_problems_with_numbers_up_to_99():
   rows = countdown_data._drawn()[:300]
   for row in rows:
     assert solved(row["puzzle"], row["solution"])
@@ -258,7 +258,7 @@ def test_greater_numbers_solve_too():
   assert 75 < sum(row["difficulty"] == 2 for row in rows) < 225
 
 
-def test_all_of_the_greater_rows_are_pinned():
+def test_rows_with_numbers_up_to_99_are_the_pinned_ones():
   dataset = countdown_data.COUNTDOWN3
   rows = dataset.splits(None)
   for split, found in rows.items():

@@ -37,7 +37,7 @@ print(json.dumps(failed))
 
 @pytest.fixture(scope="module")
 def real(shared, tmp_path_factory):
-  """A directory with the public files, as of who has no network."""
+  """A directory with the public files, as users without a network have it."""
   root = tmp_path_factory.mktemp("published_data")
   manual = root / "downloads/manual"
   for name in ("gsm8k", "mbpp", "humaneval"):
@@ -126,7 +126,7 @@ def test_published_programs_pass_their_tests_and_others_do_not(real):
     rows += code_data.MBPP_SANITIZED.load(real, split, EVERY)
   right = [[row["solution"], row["setup"], test]
            for row in rows for test in row["tests"]]
-  # The signature alone is what a prompt gives away.
+  # A prompt gives away only the signature.
   wrong = [[row["prefix"] or row["signature"].replace("):", "): pass"),
             row["setup"], test] for row in rows for test in row["tests"]]
   done = subprocess.run(

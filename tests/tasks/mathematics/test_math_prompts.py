@@ -1,4 +1,4 @@
-"""How GSM8K and MATH are asked: the facts that are known of each project."""
+"""Prompts for GSM8K and MATH: what is known of each project."""
 
 import re
 
@@ -65,7 +65,7 @@ def test_d1_trains_with_its_format_at_the_head_of_the_users_turn(name, style):
   assert ("\\boxed{}" in asked) == (name == "math")  # GSM8K: only evaluated so
 
 
-def test_d1s_gold_for_gsm8k_is_the_number_alone_in_its_frame():
+def test_d1s_gold_for_gsm8k_is_only_the_number_in_its_frame():
   assert math_prompts.GSM8K["d1"].answer(GSM8K_ROW) == (
     "<reasoning>\nIt is 1000/2=500.\n</reasoning>\n<answer>\n500\n</answer>")
 

@@ -15,7 +15,7 @@ GRID = "1234341221434321"
 
 
 def rewarded(reward, puzzle, *answers):
-  """Of answers to one puzzle."""
+  """Rewards of several answers to one puzzle."""
   return reward(["?"] * len(answers), answers, puzzle=[puzzle] * len(answers))
 
 
@@ -26,7 +26,7 @@ def measured(puzzle, *answers, solution=GRID):
 
 
 def solve(puzzle):
-  """All solutions, by backtracking over the first blank; knows no list."""
+  """All solutions, by backtracking over the first blank."""
   cell = puzzle.find("0")
   if cell < 0:
     return [puzzle]
@@ -47,7 +47,7 @@ PUZZLE9 = ("530070000600195000098000060800060003400803001700020006"
 
 
 def test_units_of_the_larger_grid_are_those_of_its_picture():
-  # Of each cell, its row, column and box, counted another way.
+  # Rows, columns and boxes, computed in another way.
   units = {frozenset(c for c in range(81) if of(divmod(c, 9)) == i)
            for i in range(9) for of in (
              lambda at: at[0], lambda at: at[1],

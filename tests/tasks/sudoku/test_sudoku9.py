@@ -1,4 +1,4 @@
-"""9x9 puzzles: how they are made, and what every one of them keeps."""
+"""9x9 puzzles: how they are made, and the rules that all of them keep."""
 
 import collections
 
@@ -92,10 +92,10 @@ def test_puzzles_have_one_solution(splits):
 
 
 def kinds(rows):
-  """What no exchange that keeps the rules changes, [n] tuples, as a set.
+  """The set of the solutions' invariants under all symmetries of the rules.
 
-  Two lines are a permutation of the digits: the cycles they are made of, over
-  all pairs of rows and all pairs of columns.
+  Two rows define a permutation of the digits. Its cycle lengths, over all pairs
+  of rows and all pairs of columns, do not change.
   """
   grids = np.array([list(map(int, row["solution"])) for row in rows]) - 1
   by_rows = grids.reshape(-1, 9, 9)
@@ -121,7 +121,7 @@ def test_no_solution_of_one_split_is_one_of_another_under_any_exchange(splits):
   assert not train & test
   assert not train & validation
   assert not validation & test
-  # Of one grid there are many.
+  # Many solutions come from one grid.
   assert (len(train), len(validation), len(test)) == (160, 40, 40)
 
 

@@ -64,7 +64,7 @@ def splits(sudoku_dir):
 
 
 def count(puzzle):
-  """Number of solutions, from products of rows; knows no list of grids."""
+  """Number of solutions, from products of rows, without the list of grids."""
   found = 0
   rows = [[r for r in ROWS if all(a in ("0", b) for a, b in
                                   zip(puzzle[i:i + 4], r, strict=True))]
