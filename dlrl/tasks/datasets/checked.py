@@ -165,7 +165,9 @@ def _build(dataset: Dataset, splits: Mapping[str, Sequence[Row]],
   features = {str: tfds.features.Text, int: lambda: np.int32,
               list: lambda: tfds.features.Sequence(tfds.features.Text())}
 
-  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  class Builder(
+    tfds.core.GeneratorBasedBuilder, skip_registration=True,  # type: ignore
+  ):
     # TFDS looks for checksums beside the code, with importlib_resources, which
     # it does not install. There are none to be found.
     code_path = None
