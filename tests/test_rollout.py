@@ -125,35 +125,32 @@ def test_a_template_goes_over_what_is_remembered():
 GROUP = 4
 
 
-@pytest.fixture(scope="module")
-def rolled():
-  """`step -> batch` of two remembered prompts, with random remasking."""
+@functools.cache
+def rolled(step=0, process="balanced", threshold=0.0):
+  """The batch of two remembered prompts, with random remasking."""
   model, params = tiny()
   sampler = config.SamplerConfig(
-    gen_length=T, block_length=T, steps=4, temperature=1.0)
+    gen_length=T, block_length=T, steps=4, temperature=1.0, threshold=threshold)
   cfg = config.Config(
-    mesh=config.MeshConfig(8, 1, 1), rollout=config.RolloutConfig(
+    mesh=config.MeshConfig(8, 1, 1),
+    learn=config.LearnConfig(forward_process=process),
+    rollout=config.RolloutConfig(
       prompts=2, group_size=GROUP, sampler=sampler,
       prior=config.PriorConfig(memory=0.5, remask="random")))
   mesh = mesh_lib.make(cfg.mesh)
   program = rollout.make(types.SimpleNamespace(
     cfg=cfg, model=model, mesh=mesh, tokenizer=TOKENIZER))
-
-  @functools.cache
-  def run(step):
-    state = dataclasses.replace(
-      first_state(params, recorder()), step=jnp.int32(step), memory=MEMORY)
-    with jax.set_mesh(mesh):
-      batch, _ = program(
-        state, PROMPTS[::2], LENGTHS[::2], INDEX[::2], jnp.full((2, T), MASK))
-    keys = np.asarray(jax.random.key_data(batch.keys))
-    return jax.tree.map(np.asarray, dataclasses.replace(batch, keys=keys))
-
-  return run
+  state = dataclasses.replace(
+    first_state(params, recorder()), step=jnp.int32(step), memory=MEMORY)
+  with jax.set_mesh(mesh):
+    batch, _ = program(
+      state, PROMPTS[::2], LENGTHS[::2], INDEX[::2], jnp.full((2, T), MASK))
+  keys = np.asarray(jax.random.key_data(batch.keys))
+  return jax.tree.map(np.asarray, dataclasses.replace(batch, keys=keys))
 
 
-def test_a_group_starts_from_one_canvas_and_its_rows_differ(rolled):
-  batch = rolled(0)
+def test_a_group_starts_from_one_canvas_and_its_rows_differ():
+  batch = rolled()
   fixed = ~batch.maskable.reshape(2, GROUP, T)
   assert (fixed.sum(-1) == T // 2).all()
   np.testing.assert_array_equal(
@@ -171,10 +168,22 @@ def test_a_group_starts_from_one_canvas_and_its_rows_differ(rolled):
     batch.prompt, np.repeat(PROMPTS[::2], GROUP, 0))
 
 
-def test_another_step_on_the_same_prompts_has_other_noise(rolled):
+def test_another_step_on_the_same_prompts_has_other_noise():
   first, second = rolled(0), rolled(1)
   np.testing.assert_array_equal(first.prompt, second.prompt)
   # Other canvases, other samples, other draws for the update.
   assert (first.maskable != second.maskable).any()
   assert (first.completion != second.completion).any(-1).all()
   assert (first.keys != second.keys).any(-1).all()
+
+
+def test_the_trace_of_forks_counts_the_unsure_tokens_before_each():
+  # Nothing is above the threshold, so every step is a fork of one token.
+  steps = rolled(threshold=0.999)
+  forks = rolled(process="forks", threshold=0.999)
+  np.testing.assert_array_equal(forks.completion, steps.completion)
+  free = steps.maskable
+  assert (np.sort(steps.trace[free].reshape(-1, T // 2), -1)
+          == np.arange(T // 2)).all()
+  np.testing.assert_array_equal(forks.trace[free], 2 * steps.trace[free])
+  np.testing.assert_array_equal(forks.trace[~free], -1)
