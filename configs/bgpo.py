@@ -5,7 +5,7 @@
 A model of 155,000 parameters is fine-tuned on puzzles with 3 to 6 blanks and
 then learns from rewards to solve those with 9 to 12. On 2 CPU cores this takes
 4 to 7 minutes. Over five seeds the share of solved held-out puzzles (of 512)
-rises from 28-81% to 88-97% (`benchmarks/results/learning_bgpo.json`).
+rises from 32-82% to 81-96% (`benchmarks/results/learning_bgpo.json`).
 
 Presets, after a colon:
   (none)  the run above.
