@@ -21,6 +21,8 @@ from dlrl.diffusion import pruning
 from dlrl.models import char_tokenizer
 from dlrl.runtime import mesh as mesh_lib
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TOKENIZER = char_tokenizer.CharTokenizer()
 SUDOKU = tasks.TASKS["sudoku"]
 PUZZLE = "1030040203102001"

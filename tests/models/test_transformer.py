@@ -15,6 +15,8 @@ from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.fixture
 def llada(shared):

@@ -16,6 +16,8 @@ from dlrl.models import transformer
 from dlrl.sampling import denoise
 from dlrl.sampling import remasking
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MASK = 2
 TINY = networks.TINY
 LENGTHS = np.array([5, 2, 3])

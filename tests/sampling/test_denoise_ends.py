@@ -8,6 +8,8 @@ import pytest
 from dlrl import config
 from dlrl.sampling import denoise
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MASK = 2
 decode_jit = jax.jit(
   denoise.decode, static_argnums=0, static_argnames=("sampler", "eos_id"))

@@ -12,6 +12,8 @@ from dlrl import config
 from dlrl.models import transformer
 from dlrl.sampling import generate
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MASK = 2
 LLADA = config.ModelConfig(
   vocab_size=24,

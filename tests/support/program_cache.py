@@ -1,13 +1,12 @@
-"""How the tests compile: quickly, and not again what was compiled before.
+"""Compiled programs, kept between runs of the tests.
 
-Most of the suite's time would be XLA compiling the same programs again. They
-are kept between runs and found by a hash of their code and of the compiler's
-options, so that a change of either compiles anew; `pytest --cold` compiles
-everything.
+Most of the suite's time would be XLA compiling the same programs again. A
+program is found by a hash of its code and of the compiler's options, so that a
+change of either compiles anew; `pytest --cold` compiles everything.
 
-LLVM does not optimise the machine code for CPUs, which takes a third of the
-time to compile. XLA's own passes, which decide what is computed in which order
-and in which buffers, run as ever. `pytest --optimized` leaves nothing out.
+Tried and dropped: no LLVM optimisation in all tests. Whole training runs take
+as long as before, since they also compute, and loading 3 GB takes four times as
+long. Small programs gain a third; see the fixture `unoptimized`.
 """
 
 import contextlib
@@ -23,8 +22,6 @@ import jaxlib
 # A directory for the programs of every version of JAX and every machine.
 VARIABLE = "DLRL_TEST_CACHE"
 LIMIT = 2**30  # bytes; a run of the whole suite needs about a tenth
-QUICK = ("--xla_backend_optimization_level=0 "
-         "--xla_llvm_disable_expensive_passes=true")
 
 
 def kept() -> pathlib.Path:
