@@ -1,18 +1,22 @@
-"""Forward processes: which tokens are masked, with which weight.
+"""Forward processes: which tokens a Monte-Carlo draw masks, and their weights.
 
-A process is a function `(keys [b], maskable [b, t], j, n) -> Draw`, the j-th of
-n Monte-Carlo draws for each of b responses. It is a pure function of the keys,
-so that draws are regenerated where they are needed, and the current, the old
-and the reference policy see the same ones. Every row has a key of its own: what
-a row draws does not depend on its neighbours, on micro-batches or on hosts.
+A process is a function `(keys [b], maskable [b, t], j, n) -> Draw` that gives
+draw j of n for each of b responses. A draw is a pure function of the keys, so
+it is recomputed where it is needed instead of stored, and the trained, the old
+and the reference policy are scored on the same masks. Every row has its own
+key: its draws do not depend on the other rows, on micro-batches or on hosts.
 
-A draw's ELBO estimate is `sum_i weight_i * log p(y_i | y_masked, x)`. It is
-unbiased for each j if the draw's marginal is right, whatever ties the draws of
-one response together.
+A draw's ELBO estimate is `sum_i weight_i * log p(y_i | y_masked, x)`. Each
+estimate is unbiased if draw j alone has the right distribution; a dependence
+between the draws of one response changes only the variance of their mean.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
+from typing import TypeVar
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -30,156 +34,188 @@ class Draw(NamedTuple):
   weight: jax.Array
 
 
-Process = Callable[[jax.Array, jax.Array, jax.Array, int], Draw]
+Index = int | jax.Array  # of a draw, 0..n-1
+Process = Callable[[jax.Array, jax.Array, Index, int], Draw]
+_Process = TypeVar("_Process", bound=Callable[..., Draw])
 
-# Below this noise level 1/t is a heavy tail that carries no signal.
+# Noise levels below this are not drawn: their weights 1/t are a heavy tail, and
+# they mask hardly any token.
 MIN_T = 1e-3
 
 
-def continuous(keys, maskable, j, n) -> Draw:
-  """Each token masked with probability t ~ U(MIN_T, 1), weight 1/t.
+def by_row(process: _Process) -> _Process:
+  """Maps a process written for one row over a batch.
 
-  LLaDA's pre-training loss and BGPO's Eq. 3-5.
+  Args:
+    process: (key, maskable [t], j, n, ...) -> Draw of arrays [t].
+  """
+  @functools.wraps(process)
+  def batched(
+    keys: jax.Array, maskable: jax.Array, j: Index, n: int, **knobs: Any
+  ) -> Draw:
+    return jax.vmap(lambda key, row: process(key, row, j, n, **knobs))(
+      keys, maskable)
+
+  return cast(_Process, batched)
+
+
+@by_row
+def continuous(
+  key: jax.Array, maskable: jax.Array, j: Index, n: int
+) -> Draw:
+  """Masks each token with probability t ~ U(MIN_T, 1), weight 1/t.
+
+  LLaDA's pre-training loss and BGPO's Eq. 3-5 (arXiv 2510.11683).
   """
   del n
-
-  def row(key, maskable):
-    key_t, key_mask = jax.random.split(jax.random.fold_in(key, j))
-    t = jax.random.uniform(key_t, minval=MIN_T)
-    mask = maskable & (jax.random.uniform(key_mask, maskable.shape) < t)
-    return Draw(mask, jnp.where(mask, 1 / t, 0.0))
-
-  return jax.vmap(row)(keys, maskable)
+  key_t, key_mask = jax.random.split(jax.random.fold_in(key, j))
+  t = jax.random.uniform(key_t, minval=MIN_T)
+  mask = maskable & (jax.random.uniform(key_mask, maskable.shape) < t)
+  return Draw(mask, jnp.where(mask, 1 / t, 0.0))
 
 
-def exact_k(keys, maskable, j, n) -> Draw:
-  """Exactly k ~ U{1..m} of the m maskable tokens, weight m/k.
+@by_row
+def exact_k(
+  key: jax.Array, maskable: jax.Array, j: Index, n: int
+) -> Draw:
+  """Masks exactly k ~ U{1..m} of the m maskable tokens, weight m/k.
 
-  LLaDA's likelihood evaluation; less variance than `continuous`, because the
-  number of masked tokens is not random given the weight.
+  LLaDA's likelihood evaluation. Its variance is lower than that of
+  `continuous`, because the weight determines the number of masked tokens.
   """
   del n
-
-  def row(key, maskable):
-    key_k, key_subset = jax.random.split(jax.random.fold_in(key, j))
-    m = count(maskable)
-    return _subset(key_subset, maskable, _uniform_k(key_k, m), m)
-
-  return jax.vmap(row)(keys, maskable)
+  key_k, key_subset = jax.random.split(jax.random.fold_in(key, j))
+  m = count(maskable)
+  k = _uniform_k(key_k, m)
+  return subset(key_subset, maskable, k, m / k)
 
 
-def stratified(keys, maskable, j, n) -> Draw:
+@by_row
+def stratified(
+  key: jax.Array, maskable: jax.Array, j: Index, n: int
+) -> Draw:
   """`exact_k` with the n values of k spread evenly over 1..m.
 
-  k_j = (k_0 - 1 + floor(j m / n)) mod m + 1 with one k_0 ~ U{1..m} for all j of
-  a response: each k_j is exactly uniform, so every draw is unbiased, and
-  together they cover the noise levels. In integers: rounding half to even, as
-  the published code does, makes some k more likely than others.
+  k_j = (k_0 - 1 + floor(j m / n)) mod m + 1 with one k_0 ~ U{1..m} per
+  response: each k_j is exactly uniform, so every draw is unbiased, and the
+  draws together cover the noise levels.
   """
-
-  def row(key, maskable):
-    m = count(maskable)
-    k_0 = _uniform_k(jax.random.fold_in(key, n), m)
-    k = (k_0 - 1 + j * m // n) % m + 1
-    return _subset(jax.random.fold_in(key, j), maskable, k, m)
-
-  return jax.vmap(row)(keys, maskable)
+  m = count(maskable)
+  k = _spread_k(key, m, j, n)
+  return subset(jax.random.fold_in(key, j), maskable, k, m / k)
 
 
-def tiled(keys, maskable, j, n) -> Draw:
-  """`stratified` with masks that tile the response, one after the other.
+@by_row
+def tiled(key: jax.Array, maskable: jax.Array, j: Index, n: int) -> Draw:
+  """`stratified` with masks that tile the response one after the other.
 
-  The response's tokens are put on a circle in a random order; draw j masks the
-  k_j of them that follow those of draw j - 1. Each mask is a uniformly random
-  subset, so every draw is unbiased; together they mask all tokens as often as
-  possible equally often, and none of the variance is left that comes from
-  masking some more often than others.
+  The maskable tokens are arranged on a circle in random order; draw j masks the
+  k_j tokens that follow those of draw j - 1. Each mask is a uniformly random
+  subset, so every draw is unbiased. Over the n draws all tokens are masked
+  equally often (up to one), which removes the variance that comes from masking
+  some tokens more often than others.
   """
-  def row(key, maskable):
-    m = count(maskable)
-    k_0 = _uniform_k(jax.random.fold_in(key, n), m)
-    i = jnp.arange(n)
-    k = (k_0 - 1 + i * m // n) % m + 1
-    start = jnp.sum(jnp.where(i < j, k, 0))
-    place = (ranks(jax.random.fold_in(key, n + 1), maskable) - start) % m
-    mask = maskable & (place < k[j])
-    return Draw(mask, jnp.where(mask, m / k[j], 0.0))
-
-  return jax.vmap(row)(keys, maskable)
+  m = count(maskable)
+  k = _spread_k(key, m, jnp.arange(n), n)
+  return _tile(key, maskable, k, m / k[j], j)
 
 
-def importance(keys, maskable, j, n) -> Draw:
-  """`stratified` with k drawn as often as it matters: P(k) ~ 1 / sqrt(k).
+@by_row
+def importance(
+  key: jax.Array, maskable: jax.Array, j: Index, n: int
+) -> Draw:
+  """`stratified` with k drawn by importance: P(k) ~ 1 / sqrt(k).
 
-  Were tokens' gradients independent, a draw of weight m / k would have a norm
-  of sqrt(k) m / k, and the variance of an estimate that draws k with P(k) and
-  weighs it by m / k / (m P(k)) is least where P(k) follows that norm. Few
-  masked tokens are drawn more often, and weigh less: no draw is an outlier.
+  If the gradients of tokens were independent, a draw of weight m / k would have
+  a gradient of norm ~ sqrt(k) m / k. Drawing k with P(k) instead of 1 / m
+  multiplies the weight by 1 / (m P(k)), and the variance is least where P(k) is
+  proportional to that norm. Draws with few masked tokens are more frequent and
+  weigh less than in `stratified`, so that no draw is an outlier.
   """
-  def row(key, maskable):
-    k, weight = _important_k(key, maskable, n)
-    mask = maskable & (ranks(jax.random.fold_in(key, j), maskable) < k[j])
-    return Draw(mask, jnp.where(mask, weight[j], 0.0))
-
-  return jax.vmap(row)(keys, maskable)
+  k, weight = _important_k(key, maskable, n)
+  return subset(jax.random.fold_in(key, j), maskable, k[j], weight[j])
 
 
-def balanced(keys, maskable, j, n) -> Draw:
+@by_row
+def balanced(key: jax.Array, maskable: jax.Array, j: Index, n: int) -> Draw:
   """`importance` with the masks of `tiled`.
 
-  Of the estimates here that with the least error for n from 4 on, see
+  The unbiased process with the least gradient error for n >= 4, see
   `benchmarks/gradient_error.py`.
   """
-  def row(key, maskable):
-    m = count(maskable)
-    k, weight = _important_k(key, maskable, n)
-    start = jnp.sum(jnp.where(jnp.arange(n) < j, k, 0))
-    place = (ranks(jax.random.fold_in(key, n + 1), maskable) - start) % m
-    mask = maskable & (place < k[j])
-    return Draw(mask, jnp.where(mask, weight[j], 0.0))
-
-  return jax.vmap(row)(keys, maskable)
+  k, weight = _important_k(key, maskable, n)
+  return _tile(key, maskable, k, weight[j], j)
 
 
-def complementary(keys, maskable, j, n) -> Draw:
+@by_row
+def complementary(
+  key: jax.Array, maskable: jax.Array, j: Index, n: int
+) -> Draw:
   """Draws 2i and 2i + 1 mask k ~ U{0..m} tokens and the m - k others.
 
-  Weight (m + 1) over the number masked: both are unbiased, and every token is
-  predicted once per pair. The values of k are spread evenly over the pairs.
-  Source: ESPO (arXiv 2512.03759); n should be even.
+  Weight (m + 1) / number of masked tokens: both draws are unbiased, and every
+  token is predicted once per pair. The values of k are spread evenly over the
+  pairs. n should be even. Source: ESPO (arXiv 2512.03759).
   """
-  def row(key, maskable):
-    m = count(maskable)
-    k_0 = jax.random.randint(jax.random.fold_in(key, n), (), 0, m + 1)
-    pair, pairs = j // 2, (n + 1) // 2
-    k = (k_0 + pair * (m + 1) // pairs) % (m + 1)
-    first = ranks(jax.random.fold_in(key, pair), maskable) < k
-    mask = maskable & (first ^ (j % 2 == 1))
-    masked = jnp.maximum(jnp.where(j % 2 == 1, m - k, k), 1)
-    return Draw(mask, jnp.where(mask, (m + 1) / masked, 0.0))
-
-  return jax.vmap(row)(keys, maskable)
+  m = count(maskable)
+  k_0 = jax.random.randint(jax.random.fold_in(key, n), (), 0, m + 1)
+  pair, pairs = j // 2, (n + 1) // 2
+  k = (k_0 + pair * (m + 1) // pairs) % (m + 1)
+  first = ranks(jax.random.fold_in(key, pair), maskable) < k
+  mask = maskable & (first ^ (j % 2 == 1))
+  masked = jnp.maximum(jnp.where(j % 2 == 1, m - k, k), 1)
+  return Draw(mask, jnp.where(mask, (m + 1) / masked, 0.0))
 
 
-def count(maskable):
-  """Set positions of a row [t]; at least 1, or an empty row would give 0/0."""
+def count(maskable: jax.Array) -> jax.Array:
+  """Number of set positions of a row [t]; at least 1, to avoid 0/0."""
   return jnp.maximum(jnp.sum(maskable), 1)
 
 
-def _uniform_k(key, m):
+def ranks(key: jax.Array, maskable: jax.Array) -> jax.Array:
+  """Ranks of a row's positions [t] in a random order, the maskable first."""
+  order = jnp.where(maskable, jax.random.uniform(key, maskable.shape), 2.0)
+  return jnp.argsort(jnp.argsort(order))  # the argsort of an order is its ranks
+
+
+def subset(
+  key: jax.Array, maskable: jax.Array, k: jax.Array, weight: jax.Array
+) -> Draw:
+  """Masks a uniformly random subset of k maskable positions of a row [t]."""
+  mask = maskable & (ranks(key, maskable) < k)
+  return Draw(mask, jnp.where(mask, weight, 0.0))
+
+
+def _tile(
+  key: jax.Array, maskable: jax.Array, k: jax.Array, weight: jax.Array, j: Index
+) -> Draw:
+  """Masks the k[j] tokens that follow those of draws 0..j-1 on a circle."""
+  n = k.shape[0]
+  start = jnp.sum(jnp.where(jnp.arange(n) < j, k, 0))
+  place = ranks(jax.random.fold_in(key, n + 1), maskable) - start
+  mask = maskable & (place % count(maskable) < k[j])
+  return Draw(mask, jnp.where(mask, weight, 0.0))
+
+
+def _uniform_k(key: jax.Array, m: jax.Array) -> jax.Array:
   return jax.random.randint(key, (), 1, m + 1)
 
 
-def ranks(key, maskable):
-  """Places of a row's positions [t] in a random order, the maskable first."""
-  order = jnp.where(maskable, jax.random.uniform(key, maskable.shape), 2.0)
-  return jnp.argsort(jnp.argsort(order))
+def _spread_k(key: jax.Array, m: jax.Array, j: Index, n: int) -> jax.Array:
+  """`stratified`'s number of masked tokens of draw j."""
+  # In integers, because rounding half to even, as in the published code, makes
+  # some k more likely than others. Key n: 0..n-1 belong to the draws' masks.
+  k_0 = _uniform_k(jax.random.fold_in(key, n), m)
+  return (k_0 - 1 + j * m // n) % m + 1
 
 
-def _important_k(key, maskable, n):
-  """All draws' numbers of masked tokens [n], P(k) ~ 1 / sqrt(k), and weights.
+def _important_k(
+  key: jax.Array, maskable: jax.Array, n: int
+) -> tuple[jax.Array, jax.Array]:
+  """Numbers of masked tokens of all draws [n], P(k) ~ 1 / sqrt(k), and weights.
 
-  Spread evenly over the distribution: one uniform number for all of a response.
+  One uniform number per response is shifted by j / n and mapped through the
+  inverse of the distribution function, which spreads the draws evenly over it.
   """
   m = count(maskable)
   ks = jnp.arange(1, maskable.shape[0] + 1)
@@ -187,17 +223,12 @@ def _important_k(key, maskable, n):
   chance = chance / jnp.sum(chance)
   u = jax.random.uniform(jax.random.fold_in(key, n)) + jnp.arange(n) / n
   below = jnp.cumsum(chance)[None] <= (u % 1.0)[:, None]
-  k = jnp.minimum(1 + jnp.sum(below, -1), m)  # the sum may round to less than u
-  return k, 1 / (k * chance[k - 1])
+  # At most m: the cumulative sum may end below 1 by rounding, and u above it.
+  k = jnp.minimum(1 + jnp.sum(below, -1), m)
+  return k, 1 / (k * chance[k - 1])  # m / k / (m P(k))
 
 
-def _subset(key, maskable, k, m) -> Draw:
-  """A uniformly random subset of k maskable positions."""
-  mask = maskable & (ranks(key, maskable) < k)
-  return Draw(mask, jnp.where(mask, m / k, 0.0))
-
-
-# Unbiased estimates of the ELBO; `masks.PROCESSES` has the others, too.
+# Unbiased estimates of the ELBO; `method_processes.PROCESSES` has all of them.
 PROCESSES: dict[str, Process] = {
   "continuous": continuous,
   "exact_k": exact_k,

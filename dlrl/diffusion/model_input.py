@@ -1,8 +1,9 @@
 """ModelInput `[canvas | prompt | padding]`: the layout the model sees.
 
-Attention is bidirectional, so the order in memory is free. Canvas first puts
-every block at a static column, and padding only at the end makes a row's
-length describe its attention mask. Positions tell the model the true order.
+Attention is bidirectional, so the order in memory is free. With the canvas
+first, every block starts at a static column; with padding only at the end, a
+row's length describes its attention mask. Positions tell the model the true
+order, prompt before canvas.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,13 @@ import jax.numpy as jnp
 
 
 class ModelInput(NamedTuple):
-  """What a model takes: ids [b, t+p], positions [b, t+p], lengths [b]."""
+  """Arguments of a model.
+
+  Attributes:
+    ids: [b, t + p] int, canvas and prompt.
+    positions: [b, t + p] int, of the tokens in the true order.
+    lengths: [b] int, canvas plus prompt without padding.
+  """
 
   ids: jax.Array
   positions: jax.Array
@@ -26,7 +33,7 @@ def assemble(
 
   Args:
     canvas: [b, t] int, with or without mask tokens.
-    prompt: [b, p] int, padded on the right with anything.
+    prompt: [b, p] int, padded on the right with any tokens.
     prompt_length: [b] int in 0..p.
   """
   t, p = canvas.shape[1], prompt.shape[1]
@@ -34,6 +41,4 @@ def assemble(
   in_prompt = jnp.broadcast_to(jnp.arange(p)[None], prompt.shape)
   return ModelInput(
     jnp.concatenate([canvas, prompt], 1),
-    jnp.concatenate([in_canvas, in_prompt], 1),
-    t + prompt_length,
-  )
+    jnp.concatenate([in_canvas, in_prompt], 1), t + prompt_length)

@@ -1,13 +1,16 @@
-"""Gradients of sums over Monte-Carlo draws, in memory that n does not change.
+"""Gradients of means over Monte-Carlo draws, in memory independent of n.
 
-A *separable* objective is a sum of one term per draw (BGPO, REINFORCE on the
-ELBO, ...). Then each draw's gradient is taken inside the scan and added up: one
-forward and one backward per draw, and only one draw's activations exist.
+The gradient of a *separable* objective (BGPO, REINFORCE on the ELBO, ...) is a
+sum of one gradient per draw, taken inside a scan: one forward and one backward
+pass per draw, and only one draw's activations exist at a time.
 
-A *joint* objective is a function of the mean over draws of a statistic (a ratio
-of ELBOs, DPO, ...). Its gradient is that of the statistics' inner product with
-the function's slope, which is known once a forward pass over the draws has
-given their mean: one more forward per draw, and again one draw at a time.
+A *joint* objective is a function f of the mean over draws of a statistic s_j (a
+ratio of ELBOs, DPO, ...). By the chain rule its gradient is
+
+    sum_j grad <f'(mean), s_j> / n,
+
+a sum over draws as soon as f' at the mean is known. A forward pass over the
+draws gives the mean: one more forward per draw, again one draw at a time.
 """
 
 import functools
@@ -22,40 +25,44 @@ from dlrl.losses import objective as losses
 Params = Any
 # (params, j) -> (the term of draw j, a tree of further numbers to be summed)
 Term = Callable[[Params, jax.Array], tuple[jax.Array, Any]]
-# (params, j) -> a tree of arrays
+# (params, j) -> the statistic of draw j, a tree of arrays
 Statistic = Callable[[Params, jax.Array], Any]
-# its mean over draws -> (value, anything)
+# mean over draws of the statistic -> (value, a tree of further results)
 Outer = Callable[[Any], tuple[jax.Array, Any]]
-# (params, j) -> (the scored draw, metrics [b])
+# (params, j) -> (the scored draw j, metrics [b])
 Score = Callable[[Params, jax.Array], tuple[losses.Scored, losses.Metrics]]
 
 
 def separable_value_and_grad(
   term: Term, params: Params, n: int, onto: Params | None = None
 ) -> tuple[tuple[jax.Array, Any], Params]:
-  """((sum_j term_j, sum_j extras_j), `onto` + gradient of the former).
+  """((sum_j term_j, sum_j extras_j), `onto` + gradient of the first sum).
 
   Args:
-    term: of one draw; it makes the draw from j, so nothing is stored per draw.
+    term: (params, j) -> (term, extras) of draw j. It has to make the draw from
+      j, so that nothing is stored per draw.
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
-    onto: what gradients are added to, like `zeros(params)`; None: zeros. The
-      gradients of several calls take one accumulator, not one more each.
+    onto: tree to which the gradients are added, shaped like `zeros(params)`;
+      None for zeros. With it, several calls share one accumulator.
   """
-  def value_and_grad(params, j):
+  def value_and_grad(
+    params: Params, j: jax.Array
+  ) -> tuple[tuple[jax.Array, Any], Params]:
+    # vjp instead of value_and_grad: the two passes have separate scopes in a
+    # profile.
     with jax.named_scope("update/forward"):
       value, pull, extras = jax.vjp(
         lambda params: term(params, j), params, has_aux=True)
     with jax.named_scope("update/backward"):
       return (value, extras), pull(jnp.ones_like(value))[0]
 
-  def step(total, j):
+  def step(total: Any, j: jax.Array) -> tuple[Any, None]:
     return add(total, value_and_grad(params, j)), None
 
   shapes, _ = jax.eval_shape(value_and_grad, params, jnp.int32(0))
-  total, _ = jax.lax.scan(
-    step, (zeros(shapes), zeros(params) if onto is None else onto),
-    jnp.arange(n, dtype=jnp.int32))
+  start = zeros(shapes), zeros(params) if onto is None else onto
+  total, _ = jax.lax.scan(step, start, jnp.arange(n, dtype=jnp.int32))
   return total
 
 
@@ -66,24 +73,26 @@ def joint_value_and_grad(
   """((value, extras) of `outer`, `onto` + gradient of the value), exactly.
 
   Args:
-    statistic: of one draw; a tree of arrays.
-    outer: of the mean over draws of the statistic.
+    statistic: (params, j) -> a tree of arrays; makes draw j from j.
+    outer: maps the mean over draws of the statistic to (value, extras).
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
-    onto: as of `separable_value_and_grad`.
+    onto: see `separable_value_and_grad`.
   """
   draws = jnp.arange(n, dtype=jnp.int32)
   shapes = jax.eval_shape(statistic, params, jnp.int32(0))
 
   @jax.named_scope("update/forward")
-  def step(total, j):
+  def step(total: Any, j: jax.Array) -> tuple[Any, None]:
     return add(total, statistic(params, j)), None
 
   total, _ = jax.lax.scan(step, zeros(shapes), draws)
   mean = _mean(total, n)
   value, slope = jax.value_and_grad(outer, has_aux=True)(mean)
 
-  def term(params, j):
+  # `slope` is a constant here: differentiating <slope, s_j> gives the second
+  # factor of the chain rule.
+  def term(params: Params, j: jax.Array) -> tuple[jax.Array, None]:
     each = statistic(params, j)
     parts = jax.tree.map(lambda s, x: jnp.sum(s * x) / n, slope, each)
     return jax.tree.reduce(jnp.add, parts), None
@@ -93,22 +102,18 @@ def joint_value_and_grad(
 
 
 def value_and_grad(
-  objective: losses.Objective,
-  score: Score,
-  rows: losses.Responses,
-  params: Params,
-  n: int,
-  onto: Params | None = None,
+  objective: losses.Objective, score: Score, rows: losses.Responses,
+  params: Params, n: int, onto: Params | None = None,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
-  """((loss, metrics), gradients) of any objective, averaged over responses.
+  """((loss, metrics), gradients) of an objective, averaged over responses.
 
   Args:
     objective: separable or joint.
-    score: (params, j) -> the scored draw j and metrics of one's own, [b].
+    score: (params, j) -> the scored draw j and further metrics, [b].
     rows: the responses.
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
-    onto: as of `separable_value_and_grad`.
+    onto: see `separable_value_and_grad`.
 
   Returns:
     The loss, a scalar; metrics [b], averaged over draws; and `onto` +
@@ -117,7 +122,7 @@ def value_and_grad(
   if isinstance(objective, losses.Separable):
     loss_of = objective.loss
 
-    def term(params, j):
+    def term(params: Params, j: jax.Array) -> tuple[jax.Array, losses.Metrics]:
       draw, metrics = score(params, j)
       loss, more = loss_of(draw, rows)
       return jnp.mean(loss) / n, _mean(metrics | more, n)
@@ -128,23 +133,19 @@ def value_and_grad(
 
 
 def stacked_value_and_grad(
-  objective: losses.Objective,
-  score: Score,
-  rows: losses.Responses,
-  params: Params,
-  n: int,
-  onto: Params | None = None,
+  objective: losses.Objective, score: Score, rows: losses.Responses,
+  params: Params, n: int, onto: Params | None = None,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
   """`value_and_grad` with all draws in memory at once.
 
-  What other frameworks do: the oracle of the tests and the baseline of the
-  benchmarks, not for use.
+  This is how other frameworks compute it. Not for training: the tests use it as
+  the oracle and the benchmarks as the baseline.
   """
   if isinstance(objective, losses.Separable):
     objective = losses.Joint(objective.loss, lambda means, _: means)
   statistic, outer = _joint(objective, score, rows)
 
-  def loss(params):
+  def loss(params: Params) -> tuple[jax.Array, losses.Metrics]:
     each = jax.vmap(functools.partial(statistic, params))(
       jnp.arange(n, dtype=jnp.int32))
     return outer(jax.tree.map(lambda x: jnp.mean(x, 0), each))
@@ -153,12 +154,16 @@ def stacked_value_and_grad(
   return value, grads if onto is None else add(onto, grads)
 
 
-def _joint(objective: losses.Joint, score: Score, rows: losses.Responses):
-  def statistic(params, j):
+def _joint(
+  objective: losses.Joint, score: Score, rows: losses.Responses
+) -> tuple[Statistic, Outer]:
+  def statistic(params: Params, j: jax.Array) -> tuple[Any, losses.Metrics]:
     draw, metrics = score(params, j)
     return objective.statistic(draw, rows), jax.lax.stop_gradient(metrics)
 
-  def outer(means):
+  def outer(
+    means: tuple[Any, losses.Metrics]
+  ) -> tuple[jax.Array, losses.Metrics]:
     loss, metrics = objective.outer(means[0], rows)
     return jnp.mean(loss), means[1] | metrics
 

@@ -1,13 +1,13 @@
-"""STP's spatial pruning: which tokens of a completion are fixed beforehand.
+"""STP's spatial pruning: tokens of a completion that are fixed in advance.
 
-STP (arXiv 2602.08905) says that static priors constrain what a rollout explores
-and that the variance of the likelihood falls. Its text is not public in full;
-what a prior is made of, how much of it is fixed and until when is reconstructed
-here: known tokens of every answer, or a good completion of the same prompt that
-the policy itself once found, part of which is masked again.
+STP (arXiv 2602.08905) states that static priors restrict what a rollout
+explores and that this lowers the variance of the likelihood. Its full text is
+not public. What a prior contains, how much of it is fixed and for how long is
+reconstructed here: tokens that every valid answer shares, or a good completion
+of the same prompt that the policy found earlier, part of it masked again.
 
-A fixed token is the same in all completions of a group. Neither the loss nor
-the forward process sees it, except as context.
+A fixed token is the same in all completions of a group. The loss and the
+forward process treat it as context only.
 """
 
 from typing import NamedTuple
@@ -25,36 +25,39 @@ def annealed(share: float, step: jax.Array, steps: int) -> jax.Array:
     steps: RL steps.
   """
   if not steps:
-    return jnp.float32(share)
+    return jnp.asarray(share, jnp.float32)
   return share * jnp.maximum(1 - step / steps, 0)
 
 
-def _random(keys, logps):
+def _random(keys: jax.Array, logps: jax.Array) -> jax.Array:
   return jax.vmap(lambda k, x: jax.random.uniform(k, x.shape))(keys, logps)
 
 
-def _tail(keys, logps):
+def _tail(keys: jax.Array, logps: jax.Array) -> jax.Array:
   del keys
   return jnp.broadcast_to(-jnp.arange(logps.shape[-1]), logps.shape)
 
 
-def _lowprob(keys, logps):
+def _lowprob(keys: jax.Array, logps: jax.Array) -> jax.Array:
   del keys
   return logps
 
 
-# Which tokens are masked again: any of them, the last, the least probable.
-# (keys [g], logps [g, t]) -> what to fix first, the greatest, [g, t].
+# Which tokens are masked again: random ones, the last, the least probable.
+# (keys [g], logps [g, t]) -> order [g, t]; the greatest stay fixed.
 REMASK = {"random": _random, "tail": _tail, "lowprob": _lowprob}
 
 
-def keep(order: jax.Array, known: jax.Array, share: jax.Array) -> jax.Array:
-  """The tokens that are fixed, [g, t] bool.
+def keep(
+  order: jax.Array, known: jax.Array, share: float | jax.Array
+) -> jax.Array:
+  """The tokens that stay fixed, [g, t] bool.
 
   Args:
     order: [g, t], the greatest are fixed first; ties from left to right.
     known: [g, t] bool, the tokens that may be fixed.
-    share: scalar in 0..1 of the known ones of each row, rounded to a number.
+    share: scalar in 0..1 of each row's known tokens; the number is rounded,
+      half up.
   """
   count = jnp.floor(share * jnp.sum(known, -1, keepdims=True) + 0.5)
   rank = jnp.argsort(jnp.argsort(jnp.where(known, -order, jnp.inf), -1), -1)
@@ -62,10 +65,10 @@ def keep(order: jax.Array, known: jax.Array, share: jax.Array) -> jax.Array:
 
 
 class Memory(NamedTuple):
-  """The last good completion of each prompt, as many as there are slots.
+  """The last good completion of each prompt, in a fixed number of slots.
 
   Attributes:
-    owner: [s] int32, index of the prompt that has the slot; -1: nobody.
+    owner: [s] int32, index of the prompt that has the slot; -1 if empty.
     completion: [s, t] int32.
   """
 
@@ -74,13 +77,18 @@ class Memory(NamedTuple):
 
 
 def empty(slots: int, length: int) -> Memory:
-  """Nothing remembered yet."""
+  """A memory of `slots` completions of `length` tokens, all slots empty."""
   return Memory(jnp.full(slots, -1, jnp.int32),
                 jnp.zeros((slots, length), jnp.int32))
 
 
 def recall(memory: Memory, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """`(completion [g, t], whether there is one [g])` of prompts `index` [g]."""
+  """Looks up the prompts with indices `index` [g].
+
+  Returns:
+    Completions [g, t], and [g] bool, True if the memory has one; other
+    completions are arbitrary.
+  """
   slot = index % memory.owner.shape[0]
   return memory.completion[slot], memory.owner[slot] == index
 
@@ -89,16 +97,17 @@ def store(
   memory: Memory, index: jax.Array, completion: jax.Array, reward: jax.Array,
   min_reward: float,
 ) -> Memory:
-  """Remembers the best completion of each group if it is good enough.
+  """Stores the best completion of each group if its reward is high enough.
 
-  Two prompts of one slot take turns; of two in one batch the first is kept.
+  A slot belongs to the last prompt stored in it; of two prompts of one batch
+  that share a slot the first is stored.
 
   Args:
     memory: to be updated.
     index: [g] int32, of the prompts, not negative.
     completion: [b, t] int32, groups contiguous.
-    reward: [b] fp32; what has NaN, not known, is not remembered.
-    min_reward: of what is worth remembering.
+    reward: [b] fp32; a completion whose reward is NaN, unknown, is not stored.
+    min_reward: the smallest reward that is stored.
   """
   groups = index.shape[0]
   slots = memory.owner.shape[0]
@@ -108,6 +117,7 @@ def store(
     jnp.arange(groups), best]
   good = jnp.max(rewards, -1) >= min_reward
   slot = jnp.where(good, index % slots, slots)  # out of range: dropped
+  # Two writes to one index of a scatter have no defined order.
   earlier = jnp.tril(slot[:, None] == slot[None], -1)
   slot = jnp.where(jnp.any(earlier, -1), slots, slot)
   return Memory(memory.owner.at[slot].set(index, mode="drop"),

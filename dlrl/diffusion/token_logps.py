@@ -1,8 +1,8 @@
 """Log-probs of given tokens from hidden states, without all the logits.
 
-Positions are scored a chunk at a time, those that are masked first, and chunks
-in which none is masked are skipped. The backward pass computes a chunk's logits
-again and adds up the unembedding's gradient in fp32.
+Positions are scored a chunk at a time, masked positions first, and chunks
+without a masked position are skipped. The backward pass recomputes the logits
+of each chunk and accumulates the unembedding's gradient in fp32.
 """
 
 import functools
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 
 class TokenLogps(NamedTuple):
-  """Of each position; zero where it is not masked.
+  """Scores of each position; zero where it is not masked.
 
   Attributes:
     logps: [b, t] fp32, log-probs of the targets.
-    entropy: [b, t] fp32, of the distributions they are of, in nats.
+    entropy: [b, t] fp32, entropies of the predicted distributions, in nats.
   """
 
   logps: jax.Array
@@ -25,19 +25,15 @@ class TokenLogps(NamedTuple):
 
 
 def token_logps(
-  hidden: jax.Array,
-  unembed: jax.Array,
-  targets: jax.Array,
-  mask: jax.Array,
-  *,
-  chunk: int,
-  shards: int = 1,
+  hidden: jax.Array, unembed: jax.Array, targets: jax.Array, mask: jax.Array,
+  *, chunk: int, shards: int = 1,
 ) -> TokenLogps:
   """fp32 log softmax(hidden @ unembed) at `targets`, and its entropy.
 
-  [b, chunk, v] is all of the logits that ever exists. Reverse-mode gradients of
-  both are exact, in the dtypes of the inputs; there are no forward-mode ones.
-  What a position holds that is not masked does not matter.
+  At most [b, chunk, v] logits exist at a time. Reverse-mode gradients of both
+  results are exact, in the dtypes of the inputs; forward mode is not supported.
+  Hidden states and targets of positions that are not masked may be anything,
+  even NaN.
 
   Args:
     hidden: [b, t, d].
@@ -45,19 +41,21 @@ def token_logps(
       should not be, or every chunk gathers it again.
     targets: [b, t] int in 0..v-1.
     mask: [b, t] bool.
-    chunk: columns' worth of positions at a time.
-    shards: equal parts of b that lie on different devices. No position leaves
-      its part, and the parts' gradients are summed once, not in every chunk.
+    chunk: columns per chunk; a chunk has b * chunk positions.
+    shards: number of equal parts of b that are on different devices. Positions
+      stay in their part, and the parts' gradients are summed once, not in
+      every chunk.
 
   Raises:
     ValueError: `shards` does not divide b.
   """
   b, t = targets.shape
   if b % shards:
-    raise ValueError(f"{shards} shards do not divide {b} rows")
+    raise ValueError(
+      f"token_logps: {shards} shards do not divide {b} rows; use a divisor")
   n = b // shards * t
 
-  def split(x):
+  def split(x: jax.Array) -> jax.Array:
     return x.reshape(shards, n, *x.shape[2:])
 
   out = _scores(split(hidden), unembed, split(targets), split(mask),
@@ -68,21 +66,31 @@ def token_logps(
 # Below, arrays are [s, n, ...], the positions of each shard, or in chunks
 # [c, s, size, ...].
 
+_Pair = tuple[jax.Array, jax.Array]
+_Inputs = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _scores(hidden, unembed, targets, mask, size):
+def _scores(
+  hidden: jax.Array, unembed: jax.Array, targets: jax.Array, mask: jax.Array,
+  size: int,
+) -> _Pair:
   return _forward(hidden, unembed, targets, mask, size)[0]
 
 
-def _forward(hidden, unembed, targets, mask, size):
+def _forward(
+  hidden: jax.Array, unembed: jax.Array, targets: jax.Array, mask: jax.Array,
+  size: int,
+) -> tuple[_Pair, _Inputs]:
   order, inverse = _order(mask)
 
-  def step(_, block):
+  def step(_: None, block: tuple[jax.Array, ...]) -> tuple[None, _Pair]:
     live, hidden, targets = block
 
-    def compute():
+    def compute() -> _Pair:
       logp = _log_softmax(hidden, unembed)
-      # A select and a sum, not a gather: it fuses, and shards by vocabulary.
+      # A select and a sum instead of a gather: XLA fuses them, and they work on
+      # a vocabulary that is split over devices.
       target = jnp.sum(jnp.where(_hit(logp, targets), logp, 0.0), -1)
       return (jnp.where(live, target, 0.0),
               jnp.where(live, _entropy(logp), 0.0))
@@ -90,26 +98,29 @@ def _forward(hidden, unembed, targets, mask, size):
     zeros = jnp.zeros(live.shape, jnp.float32)
     return None, jax.lax.cond(jnp.any(live), compute, lambda: (zeros, zeros))
 
-  _, out = jax.lax.scan(step, None, tuple(
+  _, (logps, entropy) = jax.lax.scan(step, None, tuple(
     _chunks(x, order, size) for x in (mask, hidden, targets)))
-  return tuple(_whole(x, inverse) for x in out), (
+  return (_whole(logps, inverse), _whole(entropy, inverse)), (
     hidden, unembed, targets, mask)
 
 
-def _backward(size, residuals, cotangents):
-  # Nothing of the forward pass is kept: where only gradients are used, as in
-  # the second pass of joint objectives, XLA leaves it out.
+def _backward(
+  size: int, residuals: _Inputs, cotangents: _Pair
+) -> tuple[jax.Array, jax.Array, None, None]:
+  # The residuals are only the inputs: where only gradients are used, as in the
+  # second pass of joint objectives, XLA removes the forward pass.
   hidden, unembed, targets, mask = residuals
   order, inverse = _order(mask)
 
-  def step(total, block):
+  def step(total: jax.Array, block: tuple[jax.Array, ...]) -> _Pair:
     live, hidden, targets, of_logp, of_entropy = block
 
-    def compute():
-      # Garbage must not get as far as being multiplied by zero.
+    def compute() -> _Pair:
+      # Zeroed before any product: 0 * NaN would be NaN.
       h = jnp.where(live[..., None], hidden, 0)
       logp = _log_softmax(h, unembed)
       p = jnp.exp(logp)
+      # d logp / d logits = onehot - p; d entropy / d logits = -p (logp + H)
       slope = of_logp[..., None] * (_hit(logp, targets) - p)
       slope -= of_entropy[..., None] * p * (logp + _entropy(logp)[..., None])
       slope = jnp.where(live[..., None], slope, 0).astype(h.dtype)
@@ -119,8 +130,9 @@ def _backward(size, residuals, cotangents):
         "snd,snv->sdv", h, slope, preferred_element_type=jnp.float32
       ), of_hidden.astype(h.dtype)
 
-    return jax.lax.cond(
+    out: _Pair = jax.lax.cond(
       jnp.any(live), compute, lambda: (total, jnp.zeros_like(hidden)))
+    return out
 
   total = jnp.zeros((hidden.shape[0], *unembed.shape), jnp.float32)
   total, of_hidden = jax.lax.scan(step, total, tuple(
@@ -132,43 +144,43 @@ def _backward(size, residuals, cotangents):
 _scores.defvjp(_forward, _backward)
 
 
-def _log_softmax(hidden, unembed):
+def _log_softmax(hidden: jax.Array, unembed: jax.Array) -> jax.Array:
   logits = jnp.einsum(
     "snd,dv->snv", hidden, unembed, preferred_element_type=jnp.float32)
-  # First the largest, then the rest: the other way round, logits far from zero
-  # would cost digits.
+  # The maximum is subtracted first, the log of the sum afterwards. Their sum,
+  # subtracted as one number, would lose digits where logits are large.
   logits -= jnp.max(logits, -1, keepdims=True)
   return logits - jnp.log(jnp.sum(jnp.exp(logits), -1, keepdims=True))
 
 
-def _entropy(logp):
-  # As a product: on CPUs, XLA has no fast reduction of exp(x) x.
+def _entropy(logp: jax.Array) -> jax.Array:
+  # A product, because XLA has no fast reduction of exp(x) x on CPUs.
   return -jnp.einsum("snv,snv->sn", jnp.exp(logp), logp, precision="highest")
 
 
-def _hit(logits, targets):
+def _hit(logits: jax.Array, targets: jax.Array) -> jax.Array:
   return jnp.arange(logits.shape[-1])[None, None] == targets[..., None]
 
 
-def _order(mask):
-  """The masked positions of a shard, then the others; and the way back."""
+def _order(mask: jax.Array) -> _Pair:
+  """A shard's positions, the masked ones first, and the inverse permutation."""
   order = jnp.argsort(~mask, axis=1, stable=True)
   return order, jnp.argsort(order, axis=1)
 
 
-def _take(x, order):
+def _take(x: jax.Array, order: jax.Array) -> jax.Array:
   return jnp.take_along_axis(
     x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
 
 
-def _chunks(x, order, size):
-  """[s, n, ...] in that order as [c, s, size, ...], filled up with zeros."""
+def _chunks(x: jax.Array, order: jax.Array, size: int) -> jax.Array:
+  """[s, n, ...] in that order as [c, s, size, ...], padded with zeros."""
   x = _take(x, order)
   x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
   return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
 
 
-def _whole(x, inverse):
+def _whole(x: jax.Array, inverse: jax.Array) -> jax.Array:
   """[c, s, size, ...] as [s, n, ...] in the original order."""
   x = jnp.moveaxis(x, 0, 1)
   return _take(x.reshape(x.shape[0], -1, *x.shape[3:]), inverse)

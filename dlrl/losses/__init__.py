@@ -1,8 +1,12 @@
-"""Objectives: arrays in, loss per response out; no model, mesh or config.
+"""RL losses: arrays in, loss per response out; no model, mesh or config.
 
-`OBJECTIVES` maps a name to a function of the method's knobs that gives the
-statistic and outer function for `dlrl.diffusion.montecarlo`.
+Each method has two forms. The function with its name takes the scores or
+log-probs of all n draws at once. `OBJECTIVES` maps its name to a function of
+its settings that returns an `Objective`, from which
+`dlrl.diffusion.montecarlo` computes the same loss one draw at a time.
 """
+
+from collections.abc import Callable
 
 from dlrl.losses.advantages import ADVANTAGES
 from dlrl.losses.advantages import centered
@@ -49,7 +53,8 @@ from dlrl.losses.wd1 import wd1
 
 Rows = Responses  # what `Responses` was called before; stays importable
 
-OBJECTIVES = {
+# name -> settings, all keyword arguments with defaults -> the objective
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
   "bgpo": bgpo_objective,
   "bgpo_clipped": bgpo_clipped_objective,
   "coupled_grpo": coupled_grpo_objective,

@@ -1,7 +1,7 @@
 """Advantages of the completions of one prompt relative to each other.
 
-A reward that is NaN is not known: that completion's advantage is zero, and the
-others' are what they would be in a group without it.
+A reward of NaN is unknown: that completion's advantage is zero, and the others
+get the advantages that they would have in a group without it.
 """
 
 import jax
@@ -9,15 +9,16 @@ import jax.numpy as jnp
 
 
 def centered(reward: jax.Array, group_size: int) -> jax.Array:
-  """r - mean within each group; exactly zero where all are equal.
+  """r - mean within each group, [b]; exactly zero where all are equal.
 
   Args:
-    reward: [b] fp32, groups contiguous; NaN where it is not known.
-    group_size: G >= 2, divides b.
+    reward: [b] fp32, groups contiguous; NaN where unknown.
+    group_size: completions per prompt, at least 2; divides b.
   """
   groups = reward.reshape(-1, group_size)
-  # An explicit test: the mean of equal numbers may be off by one ulp, which
-  # divided by a tiny std would be an advantage of order one.
+  # Tested explicitly: the mean of equal numbers can be off by one ulp, which
+  # `normalized` would divide by a tiny std and turn into an advantage of
+  # order one.
   equal = jnp.nanmax(groups, 1, keepdims=True) == jnp.nanmin(
     groups, 1, keepdims=True)
   apart = groups - jnp.nanmean(groups, 1, keepdims=True)
@@ -25,38 +26,44 @@ def centered(reward: jax.Array, group_size: int) -> jax.Array:
 
 
 def normalized(reward: jax.Array, group_size: int) -> jax.Array:
-  """(r - mean) / std within each group; exactly zero where all are equal.
+  """(r - mean) / std within each group, [b]; exactly zero where all are equal.
 
   The standard deviation has G - 1 in the denominator, as in the published
-  training code. Source: arXiv 2510.11683, Eq. 18. Arguments as of `centered`.
+  training code. Source: arXiv 2510.11683, Eq. 18. Arguments: see `centered`.
   """
   groups = reward.reshape(-1, group_size)
   std = jnp.nanstd(groups, 1, ddof=1, keepdims=True)
   apart = centered(reward, group_size).reshape(-1, group_size)
-  # One alone has no deviation.
+  # The std of a single known reward is 0 / 0.
   return jnp.where(apart == 0, 0.0, apart / (std + 1e-6)).reshape(-1)
 
 
 def leave_one_out(reward: jax.Array, group_size: int) -> jax.Array:
-  """r - mean of the others of its group; a baseline without bias.
+  """r - mean of the others in its group, [b]; zero where all are equal.
 
-  Zero where all are equal. Source: arXiv 2402.14740 (RLOO); DiffuCoder (arXiv
-  2506.20639) and ESPO (arXiv 2512.03759) use it. Arguments as of `centered`.
+  Unlike the group's mean, this baseline does not depend on the completion's own
+  reward and so adds no bias. Source: arXiv 2402.14740 (RLOO); DiffuCoder (arXiv
+  2506.20639) and ESPO (arXiv 2512.03759) use it. Arguments: see `centered`.
   """
   groups = reward.reshape(-1, group_size)
   known = jnp.sum(~jnp.isnan(groups), 1, keepdims=True)
   apart = centered(reward, group_size).reshape(-1, group_size)
+  # r - (sum - r) / (G - 1) = (r - mean) G / (G - 1)
   return (apart * (known / jnp.maximum(known - 1, 1))).reshape(-1)
 
 
 def softmax_weights(
   advantage: jax.Array, group_size: int, psi: float = 1.0
 ) -> jax.Array:
-  """G (softmax(psi A) - softmax(-psi A)) within each group of advantages.
+  """G (softmax(psi A) - softmax(-psi A)) within each group, [b].
 
-  wd1's weights of the likelihoods (arXiv 2507.08838), times G so that a mean
-  over responses is one over groups. Exactly zero where all are equal. Arguments
-  as of `centered`; an advantage that is NaN is not known, either.
+  wd1's weights of the log-likelihoods (arXiv 2507.08838), times G so that a
+  mean over responses is a mean over groups. Exactly zero where all are equal.
+
+  Args:
+    advantage: [b] fp32, groups contiguous; NaN where unknown.
+    group_size: G, completions per prompt; divides b.
+    psi: sharpness of the softmaxes.
   """
   groups = psi * advantage.reshape(-1, group_size)
   known = ~jnp.isnan(groups)
@@ -67,23 +74,27 @@ def softmax_weights(
 
 
 def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
-  """Negative advantages times `weight` in [0, 1].
+  """Advantages [b] with the negative ones multiplied by `weight` in 0..1.
 
-  Pushing a likelihood up is bounded, by 1; pushing an ELBO down is not, and the
-  cheapest way down is to spoil the denoiser everywhere. Less weight below zero
-  keeps the push up in charge. A weight of 1 changes nothing.
+  Raising a likelihood ends at probability 1; lowering an ELBO has no end, and
+  the cheapest way to lower it is to make the denoiser worse everywhere. A
+  weight below 1 keeps the raising terms in charge; 1 changes nothing.
   """
   return jnp.where(advantage < 0, weight * advantage, advantage)
 
 
 def softmax_centered(reward: jax.Array, group_size: int) -> jax.Array:
-  """`softmax_weights` of `centered` rewards: what wd1 does with them."""
+  """`softmax_weights` of `centered` rewards, [b], as in wd1.
+
+  Arguments: see `centered`.
+  """
+  # `centered` turns an unknown reward into 0, which the softmax would count.
   advantage = jnp.where(
     jnp.isnan(reward), jnp.nan, centered(reward, group_size))
   return softmax_weights(advantage, group_size)
 
 
-# (reward [b], group size) -> what a likelihood is multiplied by, [b].
+# (reward [b], group size) -> the factors [b] of the log-likelihoods.
 ADVANTAGES = {
   "normalized": normalized,
   "centered": centered,

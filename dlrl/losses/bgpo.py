@@ -7,9 +7,9 @@ advantage, exp(mean_j d_j) A is bounded from below by the mean of
     g_j = exp(d_j) A     where A <  0    (Jensen; A turns the sign around)
 
 and equals it in value and gradient at d = 0. Source: arXiv 2510.11683, Eq. 13.
-The paper does not clip. `bgpo_clipped` does, as its public re-implementation
-in DARE: PPO's clip on the ratio (1 + d_j or exp(d_j)), and a limit to how much
-a negative advantage may cost.
+The paper does not clip. `bgpo_clipped` does, like the public re-implementation
+in DARE: it applies PPO's clip to the ratio (1 + d_j or exp(d_j)) and limits the
+loss of a response with a negative advantage.
 """
 
 import jax
@@ -19,11 +19,13 @@ from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 
 
-def _ratio(score, old_score, advantage):
+def _ratio(
+  score: jax.Array, old_score: jax.Array, advantage: jax.Array
+) -> jax.Array:
   delta = score - jax.lax.stop_gradient(old_score)
   good = advantage >= 0
-  # The inner where keeps an exp that overflows out of the other branch's
-  # gradient, where it would be inf * 0.
+  # `where` computes both branches. Without the inner one, an exp that overflows
+  # in the branch not taken would have the gradient inf * 0 = NaN.
   falling = jnp.exp(jnp.where(good, 0.0, delta))
   return jnp.where(good, 1 + delta, falling)
 
@@ -34,25 +36,25 @@ def bgpo_statistic(
   """g_j of one draw, to be maximised; [b] fp32.
 
   Args:
-    score: [b] fp32, the draw's ELBO estimate under the parameters trained.
-    old_score: [b], the same draw's under those that made the rollout.
-    advantage: [b].
+    score: [b] fp32, the draw's ELBO estimate under the trained parameters.
+    old_score: [b] fp32, under the parameters that generated the rollout.
+    advantage: [b] fp32.
   """
   return _ratio(score, old_score, advantage) * advantage
 
 
 def bgpo(
   score: jax.Array, old_score: jax.Array, advantage: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The loss of n draws at once; average it over responses.
+) -> objective.LossAndMetrics:
+  """The loss of n draws; average it over responses.
 
   Args:
     score: [n, b] fp32.
-    old_score: [n, b], the same draws scored by the rollout's parameters.
-    advantage: [b].
+    old_score: [n, b] fp32, the same draws under the rollout's parameters.
+    advantage: [b] fp32.
 
   Returns:
-    The loss [b] and metrics [b], `delta`: mean absolute change of a score.
+    The loss [b] and metrics [b]: `delta`, the mean absolute change of a score.
   """
   loss = -jnp.mean(bgpo_statistic(score, old_score, advantage[None]), 0)
   return loss, {"delta": jnp.mean(jnp.abs(score - old_score), 0)}
@@ -61,18 +63,18 @@ def bgpo(
 def bgpo_clipped(
   score: jax.Array, old_score: jax.Array, advantage: jax.Array, *,
   clip: ratio_lib.Clip, dual_clip: float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """`bgpo` with every draw's term clipped.
+) -> objective.LossAndMetrics:
+  """`bgpo` with the term of every draw clipped.
 
   Args:
     score: [n, b] fp32.
-    old_score: [n, b], the same draws scored by the rollout's parameters.
-    advantage: [b].
+    old_score: [n, b] fp32, the same draws under the rollout's parameters.
+    advantage: [b] fp32.
     clip: how far the ratio counts below and above 1.
-    dual_clip: where A < 0, the largest ratio that counts, above 1.
+    dual_clip: where A < 0, the largest ratio that counts; above 1.
 
   Returns:
-    The loss [b] and metrics [b]: `clip`, the share of draws that are clipped.
+    The loss [b] and metrics [b]: `clip`, the share of clipped draws.
   """
   a = advantage[None]
   term, flat = ratio_lib.clipped(_ratio(score, old_score, a), a, clip)
@@ -82,22 +84,20 @@ def bgpo_clipped(
   return -jnp.mean(term, 0), {"clip": jnp.mean(flat | over, 0)}
 
 
-def bgpo_objective() -> objective.Objective:
+def bgpo_objective() -> objective.Separable:
   """BGPO as in the paper."""
-  def loss(draw, rows):
-    return -bgpo_statistic(
-      draw.score(draw.logps), draw.score(draw.old_logps), rows.advantage), {}
-
-  return objective.Separable(loss, takes_norm=True)
+  return objective.Separable(
+    lambda draw, rows: (-bgpo_statistic(
+      draw.score(draw.logps), draw.score(draw.old_logps), rows.advantage), {}),
+    takes_norm=True)
 
 
 def bgpo_clipped_objective(
   clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float = 3.0
-) -> objective.Objective:
-  """BGPO with the clips of DARE, at DARE's values."""
-  def loss(draw, rows):
-    return bgpo_clipped(
+) -> objective.Separable:
+  """BGPO with DARE's clips, by default at DARE's values."""
+  return objective.Separable(
+    lambda draw, rows: bgpo_clipped(
       draw.score(draw.logps)[None], draw.score(draw.old_logps)[None],
-      rows.advantage, clip=(clip_low, clip_high), dual_clip=dual_clip)
-
-  return objective.Separable(loss, takes_norm=True)
+      rows.advantage, clip=(clip_low, clip_high), dual_clip=dual_clip),
+    takes_norm=True)

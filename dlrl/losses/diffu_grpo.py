@@ -16,16 +16,16 @@ from dlrl.losses import ratio as ratio_lib
 def token_terms(
   logps: jax.Array, old_logps: jax.Array, advantage: jax.Array,
   clip: ratio_lib.Clip, ref_logps: jax.Array | None, kl_coef: float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The loss of every token, and metrics of every token.
+) -> objective.LossAndMetrics:
+  """The loss and metrics of every token, [..., b, t].
 
   Args:
     logps: [..., b, t] fp32.
-    old_logps: of the rollout's parameters, the same shape; a constant.
-    advantage: [b].
-    clip: of the ratio.
-    ref_logps: of the reference, the same shape, or None without a KL.
-    kl_coef: factor on k3.
+    old_logps: [..., b, t] fp32, under the rollout's parameters; a constant.
+    advantage: [b] fp32.
+    clip: how far the ratio counts below and above 1.
+    ref_logps: [..., b, t] fp32, under the reference; None without a KL.
+    kl_coef: factor of the k3 estimate of the KL to the reference.
   """
   ratio = jnp.exp(logps - jax.lax.stop_gradient(old_logps))
   by_token = jnp.broadcast_to(advantage[:, None], ratio.shape)
@@ -41,54 +41,50 @@ def diffu_grpo(
   logps: jax.Array, old_logps: jax.Array, advantage: jax.Array,
   mask: jax.Array, *, clip: ratio_lib.Clip,
   ref_logps: jax.Array | None = None, kl_coef: float = 0.0,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> objective.LossAndMetrics:
   """The loss; its mean over responses is the mean over all tokens.
 
   Args:
     logps: [b, t] or [n, b, t] fp32.
-    old_logps: of the rollout's parameters, the same shape; a constant.
-    advantage: [b].
+    old_logps: like `logps`, under the rollout's parameters; a constant.
+    advantage: [b] fp32.
     mask: [b, t] or [n, b, t] bool, the tokens that count.
     clip: how far the ratio counts below and above 1.
-    ref_logps: of the reference, the shape of `logps`; needed for a KL.
-    kl_coef: factor on k3 of the reference.
+    ref_logps: like `logps`, under the reference; required for a KL.
+    kl_coef: factor of the k3 estimate of the KL to the reference.
 
   Returns:
-    The loss [b] and metrics [b]: `clip`, the share of tokens that are clipped,
-    and `kl`, both so that their means over responses are means over tokens.
+    The loss [b] and metrics [b]: `clip`, the share of clipped tokens, and, with
+    a reference, `kl`. The means of both over responses are means over tokens.
 
   Raises:
-    ValueError: a KL without a reference.
+    ValueError: `kl_coef` is set, but `ref_logps` is None.
   """
-  if kl_coef and ref_logps is None:
-    raise ValueError("kl_coef is set, but ref_logps is not given")
+  ratio_lib.require_reference("diffu_grpo", "ref_logps", ref_logps, kl_coef)
   shape = (-1, *logps.shape[-2:])
   mask = jnp.broadcast_to(mask, logps.shape).reshape(shape)
-  terms, metrics = token_terms(
-    logps, old_logps, advantage, clip, ref_logps, kl_coef)
   tokens = jnp.maximum(jnp.sum(mask) / mask[0, :, 0].size, 1e-9)
-
-  def reduce(x):
-    return jnp.sum(jnp.where(mask, x.reshape(shape), 0.0), (0, 2)) / tokens
-
-  return reduce(terms), {k: reduce(v) for k, v in metrics.items()}
+  terms = token_terms(logps, old_logps, advantage, clip, ref_logps, kl_coef)
+  return objective.reduce(terms, lambda x: jnp.sum(
+    jnp.where(mask, x.reshape(shape), 0.0), (0, 2)) / tokens)
 
 
 def diffu_grpo_objective(
   clip_low: float = 0.5, clip_high: float = 0.5, kl_coef: float = 0.0
-) -> objective.Objective:
-  """The token loss of one draw; weights as of the forward process.
+) -> objective.Separable:
+  """The token loss of one draw, weighted by the forward process.
 
-  A draw that scores each token once has weight 1, n draws that share the tokens
-  among them n: then the mean over draws is the sum over tokens.
+  A draw that scores each token once has weight 1; n draws that share the tokens
+  among them have weight n. The mean over draws is then the sum over tokens.
   """
-  def loss(draw, rows):
-    terms, metrics = token_terms(
+  def loss(
+    draw: objective.Scored, rows: objective.Responses
+  ) -> objective.LossAndMetrics:
+    terms = token_terms(
       draw.logps, draw.old_logps, rows.advantage, (clip_low, clip_high),
       draw.ref_logps, kl_coef)
     weight = jnp.where(rows.valid, draw.weight, 0.0) / rows.tokens[:, None]
-    return jnp.sum(terms * weight, -1), {
-      k: jnp.sum(v * weight, -1) for k, v in metrics.items()}
+    return objective.reduce(terms, lambda x: jnp.sum(x * weight, -1))
 
   return objective.Separable(
     loss, skips_zero=not kl_coef, needs_ref=bool(kl_coef))

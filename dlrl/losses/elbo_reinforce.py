@@ -1,7 +1,6 @@
 """REINFORCE with the ELBO in place of the log-likelihood: A * mean_j score_j.
 
-What every ELBO objective is on-policy, to first order (arXiv 2510.11683,
-Eq. 15-17).
+On-policy, every ELBO objective has this gradient (arXiv 2510.11683, Eq. 15-17).
 """
 
 import jax
@@ -12,12 +11,12 @@ from dlrl.losses import objective
 
 def elbo_reinforce(
   score: jax.Array, advantage: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> objective.LossAndMetrics:
   """The loss [b] of scores [n, b] and advantages [b], and no metrics."""
   return -jnp.mean(score, 0) * advantage, {}
 
 
-def elbo_reinforce_objective() -> objective.Objective:
+def elbo_reinforce_objective() -> objective.Separable:
   """REINFORCE, one draw at a time."""
   return objective.Separable(
     lambda draw, rows: (-draw.score(draw.logps) * rows.advantage, {}),

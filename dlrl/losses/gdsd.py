@@ -13,43 +13,35 @@ from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 
 
-def gdsd_statistic(
-  score: jax.Array, old_score: jax.Array, advantage: jax.Array, *,
-  length: float | jax.Array, clip: float, psi: float,
-) -> jax.Array:
-  """One draw's squared error; every argument broadcasts to `score`."""
-  delta = score - jax.lax.stop_gradient(old_score)
-  delta = jnp.clip(delta, jnp.log1p(-clip), jnp.log1p(clip))
-  return (delta / length - psi * advantage) ** 2
-
-
 def gdsd(
   score: jax.Array, old_score: jax.Array, advantage: jax.Array, *,
   length: float | jax.Array, clip: float, psi: float = 1.0,
   ref_score: jax.Array | None = None, kl_coef: float = 0.0,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> objective.LossAndMetrics:
   """The loss; average it over responses.
 
   Args:
     score: [n, b] fp32, sums of log-probs of the masked tokens.
-    old_score: [n, b], the same draws scored by the rollout's parameters.
-    advantage: [b].
+    old_score: [n, b] fp32, the same draws under the rollout's parameters.
+    advantage: [b] fp32.
     length: tokens of the canvas, scalar or [b].
     clip: how far the ratio of likelihoods counts below and above 1.
     psi: inverse temperature of the teacher.
-    ref_score: [n, b], the same draws scored by the reference; needed for a KL.
-    kl_coef: factor on k2 of the reference, per token.
+    ref_score: [n, b] fp32, the same draws under the reference; required for a
+      KL.
+    kl_coef: factor of the k2 estimate of the KL to the reference, per token.
 
   Returns:
     The loss [b] and metrics [b]: with a reference, `kl`.
 
   Raises:
-    ValueError: a KL without a reference.
+    ValueError: `kl_coef` is set, but `ref_score` is None.
   """
-  if kl_coef and ref_score is None:
-    raise ValueError("kl_coef is set, but ref_score is not given")
-  terms = gdsd_statistic(
-    score, old_score, advantage[None], length=length, clip=clip, psi=psi)
+  ratio_lib.require_reference("gdsd", "ref_score", ref_score, kl_coef)
+  delta = score - jax.lax.stop_gradient(old_score)
+  # Clamped in log space: exp(delta) within 1 - clip..1 + clip.
+  delta = jnp.clip(delta, jnp.log1p(-clip), jnp.log1p(clip))
+  terms = (delta / length - psi * advantage[None]) ** 2
   if ref_score is None:
     return jnp.mean(terms, 0), {}
   kl = ratio_lib.kl(score, ref_score, "k2") / length
@@ -58,9 +50,11 @@ def gdsd(
 
 def gdsd_objective(
   clip: float = 4e-4, psi: float = 1.0, kl_coef: float = 0.0
-) -> objective.Objective:
+) -> objective.Separable:
   """GDSD, one draw at a time; L is the width of the canvas."""
-  def loss(draw, rows):
+  def loss(
+    draw: objective.Scored, rows: objective.Responses
+  ) -> objective.LossAndMetrics:
     score, old_score, ref_score = jax.tree.map(
       lambda logps: draw.score(logps)[None],
       (draw.logps, draw.old_logps, draw.ref_logps))
@@ -68,6 +62,7 @@ def gdsd_objective(
       score, old_score, rows.advantage, length=rows.valid.shape[-1],
       clip=clip, psi=psi, ref_score=ref_score, kl_coef=kl_coef)
 
-  # Rows without an advantage hold the policy where it was.
+  # skips_zero is False: a row with an advantage of zero is pulled back to the
+  # rollout's policy.
   return objective.Separable(
     loss, skips_zero=False, needs_ref=bool(kl_coef))

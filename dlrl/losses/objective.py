@@ -1,9 +1,9 @@
-"""What ties a loss to Monte-Carlo draws: a statistic to sum, a function on top.
+"""How a loss uses Monte-Carlo draws: per draw, or of a mean over draws.
 
-A *separable* loss is a mean over draws of something that one draw determines;
-its gradient needs one pass over the draws. A *joint* one is a function `outer`
-of the mean over draws of a statistic; it takes a second forward pass. Either
-way no draw's activations outlive the draw (`dlrl.diffusion.montecarlo`).
+A *separable* loss is a mean over draws of a term that one draw determines; its
+gradient needs one pass over the draws. A *joint* loss is a function `outer` of
+the mean over draws of a statistic; it needs a second forward pass. In both
+cases `dlrl.diffusion.montecarlo` keeps the activations of one draw only.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,15 @@ import jax
 import jax.numpy as jnp
 
 Metrics = dict[str, jax.Array]  # per response, [b]
+LossAndMetrics = tuple[jax.Array, Metrics]  # the loss is per response, [b]
+
+
+def reduce(
+  terms: LossAndMetrics, over: Callable[[jax.Array], jax.Array]
+) -> LossAndMetrics:
+  """`over` applied to the loss and to every metric of, for example, tokens."""
+  loss, metrics = terms
+  return over(loss), {name: over(x) for name, x in metrics.items()}
 
 
 class Scored(NamedTuple):
@@ -21,10 +30,13 @@ class Scored(NamedTuple):
 
   Attributes:
     logps: [b, t] fp32, log-probs of the true tokens; zero where not masked.
-    old_logps: [b, t], by the parameters that made the rollout; constants.
-    ref_logps: [b, t], by the reference parameters; constants, or None.
-    mask: [b, t] bool, what the model had to predict.
-    weight: [b, t] fp32, of the forward process, over the norm of the scores.
+    old_logps: [b, t] fp32, log-probs under the parameters that generated the
+      rollout; constants.
+    ref_logps: [b, t] fp32, log-probs under the reference parameters; constants.
+      None without a reference.
+    mask: [b, t] bool, the tokens that the model had to predict.
+    weight: [b, t] fp32, weights of the forward process, divided by the norm of
+      the scores.
   """
 
   logps: jax.Array
@@ -34,18 +46,20 @@ class Scored(NamedTuple):
   weight: jax.Array
 
   def score(self, logps: jax.Array) -> jax.Array:
-    """The draw's ELBO estimate from some log-probs, [b]."""
+    """The draw's ELBO estimate from log-probs [b, t], [b] fp32."""
     return jnp.sum(logps * self.weight, -1)
 
 
 class Responses(NamedTuple):
-  """The responses.
+  """What a loss knows about the responses besides their log-probs.
 
   Attributes:
     advantage: [b] fp32.
     valid: [b, t] bool, the tokens that count.
-    tokens: [b] fp32, the mean number of such tokens over the whole batch, the
-      same in every row: what makes a mean over rows one over tokens.
+    tokens: [b] fp32, the mean number of valid tokens per response of the whole
+      batch, the same number in every row. A sum over a response's tokens
+      divided by it has, as its mean over responses, the mean over all tokens,
+      however the batch is split into micro-batches.
   """
 
   advantage: jax.Array
@@ -57,14 +71,16 @@ class Separable(NamedTuple):
   """A loss that is a mean over draws.
 
   Attributes:
-    loss: one draw's loss [b] and metrics; both are averaged over draws.
-    skips_zero: rows without an advantage have no gradient.
-    takes_norm: scores may be per token; else they have to be plain sums.
-    needs_ref: there is a KL to the reference policy.
-    together: 1, rows have nothing to do with each other.
+    loss: gives one draw's loss [b] and metrics [b]; both are averaged over
+      draws.
+    skips_zero: True if rows with an advantage of zero have no gradient.
+    takes_norm: True if scores may be means per token; False if they have to be
+      sums over tokens.
+    needs_ref: True if the loss reads the reference's log-probs.
+    together: 1, because rows do not depend on each other.
   """
 
-  loss: Callable[[Scored, Responses], tuple[jax.Array, Metrics]]
+  loss: Callable[[Scored, Responses], LossAndMetrics]
   skips_zero: bool = True
   takes_norm: bool = False
   needs_ref: bool = False
@@ -75,16 +91,19 @@ class Joint(NamedTuple):
   """A loss that is a function of means over draws.
 
   Attributes:
-    statistic: one draw's numbers, a tree of [b, ...], averaged over draws.
-    outer: their means to the loss [b] and metrics.
-    skips_zero: rows without an advantage have no gradient.
-    takes_norm: scores may be per token; else they have to be plain sums.
-    needs_ref: there is a KL to the reference policy.
-    together: rows that `outer` takes as one: it sees whole runs of so many.
+    statistic: gives one draw's statistic, a tree of [b, ...], which is averaged
+      over draws.
+    outer: maps the mean statistic to the loss [b] and metrics [b].
+    skips_zero: True if rows with an advantage of zero have no gradient.
+    takes_norm: True if scores may be means per token; False if they have to be
+      sums over tokens.
+    needs_ref: True if the loss reads the reference's log-probs.
+    together: how many consecutive rows `outer` compares with each other; a
+      micro-batch has to hold a multiple of it.
   """
 
   statistic: Callable[[Scored, Responses], Any]
-  outer: Callable[[Any, Responses], tuple[jax.Array, Metrics]]
+  outer: Callable[[Any, Responses], LossAndMetrics]
   skips_zero: bool = True
   takes_norm: bool = False
   needs_ref: bool = False

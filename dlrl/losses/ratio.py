@@ -3,7 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-Clip = float | tuple[float, float]  # below and above 1
+Clip = float | tuple[float, float]  # how far below and above 1
+
+
+def bounds(clip: Clip) -> tuple[float, float]:
+  """The smallest and the largest ratio that count."""
+  low, high = clip if isinstance(clip, tuple) else (clip, clip)
+  return 1 - low, 1 + high
 
 
 def clipped(
@@ -12,7 +18,7 @@ def clipped(
   """PPO's pessimistic surrogate, to be maximised, and where it is flat.
 
   min(ratio A, clamp(ratio, 1 - low, 1 + high) A). Source: arXiv 1707.06347,
-  Eq. 7; different bounds: arXiv 2503.14476.
+  Eq. 7; different bounds below and above: arXiv 2503.14476.
 
   Args:
     ratio: fp32, any shape.
@@ -20,26 +26,27 @@ def clipped(
     clip: low and high, or one number for both.
 
   Returns:
-    The surrogate and a bool array, both of the shape of `ratio`.
+    The surrogate, and a bool array that is True where the clip is what counts;
+    both of the shape of `ratio`.
   """
-  low, high = clip if isinstance(clip, tuple) else (clip, clip)
   free = ratio * advantage
-  bound = jnp.clip(ratio, 1 - low, 1 + high) * advantage
+  bound = jnp.clip(ratio, *bounds(clip)) * advantage
   return jnp.minimum(free, bound), bound < free
 
 
-def _k1(logp, ref):
-  # The second term is zero; its gradient is the score function's part, without
-  # which the gradient of an on-policy mean would be zero.
+def _k1(logp: jax.Array, ref: jax.Array) -> jax.Array:
+  # E[logp - ref] over samples of the policy has the gradient
+  # E[(logp - ref) grad logp]; differentiating only the integrand gives
+  # E[grad logp] = 0. The second term is zero and has the missing gradient.
   still = jax.lax.stop_gradient(logp)
   return logp - ref + (logp - still) * (still - ref)
 
 
-def _k2(logp, ref):
+def _k2(logp: jax.Array, ref: jax.Array) -> jax.Array:
   return (logp - ref) ** 2 / 2
 
 
-def _k3(logp, ref):
+def _k3(logp: jax.Array, ref: jax.Array) -> jax.Array:
   return jnp.exp(ref - logp) - (ref - logp) - 1
 
 
@@ -49,17 +56,31 @@ KL = {"k1": _k1, "k2": _k2, "k3": _k3}
 def kl(logp: jax.Array, ref: jax.Array, kind: str) -> jax.Array:
   """An estimate of KL(policy || reference) from samples of the policy.
 
-  With d = logp - ref, `k1` is d (unbiased, of any sign), `k2` d^2 / 2 (biased;
-  its gradient is the KL's), `k3` exp(-d) + d - 1 (unbiased, never negative).
+  With d = logp - ref, `k1` is d (unbiased, of either sign), `k2` d^2 / 2
+  (biased, but its gradient is an unbiased estimate of the KL's), `k3`
+  exp(-d) + d - 1 (unbiased, never negative).
 
   Args:
-    logp: log-probs or ELBO scores, any shape.
-    ref: of the reference, the same shape; a constant.
+    logp: log-probs or ELBO scores, fp32, any shape.
+    ref: the reference's, the same shape; treated as a constant.
     kind: a key of `KL`.
 
+  Returns:
+    The estimates, of the shape of `logp`.
+
   Raises:
-    ValueError: an unknown kind.
+    ValueError: `kind` is not a key of `KL`.
   """
   if kind not in KL:
-    raise ValueError(f"kl is {kind!r}, choose from {', '.join(KL)}")
+    raise ValueError(f"kl: unknown estimator {kind!r}; use {', '.join(KL)}")
   return KL[kind](logp, jax.lax.stop_gradient(ref))
+
+
+def require_reference(
+  function: str, name: str, ref: jax.Array | None, kl_coef: float
+) -> None:
+  """Raises ValueError if `kl_coef` is set and the argument `ref` is None."""
+  if kl_coef and ref is None:
+    raise ValueError(
+      f"{function}: kl_coef is {kl_coef}, but {name} is None; pass {name} or "
+      "set kl_coef to 0")

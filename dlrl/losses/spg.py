@@ -1,8 +1,8 @@
-"""SPG, the sandwiched policy gradient: bounds from both sides by sign.
+"""SPG, the sandwiched policy gradient: a bound from each side, by sign of A.
 
-Where A > 0 the lower bound of the log-likelihood (ELBO) is pushed up; else an
-upper bound (EUBO, of Renyi type) is pushed down, mixed with the ELBO for less
-variance. Source: arXiv 2510.09541 and its published code, in which the ELBO is
+Where A > 0 the lower bound of the log-likelihood (ELBO) is raised; elsewhere an
+upper bound (EUBO, of Renyi type), mixed with the ELBO for less variance, is
+lowered. Source: arXiv 2510.09541 and its published code, in which the ELBO is
 the mean log-prob of the masked tokens, without 1/t.
 """
 
@@ -11,27 +11,28 @@ import jax.numpy as jnp
 
 from dlrl.losses import objective
 
-# exp of less than this is no gradient anyone would miss, and log of it finite.
+# exp(-80) is a normal number in fp32, so its log is finite. A token this
+# improbable has no gradient from the upper bound.
 _FLOOR = -80.0
 
 
 def spg(
   logps: jax.Array, weight: jax.Array, advantage: jax.Array, mask: jax.Array,
   *, beta: float, mix: float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The loss; its mean over responses weighs each by its length.
+) -> objective.LossAndMetrics:
+  """The loss; its mean over responses weights each by its length.
 
   Args:
     logps: [n, b, t] or [b, t] fp32.
-    weight: the same shape, positive where a draw masked the token, constant
-      within a draw, whatever its size; else zero.
-    advantage: [b].
+    weight: like `logps`; positive where a draw masked the token, otherwise
+      zero. Only its sign matters.
+    advantage: [b] fp32.
     mask: [b, t] bool, the tokens that count.
-    beta: of the upper bound, at least 1.
+    beta: order of the upper bound, at least 1.
     mix: share of the upper bound where A <= 0, in 0..1.
 
   Returns:
-    The loss [b] and metrics [b]: `elbo` and `eubo` per token.
+    The loss [b] and metrics [b]: `elbo` and `eubo`, nats per token.
   """
   shape = (-1, *logps.shape[-2:])
   draws = jax.vmap(_statistic, (0, 0, None, None))(
@@ -43,18 +44,20 @@ def spg(
 
 def spg_objective(
   beta: float = 1.5, mix: float = 0.5
-) -> objective.Objective:
-  """SPG through its two bounds."""
+) -> objective.Joint:
+  """SPG as a function of its two bounds."""
   return objective.Joint(
     lambda draw, rows: _statistic(draw.logps, draw.weight, rows.valid, beta),
     lambda means, rows: _outer(
       means, rows.advantage, rows.valid, rows.tokens, beta, mix))
 
 
-def _statistic(logps, weight, mask, beta):
+def _statistic(
+  logps: jax.Array, weight: jax.Array, mask: jax.Array, beta: float
+) -> tuple[jax.Array, jax.Array]:
   """The draw's ELBO [b] and terms of the EUBO's inner means [b, t]."""
   live = mask & (weight > 0)
-  # A draw that masked none of the tokens that count says nothing.
+  # At least 1: a draw that masked no valid token contributes zero, not 0/0.
   count = jnp.maximum(jnp.sum(live, -1), 1)
   share = count / jnp.maximum(jnp.sum(mask, -1), 1)
   elbo = jnp.sum(jnp.where(live, logps, 0.0), -1) / count
@@ -62,8 +65,13 @@ def _statistic(logps, weight, mask, beta):
   return elbo, jnp.where(live, power / share[:, None], 0.0)
 
 
-def _outer(means, advantage, mask, tokens, beta, mix):
+def _outer(
+  means: tuple[jax.Array, jax.Array], advantage: jax.Array, mask: jax.Array,
+  tokens: jax.Array, beta: float, mix: float,
+) -> objective.LossAndMetrics:
   elbo, inner = means
+  # EUBO = mean_i log(mean_j p_ij^beta / share_j) / beta, over the tokens i that
+  # some draw j masked.
   seen = mask & (inner > 0)
   logs = jnp.where(seen, jnp.log(jnp.where(seen, inner, 1.0)), 0.0)
   eubo = jnp.sum(logs, -1) / jnp.maximum(jnp.sum(seen, -1), 1) / beta

@@ -1,9 +1,11 @@
 """UniGRPO: the clipped token loss, averaged over a draw's masked tokens.
 
 Source: arXiv 2505.15809, Sec. 4.3 (masks of a random ratio, no 1/t), with the
-advantage as in GRPO. TraceRL (arXiv 2509.06949) is the same on slices of the
+advantage of GRPO. TraceRL (arXiv 2509.06949) has the same loss on slices of the
 decode trace, with the rollout's parameters as the reference of the KL.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,51 +19,39 @@ def unigrpo(
   logps: jax.Array, old_logps: jax.Array, advantage: jax.Array,
   mask: jax.Array, *, clip: ratio_lib.Clip,
   ref_logps: jax.Array | None = None, kl_coef: float = 0.0,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> objective.LossAndMetrics:
   """The loss; average it over responses.
 
   Args:
     logps: [n, b, t] fp32.
-    old_logps: of the rollout's parameters, the same shape; a constant.
-    advantage: [b].
-    mask: [n, b, t] bool, the tokens that were masked and count.
+    old_logps: [n, b, t] fp32, under the rollout's parameters; a constant.
+    advantage: [b] fp32.
+    mask: [n, b, t] bool, the valid tokens that a draw masked.
     clip: how far the ratio counts below and above 1.
-    ref_logps: of the reference, the shape of `logps`; needed for a KL.
-    kl_coef: factor on k3 of the reference.
+    ref_logps: [n, b, t] fp32, under the reference; required for a KL.
+    kl_coef: factor of the k3 estimate of the KL to the reference.
 
   Returns:
-    The loss [b] and metrics [b]: `clip` and, with a reference, `kl`.
+    The loss [b] and metrics [b]: `clip`, the share of clipped tokens, and, with
+    a reference, `kl`.
 
   Raises:
-    ValueError: a KL without a reference.
+    ValueError: `kl_coef` is set, but `ref_logps` is None.
   """
-  if kl_coef and ref_logps is None:
-    raise ValueError("kl_coef is set, but ref_logps is not given")
-  terms, metrics = token_terms(
-    logps, old_logps, advantage, clip, ref_logps, kl_coef)
-
-  def reduce(x):
-    return jnp.mean(_masked_mean(x, mask), 0)
-
-  return reduce(terms), {k: reduce(v) for k, v in metrics.items()}
+  ratio_lib.require_reference("unigrpo", "ref_logps", ref_logps, kl_coef)
+  terms = token_terms(logps, old_logps, advantage, clip, ref_logps, kl_coef)
+  return objective.reduce(
+    terms, lambda x: jnp.mean(_masked_mean(x, mask), 0))
 
 
 def trace_rl(
   logps: jax.Array, old_logps: jax.Array, advantage: jax.Array,
   mask: jax.Array, *, clip: ratio_lib.Clip, kl_coef: float = 0.0,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> objective.LossAndMetrics:
   """TraceRL's policy loss: `unigrpo` with the rollout as its own reference.
 
-  Args:
-    logps: [n, b, t] fp32, of n slices of the decode trace.
-    old_logps: of the rollout's parameters, the same shape; a constant.
-    advantage: [b].
-    mask: [n, b, t] bool, the tokens that a slice's steps committed.
-    clip: how far the ratio counts below and above 1.
-    kl_coef: factor on k3 of the rollout's parameters.
-
-  Returns:
-    The loss [b] and metrics [b], `clip` and `kl`.
+  n counts slices of the decode trace; `mask` has the tokens that the denoising
+  steps of a slice committed. All else: see `unigrpo`.
   """
   return unigrpo(logps, old_logps, advantage, mask, clip=clip,
                  ref_logps=old_logps, kl_coef=kl_coef)
@@ -69,32 +59,37 @@ def trace_rl(
 
 def unigrpo_objective(
   clip_low: float = 0.2, clip_high: float = 0.2, kl_coef: float = 0.0
-) -> objective.Objective:
+) -> objective.Separable:
   """UniGRPO, one draw at a time."""
-  return _objective(clip_low, clip_high, kl_coef, lambda d: d.ref_logps
-                    )._replace(needs_ref=bool(kl_coef))
+  return _objective(
+    (clip_low, clip_high), kl_coef, lambda draw: draw.ref_logps
+    )._replace(needs_ref=bool(kl_coef))
 
 
 def trace_rl_objective(
   clip_low: float = 0.2, clip_high: float = 0.2, kl_coef: float = 0.01
-) -> objective.Objective:
+) -> objective.Separable:
   """TraceRL's policy loss, one slice of the decode trace at a time."""
-  return _objective(clip_low, clip_high, kl_coef, lambda d: d.old_logps)
+  return _objective(
+    (clip_low, clip_high), kl_coef, lambda draw: draw.old_logps)
 
 
-def _objective(clip_low, clip_high, kl_coef, reference):
-  def loss(draw, rows):
-    terms, metrics = token_terms(
-      draw.logps, draw.old_logps, rows.advantage, (clip_low, clip_high),
-      reference(draw), kl_coef)
+def _objective(
+  clip: ratio_lib.Clip, kl_coef: float,
+  reference: Callable[[objective.Scored], jax.Array | None],
+) -> objective.Separable:
+  def loss(
+    draw: objective.Scored, rows: objective.Responses
+  ) -> objective.LossAndMetrics:
+    terms = token_terms(draw.logps, draw.old_logps, rows.advantage, clip,
+                        reference(draw), kl_coef)
     mask = (draw.weight > 0) & rows.valid
-    return _masked_mean(terms, mask), {
-      k: _masked_mean(v, mask) for k, v in metrics.items()}
+    return objective.reduce(terms, lambda x: _masked_mean(x, mask))
 
   return objective.Separable(loss, skips_zero=not kl_coef)
 
 
-def _masked_mean(x, mask):
-  # Nothing masked gives zero, not 0/0.
+def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+  # Divides by at least 1: zero without a masked token, not 0/0.
   return jnp.sum(jnp.where(mask, x, 0.0), -1) / jnp.maximum(
     jnp.sum(mask, -1), 1)

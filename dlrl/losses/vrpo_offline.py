@@ -1,8 +1,8 @@
 """VRPO: preference optimization (DPO) with ELBOs as log-likelihoods.
 
--log sigmoid(beta (change of the chosen response's ELBO - that of the rejected
-one's)), changes since the reference. What reduces its variance is in the draws:
-many noise levels with one mask each, the same for policy and reference. Source:
+-log sigmoid(beta (change of the chosen response's ELBO - change of the rejected
+one's)), changes since the reference. The variance is reduced by the draws: many
+noise levels with one mask each, the same for policy and reference. Source:
 arXiv 2505.19223.
 """
 
@@ -15,14 +15,14 @@ from dlrl.losses import objective
 def vrpo_offline(
   chosen: jax.Array, rejected: jax.Array, ref_chosen: jax.Array,
   ref_rejected: jax.Array, *, beta: float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> objective.LossAndMetrics:
   """The loss; average it over pairs.
 
   Args:
     chosen: [n, b] fp32, scores of the better responses.
-    rejected: [n, b], of the worse ones.
-    ref_chosen: [n, b], the draws of `chosen` scored by the reference.
-    ref_rejected: [n, b], the draws of `rejected` scored by the reference.
+    rejected: [n, b] fp32, scores of the worse responses.
+    ref_chosen: [n, b] fp32, the draws of `chosen` under the reference.
+    ref_rejected: [n, b] fp32, the draws of `rejected` under the reference.
     beta: strength of the preference; 0.2 in the paper.
 
   Returns:
@@ -35,30 +35,38 @@ def vrpo_offline(
 
 def vrpo_offline_outer(
   chosen: jax.Array, rejected: jax.Array, *, beta: float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> objective.LossAndMetrics:
   """`vrpo_offline` of the mean changes of the scores, [b] each."""
   margin = beta * (chosen - rejected)
+  # softplus(-x) = -log sigmoid(x), without overflow
   return jax.nn.softplus(-margin), {
     "margin": margin, "right": (margin > 0).astype(jnp.float32)}
 
 
-def vrpo_offline_objective(beta: float = 0.2) -> objective.Objective:
+def vrpo_offline_objective(beta: float = 0.2) -> objective.Joint:
   """VRPO on pairs of rows, 2i and 2i + 1; the greater advantage is chosen.
 
-  A row's loss is that of its pair, and 0 where both are as good.
+  Both rows of a pair have the pair's loss, which is 0 if their advantages are
+  equal.
   """
-  def statistic(draw, rows):
+  def statistic(
+    draw: objective.Scored, rows: objective.Responses
+  ) -> tuple[jax.Array, jax.Array]:
     del rows
+    assert draw.ref_logps is not None  # because of needs_ref
     return draw.score(draw.logps), draw.score(draw.ref_logps)
 
-  def outer(means, rows):
+  def outer(
+    means: tuple[jax.Array, jax.Array], rows: objective.Responses
+  ) -> objective.LossAndMetrics:
     score, ref_score = means
     change = (score - jax.lax.stop_gradient(ref_score)).reshape(-1, 2)
     first, second = rows.advantage.reshape(-1, 2).T
+    # Multiplying both changes by -1 swaps chosen and rejected.
     sign = jnp.sign(first - second)
-    loss, metrics = vrpo_offline_outer(
+    pairs = vrpo_offline_outer(
       sign * change[:, 0], sign * change[:, 1], beta=beta)
-    return jax.tree.map(
-      lambda x: jnp.repeat(jnp.where(sign == 0, 0.0, x), 2), (loss, metrics))
+    return objective.reduce(
+      pairs, lambda x: jnp.repeat(jnp.where(sign == 0, 0.0, x), 2))
 
   return objective.Joint(statistic, outer, needs_ref=True, together=2)
