@@ -1,7 +1,8 @@
-"""What an update costs, in FLOPs: passes over the draws, and no more.
+"""The FLOPs of an update: passes over the draws, and no more.
 
-F is what one draw's forward takes, B its backward, R what the backward computes
-again. A separable loss takes F + R + B per draw; a joint one at most F more.
+Per draw, the forward pass takes F, the backward pass B, and recomputing layers
+in the backward pass R. A separable loss takes F + R + B; a joint one at most F
+more.
 """
 
 import dataclasses
@@ -17,7 +18,6 @@ from dlrl import losses
 from dlrl import strict
 from dlrl import update
 from dlrl.costs.flops import flops
-from dlrl.diffusion import method_processes
 from dlrl.diffusion import montecarlo
 from dlrl.models import transformer
 
@@ -73,24 +73,17 @@ def network():
 
 
 def settings(name, **changes):
-  """Of an update by the loss as its test has it, without a KL."""
+  """Settings of an update by the loss of `tiny_objectives`, without a KL."""
   process, knobs = tiny_objectives.METHODS[name]
   args = {k: v for k, v in knobs.items() if k != "kl_coef"}
   if "group_size" in args:
     args["group_size"] = updates.LEARN.micro_batch
   return dataclasses.replace(
-    updates.LEARN,
-    loss=name,
-    loss_args=strict.Knobs(**args),
-    forward_process=process
-    if process in method_processes.PROCESSES
-    else "exact_k",
+    updates.LEARN, loss=name, loss_args=strict.Knobs(**args),
+    forward_process=process,
     process_args=strict.Knobs(
-      **({"block_length": updates.T} if process == "block" else {})
-    ),
-    score_norm="none",
-    **changes,
-  )
+      **({"block_length": updates.T} if process == "block" else {})),
+    score_norm="none", **changes)
 
 
 def state(ref=None):
@@ -109,7 +102,7 @@ def of_update(learn, ref=None):
 
 @functools.cache
 def of_a_draw():
-  """(F, F + R + B) of one draw of all rows."""
+  """(F, F + R + B) of one draw of every row."""
   model, params, batch = network()
 
   def total(params):
@@ -120,13 +113,13 @@ def of_a_draw():
 
 
 def logits():
-  """How many logits F has: of the canvas, in whole chunks."""
+  """Number of logits in F: all columns of the canvas, in whole chunks."""
   columns = updates.T + -updates.T % updates.LEARN.logps_chunk
   return updates.B * columns * networks.TINY.vocab_size
 
 
 def head():
-  """What the head takes of F."""
+  """The unembedding's share of F."""
   return 2 * logits() * networks.TINY.width
 
 
@@ -138,9 +131,10 @@ def test_a_draw_takes_what_the_architecture_says():
   rows, layers = updates.B, cfg.layers
   forward, with_gradient = of_a_draw()
   assert forward == rows * layers * (linear + products) + head()
-  # All is computed again but a layer's last matrix, whose output is a sum's.
+  # Everything is recomputed but each layer's last product: its output is only
+  # added, so the backward pass does not need it.
   again = forward - rows * layers * 2 * s * d * cfg.mlp_width
-  # Entropies are products, too; the backward pass takes them.
+  # The backward pass also recomputes entropies, which are products.
   assert with_gradient == forward + again + 2 * forward + 2 * logits()
   assert 3.7 * forward < with_gradient <= 4 * forward
 
@@ -158,9 +152,9 @@ def test_an_update_takes_about_four_forwards_per_draw_and_joint_ones_one_more(
   more = counted // 4 - with_gradient - needs_ref * forward - entropies
   if not is_joint(name):
     assert more == 0
-  elif name == "spg":  # the slope of its exp takes the log-probs again
+  elif name == "spg":  # the derivative of its exp needs the log-probs again
     assert more == forward
-  else:  # nobody uses the second forward's logits: they are not computed
+  else:  # the second forward's logits are not used and not computed
     assert more == forward - head()
 
 

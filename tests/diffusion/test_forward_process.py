@@ -16,13 +16,13 @@ import pytest
 
 from dlrl.diffusion import forward_process
 
-# Positions of a canvas that are maskable; four, with holes.
+# The maskable positions of a canvas: four of eight, with gaps.
 LIVE = np.array([True, False, True, True, False, True, False, False])
 T = len(LIVE)
-ROWS = 512  # every test draws that many or DRAWS rows: few shapes to compile
+ROWS = 512  # all tests draw ROWS or DRAWS rows, so that few shapes compile
 M = int(LIVE.sum())
 DRAWS = 2**13
-SIGMAS = 5.0  # two-sided 6e-7 per comparison
+SIGMAS = 5.0  # a false alarm has probability 6e-7 per comparison
 
 process = pytest.mark.parametrize("name", sorted(forward_process.PROCESSES))
 
@@ -88,7 +88,7 @@ def test_the_oracle_is_the_subset_form_with_weight_m_over_k():
   [("exact_k", 0, 1), ("exact_k", 3, 8), ("stratified", 0, 3),
    ("stratified", 2, 3), ("stratified", 5, 7), ("tiled", 0, 3),
    ("tiled", 2, 3), ("tiled", 5, 7)])
-def test_every_subset_of_k_is_as_likely_as_the_other_ones(name, j, n):
+def test_all_subsets_of_k_tokens_are_equally_likely(name, j, n):
   mask, _ = many(name, j, n)
   counts = collections.Counter(tuple(np.flatnonzero(m)) for m in mask)
   assert_frequencies(
@@ -119,7 +119,7 @@ def test_every_draw_is_unbiased_for_any_table(name, n):
 
 
 def k_by_first(m, n):
-  """{k of draw 0: the k of all n draws}, as found in many responses."""
+  """{k of draw 0: all observed tuples of the k of the n draws}."""
   maskable = np.tile(np.arange(T) < m, (ROWS, 1))
   ks = np.stack([draw("stratified", maskable, j, n)[0].sum(1)
                  for j in range(n)], 1)
@@ -133,8 +133,8 @@ def k_by_first(m, n):
   ("m", "n"), [(6, 3), (5, 2), (5, 3), (6, 4), (4, 4), (4, 6), (3, 7), (1, 3)])
 def test_stratified_k_is_exactly_uniform_for_every_draw(m, n):
   found = k_by_first(m, n)
-  # The first draw's k is uniform over 1..m by a test above; all else follows
-  # from it, one to one, so every draw's k is uniform too.
+  # The first draw's k is uniform over 1..m (tested below) and determines the
+  # others one to one, so every draw's k is uniform.
   assert sorted(found) == list(range(1, m + 1))
   assert all(len(rows) == 1 for rows in found.values())
   for j in range(n):
@@ -147,7 +147,7 @@ def test_draws_of_one_response_are_spread_evenly_over_k(m, n):
   for (ks,) in k_by_first(m, n).values():
     counts = [ks.count(k) for k in range(1, m + 1)]
     assert set(counts) <= {n // m, -(-n // m)}
-    if n <= m:  # also no two neighbours closer than the spacing rounded down
+    if n <= m:  # no two neighbours are closer than the spacing rounded down
       ordered = sorted(ks)
       gaps = np.diff([*ordered, ordered[0] + m])
       assert gaps.min() >= m // n
@@ -191,8 +191,8 @@ def test_continuous_weights_are_one_over_a_common_noise_level():
   t = 1 / high[some]
   assert t.min() >= forward_process.MIN_T * (1 - 1e-6)
   assert t.max() <= 1
-  # The number masked follows t: E[#masked | t] = m t, of variance m t (1 - t).
-  # Rows without a mask show no t; with m = 64 there is none above t = 1/2.
+  # The number of masked tokens has mean m t and variance m t (1 - t). A row
+  # without masks does not show its t; with m = 64 none has t > 1/2.
   live = np.ones(64, bool)
   mask, weight = many("continuous", 0, 1, live, 1024)
   t = 1 / np.maximum(weight.max(1), 1)
@@ -208,7 +208,7 @@ def test_continuous_is_unbiased_up_to_the_smallest_noise_level():
   truncated = sum(
     power_integral(len(s) - 1, M - 1, low) / (1 - low) * sum(logp[s].values())
     for s in subsets(LIVE))
-  # The integrand is at most m max|logp| in size, and 2 low of it is missing.
+  # The integrand is at most m max|logp|; the missing part is 2 low wide.
   largest = max(-min(row.values()) for row in logp.values())
   target = order_average(logp, LIVE)
   assert abs(truncated - target) <= 2 * low * M * largest / (1 - low)
@@ -258,7 +258,7 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
   maskable = rng.random((ROWS, T)) < 0.7
   keys = jax.random.split(jax.random.key(3), ROWS)
   mask, weight = draw(name, maskable, 2, 5, keys=keys)
-  few = rng.integers(0, ROWS, ROWS)  # some left out, some twice
+  few = rng.integers(0, ROWS, ROWS)  # some rows are left out, some repeated
   for rows in (rng.permutation(ROWS), few):
     some, some_weight = draw(name, maskable[rows], 2, 5, keys=keys[rows])
     np.testing.assert_array_equal(some, mask[rows])
@@ -288,7 +288,7 @@ def test_a_complementary_pair_is_unbiased_by_enumeration():
     np.testing.assert_allclose(of_pair.setdefault(chosen, (a + b) / 2),
                                (a + b) / 2, rtol=1e-6)
   assert of_pair.keys() == {(), *subsets(LIVE)}
-  # A number of tokens is as likely as any other, and so is a set of them.
+  # All k are equally likely, and all sets of k tokens.
   mean = sum(
     value / (M + 1) / math.comb(M, len(chosen))
     for chosen, value in of_pair.items())

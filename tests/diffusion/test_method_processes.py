@@ -106,7 +106,8 @@ def test_coupled_draws_predict_every_token_twice_with_mean_weight_one():
   assert r.min() >= 0.2
   assert r.max() <= 0.8
   np.testing.assert_allclose(1.5 / draws[2][1][both].max(1), 1 - r, rtol=1e-5)
-  # Each token: 1/2 + (1/r w.p. r, else 1/(1-r)) / 2 is 3/2 in the mean.
+  # Per token, the mean of the weights has expectation
+  # (3/2 + r 3/(2r) + (1-r) 3/(2(1-r))) / 3 = 3/2.
   assert_mean(np.mean([w for _, w in draws], 0)[:, LIVE], 1.5)
 
 
@@ -127,7 +128,7 @@ def test_parts_from_left_to_right_cover_every_token_once(n):
     mask, weight = draw("left_to_right", j, n, b=4)
     total += weight / n
     counts = np.flatnonzero(weight[0])
-    # What counts is masked, with all that follows and nothing before.
+    # The scored part and everything after it are masked, nothing before.
     np.testing.assert_array_equal(
       mask[0], LIVE & (np.arange(T) >= counts.min()))
   np.testing.assert_array_equal(total, np.tile(LIVE, (4, 1)))
@@ -172,7 +173,7 @@ def test_slices_of_a_trace_see_what_the_sampler_saw():
 
 
 def test_forks_are_one_token_each_given_what_was_there_before():
-  # Steps 1 and 3 committed one unsure token each, the others sure ones.
+  # Steps 1 and 3 committed one unsure token each, the others only sure ones.
   steps = jnp.array([[-1, 0, 1, 2, 2, 3, 4]])
   unsure = jnp.array([[False, False, True, False, False, True, False]])
   found = method_processes.fork_steps(steps, unsure)
@@ -196,3 +197,9 @@ def test_prompt_noise_has_its_rate_and_its_own_randomness():
   assert_mean(first[:, :4], 0.15)
   assert not first[:, 4].any()
   assert (first != other).any()
+  # None of the masks' keys, which are folded with 0..n, is used again.
+  half = np.asarray(method_processes.prompt_noise(keys, live, 0, 4, 0.5))
+  for i in range(5):
+    noise = jax.vmap(lambda key, i=i: jax.random.uniform(
+      jax.random.fold_in(key, i), (5,)))(keys)
+    assert_mean((half == (noise < 0.5))[:, :4], 0.5)

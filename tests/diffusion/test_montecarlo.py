@@ -9,7 +9,7 @@ from dlrl.diffusion import montecarlo
 
 
 def term(params, j):
-  """Anything that is not linear in the parameters nor in j."""
+  """A term that is linear neither in the parameters nor in j."""
   x = jnp.sin(params["w"] * (j + 1)) + params["b"]["c"] ** 2
   loss = jnp.sum(jnp.exp(-x)) / (j + 1)
   return loss, {"x": x, "count": j}
@@ -43,7 +43,7 @@ def test_extras_are_summed_whatever_their_shape():
 
 
 def test_gradients_of_bf16_parameters_add_up_in_fp32():
-  # In bf16, 256 + 1 is 256.
+  # A bf16 accumulator would stop at 256: there, 256 + 1 = 256.
   n = 400
   p = {"w": jnp.ones(3, jnp.bfloat16)}
   (value, extra), grads = montecarlo.separable_value_and_grad(
@@ -71,7 +71,7 @@ def test_only_one_draw_exists_at_a_time():
     return montecarlo.separable_value_and_grad(
       lambda w, j: one(w, j.astype(jnp.float32)), w, n)
 
-  assert temporaries(stacked) >= n * size * 4  # the check can see the problem
+  assert temporaries(stacked) >= n * size * 4  # the measure can see it
   assert temporaries(scanned) <= 10 * size * 4
 
 

@@ -1,4 +1,4 @@
-"""STP: what is fixed, what is remembered, and what it does to the variance."""
+"""STP: fixed tokens, remembered completions, and the variance of the ELBO."""
 
 import functools
 import math
@@ -89,7 +89,7 @@ def test_prompts_of_one_slot_take_turns_and_are_never_mixed_up():
     memory, jnp.array([10]), first[2:], jnp.array([1.0]), 1.0)
   _, found = pruning.recall(memory, jnp.array([2, 6, 10]))
   np.testing.assert_array_equal(found, [False, False, True])
-  # A group that fails does not lose what it has.
+  # A group without a good completion keeps the stored one.
   memory = pruning.store(
     memory, jnp.array([10]), first[:1], jnp.array([0.5]), 1.0)
   tokens, found = pruning.recall(memory, jnp.array([10]))
@@ -110,11 +110,11 @@ def additive_scores(process, scores, free, draws, n=1, **knobs):
 
 
 def variance_by_hand(scores, least_k):
-  """Of one draw with k uniform in least_k..n; derived, float64.
+  """Variance of one draw's estimate with k uniform in least_k..n, in float64.
 
-  A subset of k of n values without replacement has a sum of variance
-  k (1 - k / n) sigma^2 n / (n - 1), which the weight n / k multiplies twice;
-  its mean does not depend on k.
+  The sum of k of n values, drawn without replacement, has the variance
+  k (1 - k / n) sigma^2 n / (n - 1), times the weight (n / k)^2. The estimate's
+  mean does not depend on k, so the variances are averaged over k.
   """
   n = len(scores)
   sigma2 = np.var(scores)

@@ -32,12 +32,12 @@ def case(seed=0, dtype=jnp.float32, scale=1.0, v=V, offset=0.0):
 
 
 def weights(seed):
-  """[2, B, T], of the log-probs and of the entropies."""
+  """Random weights of the log-probs and of the entropies, [2, B, T]."""
   return np.random.default_rng(seed).normal(size=(2, B, T)).astype(np.float32)
 
 
 def weighted(weight, **kwargs):
-  """(hidden, unembed, targets, mask) to a sum, both outputs and gradients."""
+  """(hidden, unembed, targets, mask) -> ((sum, outputs), gradients)."""
   def total(*args):
     out = token_logps.token_logps(*args, **kwargs)
     assert {x.dtype for x in out} == {jnp.dtype("float32")}
@@ -51,9 +51,9 @@ def jitted(weight, **kwargs):
 
 
 def in_float64(hidden, unembed, targets, mask, weight):
-  """From formulas: log-probs, entropies, and of their weighted sum.
+  """Log-probs, entropies, gradients of their weighted sum, and error scales.
 
-  Of that, gradients and the sums of their terms' sizes.
+  The scale of a gradient is the sum of the absolute values of its terms.
   """
   h, u = np.asarray(hidden, np.float64), np.asarray(unembed, np.float64)
   logits = h @ u
@@ -76,7 +76,7 @@ def in_float64(hidden, unembed, targets, mask, weight):
 
 
 def assert_gradients(grads, want, size, rtol):
-  """Each is right to `rtol` of the sum of its terms' sizes."""
+  """Compares gradients with tolerance `rtol` times their scale."""
   for got, true, terms in zip(grads, want, size, strict=True):
     error = abs(np.asarray(got, np.float64) - true)
     assert (error <= rtol * terms + 1e-12).all(), (error / (terms + 1e-9)).max()
@@ -92,7 +92,7 @@ def test_both_and_their_gradients_are_exact_wherever_the_logits_are(v, dtype):
     args = hidden[:2, :5], unembed, targets[:2, :5], mask[:2, :5]
     (_, out), grads = run(*args)
     logps, entropy, *want = in_float64(*args, weight)
-    # A logit of 50 has an error of 4e-6 itself.
+    # A logit of 50 already has an error of 4e-6.
     np.testing.assert_allclose(out.logps, logps, rtol=0, atol=1e-5)
     np.testing.assert_allclose(out.entropy, entropy, rtol=0, atol=1e-5)
     assert {x.dtype for x in grads} == {jnp.dtype(dtype)}
@@ -136,7 +136,7 @@ def test_garbage_where_nothing_is_masked_changes_nothing():
 def test_extreme_bf16_logits_stay_finite():
   args = case(5, jnp.bfloat16, scale=1e4)
   (_, out), grads = jitted(weights(6), chunk=4)(*args)
-  # Logits are fp32 of bf16 inputs: far finer than bf16's own 8 bits.
+  # Logits are accumulated in fp32, far more exact than bf16's 8 bits.
   logps, entropy, *_ = in_float64(*args, weights(6))
   np.testing.assert_allclose(out.logps.sum(), logps.sum(), rtol=1e-5)
   np.testing.assert_allclose(out.entropy, entropy, atol=1e-5)
@@ -177,8 +177,8 @@ def test_only_chunks_with_a_masked_position_are_computed(
   _, grads = jitted(weights(9), chunk=2, shards=shards)(*args)
   jax.block_until_ready(grads)
   jax.effects_barrier()
-  # Two columns of one shard are 8 positions, and 19 are masked; of one of two
-  # they are 4, and 17 are masked of the one and 2 of the other. Two passes.
+  # A chunk of two columns has 8 positions, for 19 masked ones. Of two shards,
+  # it has 4 in each, for 17 and 2. Both passes compute each chunk once.
   assert len(computed) == 2 * want
 
 
@@ -188,7 +188,7 @@ def test_rows_that_cannot_be_shared_out_are_refused():
 
 
 def naive(hidden, unembed, targets, mask):
-  """With all the logits at once."""
+  """Log-probs from all logits at once."""
   logps = jax.nn.log_softmax(hidden @ unembed)
   picked = jnp.take_along_axis(logps, targets[..., None], -1)[..., 0]
   return jnp.where(mask, picked, 0.0)
@@ -214,7 +214,7 @@ def test_memory_is_that_of_a_chunk_and_a_gradient(dtype):
   sizes = [temporaries(both, t) for t in (32, 128)]
   assert max(sizes) < of_unembed + 4 * of_chunk < 4 * b * 32 * v
   assert sizes[1] - sizes[0] < of_chunk / 20
-  assert temporaries(naive, 32) > 4 * b * 32 * v  # the check can see them
+  assert temporaries(naive, 32) > 4 * b * 32 * v  # the measure can see them
 
 
 def test_devices_exchange_sums_and_never_logits():
@@ -247,7 +247,7 @@ def test_devices_exchange_sums_and_never_logits():
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4,
                                  atol=1e-5), got, want)
 
-  # A device's part of the logits of a chunk, and of the gathered matrix.
+  # Sizes of one device's part of a chunk's logits and of the matrix.
   logits, matrix = rows // 4 * chunk * vocab // 2, width * vocab // 2
   large = [x for x in collectives(compiled.as_text())
            if x[2] >= min(logits, matrix)]

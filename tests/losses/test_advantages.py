@@ -1,4 +1,4 @@
-"""Advantages against float64 and against golden numbers."""
+"""Advantages against float64 NumPy and published code."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +44,7 @@ def test_golden_advantages_but_for_the_epsilon(shared):
   reward = golden["advantages.rewards"].astype(np.float64)
   size = int(golden["advantages.num_generations"])
   std = reward.reshape(-1, size).std(1, ddof=1).repeat(size)
-  # Theirs is (r - mean) / (std + 1e-4).
+  # The published code computes (r - mean) / (std + 1e-4).
   want = golden["advantages.grpo_scaled"] * (std + 1e-4) / (std + EPS)
   live = std > 0
   assert live.any()
@@ -60,11 +60,11 @@ def test_equal_rewards_teach_exactly_nothing():
       reward = jnp.full(2 * group_size, value, jnp.float32)
       rounded += int((jnp.mean(reward[:group_size]) != reward[0]).item())
       np.testing.assert_array_equal(losses.normalized(reward, group_size), 0)
-  assert rounded > 0  # or the case that matters was not among them
+  assert rounded > 0  # the cases include a mean that is off by rounding
 
 
 @pytest.mark.parametrize("name", sorted(losses.ADVANTAGES))
-def test_a_reward_that_is_not_known_is_as_if_it_were_not_there(name):
+def test_an_unknown_reward_leaves_the_rest_as_in_a_group_without_it(name):
   advantage = losses.ADVANTAGES[name]
   rng = np.random.default_rng(3)
   for group_size in (3, 4, 8):
@@ -82,7 +82,7 @@ def test_a_reward_that_is_not_known_is_as_if_it_were_not_there(name):
 @pytest.mark.parametrize("name", sorted(losses.ADVANTAGES))
 @pytest.mark.parametrize("reward", [[1.0] + [np.nan] * 3, [np.nan] * 4,
                                     [0.7, np.nan, 0.7, 0.7]])
-def test_what_is_known_of_too_few_teaches_nothing(name, reward):
+def test_a_group_with_too_few_known_rewards_teaches_nothing(name, reward):
   got = losses.ADVANTAGES[name](jnp.array(reward), 4)
   np.testing.assert_array_equal(got, 0)
 

@@ -42,7 +42,7 @@ def test_bgpo_clipped(golden, high):
   name = f"bgpo.token-mean.clip0.2_{high}"
 
   def total(new):
-    # Theirs is one number per token: every token is a row of one draw.
+    # The published loss is per token: every token is a row with one draw.
     loss, metrics = losses.bgpo_clipped(
       new.reshape(1, -1), jnp.asarray(old.reshape(1, -1)),
       jnp.asarray(a.reshape(-1)), clip=(0.2, high), dual_clip=3.0)
@@ -108,7 +108,7 @@ def test_diffu_grpo(golden, clip, coef):
     kl_coef=coef), new)
   assert_golden(loss, golden[f"{name}.loss"])
   assert_golden(grad, golden[f"{name}.grad_logp"])
-  # Theirs counts where the clip is not what binds; ours where it is.
+  # Their metric has the opposite meaning: tokens where the clip does not bind.
   ratio, by_token = np.exp(new - old), np.broadcast_to(a[:, None], new.shape)
   binds = ((ratio > 1 + clip) & (by_token > 0)) | (
     (ratio < 1 - clip) & (by_token < 0))
@@ -154,7 +154,7 @@ def test_coupled_grpo(golden, name, clip, coef):
   weight = np.float32(1.5) * masked * weights[:, None, None]
 
   def spread(x):
-    """Draws whose weighted mean is x."""
+    """Three draws whose weighted mean is x."""
     return np.where(weight > 0, 1.5 * x / np.where(weight > 0, weight, 1), 0)
 
   def loss(x):
@@ -171,7 +171,7 @@ def test_coupled_grpo(golden, name, clip, coef):
 
 @pytest.mark.parametrize(("name", "function", "rtol"), [
   ("centered", losses.centered, 2e-5),
-  # Theirs adds 1e-4 to the standard deviation, ours 1e-6.
+  # The published code adds 1e-4 to the standard deviation, ours 1e-6.
   ("grpo_scaled", losses.normalized, 1e-3),
   ("leave_one_out", losses.leave_one_out, 2e-5)])
 def test_advantages(golden, name, function, rtol):

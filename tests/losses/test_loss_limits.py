@@ -1,4 +1,4 @@
-"""Where methods coincide, extreme inputs, and ways to run the same loss."""
+"""Special cases in which methods agree, extreme inputs, vmap and sharding."""
 
 import functools
 
@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("name", sorted(losses.OBJECTIVES))
 
 @functools.cache
 def result(objective, process="stratified", old=False):
-  """((loss, metrics), gradients) on the draws of another method's test."""
+  """((loss, metrics), gradients) on draws of the given process."""
   _, rows, params, moved, _ = tiny_objectives.problem()
   name = next(name for name, (of, _) in tiny_objectives.METHODS.items()
               if of == process)
@@ -94,7 +94,7 @@ def test_bgpo_bounds_the_ratio_of_elbos_and_meets_it_with_one_sign():
 
 def test_spg_without_a_mixture_is_its_elbo_half():
   plain = result(objective("spg", mix=0.0), "block")
-  for beta in (1.0, 2.0):  # of the half that is not there
+  for beta in (1.0, 2.0):  # of the upper bound, whose share is 0
     same(result(objective("spg", mix=0.0, beta=beta), "block"), plain)
   with pytest.raises(AssertionError):
     same(result(objective("spg", mix=1.0), "block"), plain)
@@ -127,9 +127,9 @@ def test_kl_estimators_have_one_gradient_near_the_reference():
 
 @functools.cache
 def compiled(name):
-  """(log-probs, old, reference's, weight) -> ((loss, metrics), gradients).
+  """(logps, old, ref, weight) -> ((loss, metrics), gradients).
 
-  One draw of everything masked, whose log-probs are the parameters.
+  One draw with all tokens masked; its log-probs are the parameters.
   """
   rows = losses.Responses(
     jnp.array([2.0, -2.0, 0.0, 1.0, -1.0, 0.0]), jnp.ones((B, T), bool),
@@ -157,9 +157,9 @@ EXTREMES = {
 @every
 @pytest.mark.parametrize("case", sorted(EXTREMES))
 def test_values_and_gradients_stay_finite(name, case):
-  """Changes of up to 84 nats per response; exp ends at 88 in fp32."""
+  """Changes of up to 84 nats per response; exp overflows at 88 in fp32."""
   new, old = (jnp.full((B, T), x) for x in EXTREMES[case])
-  # Of a plain sum over 6 tokens, 84 nats up and 234 down.
+  # Sums over 6 tokens: 84 nats up and 234 nats down.
   weight = jnp.ones((B, T))
   out = compiled(name)(new, old, old, weight)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(out)), out
@@ -171,7 +171,7 @@ def test_empty_masks_and_rows_of_nothing_stay_finite(name):
   (loss, metrics), grads = compiled(name)(zero, zero, zero, zero)
   for x in jax.tree.leaves((loss, metrics, grads)):
     assert np.isfinite(x).all()
-  # Nothing was masked: nothing pulls at the parameters.
+  # The other losses have a gradient only through masked tokens.
   if name not in ("unigrpo", "trace_rl", "spg", "coupled_grpo", "diffu_grpo"):
     np.testing.assert_array_equal(grads, 0)
 
@@ -192,7 +192,7 @@ def test_extreme_bfloat16_logits_give_finite_log_probs(scale):
   rng = np.random.default_rng(0)
   hidden = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.bfloat16)
   unembed = jnp.asarray(scale * rng.normal(size=(8, 33)), jnp.bfloat16)
-  # All of a row one token, as an answer that is nothing but its end.
+  # A row of one repeated token, like an answer that consists of EOS only.
   targets = jnp.asarray(np.stack([np.full(5, 1), rng.integers(0, 33, 5)]))
 
   def total(hidden, unembed):
@@ -226,7 +226,7 @@ def test_jit_vmap_and_eight_devices_agree(name):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(
       x, y, rtol=1e-4, atol=1e-6), got, want)
 
-  if name in ("bgpo", "espo", "diffu_grpo"):  # slow, and all alike
+  if name in ("bgpo", "espo", "diffu_grpo"):  # three stand for all: it is slow
     assert_same(run(params, rows))
   twice = jit(jax.vmap(run, (0, None)))(
     jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params), rows)

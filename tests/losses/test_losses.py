@@ -1,4 +1,4 @@
-"""Objectives against the formulas, their bounds and golden numbers."""
+"""BGPO, VRPO-OL and REINFORCE: formulas, bounds and published code."""
 
 import hypothesis
 import jax
@@ -177,7 +177,7 @@ def test_delta_is_the_mean_absolute_change():
     metrics["delta"], np.abs(score.astype(np.float64) - old).mean(0), rtol=1e-5)
 
 
-# How the golden code averages [b, t] terms p under a mask.
+# The published code's ways of averaging [b, t] terms p under a mask.
 AGGREGATE = {
   "token-mean": lambda p, m: (p * m).sum() / (m.sum() + 1e-8),
   "seq-mean-token-sum": lambda p, m: (p * m).sum(1).mean(),
@@ -200,7 +200,7 @@ def test_golden_bgpo_is_ours_between_its_clips(shared, how, high):
   old, new, a, mask = (golden[f"bgpo.{k}"] for k in (
     "old_l_theta", "l_theta", "advantages", "response_mask"))
   name = f"bgpo.{how}.clip0.2_{high}"
-  # Theirs is one number per token: every token is a row of one draw.
+  # The published loss is per token: every token is a row with one draw.
   loss, (grad, _) = bgpo_and_gradients(
     *(x.reshape(1, -1) for x in (new, old)), a.reshape(-1))
   ours = np.asarray(loss, np.float64).reshape(a.shape)
@@ -218,7 +218,7 @@ def test_golden_bgpo_is_ours_between_its_clips(shared, how, high):
   assert (~free & (mask > 0)).any()
   np.testing.assert_array_equal(want[~inside], 0)
 
-  # The value too, with their pessimistic and dual clips put on top of ours.
+  # With their pessimistic and dual clips applied to ours, the values agree.
   clipped = np.where(
     a > 0, np.maximum(ours, -a * (1 + high)),
     np.minimum(np.maximum(ours, -a * 0.8), -a * 3))

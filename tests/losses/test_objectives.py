@@ -1,5 +1,6 @@
 """Every objective: exact gradients through the harness, at constant memory."""
 
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_objectives import METHODS
 from tiny_objectives import B
+from tiny_objectives import T
 from tiny_objectives import made
 from tiny_objectives import problem
 from tiny_objectives import scorer
@@ -19,7 +21,7 @@ values = pytest.mark.usefixtures("unoptimized")
 
 
 def both(name, n, **policies):
-  """Harness and oracle: ((loss, metrics), gradients) of each."""
+  """((loss, metrics), gradients), one draw at a time and stacked."""
   _, rows, params, *_ = problem()
   score = scorer(name, n, **policies)
   return tuple(
@@ -95,13 +97,13 @@ def test_temporaries_do_not_grow_with_the_draws(name):
 
   few = temporaries(6, montecarlo.value_and_grad)
   assert temporaries(60, montecarlo.value_and_grad) <= 1.02 * few
-  if name == "espo":  # the check sees what it is there for
+  if name == "espo":  # the measure does show memory that grows
     stacked = montecarlo.stacked_value_and_grad
     assert temporaries(60, stacked) > 4 * temporaries(6, stacked)
 
 
 def forwards(name, n):
-  """How often a program evaluates the network; twice in a backward pass."""
+  """How often the program evaluates the network on a draw."""
   _, rows, params, old, _ = problem()
   calls = []
   score = scorer(name, n, old=old, ref=old)
@@ -123,11 +125,67 @@ def test_separable_losses_take_one_pass_and_joint_ones_two(name):
   assert forwards(name, 6) == 6 * passes
 
 
-def test_unknown_kl_estimators_and_missing_references_are_named():
+@every
+def test_a_reference_is_needed_exactly_where_there_is_a_kl_to_it(name):
+  of = losses.OBJECTIVES[name]
+  if "kl_coef" in inspect.signature(of).parameters:
+    for coef in (0.0, 0.1):
+      objective = of(kl_coef=coef)
+      assert objective.needs_ref == (coef > 0 and name != "trace_rl")
+      assert objective.skips_zero == (coef == 0 and name != "gdsd")
+  else:
+    assert of().needs_ref == (name == "vrpo_offline")
+    assert of().skips_zero
+
+
+def test_scores_may_be_per_token_where_the_loss_has_no_length_of_its_own():
+  takes = {name for name, of in losses.OBJECTIVES.items() if of().takes_norm}
+  assert takes == {
+    "bgpo", "bgpo_clipped", "ebpo", "elbo_reinforce", "vrpo_online"}
+
+
+def test_only_two_losses_compare_rows():
+  together = {name: of().together for name, of in losses.OBJECTIVES.items()}
+  assert together.pop("vrpo_offline") == 2
+  assert together.pop("stable_drl") == 8
+  assert set(together.values()) == {1}
+
+
+# Configs and checkpoints of runs name only the settings that differ.
+DEFAULTS = {
+  "bgpo_clipped": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0},
+  "coupled_grpo": {"clip_low": 0.5, "clip_high": 0.5, "kl_coef": 0.0},
+  "diffu_grpo": {"clip_low": 0.5, "clip_high": 0.5, "kl_coef": 0.0},
+  "ebpo": {"clip_low": 0.2, "clip_high": 0.2},
+  "espo": {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0, "kl": "k2"},
+  "gdsd": {"clip": 4e-4, "psi": 1.0, "kl_coef": 0.0},
+  "spg": {"beta": 1.5, "mix": 0.5},
+  "stable_drl": {"clip_low": 0.2, "clip_high": 0.2, "group_size": 8},
+  "trace_rl": {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.01},
+  "unigrpo": {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0},
+  "vrpo_offline": {"beta": 0.2},
+}
+
+
+@every
+def test_defaults_of_settings_stay_what_runs_rely_on(name):
+  parameters = inspect.signature(losses.OBJECTIVES[name]).parameters
+  assert {k: p.default for k, p in parameters.items()} == DEFAULTS.get(name, {})
+
+
+def test_unknown_kl_estimators_are_named():
   x = jnp.zeros((2, B))
-  with pytest.raises(ValueError, match="k4"):
+  with pytest.raises(ValueError, match=r"'k4'; use k1, k2, k3"):
     losses.kl(x, x, "k4")
-  with pytest.raises(ValueError, match="ref_score"):
-    losses.espo(x, x, jnp.zeros(B), length=2, clip=0.2, kl_coef=0.1)
-  with pytest.raises(ValueError, match="ref_logps"):
-    losses.diffu_grpo(x, x, jnp.zeros(2), x > 0, clip=0.2, kl_coef=0.1)
+
+
+@pytest.mark.parametrize(("loss", "ref"), [
+  (losses.espo, "ref_score"), (losses.gdsd, "ref_score"),
+  (losses.diffu_grpo, "ref_logps"), (losses.unigrpo, "ref_logps")])
+def test_a_kl_without_a_reference_is_refused(loss, ref):
+  x = jnp.zeros((2, B, T))
+  x, more = (x, {"mask": x == 0}) if ref == "ref_logps" else (
+    x[..., 0], {"length": T})
+  with pytest.raises(ValueError, match=rf"{loss.__name__}: .*0\.1.* {ref} is"):
+    loss(x, x, jnp.zeros(B), clip=0.2, kl_coef=0.1, **more)
+  loss(x, x, jnp.zeros(B), clip=0.2, kl_coef=0.0, **more)

@@ -25,7 +25,7 @@ def close(got, want):
 
 
 def surrogate(ratio, a, low, high):
-  """Case by case: what PPO's clip leaves of the ratio."""
+  """PPO's clipped surrogate of a scalar ratio, case by case."""
   if a >= 0:
     return min(ratio, 1 + high) * a
   return max(ratio, 1 - low) * a
@@ -142,7 +142,7 @@ def test_stable_drl_is_a_convex_combination_of_a_group_s_gradients():
   pairs = weight.reshape(-1, 2)
   share = (pairs / pairs.sum(1, keepdims=True)).reshape(-1)
   close(loss_of(f32(score)), -(2 * share * A * score.mean(0) / T).sum())
-  # The weights are constants: each response's gradient is scaled, not bent.
+  # The weights are constants: they only scale each response's gradient.
   close(jax.grad(loss_of)(f32(score)),
         np.broadcast_to(-2 * share * A / T / N, score.shape))
 

@@ -1,4 +1,4 @@
-"""A problem of a few tokens on which every objective can be scored."""
+"""A tiny network and batch on which every objective can be evaluated."""
 
 import functools
 
@@ -9,9 +9,10 @@ import numpy as np
 from dlrl import losses
 from dlrl.diffusion import method_processes
 
-B, T, D, V = 6, 6, 64, 7  # D: so that the draws' indices weigh nothing
+# D is large enough that arrays of draw indices do not count as memory.
+B, T, D, V = 6, 6, 64, 7
 
-# Each loss with the draws it was made for, and knobs that all take effect.
+# Each loss: its paper's forward process, and settings that all take effect.
 METHODS = {
   "bgpo": ("stratified", {}),
   "bgpo_clipped": ("stratified", {"clip_low": 0.1, "clip_high": 0.1}),
@@ -33,7 +34,7 @@ KNOBS = {"block": {"block_length": 3}}
 
 @functools.cache
 def problem():
-  """(targets, rows, parameters of the policy, the rollout's, the reference)."""
+  """(targets, responses, params of the policy, the rollout, the reference)."""
   rng = np.random.default_rng(0)
   targets = jnp.asarray(rng.integers(0, V, (B, T)))
   valid = jnp.asarray(np.arange(T) < np.array([6, 4, 6, 5, 6, 3])[:, None])
@@ -49,7 +50,7 @@ def problem():
 
 
 def logps_of(params, targets, mask):
-  """A network in which every position sees the mean of what is visible."""
+  """Log-probs of a network that adds the mean embedding to every position."""
   seen = params["embed"][jnp.where(mask, V, targets)]
   hidden = jnp.tanh(seen + jnp.mean(seen, 1, keepdims=True))
   logps = jax.nn.log_softmax(hidden @ params["head"])
@@ -58,11 +59,11 @@ def logps_of(params, targets, mask):
 
 
 def scorer(name, n, old=None, ref=None):
+  """`montecarlo.Score` on the loss's own forward process; old None: params."""
   targets, rows, *_ = problem()
   process = functools.partial(
     method_processes.PROCESSES[METHODS[name][0]],
-    **KNOBS.get(METHODS[name][0], {}),
-  )
+    **KNOBS.get(METHODS[name][0], {}))
   keys = jax.random.split(jax.random.key(1), B)
 
   def score(params, j):
