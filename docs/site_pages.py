@@ -72,7 +72,7 @@ def settings() -> str:
   for section, found in by_section:
     values = (operator.attrgetter(section)(config.Config()) if section
               else config.Config())
-    parts += [f"## `{section}`\n" if section else "## Of a run\n",
+    parts += [f"## `{section}`\n" if section else "## Run\n",
               _plain(type(values).__doc__) + "\n",
               "| setting | type | default | meaning |",
               "| --- | --- | --- | --- |", *map(_row, found), ""]

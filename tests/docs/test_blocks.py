@@ -195,7 +195,7 @@ SMALL = [f"--config.{k}={v}" for k, v in {
 
 
 @pytest.fixture(scope="module")
-def shell(desk, compiled_programs, sudoku_dir):
+def shell(desk, sudoku_dir):
   """Runs a block in the desk; what it trains is small."""
   python = desk / "bin" / "python"
   python.parent.mkdir()
@@ -208,8 +208,7 @@ def shell(desk, compiled_programs, sudoku_dir):
   (desk / ".venv").symlink_to(desk)
   environment = os.environ | {
     "PATH": f"{python.parent}:{os.environ['PATH']}",
-    "PYTHONPATH": f"{ROOT}:{desk}",
-    "JAX_COMPILATION_CACHE_DIR": str(compiled_programs)}
+    "PYTHONPATH": f"{ROOT}:{desk}"}
 
   def run(text):
     subprocess.run(["bash", "-euc", text], cwd=desk, env=environment,
