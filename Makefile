@@ -6,7 +6,7 @@ ARGS ?=
 .PHONY: train test lint docs clean
 
 train: $(VENV)/installed
-	$(VENV)/bin/python -m dlrl.main --config=configs/bgpo.py --workdir=runs/bgpo $(ARGS)
+	$(VENV)/bin/python -m dlrl.main --config=configs/bgpo.py $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
