@@ -103,11 +103,22 @@ def test_json_blocks_are_json_or_lines_of_it(block):
       json.loads(line)
 
 
-def defined_flags(module):
-  source = pathlib.Path(
-    importlib.util.find_spec(module).origin).read_text()
-  assert '__name__ == "__main__"' in source, f"{module} is not a program"
-  return {*re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source)}
+def source_of(module):
+  spec = importlib.util.find_spec(module)
+  return pathlib.Path(spec.origin).read_text() if spec else ""
+
+
+def defined_flags(program):
+  """Names of the flags of a program: its own, and of modules it imports."""
+  source = source_of(program)
+  assert '__name__ == "__main__"' in source, f"{program} is not a program"
+  imports = re.findall(
+    r"^from ((?:benchmarks|dlrl)[\w.]*) import (\w+)", source, re.M)
+  # Below `__main__` an imported module has flags of a program of its own.
+  texts = [source, *(
+    source_of(f"{package}.{name}").partition("if __name__ ==")[0]
+    for package, name in imports)]
+  return {*re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", "".join(texts))}
 
 
 @pytest.mark.parametrize(
