@@ -141,7 +141,7 @@ def costs(cfg: config.ModelConfig) -> dict[str, Any]:
       forward = Forward(model, params, prompt, length, 0.0)
       canvas = jnp.full((1, EXACT.gen_length), model.mask_id)
       state = steps.DecodeState(
-        canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape), length)
+        canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape))
       keys = jax.random.split(jax.random.key(0), 1)
       return step(
         steps.Steps(forward, keys, length, EXACT, None), state, cache)

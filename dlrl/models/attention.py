@@ -1,7 +1,7 @@
-"""Bidirectional attention behind one function, its kernels' limits; RoPE."""
+"""Bidirectional attention over several kernels, their limits, and RoPE."""
 
+from collections.abc import Callable
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,28 +15,40 @@ from dlrl.runtime import mesh as mesh_lib
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 
+Rotation = tuple[jax.Array, jax.Array]  # sines, cosines: [b, t, 1, k/2] fp32
+# Maps (q, k, v, lengths, segments) as in `bidirectional` to outputs.
+Kernel = Callable[
+  [jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
-def rotation(
-  positions: jax.Array, head_dim: int, theta: float
-) -> tuple[jax.Array, jax.Array]:
-  """What `rope` turns by: sines and cosines, [b, t, 1, k/2] fp32 each.
 
-  Once for all layers: as part of a layer they would be computed per head.
+def rotation(positions: jax.Array, head_dim: int, theta: float) -> Rotation:
+  """Computes the sines and cosines by which `rope` rotates.
+
+  Call it once for all layers: inside a layer, XLA fuses it into the rotation
+  and computes it again for every head.
 
   Args:
     positions: [b, t] int.
     head_dim: k, even.
     theta: base of the frequencies.
+
+  Returns:
+    Sines and cosines, [b, t, 1, k/2] fp32 each.
   """
   half = head_dim // 2
+  # fp32 throughout: bf16 cannot tell positions beyond 256 apart.
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle = (positions[:, :, None, None].astype(jnp.float32)
            * frequency[None, None, None])
   return jnp.sin(angle), jnp.cos(angle)
 
 
-def rope(x: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotary embedding of [b, t, h, k], rotate-half layout, computed in fp32."""
+def rope(x: jax.Array, turn: Rotation) -> jax.Array:
+  """Rotates [b, t, h, k] by its positions, in fp32, in the dtype of `x`.
+
+  Feature i is paired with feature i + k/2 ("rotate half"), as in the published
+  code. Pairs of neighbours would need permuted checkpoints.
+  """
   sin, cos = turn
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(
@@ -47,35 +59,41 @@ def bidirectional(
   q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
   segments: jax.Array | None = None, *, backend: str = "auto",
 ) -> jax.Array:
-  """Attention of every position to the first `lengths` positions of its row.
+  """Lets every query attend to the first `lengths` columns of its row.
 
-  Lengths instead of a mask: fused kernels are fast with lengths and slow, or
-  wrong, with dense masks. Scores and softmax are fp32. What is not attended to
-  must be finite; it changes no value and gets a gradient of exactly zero.
+  Scores and softmax are fp32. Columns that are not attended to must hold finite
+  numbers; they influence no output and their gradient is exactly zero.
 
   Args:
-    q: [b, t, h, k], or fewer columns than k and v.
+    q: [b, t, h, k]; t may be less than for k and v.
     k: [b, t, g, k]; g divides h.
     v: [b, t, g, k].
     lengths: [b] int, at least 1.
-    segments: [b, t] int, not negative; positions of a packed row attend to
-      those with the same number only. None: rows are not packed.
-    backend: of BACKENDS; "auto" takes the kernel of the platform where it has
-      no `limits` here and something to gain.
+    segments: [b, t] int, not negative. In packed rows, columns attend only to
+      columns with the same number. None: rows are not packed.
+    backend: one of `BACKENDS`; "auto" picks the first of cuDNN and splash that
+      is supported here and expected to be faster than XLA, otherwise XLA.
 
   Returns:
-    [b, t, h, k]; rows of padding hold finite garbage.
+    [b, t, h, k]; outputs of padding are finite garbage.
+
+  Raises:
+    ValueError: `backend` is "cudnn" and rows are packed.
   """
-  case = Case(
-    mesh_lib.platform(), q.dtype.name, q.shape[2], k.shape[2], q.shape[3],
-    jax.sharding.get_abstract_mesh().shape.get("tensor", 1))
+  # Lengths instead of a mask: fused kernels are fast with lengths, and slow or
+  # wrong with dense masks.
+  packed = segments is not None
   if backend == "auto":
-    backend = choose(case, queries=q.shape[1], packed=segments is not None)
+    backend = choose(
+      q, k, packed=packed, platform=mesh_lib.platform(),
+      tensor=jax.sharding.get_abstract_mesh().shape.get("tensor", 1))
   if backend == "splash":
     return on_each_device(splash_attention.attend, q, k, v, lengths, segments)
   if backend == "cudnn":
-    if segments is not None:
-      raise ValueError("cuDNN attention takes no segments: use 'xla'")
+    if packed:
+      raise ValueError(
+        "bidirectional(backend='cudnn'): cuDNN attention does not support "
+        "packed rows (segments); use 'xla'")
     return on_each_device(_cudnn, q, k, v, lengths, segments)
   seen = (jnp.arange(k.shape[1])[None] < lengths[:, None])[:, None]
   if segments is not None:
@@ -83,65 +101,60 @@ def bidirectional(
   return xla_attention.attend(q, k, v, seen)
 
 
-class Case(NamedTuple):
-  """What decides which kernels can be used.
+def limits(
+  backend: str, q: Any, k: Any, *, platform: str, tensor: int
+) -> list[tuple[str, Any, str]]:
+  """Lists why a backend cannot be used; an empty list if it can.
 
-  Attributes:
-    platform: of the devices, as JAX calls it.
-    dtype: of queries, keys and values.
-    heads: of the queries.
-    kv_heads: of keys and values.
-    head_dim: of all of them.
+  Args:
+    backend: one of `BACKENDS`.
+    q: queries [b, t, h, k], an array or a `ShapeDtypeStruct`.
+    k: keys [b, t, g, k], likewise.
+    platform: of the devices, "cpu", "gpu" or "tpu".
     tensor: devices that share the heads.
+
+  Returns:
+    (field of the config, its value, a fix) for each reason.
   """
-
-  platform: str
-  dtype: str
-  heads: int
-  kv_heads: int
-  head_dim: int
-  tensor: int
-
-
-def limits(backend: str, case: Case) -> list[tuple[str, Any, str]]:
-  """Why a backend cannot be used: (field of the config, its value, a fix)."""
   if backend not in ("cudnn", "splash"):
     return []
-  platform, multiple = {"cudnn": ("gpu", 8), "splash": ("tpu", 128)}[backend]
+  heads, kv_heads, head_dim = q.shape[2], k.shape[2], q.shape[3]
+  needed, multiple = {"cudnn": ("gpu", 8), "splash": ("tpu", 128)}[backend]
   found: list[tuple[str, Any, str]] = []
-  if case.platform != platform:
+  if platform != needed:
     found.append((
       "model.attention", backend,
-      f"needs a {platform.upper()}, these are of type {case.platform!r}; "
+      f"needs a {needed.upper()}, but the devices are of type {platform!r}; "
       "choose 'auto' or 'xla'"))
-  if case.head_dim % multiple or (
-      backend == "cudnn" and case.head_dim > 128):
-    size = "of at most 128 " if backend == "cudnn" else ""
+  if head_dim % multiple or (backend == "cudnn" and head_dim > 128):
+    size = " and at most 128" if backend == "cudnn" else ""
     found.append((
-      "model.head_dim", case.head_dim,
-      f"must be a multiple of {multiple} {size}for {backend!r}; or set "
+      "model.head_dim", head_dim,
+      f"must be a multiple of {multiple}{size} for {backend!r}; or set "
       "model.attention to 'xla'"))
-  if backend == "cudnn" and case.dtype not in ("bfloat16", "float16"):
+  if backend == "cudnn" and q.dtype.name not in ("bfloat16", "float16"):
     found.append((
-      "model.compute_dtype", case.dtype,
+      "model.compute_dtype", q.dtype.name,
       "must be 'bfloat16' for 'cudnn'; or set model.attention to 'xla'"))
-  if case.heads % case.tensor or case.kv_heads % case.tensor:
+  if heads % tensor or kv_heads % tensor:
     found.append((
-      "mesh.tensor", case.tensor,
-      f"must divide model.heads = {case.heads} and model.kv_heads = "
-      f"{case.kv_heads} for {backend!r}; or set model.attention to 'xla'"))
+      "mesh.tensor", tensor,
+      f"must divide model.heads = {heads} and model.kv_heads = {kv_heads} for "
+      f"{backend!r}; or set model.attention to 'xla'"))
   return found
 
 
-def choose(case: Case, *, queries: int, packed: bool) -> str:
-  """What "auto" stands for.
+def choose(
+  q: Any, k: Any, *, packed: bool, platform: str, tensor: int
+) -> str:
+  """Returns the backend that "auto" stands for; arguments as `limits`."""
+  def usable(backend: str) -> bool:
+    return not limits(backend, q, k, platform=platform, tensor=tensor)
 
-  GPU: cuDNN, unless rows are packed. TPU: splash, where there are enough
-  queries to fill a block. Otherwise, and where the kernel has limits: XLA.
-  """
-  if not limits("cudnn", case) and not packed:
+  if usable("cudnn") and not packed:
     return "cudnn"
-  if not limits("splash", case) and queries >= splash_attention.LANES:
+  # Splash pads queries to a block of 128: with fewer, XLA has less to do.
+  if usable("splash") and q.shape[1] >= splash_attention.LANES:
     return "splash"
   return "xla"
 
@@ -150,18 +163,23 @@ def check(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> None:
   """Refuses a backend that the devices or the model rule out.
 
   Raises:
-    strict.ConfigError: names what is in the way and what would do.
+    strict.ConfigError: names the field in the way, its value and a fix.
   """
-  case = Case(
-    mesh.devices.flat[0].platform, cfg.compute_dtype, cfg.heads, cfg.kv_heads,
-    cfg.head_dim, mesh.shape["tensor"])
-  for field, value, fix in limits(cfg.attention, case):
+  q, k = (jax.ShapeDtypeStruct((1, 1, heads, cfg.head_dim), cfg.compute_dtype)
+          for heads in (cfg.heads, cfg.kv_heads))
+  for field, value, fix in limits(
+      cfg.attention, q, k, platform=mesh.devices.flat[0].platform,
+      tensor=mesh.shape["tensor"]):
     raise strict.ConfigError(field, value, fix)
 
 
-def _cudnn(q, k, v, lengths, segments):
+def _cudnn(
+  q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
+  segments: jax.Array | None,
+) -> jax.Array:
   del segments
-  # Whether cuDNN writes the gradients of padding depends on its version.
+  # Some versions of cuDNN do not write the gradients of padding. A select gives
+  # zeros whatever they hold.
   live = jnp.arange(k.shape[1])[None] < lengths[:, None]
   k, v = (jnp.where(live[..., None, None], x, 0) for x in (k, v))
   return jax.nn.dot_product_attention(
@@ -169,10 +187,19 @@ def _cudnn(q, k, v, lengths, segments):
     implementation="cudnn")
 
 
-def on_each_device(kernel, q, k, v, lengths, segments):
-  """Rows and heads are the devices' own: XLA cannot divide a kernel itself."""
+def on_each_device(
+  kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array,
+  lengths: jax.Array, segments: jax.Array | None,
+) -> jax.Array:
+  """Runs a fused kernel on each device's rows and heads.
+
+  XLA cannot partition such a kernel: without this it would gather all rows and
+  heads on every device.
+  """
+  # Rows that cannot be shared out equally are computed by every device.
   rows = mesh_lib.BATCH if mesh_lib.batch_parts(q.shape[0]) > 1 else None
   heads = P(rows, None, "tensor")
-  return mesh_lib.on_each_device(
-    kernel, (heads, heads, heads, P(rows), P(rows)), heads)(
-      q, k, v, lengths, segments)
+  run = mesh_lib.on_each_device(
+    kernel, (heads, heads, heads, P(rows), P(rows)), heads)
+  out: jax.Array = run(q, k, v, lengths, segments)
+  return out

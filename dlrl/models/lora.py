@@ -3,13 +3,13 @@
     y = x W + alpha / rank (x A) B
 
 W [in, out], the base, is frozen. A [in, rank] starts random and B [rank, out]
-at zero, so that nothing changes before the first update. An adapter is a tree
-keyed like the parameters that has `a` and `b` in the place of a `kernel`, with
-the same leading axis of layers.
+starts at zero, so that a fresh adapter changes nothing. An adapter is a tree
+with the paths of the parameters, in which `a` and `b` replace `kernel`; both
+have the same leading axis of layers as the kernel.
 
-A model takes as its parameters those it was built for, or
-`{"base": parameters, "adapter": adapter}`. Training changes one part of them
-(`split`): the adapter, or without one everything.
+A model takes either plain parameters or `{"base": parameters, "adapter":
+adapter}`. Training changes one part of these (`split`): the adapter if there is
+one, otherwise all parameters.
 """
 
 import math
@@ -24,41 +24,23 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dlrl import config
-from dlrl.models import linear
 from dlrl.models import quantized
 
-# The matrices of a layer, which `config.LoraConfig.targets` chooses from.
+# The matrices of a layer; `config.lora.targets` selects some of them.
 MATRICES = (
   "layers/attention/q", "layers/attention/k", "layers/attention/v",
   "layers/attention/out", "layers/mlp/gate", "layers/mlp/up",
   "layers/mlp/down")
 
 
-class Linear(nnx.Linear):
-  """A linear map; its matrix may be quantised and have an adapter."""
-
-  # Set by `attach`.
-  a = b = None
-  scale = 1.0
-
-  def __call__(self, x):  # type: ignore[override]
-    """[..., in] to [..., out] in the compute dtype; never makes W + A B."""
-    x = x.astype(self.dtype)
-    # A frozen base needs no gradient, so its product keeps nothing for one.
-    multiply = linear.product if self.a is None else jnp.matmul
-    y = multiply(
-      x, quantized.dense(self.kernel.get_value()).astype(self.dtype))
-    if self.bias is not None:
-      bias = self.bias.get_value().astype(self.dtype)
-      y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
-    if self.a is not None:
-      a, b = (part.get_value().astype(self.dtype) for part in (self.a, self.b))
-      y += self.scale * ((x @ a) @ b)
-    return y
-
-
 def attach(network: Any, adapter: Any, scale: float) -> None:
-  """Lets the linear maps in `network` that have a part of `adapter` use it."""
+  """Gives every `linear.Linear` in `network` its part of `adapter`, in place.
+
+  Args:
+    network: an NNX module.
+    adapter: nested dicts, keyed by the attributes of `network`.
+    scale: alpha / rank.
+  """
   if "a" in adapter:
     network.a, network.b = nnx.Param(adapter["a"]), nnx.Param(adapter["b"])
     network.scale = scale
@@ -68,49 +50,55 @@ def attach(network: Any, adapter: Any, scale: float) -> None:
 
 
 def names(cfg: config.LoraConfig) -> tuple[str, ...]:
-  """Paths of the matrices that have an adapter."""
+  """Returns the paths in `MATRICES` that `cfg.targets` matches in full."""
   return tuple(x for x in MATRICES if re.fullmatch(cfg.targets, x))
 
 
 def shapes(params: Any, cfg: config.LoraConfig) -> Any:
-  """Shapes of an adapter, split over devices as the matrices it is for.
+  """Returns the adapter as `ShapeDtypeStruct`s, sharded like its matrices.
+
+  A is split along `in` and B along `out` as the kernel is; the rank is whole on
+  every device.
 
   Args:
-    params: `ShapeDtypeStruct`s or arrays, the parameters; their shardings, if
-      they have any, are named.
-    cfg: with a rank.
+    params: the parameters, arrays or `ShapeDtypeStruct`s. Where one has a
+      `NamedSharding`, its adapter gets one too.
+    cfg: rank, targets and dtype of the adapter; the rank is at least 1.
   """
   flat = traverse_util.flatten_dict(params, sep="/")
 
-  def shape(like, sizes, axes):
+  def shape(
+    like: Any, sizes: tuple[int, ...], axes: tuple[int | None, ...]
+  ) -> jax.ShapeDtypeStruct:
     sharding = like.sharding
     if isinstance(sharding, NamedSharding):
       spec = [None if axis is None else sharding.spec[axis] for axis in axes]
       sharding = NamedSharding(sharding.mesh, P(*spec))
     return jax.ShapeDtypeStruct(sizes, cfg.dtype, sharding=sharding)
 
-  made = {}
+  adapter = {}
   for name in names(cfg):
     kernel = flat[name + "/kernel"]
     layers, inputs, outputs = kernel.shape
-    made[name + "/a"] = shape(
+    adapter[name + "/a"] = shape(
       kernel, (layers, inputs, cfg.rank), (0, 1, None))
-    made[name + "/b"] = shape(
+    adapter[name + "/b"] = shape(
       kernel, (layers, cfg.rank, outputs), (0, None, 2))
-  return traverse_util.unflatten_dict(made, sep="/")
+  return traverse_util.unflatten_dict(adapter, sep="/")
 
 
 def init(key: jax.Array, like: Any) -> Any:
-  """A fresh adapter: A uniform in +-1 / sqrt(in), as PEFT's, and B zero.
+  """Draws a fresh adapter: A uniform in +-1 / sqrt(in), as in PEFT; B zero.
 
   Args:
-    key: one key.
-    like: from `shapes`.
+    key: a PRNG key.
+    like: shapes and dtypes, from `shapes`.
   """
   flat = traverse_util.flatten_dict(like, sep="/")
+  # Sorted, so that a key does not depend on the order of a dict.
   keys = dict(zip(sorted(flat), jax.random.split(key, len(flat)), strict=True))
 
-  def one(name, leaf):
+  def draw(name: str, leaf: Any) -> jax.Array:
     if name.endswith("/b"):
       return jnp.zeros(leaf.shape, leaf.dtype)
     bound = 1 / math.sqrt(leaf.shape[1])
@@ -118,43 +106,48 @@ def init(key: jax.Array, like: Any) -> Any:
       keys[name], leaf.shape, leaf.dtype, -bound, bound)
 
   return traverse_util.unflatten_dict(
-    {name: one(name, leaf) for name, leaf in flat.items()}, sep="/")
+    {name: draw(name, leaf) for name, leaf in flat.items()}, sep="/")
 
 
 def join(base: Any, trained: Any) -> Any:
-  """What a model takes: an adapter on its base; base None: all parameters."""
+  """Returns what a model takes; the inverse of `split`."""
   return trained if base is None else {"base": base, "adapter": trained}
 
 
 def split(params: Any) -> tuple[Any, Any]:
-  """`(base, trained)` of what a model takes; base None: all are trained."""
+  """Splits what a model takes into `(base, trained)`.
+
+  Without an adapter, base is None and all parameters are trained.
+  """
   if "adapter" in params:
     return params["base"], params["adapter"]
   return None, params
 
 
 def merge(base: Any, adapter: Any, cfg: config.LoraConfig) -> Any:
-  """`base` with alpha / rank A B added to its matrices, for export.
+  """Adds alpha / rank A B to the matrices of `base`, for export.
 
-  The sum is made in fp32 and rounded once, layer by layer.
+  The sum is taken in fp32 and rounded once. Quantised matrices become dense.
   """
   flat = traverse_util.flatten_dict(base, sep="/")
   parts = traverse_util.flatten_dict(adapter, sep="/")
 
   @jax.jit
-  def of_stack(kernel, a, b):
-    def of_layer(one):
-      w, a, b = one
+  def merge_stack(kernel: Any, a: jax.Array, b: jax.Array) -> jax.Array:
+    def merge_layer(layer: Any) -> jax.Array:
+      w, a, b = layer
       w = quantized.dense(w)
-      product = jnp.matmul(
+      # The default precision of a product is bf16 on a TPU.
+      change = jnp.matmul(
         a.astype(jnp.float32), b.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST)
-      return (w.astype(jnp.float32) + cfg.scale * product).astype(w.dtype)
+      return (w.astype(jnp.float32) + cfg.scale * change).astype(w.dtype)
 
-    return jax.lax.map(of_layer, (kernel, a, b))
+    # Layer by layer, or the whole stack would exist in fp32.
+    return jax.lax.map(merge_layer, (kernel, a, b))
 
   for name in names(cfg):
-    flat[name + "/kernel"] = of_stack(
+    flat[name + "/kernel"] = merge_stack(
       flat[name + "/kernel"], parts[name + "/a"], parts[name + "/b"])
   return jax.tree.map(
     quantized.dense, traverse_util.unflatten_dict(flat, sep="/"),

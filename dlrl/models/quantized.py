@@ -1,9 +1,9 @@
-"""Frozen matrices in int8 or NF4, as qwix's arrays, an optional dependency.
+"""Frozen matrices in int8 or NF4; needs the optional dependency qwix.
 
-A matrix [in, out] of a layer is stored in int8 with a scale per output, or in
-NormalFloat4 (QLoRA, arXiv 2305.14314) with a scale per 64 inputs of an output.
-It is made dense again where it is used, one layer at a time; gradients go
-through it to the activations, and there are none for the matrix itself.
+A layer's matrix [in, out] is stored in int8 with one scale per output, or in
+NormalFloat4 (QLoRA, arXiv 2305.14314) with one scale per 64 inputs of each
+output. It is dequantised where it is used, one layer at a time. Gradients flow
+through the dense matrix to the activations; the matrix itself has none.
 """
 
 import functools
@@ -15,20 +15,23 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Of qwix.quantize, for one layer's matrix.
-METHODS = {
+# Arguments of `qwix.quantize` for one layer's matrix.
+METHODS: dict[str, dict[str, Any]] = {
   "int8": dict(qtype=jnp.int8, channelwise_axes=(1,)),
   "nf4": dict(qtype="nf4", channelwise_axes=(1,), tiled_axes={0: 64}),
 }
 
 
 def is_quantized(leaf: Any) -> bool:
-  """Whether `leaf` is a quantised matrix."""
+  """Tells whether `leaf` is a quantised matrix rather than an array."""
   return hasattr(leaf, "qvalue")
 
 
 def dense(matrix: Any) -> Any:
-  """The matrix as an array, in the dtype of its scales."""
+  """Returns the matrix, or stack of matrices, as an array.
+
+  A quantised one comes back in the dtype of its scales, an array unchanged.
+  """
   if not is_quantized(matrix):
     return matrix
   import qwix
@@ -38,30 +41,34 @@ def dense(matrix: Any) -> Any:
 
 
 def shapes(params: Any, method: str, paths: tuple[str, ...]) -> Any:
-  """What `quantize` makes of parameters, split as the matrices are.
+  """Returns the shapes of parameters after `quantize`, with their shardings.
 
   Args:
     params: nested dicts of `ShapeDtypeStruct`s.
     method: a key of `METHODS`, or "none".
-    paths: of the linear maps whose kernels are quantised.
+    paths: the linear maps whose kernels are quantised.
   """
   if method == "none":
     return params
   flat = traverse_util.flatten_dict(params, sep="/")
   for path in paths:
     name = path + "/kernel"
-    flat[name] = _shape(flat[name], method)
+    flat[name] = _quantized_shape(flat[name], method)
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def quantize(
   params: Any, abstract: Any, method: str, paths: tuple[str, ...]
 ) -> None:
-  """Quantises matrices in place, so that one at a time is there twice.
+  """Quantises kernels in place, one stack of matrices after the other.
+
+  So at most one of them exists both dense and quantised.
 
   Args:
     params: nested dicts of arrays.
-    abstract: their `ShapeDtypeStruct`s; other arguments as of `shapes`.
+    abstract: their `ShapeDtypeStruct`s with shardings.
+    method: a key of `METHODS`, or "none".
+    paths: the linear maps whose kernels are quantised.
   """
   if method == "none":
     return
@@ -70,30 +77,34 @@ def quantize(
     for name in path.split("/"):
       layer, like = layer[name], like[name]
     placed = jax.tree.map(
-      lambda s: s.sharding, _shape(like["kernel"], method))
+      lambda s: s.sharding, _quantized_shape(like["kernel"], method))
+    # Waiting frees the dense kernel before the next one is quantised.
     layer["kernel"] = jax.block_until_ready(jax.jit(
       functools.partial(_quantize, method), out_shardings=placed)(
         layer["kernel"]))
 
 
-def _shape(kernel, method: str) -> Any:
+def _quantized_shape(kernel: Any, method: str) -> Any:
   return jax.tree.map(
-    functools.partial(_split_as, kernel),
+    functools.partial(_shard_like, kernel),
     jax.eval_shape(functools.partial(_quantize, method), kernel))
 
 
 def _quantize(method: str, kernel: jax.Array) -> Any:
-  """[layers, in, out], layer by layer."""
+  """Quantises a stack [layers, in, out], each layer by itself."""
   import qwix
   return jax.lax.map(
     lambda w: qwix.quantize(w, **METHODS[method]), kernel)
 
 
-def _split_as(kernel, part):
-  """The shape `part` of values or scales with the kernel's sharding."""
+def _shard_like(
+  kernel: Any, part: jax.ShapeDtypeStruct
+) -> jax.ShapeDtypeStruct:
+  """Gives `part`, the values or the scales, the sharding of the kernel."""
   sharding = kernel.sharding
   if isinstance(sharding, NamedSharding):
-    # A scale stands for several inputs; there may be too few to split.
+    # One scale serves several inputs, so an axis of scales can be too short to
+    # be split as the kernel's is; such an axis is replicated.
     mesh = sharding.mesh
     spec = [None if axis is None or size % mesh.shape[axis] else axis
             for size, axis in zip(part.shape, sharding.spec, strict=True)]

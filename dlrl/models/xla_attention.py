@@ -1,47 +1,59 @@
 """Bidirectional attention as matrix products, for every platform.
 
-What `jax.nn.dot_product_attention` computes, in the form that XLA fuses into
-one loop on CPUs: batched products with two leading axes, what is not seen by a
-sum instead of a select, and the division by the softmax's sum last. The
-backward pass transposes [t, k] matrices only; JAX's own would those of [t, s],
-for which XLA makes copies. There is no forward-mode gradient.
+The values of `jax.nn.dot_product_attention`, written so that XLA fuses it into
+one loop on CPUs: batched products with two leading axes, masking by a sum
+instead of a select, and the division by the softmax's sum after the product
+with the values. The backward pass transposes matrices [t, k] only; JAX's own
+transposes matrices [t, s], which XLA copies. Forward-mode differentiation is
+not supported.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# Names what a rematerialised layer keeps to compute the weights again, by one
-# product, and nothing else of attention.
+# Names the activations from which a rematerialised layer recomputes the
+# attention weights by one product: outputs, and the softmax's maxima and sums.
 KEPT = "attention"
-_UNSEEN = -1e30  # finite: a row that sees nothing has no NaN
+_UNSEEN = -1e30  # finite: -inf would make a row that sees nothing NaN
+
+# q, k, v, seen, weights, total, out
+_Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array,
+                   jax.Array, jax.Array]
 
 
 @jax.custom_vjp
 def attend(
   q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array
 ) -> jax.Array:
-  """`attention.bidirectional`, of the columns that are seen.
+  """Computes `attention.bidirectional` for any mask.
 
   Args:
     q: [b, t, h, k].
     k: [b, s, g, k]; g divides h.
     v: [b, s, g, k].
-    seen: [b, t or 1, s] bool, by every query. One that sees nothing has a
-      finite output and no gradient.
+    seen: [b, t or 1, s] bool, the columns each query attends to. A query that
+      attends to none has a finite output and no gradient.
+
+  Returns:
+    [b, t, h, k] in the dtype of `v`.
   """
   return _forward(q, k, v, seen)[0]
 
 
-# Below, queries are [b, g, n, k]: n = (h / g) t, those of the heads that share
-# a key. Scores and weights are [b, g, n, s].
+# Below, queries are [b, g, n, k] with n = (h / g) t: all heads that share a key
+# side by side, so that grouped attention is one product per group without
+# repeating keys. Scores and weights are [b, g, n, s].
 
 
-def _forward(q, k, v, seen):
+def _forward(
+  q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array
+) -> tuple[jax.Array, _Residuals]:
   scores = _scores(q, k, seen)
   most = checkpoint_name(jnp.max(scores, -1), KEPT)[..., None]
   weights = jnp.exp(scores - most)
   total = checkpoint_name(jnp.sum(weights, -1), KEPT)[..., None]
+  # Dividing k outputs per query is less work than dividing s weights.
   out = jnp.einsum("bgns,bgsk->bgnk", weights.astype(v.dtype),
                    v.swapaxes(1, 2), preferred_element_type=jnp.float32)
   out = _columns_first(out / total, q.shape).astype(v.dtype)
@@ -49,28 +61,31 @@ def _forward(q, k, v, seen):
   return out, (q, k, v, seen, weights, total, out)
 
 
-def _backward(residuals, cotangent):
+def _backward(
+  residuals: _Residuals, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
   q, k, v, seen, weights, total, out = residuals
   cotangent = jnp.where(jnp.any(seen, -1)[..., None, None], cotangent, 0)
-  # A softmax's gradient takes off the mean, which is known from the outputs.
+  # With p = weights / total, the gradient of scores is p (dp - sum(p dp)). The
+  # sum equals sum(cotangent out), known without another pass over [t, s].
   mean = jnp.sum(cotangent.astype(jnp.float32) * out, -1, keepdims=True)
-  mean, of_out = (
+  mean, out_grad = (
     _heads_first(x, k.shape[2]) / total for x in (mean, cotangent))
-  of_out = of_out.astype(v.dtype)
-  of_v = jnp.einsum("bgnk,bgns->bgks", of_out, weights.astype(v.dtype))
-  of_weights = jnp.einsum("bgnk,bgsk->bgns", of_out, v.swapaxes(1, 2),
-                          preferred_element_type=jnp.float32)
-  of_scores = weights * (of_weights - mean) * q.shape[-1] ** -0.5
-  of_scores = of_scores.astype(q.dtype)
-  of_q = jnp.einsum("bgns,bgsk->bgnk", of_scores, k.swapaxes(1, 2))
-  of_k = jnp.einsum(
-    "bgnk,bgns->bgks", _heads_first(q, k.shape[2]), of_scores)
-  return (_columns_first(of_q, q.shape), of_k.transpose(0, 3, 1, 2),
-          of_v.transpose(0, 3, 1, 2), None)
+  out_grad = out_grad.astype(v.dtype)
+  v_grad = jnp.einsum("bgnk,bgns->bgks", out_grad, weights.astype(v.dtype))
+  weights_grad = jnp.einsum("bgnk,bgsk->bgns", out_grad, v.swapaxes(1, 2),
+                            preferred_element_type=jnp.float32)
+  scores_grad = weights * (weights_grad - mean) * q.shape[-1] ** -0.5
+  scores_grad = scores_grad.astype(q.dtype)
+  q_grad = jnp.einsum("bgns,bgsk->bgnk", scores_grad, k.swapaxes(1, 2))
+  k_grad = jnp.einsum(
+    "bgnk,bgns->bgks", _heads_first(q, k.shape[2]), scores_grad)
+  return (_columns_first(q_grad, q.shape), k_grad.transpose(0, 3, 1, 2),
+          v_grad.transpose(0, 3, 1, 2), None)
 
 
-def _scores(q, k, seen):
-  """fp32; less than any other where not seen."""
+def _scores(q: jax.Array, k: jax.Array, seen: jax.Array) -> jax.Array:
+  """Computes scaled scores in fp32, far below all others where not seen."""
   scores = jnp.einsum(
     "bgnk,bgsk->bgns", _heads_first(q, k.shape[2]), k.swapaxes(1, 2),
     preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
@@ -80,15 +95,15 @@ def _scores(q, k, seen):
   return scores + unseen
 
 
-def _heads_first(x, g: int):
-  """[b, g, n, k] of [b, t, h, k]."""
+def _heads_first(x: jax.Array, g: int) -> jax.Array:
+  """Rearranges [b, t, h, k] to [b, g, n, k]."""
   b, t, h, width = x.shape
   x = x.reshape(b, t, g, h // g, width).transpose(0, 2, 3, 1, 4)
   return x.reshape(b, g, h // g * t, width)
 
 
-def _columns_first(x, shape):
-  """[b, t, h, k], which is the shape, of [b, g, n, k]."""
+def _columns_first(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Rearranges [b, g, n, k] to `shape`, [b, t, h, k]."""
   b, t, h, width = shape
   x = x.reshape(b, x.shape[1], h // x.shape[1], t, width)
   return x.transpose(0, 3, 1, 2, 4).reshape(shape)

@@ -1,4 +1,4 @@
-"""Decoding completions from a masked-diffusion model."""
+"""Decodes completions from a masked-diffusion model."""
 
 from dlrl.sampling.generate import generate
 

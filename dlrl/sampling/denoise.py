@@ -2,16 +2,16 @@
 
 Every step predicts all masked tokens of the block, commits some of them for
 good and leaves the rest masked. One jitted program serves rollout and
-evaluation; for those who watch, its steps can be had one by one. Sources: LLaDA
-(arXiv 2502.09992) and its published `generate`; the caches and parallel
-decoding are Fast-dLLM's (arXiv 2505.22618).
+evaluation; `stream` runs the same steps one by one for interactive use.
+
+Sources: LLaDA (arXiv 2502.09992) and its published `generate`; the caches and
+parallel decoding are Fast-dLLM's (arXiv 2505.22618).
 """
 
 import functools
 import math
 from collections.abc import Iterator
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,26 +21,7 @@ from dlrl.sampling.forward import Forward
 from dlrl.sampling.steps import DecodeState
 from dlrl.sampling.steps import Steps
 
-CACHES = ("none", "prefix", "dual")
-
-
-class Decoded(NamedTuple):
-  """Completions and how they came about.
-
-  Attributes:
-    completion: [b, t] int32, without mask tokens.
-    trace: [b, t] int32, the denoising step that committed each token, counted
-      from 0 in every row; -1 where the canvas had a token already.
-    forwards: scalar int32, forward passes of the batch, of whole rows or of the
-      part that a cache leaves.
-    confidence: [b, t] fp32, the probability of each token when it was
-      committed; 1 where the canvas had it.
-  """
-
-  completion: jax.Array
-  trace: jax.Array
-  forwards: jax.Array
-  confidence: jax.Array
+CACHES = ("none", "prefix", "dual")  # values of `sampler.cache`
 
 
 def decode(
@@ -53,22 +34,25 @@ def decode(
   sampler: config.SamplerConfig,
   canvas: jax.Array | None = None,
   eos_id: int | None = None,
-) -> Decoded:
-  """Fills the masks of a canvas.
+) -> DecodeState:
+  """Fills the masks of a canvas; pure, and jitted by its callers.
 
   Args:
-    model: has `hidden`, `unembed` and `mask_id`; with a cache, see `Forward`.
-    params: of the model.
+    model: see `Forward`.
+    params: the model's parameters.
     prompt: [b, p] int32, padded on the right.
     prompt_length: [b] int32.
-    keys: [b] one key per row, so that a row's completion depends neither on its
-      neighbours nor on the number of hosts; unused at temperature 0.
-    sampler: as checked by `check.sampler`. Once `fill_after` of a row's masks
-      are filled, one more forward pass fills the others, in all blocks (STP's
-      temporal pruning).
-    canvas: [b, gen_length] int32; what is not a mask stays as it is and counts
-      as committed, so that fewer masks take fewer steps. None: all masks.
-    eos_id: needed unless `sampler.eos` is "free".
+    keys: [b] PRNG keys, one per row, so that a completion depends neither on
+      its neighbours nor on the number of hosts; unused at temperature 0.
+    sampler: valid settings, see `check.sampler`. Once the share `fill_after` of
+      a row's masks is filled, one more forward pass fills the rest, in all
+      blocks (STP's temporal pruning).
+    canvas: [b, gen_length] int32. Tokens other than the mask are kept and count
+      as committed, so fewer masks take fewer steps. None: all masks.
+    eos_id: the end-of-sequence token; needed unless `sampler.eos` is "free".
+
+  Returns:
+    The state after the last step; its completions have no mask tokens.
   """
   steps, state = _begin(
     Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
@@ -88,7 +72,8 @@ def decode(
       steps.goes_on,
       functools.partial(block, columns=sampler.block_length), state)
   else:
-    # What is computed narrows from block to block: a program of its own each.
+    # With the prefix cache, fewer columns are computed from block to block, and
+    # shapes are static: each block is a program of its own.
     for start in range(0, sampler.gen_length, sampler.block_length):
       state = jax.lax.cond(
         steps.goes_on(state, start),
@@ -96,16 +81,17 @@ def decode(
         lambda state: state, state)
   if sampler.fill_after < 1:
     state = steps.fill(state)
-  return Decoded(*state[:4])
+  return state
 
 
 def most_trips(sampler: config.SamplerConfig) -> tuple[int, ...]:
-  """How often `decode`'s loops run at most: the outer one, one within it.
+  """Bounds the iterations of `decode`'s loops, the outer before the inner.
 
-  For counts of what a program does, which its text does not tell.
+  For counting FLOPs: the text of a program does not tell how often a
+  `while_loop` runs.
   """
   blocks = sampler.gen_length // sampler.block_length
-  # By a threshold or factor, each step commits a token at least.
+  # With a threshold or factor each step commits at least one token.
   steps = (sampler.gen_length if sampler.threshold or sampler.factor
            else sampler.steps)
   after_first = steps // blocks - 1
@@ -125,41 +111,41 @@ def stream(
   *,
   sampler: config.SamplerConfig,
   eos_id: int | None = None,
-) -> Iterator[Decoded]:
-  """What `decode` has after each of its steps, for those who watch.
-
-  Arguments as of `decode`. Masked tokens are still in `completion`; their trace
-  is -1 and their confidence 0.
-  """
+) -> Iterator[DecodeState]:
+  """Yields the state after each step of `decode`; same arguments."""
   steps, state = _begin(
     Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
     sampler, None, eos_id)
   while _goes_on(steps, state):
     state, start, cache = _first(steps, state)
-    yield Decoded(*state[:4])
+    yield state
     columns = (sampler.gen_length - int(start) if sampler.cache == "prefix"
                else sampler.block_length)
     while cache is not None and _goes_on(steps, state, start):
       state = _next(steps, state, start, cache, columns=columns)
-      yield Decoded(*state[:4])
+      yield state
   if sampler.fill_after < 1:
-    yield Decoded(*_fill(steps, state)[:4])
+    yield _fill(steps, state)
 
 
+# Jitted at module level: programs are shared by all calls of `stream`.
 _goes_on = jax.jit(Steps.goes_on)
 _first = jax.jit(Steps.first)
 _next = jax.jit(Steps.next, static_argnames="columns")
 _fill = jax.jit(Steps.fill)
 
 
-def _begin(forward: Forward, keys, sampler, canvas, eos_id):
-  """The steps and the state before the first."""
+def _begin(
+  forward: Forward, keys: jax.Array, sampler: config.SamplerConfig,
+  canvas: jax.Array | None, eos_id: int | None,
+) -> tuple[Steps, DecodeState]:
+  """Returns the steps and the state before the first one."""
   mask_id = forward.model.mask_id
   if canvas is None:
     canvas = jnp.full(
       (forward.prompt.shape[0], sampler.gen_length), mask_id, jnp.int32)
   free = jnp.sum(canvas == mask_id, -1)
   state = DecodeState(
-    canvas, jnp.full_like(canvas, -1), jnp.int32(0),
-    (canvas != mask_id).astype(jnp.float32), jnp.zeros_like(free))
+    completion=canvas, trace=jnp.full_like(canvas, -1), forwards=jnp.int32(0),
+    confidence=(canvas != mask_id).astype(jnp.float32))
   return Steps(forward, keys, free, sampler, eos_id), state

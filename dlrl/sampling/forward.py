@@ -1,7 +1,7 @@
-"""What a decoder asks of the model: hidden states of a canvas, and logits.
+"""The model as a decoder uses it: hidden states of a canvas, and logits.
 
 With classifier-free guidance every row is computed twice, the second time with
-a prompt of masks, and the logits are extrapolated away from the second's.
+a prompt of mask tokens. The logits are extrapolated away from the second ones.
 """
 
 from typing import Any
@@ -15,16 +15,18 @@ from dlrl.diffusion import model_input
 
 @flax.struct.dataclass
 class Forward:
-  """The model at its parameters and prompts; b rows in, b or 2b computed.
+  """The model at given parameters and prompts.
+
+  b rows go in; b are computed, or 2b with guidance: the guided ones first.
 
   Attributes:
-    model: has `hidden`, `unembed`, `mask_id`; with a cache also
-      `hidden_and_cache`, `hidden_of_part`.
-    params: of the model.
+    model: has `hidden`, `unembed` and `mask_id`; for a cache also
+      `hidden_and_cache` and `hidden_of_part` (see `transformer.Model`).
+    params: the model's parameters.
     prompt: [b, p] int32, padded on the right.
     prompt_length: [b] int32.
-    cfg_scale: of the guidance; 0 is none. LLaDA's: the logits are unguided +
-      (cfg_scale + 1) (guided - unguided).
+    cfg_scale: strength of the guidance; 0 turns it off. As in LLaDA, the logits
+      are unguided + (cfg_scale + 1) (guided - unguided).
   """
 
   model: Any = flax.struct.field(pytree_node=False)
@@ -41,33 +43,66 @@ class Forward:
         [prompt, jnp.full_like(prompt, self.model.mask_id)])
     return model_input.assemble(canvas, prompt, length)
 
-  def block(self, canvas: jax.Array, start, width: int) -> jax.Array:
-    """Hidden states [b or 2b, width, d] of a canvas's columns from `start` on.
+  def block(
+    self, canvas: jax.Array, start: jax.Array | int, width: int
+  ) -> jax.Array:
+    """Computes hidden states of `width` canvas columns, from `start` on.
+
+    The last layer computes no other columns.
+
+    Args:
+      canvas: [b, t] int32, with mask tokens.
+      start: scalar int, may be traced.
+      width: w.
+
+    Returns:
+      [b or 2b, w, d] in the compute dtype.
     """
     row = self._rows(canvas)
     columns = jnp.broadcast_to(
       start + jnp.arange(width), (row.ids.shape[0], width))
-    return self.model.hidden(self.params, *row, columns)
+    hidden: jax.Array = self.model.hidden(self.params, *row, columns)
+    return hidden
 
   def whole_and_cache(self, canvas: jax.Array) -> tuple[jax.Array, Any]:
-    """Of the whole canvas, [b or 2b, t, d]; canvas's and prompt's cache."""
+    """Computes hidden states of the whole canvas, and a cache for `part`.
+
+    Returns:
+      [b or 2b, t, d], and keys and values of canvas and prompt.
+    """
     hidden, cache = self.model.hidden_and_cache(
       self.params, *self._rows(canvas))
     return hidden[:, : canvas.shape[1]], cache
 
-  def part(self, canvas: jax.Array, start, width: int, cache) -> jax.Array:
-    """Hidden states [b or 2b, width, d] of the columns from `start` on."""
-    return self.model.hidden_of_part(
+  def part(
+    self, canvas: jax.Array, start: jax.Array | int, width: int, cache: Any
+  ) -> jax.Array:
+    """Computes what `block` does, with all other columns taken from `cache`.
+
+    An approximation: keys and values of the other columns are those of the
+    canvas that the cache was made from.
+    """
+    hidden: jax.Array = self.model.hidden_of_part(
       self.params, *self._rows(canvas), cache, start, width)
+    return hidden
 
   @jax.named_scope("rollout/unembed")
   def logits(self, hidden: jax.Array) -> jax.Array:
-    """Logits [b, w, v] fp32 of hidden states of w columns; not for the mask."""
+    """Computes logits of hidden states, guided if there is guidance.
+
+    Only ever of one block: logits of a whole canvas of a batch would not fit.
+
+    Args:
+      hidden: [b or 2b, w, d].
+
+    Returns:
+      [b, w, v] fp32; -inf for the mask token.
+    """
     logits = jnp.einsum(
       "btd,dv->btv", hidden, self.model.unembed(self.params),
       preferred_element_type=jnp.float32)
     if self.cfg_scale:
       guided, unguided = jnp.split(logits, 2)
       logits = unguided + (self.cfg_scale + 1) * (guided - unguided)
-    # A committed mask token would be denoised again, for ever.
+    # A committed mask token would be denoised again, forever.
     return logits.at[:, :, self.model.mask_id].set(-jnp.inf)

@@ -1,4 +1,4 @@
-"""Completions of prompts, for interactive use and other code bases."""
+"""Completes prompts, for interactive use and for other code bases."""
 
 import functools
 from collections.abc import Sequence
@@ -34,45 +34,50 @@ def generate(
   eos_id: int | None = None,
   seed: int = 0,
 ) -> np.ndarray:
-  """Completions [b, gen_length] int32; without a cache, LLaDA's `generate`.
+  """Completes prompts; without a cache, exactly LLaDA's `generate`.
 
   Args:
     model: from `dlrl.models.load`.
-    params: of the model.
+    params: the model's parameters.
     prompts: b lists of token ids, of any lengths, without padding.
-    gen_length: tokens of a completion.
-    steps: denoising steps of the whole completion; None: one per token. Without
-      effect where a threshold or factor says how many tokens are committed.
-    block_length: tokens; blocks are decoded from left to right.
-    temperature: of the fp32 Gumbel noise; 0 takes the likeliest token.
-    cfg_scale: of classifier-free guidance; 0 is none and half the work.
-    remasking: which predictions are committed: low_confidence, random, margin,
-      entropy or left_to_right.
-    cache: None, "prefix" or "dual": keep keys and values of what comes before
-      the block, or of all but the block, while it is decoded (Fast-dLLM). A
+    gen_length: tokens per completion.
+    steps: denoising steps per completion; None: one per token. Ignored with
+      `threshold` or `factor`, which decide how many tokens a step commits.
+    block_length: tokens per block; blocks are decoded from left to right.
+    temperature: softmax temperature; 0 takes the likeliest tokens.
+    cfg_scale: strength of classifier-free guidance; 0 turns it off and halves
+      the work.
+    remasking: "low_confidence" (commit the most confident predictions, remask
+      the others), "random", "margin", "entropy" or "left_to_right".
+    cache: None, "prefix" or "dual": while a block is decoded, reuse keys and
+      values of everything before it, or of everything but it (Fast-dLLM). A
       close approximation, not the exact sampler.
     threshold: commit every token of at least this probability.
     factor: commit by Fast-dLLM's factor.
-    top_p: share of the probability that is sampled from.
-    eos: "free"; "suppress" it; commit it "last"; or "stop", which fills a row
-      once its text has ended.
-    eos_id: for the options of `eos`.
-    seed: of everything random.
+    top_p: sample from the likeliest tokens with this total probability.
+    eos: "free"; "suppress", never emit EOS; "last", commit EOS last; or "stop",
+      fill a row with EOS once its text has ended.
+    eos_id: the end-of-sequence token; needed unless `eos` is "free".
+    seed: seed of all randomness.
+
+  Returns:
+    [b, gen_length] int32, without mask tokens.
 
   Raises:
-    strict.ConfigError: settings that do not fit each other; names the argument.
+    strict.ArgumentError: an argument is invalid; names it, its value and a fix.
   """
   sampler = config.SamplerConfig(
     gen_length=gen_length, block_length=block_length,
     steps=gen_length if steps is None else steps, temperature=temperature,
     cfg_scale=cfg_scale, remasking=remasking, cache=cache or "none",
     threshold=threshold or 0.0, factor=factor or 0.0, top_p=top_p, eos=eos)
-  check.sampler(sampler, "generate")
+  check.sampler(sampler, "generate", strict.ArgumentError)
   strict.require(
     eos == "free" or eos_id is not None, "generate.eos_id", eos_id,
-    f"is needed for eos = {eos!r}")
+    f"is needed for eos={eos!r}", strict.ArgumentError)
   strict.require(
-    len(prompts) > 0, "generate.prompts", prompts, "there is none")
+    len(prompts) > 0, "generate.prompts", prompts,
+    "must contain at least one prompt", strict.ArgumentError)
   ids, lengths = padding.pad(prompts)
   keys = jax.random.split(jax.random.key(seed), len(prompts))
   return np.asarray(_decode(

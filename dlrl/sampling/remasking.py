@@ -1,37 +1,48 @@
 """Remasking rules: which of the predicted tokens are committed at a step.
 
-A rule scores every prediction; the tokens with the highest scores are
-committed, all others stay masked. How many: a number per step, or as many as a
-threshold on the probability or Fast-dLLM's factor lets through. Sources: LLaDA
-(arXiv 2502.09992), Algorithm 5, Dream's published `generation_utils.py`, and
-Fast-dLLM (arXiv 2505.22618).
+A rule scores every prediction. The tokens with the highest scores are
+committed, all others stay masked. Their number is fixed per step, or it is as
+many as pass a threshold on the probability or Fast-dLLM's factor.
+
+Sources: LLaDA (arXiv 2502.09992), Algorithm 5; Dream's published
+`generation_utils.py`; Fast-dLLM (arXiv 2505.22618).
 """
 
 import jax
 import jax.numpy as jnp
 
 
-def low_confidence(logits, token, noise) -> jax.Array:
-  """The probability of the predicted token, [b, t] fp32 in [0, 1].
+def low_confidence(
+  logits: jax.Array, token: jax.Array, noise: jax.Array | None
+) -> jax.Array:
+  """Scores by the probability of the predicted token.
 
-  Args of all rules:
-    logits: [b, t, v] fp32, of the model at temperature 1.
+  All rules have these arguments and return scores [b, t] fp32.
+
+  Args:
+    logits: [b, t, v] fp32, the model's at temperature 1.
     token: [b, t] int, predicted from them.
-    noise: [b, t] fp32 in [0, 1), random.
+    noise: [b, t] fp32, uniform in [0, 1); only `random` uses it.
   """
   del noise
+  # A sum with one term instead of a gather: XLA fuses it with the softmax.
   picked = jnp.arange(logits.shape[-1])[None, None] == token[..., None]
   return jnp.sum(jnp.where(picked, jax.nn.softmax(logits, axis=-1), 0.0), -1)
 
 
-def random(logits, token, noise) -> jax.Array:
-  """Any order."""
+def random(
+  logits: jax.Array, token: jax.Array, noise: jax.Array | None
+) -> jax.Array:
+  """Scores by `noise`: a uniformly random order."""
   del logits, token
+  assert noise is not None
   return noise
 
 
-def margin(logits, token, noise) -> jax.Array:
-  """The lead of the likeliest token's probability over the second's."""
+def margin(
+  logits: jax.Array, token: jax.Array, noise: jax.Array | None
+) -> jax.Array:
+  """Scores by the largest probability minus the second largest."""
   del token, noise
   top, _ = jax.lax.top_k(logits, 2)
   total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
@@ -39,22 +50,26 @@ def margin(logits, token, noise) -> jax.Array:
   return (first - second)[..., 0]
 
 
-def entropy(logits, token, noise) -> jax.Array:
-  """Minus the entropy of the prediction, in nats."""
+def entropy(
+  logits: jax.Array, token: jax.Array, noise: jax.Array | None
+) -> jax.Array:
+  """Scores by minus the entropy of the distribution, in nats."""
   del token, noise
   logps = jax.nn.log_softmax(logits, axis=-1)
-  # The mask token's probability is 0, its log -inf.
+  # The mask token has probability 0 and logp -inf, whose product is NaN.
   return jnp.sum(jnp.where(logps > -jnp.inf, jnp.exp(logps) * logps, 0.0), -1)
 
 
-def left_to_right(logits, token, noise) -> jax.Array:
-  """Autoregressive order inside a block."""
+def left_to_right(
+  logits: jax.Array, token: jax.Array, noise: jax.Array | None
+) -> jax.Array:
+  """Scores by minus the column: autoregressive order inside a block."""
   del token, noise
   return -jnp.broadcast_to(
     jnp.arange(logits.shape[1], dtype=jnp.float32)[None], logits.shape[:2])
 
 
-# Of (logits, token, noise); config's `sampler.remasking`.
+# Values of `sampler.remasking` in the config.
 RULES = {
   "low_confidence": low_confidence,
   "random": random,
@@ -67,14 +82,17 @@ RULES = {
 def highest(
   score: jax.Array, masked: jax.Array, count: jax.Array
 ) -> jax.Array:
-  """The `count` masked positions with the highest score, [b, t] bool.
+  """Selects the `count` masked positions with the highest scores.
 
-  All others stay masked. Ties go to the left.
+  Of equal scores, the leftmost is selected first.
 
   Args:
     score: [b, t] fp32.
     masked: [b, t] bool, the positions that may be committed.
-    count: [b] int; rows with fewer masked positions commit all of them.
+    count: [b] int; a row with fewer masked positions commits all of them.
+
+  Returns:
+    [b, t] bool.
   """
   return masked & (_rank(score, masked) < count[:, None])
 
@@ -82,9 +100,17 @@ def highest(
 def confident(
   confidence: jax.Array, masked: jax.Array, threshold: float
 ) -> jax.Array:
-  """Those of at least `threshold`, and the most confident one, [b, t] bool.
+  """Selects positions of at least `threshold`, and the most confident one.
 
-  Arguments as of `highest`; the threshold is a probability in (0, 1].
+  The latter makes every step commit a token.
+
+  Args:
+    confidence: [b, t] fp32, probabilities.
+    masked: [b, t] bool, the positions that may be committed.
+    threshold: a probability in (0, 1].
+
+  Returns:
+    [b, t] bool.
   """
   first = _rank(confidence, masked) == 0
   return masked & (first | (confidence >= threshold))
@@ -93,38 +119,47 @@ def confident(
 def confident_or_leftmost(
   confidence: jax.Array, masked: jax.Array, threshold: float
 ) -> jax.Array:
-  """Those of at least `threshold`, or the leftmost if there is none.
+  """Selects positions of at least `threshold`; if none, the leftmost one.
 
-  Where no prediction is sure the text is continued: ForkGRPO's forks.
-  Arguments as of `confident`.
+  So text is continued from the left where no prediction is confident: the
+  forks of ForkGRPO. Arguments and result as `confident`.
   """
   sure = masked & (confidence >= threshold)
   leftmost = masked & (jnp.cumsum(masked, 1) == 1)
   return jnp.where(jnp.any(sure, 1, keepdims=True), sure, leftmost)
 
 
-# What is committed at a threshold; config's `sampler.fallback`.
+# Values of `sampler.fallback` in the config, used with a threshold.
 FALLBACKS = {"confident": confident, "leftmost": confident_or_leftmost}
 
 
 def by_factor(
   confidence: jax.Array, masked: jax.Array, factor: float
 ) -> jax.Array:
-  """The most confident ones, n of which are at least 1 - factor / (n + 1).
+  """Selects the n most confident positions, n as large as `factor` allows.
 
-  n is the longest such run from the most confident on, and at least 1: the more
-  tokens at once, the surer each must be. Arguments as of `highest`.
+  The i-th of them must have a confidence of at least 1 - factor / (i + 1): the
+  more tokens a step commits at once, the surer each must be (Fast-dLLM, factor-
+  based decoding). The first is selected in any case.
+
+  Args:
+    confidence: [b, t] fp32, probabilities.
+    masked: [b, t] bool, the positions that may be committed.
+    factor: positive.
+
+  Returns:
+    [b, t] bool.
   """
   rank = _rank(confidence, masked)
-  fits = confidence >= 1 - factor / (rank + 2)
+  fits = confidence >= 1 - factor / (rank + 2)  # i = rank + 1
   fails = masked & ~fits & (rank > 0)
   n = jnp.min(jnp.where(fails, rank, rank.shape[1]), 1, keepdims=True)
   return masked & (rank < n)
 
 
 def _rank(score: jax.Array, masked: jax.Array) -> jax.Array:
-  """Places of the masked positions, from 0 for the highest score."""
-  # Two keys: a score of -inf or NaN must not come after what is not masked, or
-  # its token would never be committed.
+  """Ranks the masked positions of each row by score, the highest as 0."""
+  # Sorted by masked first: a score of -inf or NaN must still come before all
+  # that is not masked, or its token would never be committed.
   order = jnp.lexsort((-score, ~masked), axis=1)
   return jnp.argsort(order, axis=1)

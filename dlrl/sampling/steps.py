@@ -1,6 +1,6 @@
-"""The steps of decoding: predict a block's masked tokens and commit some.
+"""Denoising steps: predict the masked tokens of a block, commit some of them.
 
-A loop around them, jitted as one program or step by step, is in `denoise`.
+The loop over steps is in `denoise`, jitted as one program or step by step.
 """
 
 from typing import Any
@@ -17,33 +17,44 @@ from dlrl.sampling.forward import Forward
 
 
 class DecodeState(NamedTuple):
-  """What a step changes.
+  """Completions and how they came about; a step returns the next one.
 
   Attributes:
-    canvas: [b, t] int32.
-    trace: [b, t] int32, see `denoise.Decoded`.
-    forwards: scalar int32, forward passes so far.
-    confidence: [b, t] fp32, see `denoise.Decoded`; 0 where masked.
-    taken: [b] int32, the steps that rows have taken.
+    completion: [b, t] int32; mask tokens until they are committed, none in the
+      end.
+    trace: [b, t] int32, the step that committed each token, counted from 0 in
+      every row; -1 where masked or given by the canvas.
+    forwards: scalar int32, forward passes of the batch so far, whether of whole
+      rows or of the part that a cache leaves.
+    confidence: [b, t] fp32, the probability of each token when it was
+      committed; 0 where masked, 1 where given by the canvas.
   """
 
-  canvas: jax.Array
+  completion: jax.Array
   trace: jax.Array
   forwards: jax.Array
   confidence: jax.Array
-  taken: jax.Array
+
+  @property
+  def taken(self) -> jax.Array:
+    """Steps that each row has taken, [b] int32.
+
+    A step in which a row commits nothing, because its neighbours are not done,
+    does not count: a completion does not depend on the batch it is in.
+    """
+    return jnp.max(self.trace, -1) + 1
 
 
 @flax.struct.dataclass
 class Steps:
-  """Steps with the same model, prompts and settings.
+  """Everything that stays the same from step to step.
 
   Attributes:
     forward: the model at its prompts.
-    keys: [b] keys.
+    keys: [b] PRNG keys.
     free: [b] int32, masks of each row at the start.
     sampler: the settings.
-    eos_id: needed unless `sampler.eos` is "free".
+    eos_id: the end-of-sequence token; needed unless `sampler.eos` is "free".
   """
 
   forward: Forward
@@ -54,127 +65,151 @@ class Steps:
 
   @property
   def mask_id(self) -> int:
-    """The model's."""
-    return self.forward.model.mask_id
+    """The id of the mask token."""
+    mask_id: int = self.forward.model.mask_id
+    return mask_id
 
-  def goes_on(self, state: DecodeState, start=None) -> jax.Array:
-    """Whether there is something to do: in the block at `start`, or at all."""
+  def goes_on(
+    self, state: DecodeState, start: jax.Array | int | None = None
+  ) -> jax.Array:
+    """Tells whether any row needs a step, in the block at `start` or at all."""
     masks = self._open(state)
     if start is not None:
       masks = _columns(masks, start, self.sampler.block_length)
     return jnp.any(masks)
 
   def first(self, state: DecodeState) -> tuple[DecodeState, jax.Array, Any]:
-    """A step of the first block with masks; its start, and a cache for `next`.
+    """Takes a step in the first block with masks, computing whole rows.
 
-    Of whole rows. Without `sampler.cache` every step is a first one, and there
-    is no cache.
+    Without `sampler.cache` every step is a first one.
+
+    Returns:
+      The next state; the block's first column; a cache for `next`, or None.
     """
     width = self.sampler.block_length
     start = jnp.argmax(jnp.any(self._open(state), 0)) // width * width
     if self.sampler.cache == "none":
-      hidden, cache = self.forward.block(state.canvas, start, width), None
+      hidden, cache = self.forward.block(state.completion, start, width), None
     else:
-      hidden, cache = self.forward.whole_and_cache(state.canvas)
+      hidden, cache = self.forward.whole_and_cache(state.completion)
       hidden = _columns(hidden, start, width)
     return self._commit(state, hidden, start), start, cache
 
   def next(
-    self, state: DecodeState, start, cache, *, columns: int
+    self, state: DecodeState, start: jax.Array | int, cache: Any, *,
+    columns: int,
   ) -> DecodeState:
-    """Another step of the block, whose cache this is.
+    """Takes a further step in the block at `start`, using its cache.
 
-    Only `columns` columns from its start on are computed anew.
+    Args:
+      state: the state.
+      start: the block's first column.
+      cache: from this block's `first`.
+      columns: how many columns from `start` on are computed anew.
     """
-    hidden = self.forward.part(state.canvas, start, columns, cache)
+    hidden = self.forward.part(state.completion, start, columns, cache)
     return self._commit(
       state, hidden[:, :self.sampler.block_length], start)
 
   def fill(self, state: DecodeState) -> DecodeState:
-    """The state with all masks filled from one more forward pass."""
-    hidden = self.forward.block(state.canvas, 0, state.canvas.shape[1])
+    """Fills all masks from one more forward pass."""
     width = self.sampler.block_length
+    hidden = self.forward.block(
+      state.completion, 0, state.completion.shape[1])
 
-    def of_block(i):
-      # Blocks have noise of their own: step numbers that no step has used.
-      found = predict_lib.predict(
+    def predict_block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+      # Step numbers that no step has used, or blocks would share their noise.
+      token, _, confidence = predict_lib.predict(
         self.forward.logits(_columns(hidden, i * width, width)), self.keys,
         state.taken + i, self.sampler, self.eos_id)
-      return found.token, found.confidence
+      return token, confidence
 
+    # Block by block: logits of the whole canvas would not fit.
     token, confidence = jax.tree.map(
-      lambda x: x.swapaxes(0, 1).reshape(state.canvas.shape),
-      jax.lax.map(of_block, jnp.arange(self.sampler.gen_length // width)))
-    masked = state.canvas == self.mask_id
+      lambda x: x.swapaxes(0, 1).reshape(state.completion.shape),
+      jax.lax.map(predict_block, jnp.arange(self.sampler.gen_length // width)))
+    masked = state.completion == self.mask_id
     return state._replace(
-      canvas=jnp.where(masked, token, state.canvas),
+      completion=jnp.where(masked, token, state.completion),
       trace=jnp.where(masked, state.taken[:, None], state.trace),
       confidence=jnp.where(masked, confidence, state.confidence),
       forwards=state.forwards + 1)
 
   def _open(self, state: DecodeState) -> jax.Array:
-    """[b, t], masks of rows that go on step by step."""
-    masks = state.canvas == self.mask_id
+    """Finds masks [b, t] of the rows that still go on step by step."""
+    masks = state.completion == self.mask_id
     left = jnp.sum(masks, -1)
-    # 1e-3: rounding
+    # 1e-3, because 0.3 * 50 is a little more than 15 in fp32.
     enough = jnp.ceil(self.sampler.fill_after * self.free - 1e-3)
     return masks & ((left > 0) & (self.free - left < enough))[:, None]
 
   def _commit(
-    self, state: DecodeState, hidden: jax.Array, start
+    self, state: DecodeState, hidden: jax.Array, start: jax.Array | int
   ) -> DecodeState:
-    """The state after a step of the block at `start`, of hidden states."""
+    """Takes a step in the block at `start`, given its hidden states."""
     masked = _columns(self._open(state), start, self.sampler.block_length)
-    found = predict_lib.predict(
+    token, score, confidence = predict_lib.predict(
       self.forward.logits(hidden), self.keys, state.taken, self.sampler,
       self.eos_id)
-    state = _put(state, found, _chosen(found, masked, self.sampler), start)
+    state = _put(
+      state, token, confidence, _chosen(score, masked, self.sampler), start)
     if self.sampler.eos == "stop":
       state = _stop(state, self.mask_id, self.eos_id)
     return state
 
 
-def _chosen(found, masked, sampler: config.SamplerConfig) -> jax.Array:
-  """[b, w] bool, the predictions to be committed now."""
+def _chosen(
+  score: jax.Array, masked: jax.Array, sampler: config.SamplerConfig
+) -> jax.Array:
+  """Selects the predictions [b, w] of a block that are committed now."""
   if sampler.threshold:
     return remasking.FALLBACKS[sampler.fallback](
-      found.score, masked, sampler.threshold)
+      score, masked, sampler.threshold)
   if sampler.factor:
-    return remasking.by_factor(found.score, masked, sampler.factor)
+    return remasking.by_factor(score, masked, sampler.factor)
   width = sampler.block_length
   blocks = sampler.gen_length // width
-  each, first = divmod(width, sampler.steps // blocks)
-  # As many as if the block's other tokens had been committed by steps.
+  # LLaDA's schedule: `each` tokens a step, the first `extra` steps one more.
+  each, extra = divmod(width, sampler.steps // blocks)
+  # Which step of the schedule a row is at is inferred from its committed
+  # tokens, so that tokens given by the canvas stand for steps already taken.
   committed = jnp.sum(~masked, -1)
-  count = each + (committed < first * (each + 1))
-  return remasking.highest(found.score, masked, count)
+  count = each + (committed < extra * (each + 1))
+  return remasking.highest(score, masked, count)
 
 
-def _put(state: DecodeState, found, chosen, start) -> DecodeState:
-  """The state with the chosen predictions of the block at `start`."""
-  values = {"canvas": found.token, "trace": state.taken[:, None],
-            "confidence": found.confidence}
-
-  def put(name, value):
-    array = getattr(state, name)
+def _put(
+  state: DecodeState, token: jax.Array, confidence: jax.Array,
+  chosen: jax.Array, start: jax.Array | int,
+) -> DecodeState:
+  """Commits the chosen predictions [b, w] of the block at `start`."""
+  def put(array: jax.Array, value: jax.Array) -> jax.Array:
     new = jnp.where(chosen, value, _columns(array, start, chosen.shape[1]))
     return jax.lax.dynamic_update_slice_in_dim(array, new, start, 1)
 
-  return state._replace(
-    **{name: put(name, value) for name, value in values.items()},
-    taken=state.taken + jnp.any(chosen, -1), forwards=state.forwards + 1)
+  return DecodeState(
+    completion=put(state.completion, token),
+    trace=put(state.trace, state.taken[:, None]),
+    forwards=state.forwards + 1,
+    confidence=put(state.confidence, confidence))
 
 
-def _stop(state: DecodeState, mask_id: int, eos_id: Any) -> DecodeState:
-  """Rows whose text has ended get the end for all that is masked."""
-  masks = state.canvas == mask_id
-  ended = (state.canvas == eos_id) & (jnp.cumsum(masks, -1) == 0)
+def _stop(
+  state: DecodeState, mask_id: int, eos_id: int | None
+) -> DecodeState:
+  """Fills rows whose text has ended with EOS, as part of the last step.
+
+  A text has ended at an EOS with no mask before it: tokens between an EOS and
+  an earlier mask may still come before the end.
+  """
+  masks = state.completion == mask_id
+  ended = (state.completion == eos_id) & (jnp.cumsum(masks, -1) == 0)
   rest = masks & jnp.any(ended, -1, keepdims=True)
   return state._replace(
-    canvas=jnp.where(rest, eos_id, state.canvas),
+    completion=jnp.where(rest, eos_id, state.completion),
     trace=jnp.where(rest, state.taken[:, None] - 1, state.trace),
     confidence=jnp.where(rest, 1.0, state.confidence))
 
 
-def _columns(array: jax.Array, start, width: int) -> jax.Array:
+def _columns(array: jax.Array, start: jax.Array | int, width: int) -> jax.Array:
   return jax.lax.dynamic_slice_in_dim(array, start, width, 1)

@@ -230,7 +230,12 @@ def test_cudnn_is_given_the_lengths_in_both_passes(monkeypatch):
   assert "Bias" not in text
 
 
-LLADA = attention.Case("gpu", "bfloat16", 32, 32, 128, 1)
+def case(platform="gpu", dtype="bfloat16", heads=32, kv_heads=32, head_dim=128,
+         tensor=1, queries=512):
+  """Arguments of `limits` and `choose`; the defaults are LLaDA-8B on a GPU."""
+  q, k = (jax.ShapeDtypeStruct((1, queries, n, head_dim), dtype)
+          for n in (heads, kv_heads))
+  return {"q": q, "k": k, "platform": platform, "tensor": tensor}
 
 
 @pytest.mark.parametrize(("changes", "want"), [
@@ -247,20 +252,19 @@ LLADA = attention.Case("gpu", "bfloat16", 32, 32, 128, 1)
   ({"platform": "tpu", "tensor": 8, "kv_heads": 4}, "xla"),
 ])
 def test_the_kernel_of_the_platform_is_chosen_where_it_can_be(changes, want):
-  case = LLADA._replace(**changes)
-  assert attention.choose(case, queries=512, packed=False) == want
+  assert attention.choose(**case(**changes), packed=False) == want
 
 
 def test_few_queries_and_packed_rows_may_change_the_choice():
-  tpu = LLADA._replace(platform="tpu")
-  assert attention.choose(tpu, queries=32, packed=False) == "xla"
-  assert attention.choose(tpu, queries=512, packed=True) == "splash"
-  assert attention.choose(LLADA, queries=512, packed=True) == "xla"
+  few, many = (case("tpu", queries=n) for n in (32, 512))
+  assert attention.choose(**few, packed=False) == "xla"
+  assert attention.choose(**many, packed=True) == "splash"
+  assert attention.choose(**case(), packed=True) == "xla"
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-  ({"attention": "splash"}, r"model.attention = 'splash': needs a TPU, these "
-   r"are of type 'cpu'; choose 'auto' or 'xla'"),
+  ({"attention": "splash"}, r"model.attention = 'splash': needs a TPU, but the "
+   r"devices are of type 'cpu'; choose 'auto' or 'xla'"),
   ({"attention": "cudnn"}, "model.attention = 'cudnn': needs a GPU"),
 ])
 def test_a_backend_that_the_devices_lack_is_refused(changes, message):
@@ -279,7 +283,7 @@ def test_a_backend_that_the_devices_lack_is_refused(changes, message):
    ["model.head_dim", "model.compute_dtype"]),
 ])
 def test_limits_are_named_with_a_way_out(backend, changes, fields):
-  found = attention.limits(backend, LLADA._replace(**changes))
+  found = attention.limits(backend, **case(**changes))
   assert [field for field, _, _ in found] == fields
   assert all("set model.attention to 'xla'" in fix for *_, fix in found)
 
