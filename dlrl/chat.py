@@ -1,9 +1,11 @@
 """`python -m dlrl.chat --model=DIR [--prompt=TEXT] [--html=FILE]`.
 
-Talks with a published checkpoint, or one from `dlrl.export`, and shows its
-answers being denoised. With `--html`, a page replays the last answer.
+Answers questions with a published checkpoint, or one from `dlrl.export`, and
+shows each answer while it is denoised. With `--html`, writes a page that
+replays the last answer.
 """
 
+import functools
 import pathlib
 import shutil
 import sys
@@ -24,22 +26,23 @@ from dlrl.sampling import denoise
 from dlrl.sampling import padding
 from dlrl.sampling import remasking
 from dlrl.sampling import replay
+from dlrl.sampling.steps import DecodeState
 
-# Flags that are fields of `config.SamplerConfig`.
+# Flags that are passed on as fields of `config.SamplerConfig`.
 SETTINGS = ("gen_length", "block_length", "temperature", "top_p", "cfg_scale",
             "remasking", "threshold", "factor", "cache")
-_MASKED = "\u2591"
+_MASKED = "\u2591"  # a light shade
 
 
 def printable(text: str) -> str:
-  """The text without what could command a terminal."""
+  """Replaces control characters: a model must not command the terminal."""
   return "".join(
     c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd"
     for c in text)
 
 
 def picture(tokenizer: hf_tokenizer.HfTokenizer, ids: np.ndarray) -> str:
-  """An answer in the making: masks as shades, nothing after its end."""
+  """Shows an unfinished answer up to its end, with masks as shades."""
   runs: list[list[int]] = [[]]
   for token in map(int, ids):
     if token in tokenizer.ends:
@@ -52,7 +55,10 @@ def picture(tokenizer: hf_tokenizer.HfTokenizer, ids: np.ndarray) -> str:
 
 
 def wrapped(text: str, columns: int) -> list[str]:
-  """The lines that a terminal shows; wide characters take two columns."""
+  """Breaks text into lines as a terminal does.
+
+  Wide (East Asian) characters take two columns.
+  """
   lines = []
   for line in text.split("\n"):
     used, start = 0, 0
@@ -67,21 +73,32 @@ def wrapped(text: str, columns: int) -> list[str]:
 
 
 def visible(lines: list[str], room: int) -> list[str]:
-  """So many of the lines, from the first on that leave the first mask in."""
+  """Returns at most `room` lines, chosen so that the first mask is visible."""
   masked = [i for i, line in enumerate(lines) if _MASKED in line]
   stop = max(room, min(masked, default=len(lines) - 1) + 1)
   return lines[stop - room:stop]
 
 
 class Screen:
-  """Draws a text over the one before; on a terminal only."""
+  """Draws texts over each other on a terminal.
+
+  Attributes:
+    height: lines drawn last.
+    live: whether the output is a terminal.
+  """
 
   def __init__(self) -> None:
     self.height = 0
     self.live = sys.stdout.isatty()
 
   def draw(self, text: str, last: bool = False) -> None:
-    """Replaces what was drawn; without a terminal only `last` is written."""
+    """Draws a text over the previous one.
+
+    Args:
+      text: what to draw; if too long, the lines with the first mask.
+      last: whether this is the final text. It is written in full, and is the
+        only one that is written if the output is not a terminal.
+    """
     if not (self.live or last):
       return
     if self.height:
@@ -89,7 +106,8 @@ class Screen:
     size = shutil.get_terminal_size()
     lines = text.split("\n") if last else visible(
       wrapped(text, size.columns), size.lines - 1)
-    # Line by line: a terminal may keep a screen that is cleared as a whole.
+    # Cleared line by line: some terminals save a screen that is cleared as a
+    # whole in their scrollback.
     clear, end = ("\x1b[K", "\x1b[J") if self.live else ("", "")
     sys.stdout.write("".join(f"{line}{clear}\n" for line in lines) + end)
     sys.stdout.flush()
@@ -97,19 +115,21 @@ class Screen:
 
 
 def run() -> None:
-  """The conversation that the flags ask for.
+  """Holds the conversation that the flags ask for.
 
   Raises:
-    strict.ConfigError: the model or the settings cannot work.
-    ValueError: tensors are missing; the template refuses a message.
+    strict.FlagError: a flag is invalid.
+    FileNotFoundError: a file of the checkpoint is missing.
+    ValueError: a file is damaged, or the template refuses a message.
   """
   options = flags.FLAGS
-  tokenizer = hf_tokenizer.load(options.model)
-  model, params = models.load(options.model, dtype=options.dtype)
+  error = functools.partial(strict.FlagError, "model")
+  tokenizer = hf_tokenizer.load(options.model, error=error)
+  model, params = models.load(options.model, dtype=options.dtype, error=error)
   sampler = config.SamplerConfig(
     steps=options.steps or options.gen_length, eos="stop",
     **{name: getattr(options, name) for name in SETTINGS})
-  check.sampler(sampler, "chat")
+  check.sampler(sampler, "", strict.FlagError)
   messages: list[dict[str, str]] = []
   for question in [options.prompt] if options.prompt else _questions():
     messages.append({"role": "user", "content": question})
@@ -117,20 +137,23 @@ def run() -> None:
               else tokenizer.encode(question))
     ids, lengths = padding.pad([prompt])
     screen = Screen()
-    for last in denoise.stream(
+    for state in denoise.stream(
         model, params, ids, lengths, jax.random.key(options.seed)[None],
         sampler=sampler, eos_id=tokenizer.eos_id):
-      answer = np.asarray(last.completion)[0]
+      answer = np.asarray(state.completion)[0]
       screen.draw(picture(tokenizer, answer))
     text = tokenizer.decode(answer)
     screen.draw(printable(text), last=True)
     messages.append({"role": "assistant", "content": text})
     if options.html:
-      _write_page(tokenizer, question, last)
+      _write_page(tokenizer, question, state)
 
 
-def _write_page(tokenizer, question, decoded: denoise.Decoded) -> None:
-  # One by one: a page shows tokens, not characters that several make up.
+def _write_page(
+  tokenizer: hf_tokenizer.HfTokenizer, question: str, decoded: DecodeState
+) -> None:
+  # Decoded one by one, because the page shows when each token was committed. A
+  # character made of several tokens is shown as replacement characters.
   tokens = [
     replay.Token(tokenizer.table.decode([i], skip_special_tokens=False), step,
                  sure, end=i in tokenizer.ends)
@@ -152,25 +175,34 @@ def _questions() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-  # Here, because other programs have flags of these names, too.
-  flags.DEFINE_string("model", None, "directory", required=True)
+  # Defined here, because other programs have flags of the same names.
+  flags.DEFINE_string(
+    "model", None, "directory of a checkpoint", required=True)
   flags.DEFINE_string(
     "prompt", None, "one question; without it, questions are read line by line")
-  flags.DEFINE_string("html", None, "page that replays the last answer")
-  flags.DEFINE_integer("gen_length", 128, "tokens of an answer")
-  flags.DEFINE_integer("steps", None, "denoising steps; one per token")
-  flags.DEFINE_integer("block_length", 32, "tokens")
-  flags.DEFINE_float("temperature", 0.0, "0 is greedy")
-  flags.DEFINE_float("top_p", 1.0, "share of the probability to sample from")
-  flags.DEFINE_float("cfg_scale", 0.0, "classifier-free guidance; 0 is none")
-  flags.DEFINE_enum("remasking", "low_confidence", list(remasking.RULES),
-                    "what is committed first")
+  flags.DEFINE_string("html", None, "page to write, replays the last answer")
+  flags.DEFINE_integer("gen_length", 128, "tokens per answer")
+  flags.DEFINE_integer("steps", None, "denoising steps; default one per token")
+  flags.DEFINE_integer(
+    "block_length", 32, "tokens per block; blocks are decoded left to right")
+  flags.DEFINE_float("temperature", 0.0, "softmax temperature; 0 is greedy")
   flags.DEFINE_float(
-    "threshold", 0.0, "commit all tokens of this probability; 0: by steps")
-  flags.DEFINE_float("factor", 0.0, "commit by Fast-dLLM's factor; 0: by steps")
+    "top_p", 1.0, "sample from the likeliest tokens with this total "
+    "probability")
+  flags.DEFINE_float(
+    "cfg_scale", 0.0, "classifier-free guidance; 0 turns it off")
+  flags.DEFINE_enum("remasking", "low_confidence", list(remasking.RULES),
+                    "which predictions are committed first")
+  flags.DEFINE_float(
+    "threshold", 0.0, "commit every token of at least this probability; 0: a "
+    "fixed number per step")
+  flags.DEFINE_float(
+    "factor", 0.0, "commit by Fast-dLLM's factor; 0: a fixed number per step")
   flags.DEFINE_enum(
-    "cache", "none", list(denoise.CACHES), "keys and values kept in a block")
+    "cache", "none", list(denoise.CACHES),
+    "keys and values reused while a block is decoded")
   flags.DEFINE_enum(
-    "dtype", "bfloat16", ["bfloat16", "float32"], "of the parameters")
-  flags.DEFINE_integer("seed", 0, "of the sampling")
+    "dtype", "bfloat16", ["bfloat16", "float32"],
+    "of parameters and computation")
+  flags.DEFINE_integer("seed", 0, "random seed")
   command.start(lambda args: run())

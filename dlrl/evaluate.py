@@ -43,6 +43,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.sampling import check
 from dlrl.sampling import denoise
+from dlrl.sampling.steps import DecodeState
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks.published_scorers import scorers
 
@@ -158,7 +159,7 @@ def _complete(setup: setup_lib.Setup, params: Any, length: int,
 
 def _decoded(setup: setup_lib.Setup, params: Any, length: int,
              items: dict[str, np.ndarray], batches: Sequence[list[Place]]
-             ) -> Iterator[tuple[list[Place], denoise.Decoded]]:
+             ) -> Iterator[tuple[list[Place], DecodeState]]:
   """Yields batches with their completions.
 
   The device decodes the next batch while the host scores this one.
@@ -173,7 +174,7 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
       setup.model, params, prompt, prompt_length, keys, sampler=used,
       eos_id=setup.tokenizer.eos_id)
 
-  begun: list[tuple[list[Place], denoise.Decoded]] = []
+  begun: list[tuple[list[Place], DecodeState]] = []
   for places in batches:
     # A short batch is filled up by repetition: one shape needs one program.
     whole = np.resize(np.array(places, np.int32),
@@ -188,14 +189,14 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
     yield _read(*begun.pop(0))
 
 
-def _read(places: list[Place], decoded: denoise.Decoded
-          ) -> tuple[list[Place], denoise.Decoded]:
+def _read(places: list[Place], decoded: DecodeState
+          ) -> tuple[list[Place], DecodeState]:
   return places, jax.device_get(decoded)
 
 
 def _records(setup: setup_lib.Setup, length: int, source: tasks.Examples,
              items: dict[str, np.ndarray], places: Sequence[Place],
-             decoded: denoise.Decoded) -> list[dict[str, Any]]:
+             decoded: DecodeState) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
   ids = np.asarray(decoded.completion)[:len(places)]
   done = grading.read(setup, rows, ids)

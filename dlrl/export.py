@@ -1,15 +1,16 @@
-"""`python -m dlrl.export --workdir=DIR --out=DIR [--adapter]`.
+"""`python -m dlrl.export --workdir=DIR --out=DIR [--source=DIR] [--adapter]`.
 
-Writes the parameters of a run's newest checkpoint as a directory that
-`transformers` loads with the model code published with the checkpoint the run
-started from. That directory, `pretrained` in the run's config, gives the other
-files: config, tokenizer, code. `--source` names another place for it.
+Writes the parameters in a run's newest checkpoint as a directory that
+`transformers` loads with the model code published for it. All other files
+(config, tokenizer, code) are copied from the checkpoint that the run started
+from: `pretrained` in the run's config, or `--source` if it has moved.
 
-Adapters are merged into the matrices they are on, or with `--adapter` written
-alone, as PEFT does.
+Adapters are merged into their matrices. With `--adapter` only the adapter is
+written, in PEFT's format.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -35,30 +36,32 @@ def export(
   """Writes the newest parameters of a run into `out`.
 
   Args:
-    workdir: of a run with `pretrained`.
-    out: must not exist.
-    source: the published checkpoint; "": where the run had it.
-    adapter: of a run that trained one: write it alone, in PEFT's layout.
+    workdir: a run that started from a published checkpoint.
+    out: the directory to write; must not exist.
+    source: the published checkpoint; "": where the run read it.
+    adapter: whether to write only the adapter, in PEFT's format.
 
   Raises:
-    strict.ConfigError: names the argument and what would do.
-    ValueError: the checkpoint's parameters do not fit the source's config.json.
+    strict.ConfigError: an argument is invalid; named as its flag.
+    ValueError: the run's parameters do not fit the config.json of the source.
     FileNotFoundError: the source has no tensors to merge an adapter into.
   """
+  require = functools.partial(strict.require, error=strict.FlagError)
   root, target = (pathlib.Path(x).expanduser() for x in (workdir, out))
-  strict.require(not target.exists(), "out", out, "exists; choose another name")
+  require(not target.exists(), "out", out, "exists; choose another name")
   cfg, dtype = _config(root, source)
   source = source or cfg.pretrained
-  strict.require(
+  require(
     source != "", "source", source,
     "is needed: the run started from random parameters, not from a published "
     "checkpoint whose format and tokenizer the result could have")
   adapted = cfg.lora.rank > 0
-  strict.require(
+  require(
     not adapter or (adapted and cfg.pretrained != "" and not cfg.init_from),
-    "adapter", adapter, "needs a run that trained an adapter of `pretrained`; "
-    "without it, all parameters are written")
-  published, hf = families.read_config(source, dtype=dtype)
+    "adapter", adapter, "needs a run that trained an adapter on "
+    "config.pretrained; drop the flag to write all parameters")
+  published, hf = families.read_config(
+    source, dtype=dtype, error=functools.partial(strict.FlagError, "source"))
   model = transformer.build(published, hf["mask_token_id"])
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = jax.tree.map(
@@ -69,33 +72,42 @@ def export(
     params = checkpoint.load_params(root / "checkpoints", wanted)
     meta = checkpoint.load_meta(root / "checkpoints")
   except FileNotFoundError as e:
-    raise strict.ConfigError("workdir", workdir, str(e)) from e
+    raise strict.FlagError("workdir", workdir, str(e)) from e
   if adapter:
     peft.save(params, cfg.lora, source, target)
     return
   if adapted:
     base = start_params.base(cfg, model, abstract)
+    # A wrong base has the right shapes: only its fingerprint tells.
+    require(
+      base.id == meta["base"] or base.field != "pretrained", "source", source,
+      "has other parameters than those the adapter was trained on; name the "
+      "checkpoint that the run started from")
     base.check(meta["base"])
     params = lora.merge(base.params, params, cfg.lora)
   hf_checkpoints.save(params, source, target)
 
 
 def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
-  """What of a run's config matters here, and the dtype of its parameters."""
+  """Reads the part of a run's config that matters here.
+
+  The rest may be of another version, with settings that no longer exist.
+
+  Returns:
+    The config, with `pretrained` replaced by `source`; the parameters' dtype.
+  """
   try:
     run = json.loads((root / "config.json").read_text())
     known = {k: run[k] for k in ("seed", "init_from") if k in run}
     adapters = strict.build(
       config.LoraConfig,
-      run.get("lora", dataclasses.asdict(config.NO_LORA)),
-      "lora.",
-    )
+      run.get("lora", dataclasses.asdict(config.NO_LORA)), "lora.")
     return dataclasses.replace(
       config.Config(), **known, lora=adapters,
       pretrained=run["pretrained"] and (source or run["pretrained"]),
     ), run["model"]["param_dtype"]
   except (OSError, ValueError, KeyError) as e:
-    raise strict.ConfigError(
+    raise strict.FlagError(
       "workdir", str(root), f"is not the directory of a run: {e}") from e
 
 
@@ -107,12 +119,13 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  # Here, because other programs have flags of these names, too.
-  flags.DEFINE_string("workdir", None, "of a run", required=True)
-  flags.DEFINE_string("out", None, "must not exist", required=True)
+  # Defined here, because other programs have flags of the same names.
+  flags.DEFINE_string("workdir", None, "directory of a run", required=True)
   flags.DEFINE_string(
-    "source", "",
-    "the published checkpoint, if it is not where the run had it")
+    "out", None, "directory to write; must not exist", required=True)
+  flags.DEFINE_string(
+    "source", "", "the published checkpoint, if it is no longer where the run "
+    "read it")
   flags.DEFINE_bool(
-    "adapter", False, "write the adapter alone, as PEFT does")
+    "adapter", False, "write only the adapter, in PEFT's format")
   command.start(lambda args: run())

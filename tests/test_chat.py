@@ -1,4 +1,4 @@
-"""Talking to a model, and the page that replays an answer."""
+"""The chat command, and the page that replays an answer."""
 
 import html.parser
 import json
@@ -67,7 +67,7 @@ def test_the_picture_has_masks_and_ends_at_the_end(published):
 
 
 class Page(html.parser.HTMLParser):
-  """Tags in order, and the text of the scripts."""
+  """Parses a page into its tags in order and the text of its scripts."""
 
   def __init__(self, text):
     super().__init__()
@@ -114,7 +114,9 @@ def test_the_command_answers_and_writes_the_page(published, tmp_path):
 
 
 @pytest.mark.parametrize("flag, match", [
-  ("--model=/nowhere", "pretrained"), ("--steps=7", "chat.steps")])
+  ("--model=/nowhere", "dlrl: --model=/nowhere: has no tokenizer"),
+  ("--steps=7", "dlrl: --steps=7: must be a multiple of the 4 blocks and at "
+   "most --gen_length = 128")])
 def test_what_cannot_work_is_one_line(published, flag, match):
   flags = [f"--model={published}", flag][flag.startswith("--model"):]
   done = subprocess.run(

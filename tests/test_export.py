@@ -1,4 +1,4 @@
-"""From a published directory through a run and back to one."""
+"""From a published checkpoint through a run to an exported one."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from dlrl.storage import checkpoint
 
 
 def finished(published, sudoku_dir, workdir, **changes):
-  """(workdir, config) of a finished run that started from `published`."""
+  """Trains from `published`; (workdir, config)."""
   cfg = runs.tiny(
     sudoku_dir, pretrained=str(published), task__prompt_length=40,
     sft__steps=2, steps=2, rollout__rewards=("units",), **changes)
@@ -120,30 +120,30 @@ def test_adapters_are_merged_or_written_alone(
 def test_an_adapter_needs_a_base_that_is_published(
     published, run, adapted, tmp_path):
   out = str(tmp_path / "out")
-  with pytest.raises(strict.ConfigError) as error:
+  with pytest.raises(strict.FlagError) as error:
     export.export(str(run[0]), out, adapter=True)
   assert error.value.field == "adapter"
   other = published_model.write(tmp_path, seed=8)
-  with pytest.raises(strict.ConfigError, match="other parameters") as error:
+  with pytest.raises(strict.FlagError, match="other parameters") as error:
     export.export(str(adapted[0]), out, str(other))
-  assert error.value.field == "pretrained"
+  assert error.value.field == "source"
   assert not (tmp_path / "out").exists()
 
 
-def test_errors_name_the_argument(published, run, tmp_path):
+def test_errors_name_the_flag(published, run, tmp_path):
   workdir, _ = run
-  with pytest.raises(strict.ConfigError, match="exists") as error:
+  with pytest.raises(strict.FlagError, match="exists") as error:
     export.export(str(workdir), str(tmp_path))
   assert error.value.field == "out"
-  with pytest.raises(strict.ConfigError) as error:
+  with pytest.raises(strict.FlagError) as error:
     export.export(str(tmp_path), str(tmp_path / "x"))
   assert error.value.field == "workdir"
   (tmp_path / "config.json").write_text(json.dumps(
     {"pretrained": "", "model": {"param_dtype": "float32"}}))
-  with pytest.raises(strict.ConfigError, match="random") as error:
+  with pytest.raises(strict.FlagError, match="random") as error:
     export.export(str(tmp_path), str(tmp_path / "x"))
   assert error.value.field == "source"
-  with pytest.raises(strict.ConfigError, match="no checkpoint") as error:
+  with pytest.raises(strict.FlagError, match="no checkpoint") as error:
     export.export(str(tmp_path), str(tmp_path / "x"), str(published))
   assert error.value.field == "workdir"
   assert not (tmp_path / "x").exists()

@@ -1,4 +1,4 @@
-"""Networks, tokenizers and published checkpoints."""
+"""Networks, tokenizers and published checkpoints; `load` reads one."""
 
 from dlrl.models.hf_checkpoints import load
 

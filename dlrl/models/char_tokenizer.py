@@ -1,4 +1,4 @@
-"""One id per character, for the tasks that need no pretrained model."""
+"""One id per character, for tasks that need no pretrained model."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-  """The ids 0, 1 and 2 are special; the characters of `alphabet` follow."""
+  """Ids 0, 1 and 2 are special; the characters of `alphabet` follow."""
 
   pad_id: int = 0
   eos_id: int = 1
@@ -18,41 +18,44 @@ class CharTokenizer:
 
   @property
   def vocab_size(self) -> int:
-    """Number of ids in use; the model's vocabulary may be larger."""
+    """Number of ids; the model's vocabulary may be larger."""
     return len(self.alphabet) + 3
 
   def encode(self, text: str) -> list[int]:
-    """The ids of `text`, one per character, without an eos.
+    """Encodes `text`, one id per character, without EOS.
 
     Raises:
-      ValueError: names a character outside the alphabet.
+      ValueError: a character is not in the alphabet; names it.
     """
     for char in text:
       if char not in self.alphabet:
-        raise ValueError(f"no id for {char!r}; known: {self.alphabet!r}")
+        raise ValueError(
+          f"{char!r} is not in the alphabet {self.alphabet!r}")
     return [self.alphabet.index(char) + 3 for char in text]
 
   def prompt(self, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
-    """As `encode`.
+    """Encodes a prompt.
 
     Raises:
-      ValueError: it is of messages: there is no chat format.
+      ValueError: as `encode`; or the prompt is a list of messages, for which
+        this tokenizer has no format.
     """
     if not isinstance(prompt, str):
-      raise ValueError("characters have no chat format; ask in one text")
+      raise ValueError("the character tokenizer has no chat format; give the "
+                       "prompt as one text")
     return self.encode(prompt)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text up to the first eos, without padding.
+    """Decodes up to the first EOS, without padding.
 
     A mask or an id out of range becomes `?`, which no task's answer contains:
-    dropping it instead could turn an unfinished completion into a valid one.
+    dropping it could turn an unfinished completion into a valid one.
     """
     kept = itertools.takewhile(lambda i: i != self.eos_id, map(int, ids))
     return self.decode_all(kept)
 
   def decode_all(self, ids: Iterable[int]) -> str:
-    """The text of all ids but padding; an eos in it is `?`, as a mask is."""
+    """Decodes all ids except padding; EOS and mask tokens become `?`."""
     return "".join(
       self.alphabet[i - 3] if 3 <= i < self.vocab_size else "?"
       for i in map(int, ids) if i != self.pad_id)

@@ -1,12 +1,13 @@
 """Published architectures: LLaDA, Dream, bidirectional Qwen.
 
-A family is a table from our paths to published names, used both ways, and a
-function from `config.json` to a `config.ModelConfig`. A matrix is `[out, in]`
-there and `[in, out]` here; a layer has tensors of its own there and is a row of
-a stacked axis here.
+A family is a table from our parameter paths to published tensor names, used for
+loading and saving, and a function from `config.json` to `config.ModelConfig`. A
+matrix is `[out, in]` there and `[in, out]` here. Each layer has tensors of its
+own there; here it is one row of a stacked axis.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -15,6 +16,11 @@ from typing import Any
 
 from dlrl import config
 from dlrl import strict
+
+# Makes the error about a directory that cannot be used, from its value and a
+# fix; says whether the user named it by a setting, a flag or an argument.
+Refusal = Callable[[object, str], strict.ConfigError]
+PRETRAINED: Refusal = functools.partial(strict.ConfigError, "pretrained")
 
 _QWEN = {
   "embed/embedding": "model.embed_tokens.weight",
@@ -50,12 +56,13 @@ _LLADA = {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """Checkpoints with the same names.
+  """Checkpoints with the same tensor names.
 
   Attributes:
-    names: our path to the published name, `{}` for the number of a layer.
-    model: fields of `config.json` to those of `config.ModelConfig`.
-    expected: values of `config.json` that the network here stands for.
+    names: maps our path to the published name, with `{}` for the layer number.
+    model: maps the fields of `config.json` to those of `config.ModelConfig`.
+    expected: options of `config.json` with the only value that the network here
+      implements; an option may be absent.
   """
 
   names: Mapping[str, str]
@@ -103,60 +110,68 @@ FAMILIES = {
 
 
 def read_config(
-  directory: str | pathlib.Path, *, dtype: str = "float32"
+  directory: str | pathlib.Path, *, dtype: str = "float32",
+  error: Refusal = PRETRAINED,
 ) -> tuple[config.ModelConfig, dict[str, Any]]:
-  """The architecture in `config.json` and all that is written there.
+  """Reads the architecture of a checkpoint from its `config.json`.
 
   Args:
-    directory: of the checkpoint.
-    dtype: of parameters and computation.
+    directory: the checkpoint.
+    dtype: of parameters and computation, whatever the file says.
+    error: makes the error to raise.
+
+  Returns:
+    The architecture, and the whole file as a dict.
 
   Raises:
-    strict.ConfigError: no such file, an unknown family, a missing field, or a
-      value that the network here does not stand for.
+    strict.ConfigError: the file is missing or damaged, the family is unknown, a
+      field is missing, or an option is not supported.
   """
   path = pathlib.Path(directory).expanduser() / "config.json"
-  field = "pretrained"
+
+  def require(ok: bool, fix: str) -> None:
+    if not ok:
+      raise error(str(directory), fix)
+
   try:
     hf = json.loads(path.read_text())
   except (OSError, ValueError) as e:
-    raise strict.ConfigError(
-      field, str(directory), f"cannot read {path}: {e}") from e
+    raise error(
+      str(directory), f"cannot read {path} ({e}); name the directory of a "
+      "downloaded checkpoint") from e
   kind = hf.get("model_type")
-  strict.require(kind in FAMILIES, field, str(directory),
-                 f"model_type {kind!r} is not one of {', '.join(FAMILIES)}")
+  require(kind in FAMILIES, f"model_type is {kind!r} in its config.json; "
+          f"supported: {', '.join(FAMILIES)}")
   family = FAMILIES[kind]
   for name, value in family.expected.items():
-    strict.require(
-      name not in hf or hf[name] == value, field, str(directory),
-      f"{name} is {hf.get(name)!r} in its config.json; only {value!r} is "
-      "supported")
+    require(name not in hf or hf[name] == value,
+            f"{name} is {hf.get(name)!r} in its config.json; only {value!r} is "
+            "supported")
   try:
     return config.ModelConfig(
       **family.model(hf), param_dtype=dtype, compute_dtype=dtype), hf
   except KeyError as e:
-    raise strict.ConfigError(
-      field, str(directory), f"its config.json has no field {e}") from e
+    raise error(str(directory), f"its config.json has no field {e}") from e
 
 
 def transposed(path: str) -> bool:
-  """Whether the axes of our parameter are the published ones turned around."""
+  """Tells whether our parameter is the transpose of the published tensor."""
   return path.endswith("/kernel")
 
 
 def stacked(path: str) -> bool:
-  """Whether the first axis of our parameter counts layers."""
+  """Tells whether the first axis of our parameter counts layers."""
   return path.startswith("layers/")
 
 
 def published(
   family: Family, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-  """Names and shapes of all tensors of a checkpoint.
+  """Returns the names and shapes of all tensors of a checkpoint.
 
   Args:
-    family: of the checkpoint.
-    shapes: of our parameters, by path.
+    family: the family of the checkpoint.
+    shapes: shapes of our parameters, by path.
   """
   result = {}
   for path, shape in shapes.items():

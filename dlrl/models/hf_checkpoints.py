@@ -1,10 +1,11 @@
-"""Hugging Face checkpoints, in and out, one tensor at a time.
+"""Loads and saves Hugging Face checkpoints, one tensor at a time.
 
-Tensors go from memory-mapped safetensors files into arrays that lie where the
-caller wants them; the host holds one layer's tensor, or one shard of a matrix.
-Nothing is unpickled and no code of a checkpoint is run.
+Tensors go from memory-mapped safetensors files straight into arrays with the
+caller's shardings. The host holds at most one layer's tensor, or one shard of
+it. Nothing is unpickled and no code of a checkpoint is run.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -18,33 +19,40 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from dlrl import strict
 from dlrl.models import families
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_ARGUMENT = functools.partial(strict.ArgumentError, "models.load.directory")
 
 
 def load(
   directory: str | pathlib.Path, *, dtype: str = "bfloat16",
-  mesh: jax.sharding.Mesh | None = None,
+  mesh: jax.sharding.Mesh | None = None, error: families.Refusal = _ARGUMENT,
 ) -> tuple[transformer.Model, transformer.Params]:
-  """The model in a directory as published: config.json and safetensors.
+  """Loads a published model from its directory: config.json and safetensors.
 
   Args:
-    directory: of a LLaDA, Dream or bidirectional Qwen checkpoint.
-    dtype: of parameters and computation, float32 or bfloat16.
-    mesh: from `dlrl.runtime.mesh.make`, to split the parameters over; None: one
-      device holds them.
+    directory: a LLaDA, Dream or bidirectional Qwen checkpoint.
+    dtype: of parameters and computation, "float32" or "bfloat16".
+    mesh: splits the parameters over devices, from `dlrl.runtime.mesh.make`;
+      None: one device holds all.
+    error: makes the error about a directory whose config.json cannot be used.
+
+  Returns:
+    The model, and its parameters as nested dicts of arrays.
 
   Raises:
-    strict.ConfigError: the architecture is not supported; names the field.
-    FileNotFoundError: a file is missing.
-    ValueError: a file is damaged, or tensors are unknown, missing or misshapen;
-      lists them.
+    strict.ConfigError: config.json is missing, or the architecture is not
+      supported; by default an `ArgumentError`.
+    FileNotFoundError: a safetensors file is missing.
+    ValueError: a file is damaged, or tensors are unknown, missing or of the
+      wrong shape; lists them.
   """
-  cfg, hf = families.read_config(directory, dtype=dtype)
+  cfg, hf = families.read_config(directory, dtype=dtype, error=error)
   model = transformer.build(cfg, hf["mask_token_id"])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
@@ -59,48 +67,51 @@ def load(
 
 
 def load_params(directory: str | pathlib.Path, abstract: Any) -> Any:
-  """The parameters in a directory, as `abstract` wants them.
+  """Loads the parameters in a directory, in given dtypes and shardings.
 
   Args:
-    directory: with config.json and safetensors files.
+    directory: has config.json and safetensors files.
     abstract: nested dicts of `ShapeDtypeStruct`s with shardings.
 
   Raises:
-    as `load`.
+    The same as `load`; a ConfigError names `config.pretrained`.
   """
   root = pathlib.Path(directory).expanduser()
   family = families.FAMILIES[families.read_config(root)[1]["model_type"]]
   files = _files(root)
   _check(root, families.published(family, _shapes(abstract)), files)
 
-  def read(path, leaf, layer=0):
-    """One published tensor, or a layer of ours."""
+  def read(path: str, leaf: Any, layer: int = 0) -> jax.Array:
+    """Reads one published tensor: a parameter, or one layer of it."""
     name = family.names[path].format(layer)
     sharding, shape = leaf.sharding, leaf.shape
     if families.stacked(path):
-      sharding, shape = _of_a_layer(sharding), shape[1:]
+      sharding, shape = _layer_sharding(sharding), shape[1:]
 
-    def part(index):
+    def part(index: Any) -> np.ndarray:
       index = index[::-1] if families.transposed(path) else index
-      # Opened for each part, or all pages ever read would count as ours.
+      # Opened anew for each part: as long as a file is mapped, all pages ever
+      # read from it count as this process's memory.
       with safetensors.safe_open(files[name], "np") as file:
-        array = file.get_slice(name)[index]
+        array: np.ndarray = file.get_slice(name)[index]
       array = array.T if families.transposed(path) else array
       return array.astype(leaf.dtype)
 
     return jax.make_array_from_callback(shape, sharding, part)
 
-  def one(key_path, leaf):
+  def one(key_path: Any, leaf: Any) -> jax.Array:
     path = jax.tree_util.keystr(key_path, simple=True, separator="/")
     if not families.stacked(path):
       return read(path, leaf)
-    array = jax.jit(lambda: jnp.zeros(leaf.shape, leaf.dtype),
-                    out_shardings=leaf.sharding)()
+    array: jax.Array = jax.jit(
+      lambda: jnp.zeros(leaf.shape, leaf.dtype),
+      out_shardings=leaf.sharding)()
+    # Donation updates the stack in place, instead of a copy for each layer.
     put = jax.jit(
       lambda stack, x, i: jax.lax.dynamic_update_index_in_dim(stack, x, i, 0),
       donate_argnums=0, out_shardings=leaf.sharding)
     for i in range(leaf.shape[0]):
-      # Waiting keeps no more than one layer in flight.
+      # Waiting keeps at most one layer in flight.
       array = jax.block_until_ready(put(array, read(path, leaf, i), i))
     return array
 
@@ -111,20 +122,21 @@ def save(
   params: Any, source: str | pathlib.Path, out: str | pathlib.Path, *,
   shard_bytes: int = 5 * 10**9,
 ) -> None:
-  """Writes parameters as a directory like `source`, with its other files.
+  """Writes parameters in the format of `source`, beside copies of its files.
 
-  It appears under its name when complete.
+  The directory gets its name only when it is complete.
 
   Args:
-    params: nested dicts of arrays, all of them addressable.
-    source: the published directory they come from: config, tokenizer, code.
-    out: must not exist.
-    shard_bytes: of one file; a tensor that is larger has a file of its own.
+    params: nested dicts of arrays, all addressable by this process.
+    source: the published checkpoint whose config, tokenizer and code are
+      copied.
+    out: the directory to write; must not exist.
+    shard_bytes: size limit of a file; a larger tensor gets its own file.
 
   Raises:
     FileExistsError: `out` exists.
-    strict.ConfigError: `source` is of no known family.
-    ValueError: the parameters do not fit its config.json.
+    strict.ConfigError: the family of `source` is not supported.
+    ValueError: the parameters do not fit the config.json of `source`.
   """
   source, out = (pathlib.Path(x).expanduser() for x in (source, out))
   if out.exists():
@@ -164,8 +176,11 @@ def save(
   partial.rename(out)
 
 
-def _plan(family, leaves, shard_bytes) -> list[dict[str, tuple[str, int]]]:
-  """Files as {name: (path, layer)}, layers in order."""
+def _plan(
+  family: families.Family, leaves: Mapping[str, Any], shard_bytes: int
+) -> list[dict[str, tuple[str, int]]]:
+  """Plans the files, each as {published name: (our path, layer)}."""
+  # Layer by layer, so that few files are needed to read a layer.
   entries = sorted(
     (layer if families.stacked(path) else -1, path, layer)
     for path, leaf in leaves.items()
@@ -184,14 +199,14 @@ def _plan(family, leaves, shard_bytes) -> list[dict[str, tuple[str, int]]]:
   return plan
 
 
-def _published_array(leaf, path: str, layer: int) -> np.ndarray:
+def _published_array(leaf: Any, path: str, layer: int) -> np.ndarray:
   array = np.asarray(leaf[layer] if families.stacked(path) else leaf)
   return np.ascontiguousarray(
     array.T if families.transposed(path) else array)
 
 
 def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The file of each tensor, by published name."""
+  """Finds the file of each tensor, by published name."""
   placed = None
   names = [SINGLE]
   if (root / INDEX).exists():
@@ -199,13 +214,17 @@ def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
     names = sorted(set(placed.values()))
   found: dict[str, pathlib.Path] = {}
   for name in names:
-    if pathlib.PurePath(name).name != name:  # it must not lead elsewhere
-      raise ValueError(f"{root / INDEX} names {name!r}: not a file beside it")
+    # A downloaded index must not make us read files elsewhere.
+    if pathlib.PurePath(name).name != name:
+      raise ValueError(
+        f"{root / INDEX} names {name!r}, which is not a file beside it; "
+        "download the checkpoint again")
     try:
       with safetensors.safe_open(root / name, "np") as file:
         found |= dict.fromkeys(file.keys(), root / name)
     except safetensors.SafetensorError as e:
-      raise ValueError(f"{root / name} is damaged or cut short: {e}") from e
+      raise ValueError(f"{root / name} is damaged or cut short; download "
+                       f"it again: {e}") from e
   if placed is not None and placed.keys() != found.keys():
     raise ValueError(_listing(
       f"{root / INDEX} and its files differ", placed.keys() - found.keys(),
@@ -213,8 +232,12 @@ def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
   return found
 
 
-def _check(root, wanted: Mapping[str, tuple[int, ...]], files) -> None:
-  """Raises unless every tensor is there, with its shape, and no other."""
+def _check(
+  root: pathlib.Path, wanted: Mapping[str, tuple[int, ...]],
+  files: Mapping[str, pathlib.Path],
+) -> None:
+  """Raises ValueError unless the tensors are those `wanted`, in their shapes.
+  """
   misshapen = []
   for name in sorted(wanted.keys() & files.keys()):
     with safetensors.safe_open(files[name], "np") as file:
@@ -241,7 +264,7 @@ def _listing(
   return "\n".join(lines)
 
 
-def _of_a_layer(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+def _layer_sharding(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
   if isinstance(sharding, jax.sharding.NamedSharding):
     return jax.sharding.NamedSharding(
       sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))

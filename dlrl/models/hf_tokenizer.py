@@ -1,10 +1,11 @@
 """Tokenizers and chat templates of published checkpoints, without their code.
 
-The table of tokens is read by Hugging Face's `tokenizers`, the template by
-`jinja2` in its sandbox: both come from a download and are data here.
+The vocabulary is read by Hugging Face's `tokenizers`, the chat template by
+`jinja2` in its sandbox: both are downloads and are treated as untrusted data.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Iterable
@@ -21,27 +22,31 @@ from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
 from dlrl import strict
+from dlrl.models import families
 
 Message = Mapping[str, str]  # role: system, user or assistant; content
 
-# How Qwen's tables, which Dream has too, split a text before the merges.
+# How Qwen's tokenizer, which Dream uses as well, splits a text before merging.
+# Needed where a checkpoint has vocab.json and merges.txt only.
 _QWEN_SPLIT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
   r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-_PROBE = "\u2603 probe \u2603"  # no template contains it
+_PROBE = "\u2603 probe \u2603"  # a message that no template contains
+_ARGUMENT = functools.partial(
+  strict.ArgumentError, "hf_tokenizer.load.directory")
 
 
 @dataclasses.dataclass(frozen=True)
 class HfTokenizer:
-  """Text to ids and back, as published.
+  """Converts text to ids and back, as published.
 
   Attributes:
-    table: of all tokens.
-    template: chat messages to text; None: the model has no chat format.
-    pad_id: fills prompts; nobody sees it.
-    eos_id: fills completions.
-    mask_id: of what is to be predicted; no text has it.
-    ends: ids that end an answer: eos, and the end of a turn in a chat.
+    table: the vocabulary with its rules.
+    template: renders chat messages as text; None: no chat format.
+    pad_id: pads prompts; nothing attends to it.
+    eos_id: fills completions after their end.
+    mask_id: stands for a token that is to be predicted.
+    ends: ids that end an answer: EOS, and the end of a turn in a chat.
   """
 
   table: tokenizers.Tokenizer
@@ -53,20 +58,21 @@ class HfTokenizer:
 
   @property
   def vocab_size(self) -> int:
-    """Ids in use; the model's vocabulary is often larger."""
+    """One more than the largest id; the model's vocabulary is often larger."""
     return 1 + max(self.table.get_vocab(with_added_tokens=True).values())
 
   def encode(self, text: str) -> list[int]:
-    """The ids of `text`; names of special tokens in it are such tokens."""
+    """Encodes `text`; names of special tokens in it become these tokens."""
     return self.table.encode(text, add_special_tokens=False).ids
 
   def chat(self, messages: Sequence[Message]) -> list[int]:
-    """The ids of a conversation, up to where the assistant's answer starts.
+    """Encodes a conversation up to the point where the assistant answers.
 
-    A last message of the assistant is the beginning of that answer.
+    If the last message is the assistant's, the answer continues it.
 
     Raises:
-      ValueError: there is no template, or it refuses these messages.
+      ValueError: the model has no chat template, or the template refuses these
+        messages.
     """
     begun = ""
     if messages and messages[-1]["role"] == "assistant":
@@ -76,12 +82,12 @@ class HfTokenizer:
     return self.encode(text + begun)
 
   def prompt(self, prompt: str | Sequence[Message]) -> list[int]:
-    """The ids of a conversation, or of one message of a user's.
+    """Encodes a conversation, or a single message of the user.
 
-    A text alone needs no template, and stays alone without one.
+    A model without a chat template gets the bare text of a single message.
 
     Raises:
-      ValueError: as `chat`.
+      ValueError: as `chat`, for a conversation.
     """
     if not isinstance(prompt, str):
       return self.chat(prompt)
@@ -90,7 +96,7 @@ class HfTokenizer:
     return self.chat([{"role": "user", "content": prompt}])
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text up to the first end; special tokens stay visible in it."""
+    """Decodes up to the first id in `ends`; special tokens stay visible."""
     kept = []
     for token in map(int, ids):
       if token in self.ends:
@@ -99,41 +105,43 @@ class HfTokenizer:
     return self.table.decode(kept, skip_special_tokens=False)
 
   def decode_all(self, ids: Iterable[int]) -> str:
-    """The text of all ids, with special tokens."""
+    """Decodes all ids, including special tokens."""
     return self.table.decode([int(i) for i in ids], skip_special_tokens=False)
 
   def _render(self, messages: Sequence[Message], **options: Any) -> str:
     if self.template is None:
-      raise ValueError("this model has no chat template")
+      raise ValueError(
+        "this model has no chat template; give a prompt as one text")
     try:
       return self.template.render(messages=messages, **options)
     except (jinja2.TemplateError, TypeError, KeyError) as e:
       raise ValueError(f"the chat template refuses {messages!r}: {e}") from e
 
 
-def load(directory: str | pathlib.Path) -> HfTokenizer:
-  """The tokenizer in a directory as published.
+def load(
+  directory: str | pathlib.Path, *, error: families.Refusal = _ARGUMENT
+) -> HfTokenizer:
+  """Loads the tokenizer of a published checkpoint.
 
   Args:
-    directory: with config.json, tokenizer_config.json, and tokenizer.json or
-      vocab.json and merges.txt.
+    directory: has config.json, tokenizer_config.json, and either tokenizer.json
+      or vocab.json and merges.txt.
+    error: makes the error to raise.
 
   Raises:
-    strict.ConfigError: a file is missing or damaged, or the special tokens are
-      not what config.json says.
+    strict.ConfigError: a file is missing or damaged, or the special tokens do
+      not agree with config.json; by default an `ArgumentError`.
   """
   root = pathlib.Path(directory).expanduser()
-
-  def bad(reason: str) -> strict.ConfigError:
-    return strict.ConfigError("pretrained", str(directory), reason)
-
+  bad = functools.partial(error, str(directory))
   try:
     options = json.loads((root / "tokenizer_config.json").read_text())
     model = json.loads((root / "config.json").read_text())
     table = _table(root, options)
   except (OSError, ValueError) as e:
-    raise bad(f"has no tokenizer that can be read: {e}") from e
-  except Exception as e:  # tokenizers raises plain ones, from Rust
+    raise bad(f"has no tokenizer that can be read ({e}); name the directory of "
+              "a downloaded checkpoint") from e
+  except Exception as e:  # `tokenizers` is in Rust and raises plain Exceptions
     raise bad(f"its tokenizer is damaged: {e}") from e
 
   def id_of(name: str) -> int | None:
@@ -143,14 +151,15 @@ def load(directory: str | pathlib.Path) -> HfTokenizer:
 
   mask_id = model.get("mask_token_id")
   if mask_id is None or table.id_to_token(mask_id) is None:
-    raise bad(f"mask_token_id is {mask_id!r} in its config.json: no token has "
-              "that id")
+    raise bad(f"mask_token_id is {mask_id!r} in its config.json, which is not "
+              "the id of a token")
   if options.get("mask_token") is not None and id_of("mask_token") != mask_id:
     raise bad(f"mask_token is id {id_of('mask_token')} in its "
               f"tokenizer_config.json and {mask_id} in its config.json")
   eos_id = id_of("eos_token")
   if eos_id is None:
-    raise bad("its tokenizer_config.json has no eos_token of the table")
+    raise bad("eos_token is missing in its tokenizer_config.json, or is not in "
+              "the vocabulary")
   pad_id = id_of("pad_token")
   tokenizer = HfTokenizer(
     table, _template(root, options), eos_id if pad_id is None else pad_id,
@@ -159,8 +168,10 @@ def load(directory: str | pathlib.Path) -> HfTokenizer:
   return dataclasses.replace(tokenizer, ends=frozenset(ends))
 
 
-def _table(root: pathlib.Path, options: Mapping[str, Any]
-           ) -> tokenizers.Tokenizer:
+def _table(
+  root: pathlib.Path, options: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+  """Reads the vocabulary and adds the tokens of tokenizer_config.json."""
   if (root / "tokenizer.json").exists():
     table = tokenizers.Tokenizer.from_file(str(root / "tokenizer.json"))
   else:
@@ -172,6 +183,7 @@ def _table(root: pathlib.Path, options: Mapping[str, Any]
         tokenizers.Regex(_QWEN_SPLIT), behavior="isolated"),
       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     table.decoder = decoders.ByteLevel()
+  # tokenizer.json may ask for either; both would change prompts silently.
   table.no_truncation()
   table.no_padding()
   added = options.get("added_tokens_decoder", {})
@@ -182,13 +194,15 @@ def _table(root: pathlib.Path, options: Mapping[str, Any]
       text, special=special, normalized=token.get("normalized", not special),
       lstrip=token["lstrip"], rstrip=token["rstrip"])])
     if table.token_to_id(text) != int(number):
-      raise ValueError(f"{text!r} is id {table.token_to_id(text)}, its "
-                       f"tokenizer_config.json says {number}")
+      raise ValueError(f"{text!r} has id {table.token_to_id(text)}, but "
+                       f"{number} in tokenizer_config.json")
   return table
 
 
-def _template(root: pathlib.Path, options: Mapping[str, Any]
-              ) -> jinja2.Template | None:
+def _template(
+  root: pathlib.Path, options: Mapping[str, Any]
+) -> jinja2.Template | None:
+  """Compiles the chat template; None if the checkpoint has none."""
   text = options.get("chat_template")
   if (root / "chat_template.jinja").exists():
     text = (root / "chat_template.jinja").read_text()
@@ -198,7 +212,8 @@ def _template(root: pathlib.Path, options: Mapping[str, Any]
   def refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
-  # As transformers sets it up; in the sandbox, because it is a download.
+  # The settings of `transformers`, or whitespace would differ. Sandboxed,
+  # because a template is a program, and this one is a download.
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True,
     extensions=["jinja2.ext.loopcontrols"])
@@ -210,7 +225,10 @@ def _template(root: pathlib.Path, options: Mapping[str, Any]
 
 
 def _end_of_turn(tokenizer: HfTokenizer) -> list[int]:
-  """The special token that the template puts after an assistant's message."""
+  """Finds the special token that the template puts after an answer.
+
+  It is not named in any file, so a probe conversation is rendered.
+  """
   if tokenizer.template is None:
     return []
   text = tokenizer._render([

@@ -1,12 +1,12 @@
-"""Adapters as PEFT stores them, on the published names of a family.
+"""Saves adapters in PEFT's format, under the published names of a family.
 
 `adapter_model.safetensors` has, for every matrix of every layer,
 
     base_model.model.NAME.lora_A.weight  [rank, in]
     base_model.model.NAME.lora_B.weight  [out, rank]
 
-NAME being the module's in the published model; `adapter_config.json` has rank
-and alpha, whose quotient is PEFT's factor as it is ours, and the modules.
+where NAME is the module's name in the published model. `adapter_config.json`
+has rank and alpha, which PEFT combines to alpha / rank as we do, and the names.
 
 Source: PEFT's documentation, "PEFT checkpoint format".
 """
@@ -24,7 +24,7 @@ from dlrl import config
 from dlrl.models import families
 
 PREFIX = "base_model.model."
-# Ours to PEFT's; a matrix is [out, in] there.
+# Our names to PEFT's; matrices are [out, in] there.
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight"}
 
 
@@ -34,17 +34,17 @@ def save(
 ) -> None:
   """Writes an adapter as a directory that `PeftModel.from_pretrained` loads.
 
-  It appears under its name when complete.
+  The directory gets its name only when it is complete.
 
   Args:
-    adapter: nested dicts of arrays, all of them addressable.
-    cfg: its rank and alpha.
-    source: the published directory it is for; written down as such.
-    out: must not exist.
+    adapter: nested dicts of arrays, all addressable by this process.
+    cfg: rank and alpha of the adapter.
+    source: the published checkpoint it was trained on; recorded as its base.
+    out: the directory to write; must not exist.
 
   Raises:
     FileExistsError: `out` exists.
-    strict.ConfigError: `source` is of no known family.
+    strict.ConfigError: the family of `source` is not supported.
   """
   out = pathlib.Path(out).expanduser()
   if out.exists():
@@ -69,7 +69,7 @@ def save(
     "lora_alpha": cfg.alpha, "lora_dropout": 0.0, "bias": "none",
     "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
     "modules_to_save": None,
-    # Whole names: LLaDA's head is called as a matrix of its layers is.
+    # Full names: in LLaDA, the suffix `ff_out` is the head's name as well.
     "target_modules": sorted(set(modules)),
   }, indent=2) + "\n")
   partial.rename(out)

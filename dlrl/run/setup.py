@@ -144,7 +144,8 @@ def make(
   mesh = mesh_lib.make(cfg.mesh, devices)
   tokenizer: Tokenizer = char_tokenizer.CharTokenizer()
   if cfg.pretrained:
-    tokenizer = hf_tokenizer.load(cfg.pretrained)
+    tokenizer = hf_tokenizer.load(
+      cfg.pretrained, error=families.PRETRAINED)
     published, _ = families.read_config(cfg.pretrained)
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,

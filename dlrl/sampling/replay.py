@@ -1,7 +1,8 @@
-"""A web page that replays how a completion came about.
+"""A web page that replays how a completion was denoised.
 
-One file without anything from elsewhere: which token appeared at which step and
-how sure the model was of it. Tokens are data of the page, never markup.
+It shows which token appeared at which step, coloured by its probability. The
+page is one file that loads nothing else. Tokens are data in it, never markup:
+a model must not be able to run scripts in a reader's browser.
 """
 
 import json
@@ -10,9 +11,13 @@ from typing import NamedTuple
 
 
 class Token(NamedTuple):
-  """A committed token: its text, denoising step from 0, probability.
+  """A committed token.
 
-  Of one that ends the text the page shows a mark only.
+  Attributes:
+    text: the token alone, decoded.
+    step: the denoising step that committed it, from 0.
+    confidence: its probability, in [0, 1].
+    end: whether it ends the text; the page then shows a mark instead.
   """
 
   text: str
@@ -22,18 +27,19 @@ class Token(NamedTuple):
 
 
 def page(prompt: str, tokens: Sequence[Token], title: str) -> str:
-  """The page's HTML.
+  """Returns the page as HTML.
 
   Args:
-    prompt: what was asked.
-    tokens: of the completion, from left to right.
-    title: of the page.
+    prompt: shown above the completion.
+    tokens: the completion, from left to right.
+    title: shown at the top.
   """
   data = json.dumps({
     "title": title, "prompt": prompt,
     "tokens": [[t.text, t.step, round(t.confidence, 4), int(t.end)]
                for t in tokens]})
-  # No text can end the script or start another one.
+  # Escaped, so that no token ends the script or opens another tag. U+2028 and
+  # U+2029 are line ends in older JavaScript.
   for char in "<>&\u2028\u2029":
     data = data.replace(char, f"\\u{ord(char):04x}")
   return _PAGE.replace("DATA", data)

@@ -1,4 +1,4 @@
-"""Attention by every backend against formulas, and what must not leak."""
+"""Attention by every backend against formulas, and no leaks from padding."""
 
 import functools
 import re
@@ -20,7 +20,7 @@ from dlrl.runtime import mesh as mesh_lib
 
 B, T, H, G, K = 2, 136, 4, 2, 128
 LENGTHS = np.array([T, 77])
-# The second row has three segments, and padding that sees nothing.
+# The second row has three segments, and padding that attends to nothing.
 SEGMENTS = (np.arange(T)[None] >= np.array([[60], [30]])).astype(np.int32)
 SEGMENTS[1] += np.arange(T) >= 50
 SEGMENTS[1] += np.arange(T) >= 77
@@ -37,15 +37,15 @@ def inputs(seed=0):
 
 @functools.cache
 def runner(backend, packed):
-  """(q, k, v, weight) to the outputs and gradients of their weighted sum."""
+  """Maps (q, k, v, weight) to outputs and gradients of their weighted sum."""
   if backend == "cudnn":
     if packed:
-      pytest.skip("cuDNN attention takes no segments")
+      pytest.skip("cuDNN attention does not support segments")
     if jax.default_backend() != "gpu":
       pytest.skip("cuDNN attention runs on NVIDIA GPUs only; that it is given "
                   "the lengths is tested without one")
   kernel = functools.partial(attention.bidirectional, backend=backend)
-  if backend == "splash":  # as on a TPU, step by step
+  if backend == "splash":  # emulates the TPU
     kernel = functools.partial(splash_attention.attend, interpret=True)
   segments = jnp.asarray(SEGMENTS) if packed else None
   dtype = jnp.bfloat16 if backend == "cudnn" else jnp.float32
@@ -61,13 +61,12 @@ def runner(backend, packed):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-  monkeypatch.setattr(
-    splash_attention, "BLOCKS", (128,)
-  )  # two of them in a row
+  # A row of 136 columns then has two blocks.
+  monkeypatch.setattr(splash_attention, "BLOCKS", (128,))
 
 
 def in_float64(q, k, v, weight, packed):
-  """Outputs and gradients of their weighted sum, from formulas."""
+  """Computes outputs and gradients of their weighted sum by formulas."""
   q, k, v, weight = (np.asarray(x, np.float64) for x in (q, k, v, weight))
   k, v = (np.repeat(x, H // G, 2) for x in (k, v))
   seen = np.broadcast_to(LIVE[:, None], (B, T, T))
@@ -113,7 +112,7 @@ def test_values_and_gradients_are_those_of_the_formula(backend, packed):
 @backends
 @packed
 def test_neither_padding_nor_other_segments_leak(backend, packed):
-  # What is looked at, and what it must not see.
+  # Outputs at `looks` must not depend on columns outside of it.
   looks = LIVE & (SEGMENTS == 1) if packed else LIVE
   hidden = ~looks
   assert looks.any(1).all() and hidden.any()
@@ -196,20 +195,20 @@ def test_what_splash_came_to_is_kept_on_every_device(remat, want):
   lengths = jnp.array([8, 3, 5, 1])
 
   def total(q, k, v):
-    q = jnp.sin(q)  # something to compute again
+    q = jnp.sin(q)  # something to recompute
     return jnp.sum(kernel(q, k, v, lengths, None) ** 2)
 
   with jax.set_mesh(mesh_lib.make(config.MeshConfig(2, 2, 2))):
     jaxpr = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(
       total, policy=transformer.REMAT[remat]), (0, 1, 2)))(*args).jaxpr
-  # As XLA will see it: without what nothing uses.
+  # Like XLA, without equations whose results are unused.
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  # Forward, again if nothing is kept, and two of the backward pass.
+  # Forward, once more if nothing is kept, and two kernels backward.
   assert str(jaxpr).count("pallas_call[") == want
 
 
 def test_cudnn_is_given_the_lengths_in_both_passes(monkeypatch):
-  # Without a GPU its version is not known; the lowering does not need one.
+  # Lowering needs no GPU, only cuDNN's version, which is unknown without one.
   monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
 
   def total(q, k, v, lengths):

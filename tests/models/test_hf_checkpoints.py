@@ -1,4 +1,4 @@
-"""Published checkpoints, in and out."""
+"""Loading and saving of published checkpoints."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def assert_close(got, want):
 
 
 def shifted(model, logits):
-  """Dream's raw logits as those that predict the token of their column."""
+  """Moves Dream's raw logits to the columns of the tokens they predict."""
   if not model.cfg.shifted:
     return logits
   return np.concatenate([logits[:, :1], logits[:, :-1]], 1)
@@ -70,7 +70,7 @@ def test_golden_logits_of_padded_rows(shared, name):
   model, params, data = read(shared, name)
   ids, live, want = (data[k] for k in (
     "input_ids_padded", "attention_mask", "logits_padded"))
-  # Padding on the left goes to the end; of positions only differences matter.
+  # Padding moves from the left to the end; RoPE depends on differences only.
   order = np.argsort(1 - live, axis=1, kind="stable")
   logits = jax.jit(model.logits)(
     params, np.take_along_axis(ids, order, 1), live.sum(1))
@@ -175,11 +175,11 @@ def test_every_published_tensor_has_one_place(shared, name, parameters):
   assert ours.keys() == index["weight_map"].keys()
   flat = [networks.path_of(p) for p, _ in jax.tree.leaves_with_path(shapes)]
   stacked = sum(map(families.stacked, flat))
-  assert len(ours) == stacked * cfg.layers + len(flat) - stacked  # no two alike
+  assert len(ours) == stacked * cfg.layers + len(flat) - stacked  # all distinct
 
 
 def directory(path, **changes):
-  """A random checkpoint without the reference data."""
+  """Writes a random checkpoint, for tests without the reference data."""
   path.mkdir()
   hf = QWEN | changes
   (path / "config.json").write_text(json.dumps(hf))
@@ -309,7 +309,8 @@ def test_what_the_network_does_not_stand_for_is_refused(
 
 
 def test_a_config_with_a_missing_field_or_none_at_all_is_refused(tmp_path):
-  with pytest.raises(strict.ConfigError, match="cannot read"):
+  with pytest.raises(strict.ArgumentError, match=(
+      r"^models.load\(directory='.*'\): cannot read .*config.json")):
     models.load(tmp_path)
   (tmp_path / "config.json").write_text(json.dumps(
     {k: v for k, v in QWEN.items() if k != "hidden_size"}))
@@ -329,7 +330,7 @@ model, params = models.load(sys.argv[1], dtype="bfloat16")
 jax.block_until_ready(params)
 held = sum(x.nbytes for x in jax.tree.leaves(params))
 layer = sum(x.nbytes // x.shape[0] for x in jax.tree.leaves(params["layers"]))
-# Not getrusage: that remembers the process which has started this one.
+# Not getrusage, whose maximum includes the parent before exec.
 status = open("/proc/self/status").read()
 peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 print(held, layer, peak)
@@ -338,7 +339,7 @@ print(held, layer, peak)
 
 @pytest.mark.slow
 def test_three_gigabytes_pass_through_little_host_memory(tmp_path):
-  """On a CPU the arrays are host memory too, and are subtracted."""
+  """On CPUs the arrays are in host memory, so their size is subtracted."""
   (tmp_path / "config.json").write_text(json.dumps(LARGE))
   cfg, _ = families.read_config(tmp_path, dtype="bfloat16")
   model = transformer.build(cfg, LARGE["mask_token_id"])

@@ -41,14 +41,14 @@ def test_the_narrower_factor_is_the_one_copied(d, f):
   x, w = jnp.ones((2, 3, d)), jnp.ones((d, f))
 
   def copied(multiply):
-    """The width of what the gradient's product has first."""
+    """The width of the first factor of the product for w's gradient."""
     eqns = jax.make_jaxpr(jax.grad(
       lambda w: jnp.sum(multiply(x, w) ** 2)))(w).eqns
     *_, last = (eqn for eqn in eqns if eqn.primitive.name == "dot_general")
     return last.invars[0].aval.shape[-1]
 
   assert copied(linear.product) == 4
-  assert copied(jnp.matmul) == f  # without which there is no need for ours
+  assert copied(jnp.matmul) == f  # or ours would not be needed
 
 
 def test_a_checkpoint_that_keeps_products_does_not_repeat_them():

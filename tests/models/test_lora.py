@@ -1,4 +1,4 @@
-"""Adapters against merged weights, and what must not happen to their base."""
+"""Adapters against merged weights; their base must stay as it is."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.run import train_state
 
-# No two axes of a matrix, and no axis of an activation, are as long as others.
+# All axes of matrices and activations differ in length.
 ODD = dataclasses.replace(networks.TINY, width=20, mlp_width=28, qkv_bias=True)
 LORA = config.LoraConfig(rank=3, alpha=6.0)
 SOME = dataclasses.replace(LORA, targets="layers/(attention/(k|out)|mlp/up)")
@@ -31,7 +31,7 @@ IDS = np.random.default_rng(0).integers(0, 24, (3, 7))
 
 @functools.cache
 def made(adapters=LORA, cfg=ODD):
-  """(model, base, adapter), all random, B too."""
+  """(model, base, adapter), all random; B is not zero."""
   model = transformer.build(cfg, updates.MASK, adapters)
   base = networks.random_params(model)
   rng = np.random.default_rng(1)
@@ -52,7 +52,7 @@ def flat(tree):
 
 
 def merged(base, adapter, cfg=LORA):
-  """`base` with W + alpha / rank A B, in NumPy."""
+  """Adds alpha / rank A B to the matrices of `base`, in NumPy."""
   parts = flat(adapter)
 
   def one(path, leaf):
@@ -66,7 +66,7 @@ def merged(base, adapter, cfg=LORA):
 
 
 def chained(grads, adapter, cfg=LORA):
-  """Gradients of A and B from those of the merged matrices, in NumPy."""
+  """Computes the gradients of A and B from those of the merged matrices."""
   grads, parts = flat(grads), flat(adapter)
 
   def one(path, _):
@@ -106,12 +106,12 @@ def test_an_adapter_is_keyed_like_the_parameters_and_starts_at_nothing(
       np.testing.assert_array_equal(leaf, 0)
     else:
       assert leaf.shape == (layers, inputs, 3)
-      # Uniform, of PEFT's variance: Kaiming's with a = sqrt(5).
+      # PEFT draws A by Kaiming's rule with a = sqrt(5): +-1 / sqrt(in).
       assert 0.9 < np.abs(leaf).max() * math.sqrt(inputs) <= 1
       assert abs(leaf.std() * math.sqrt(3 * inputs) - 1) < 0.2
       seen += [*leaf, flat(other)[name][0]]
   first = {float(x[0, 0]) for x in seen}
-  assert len(first) == len(seen)  # of every layer, matrix and key another one
+  assert len(first) == len(seen)  # all of them differ
   np.testing.assert_array_equal(
     logits(model, lora.join(base, fresh)), logits(model, base))
 
@@ -123,7 +123,7 @@ def test_an_adapted_forward_is_that_of_the_merged_matrices(adapters):
   got = logits(model, lora.join(base, adapter))
   np.testing.assert_allclose(got, want, atol=2e-5, rtol=0)
   assert np.abs(want - logits(model, base)).max() > 0.5
-  # and so are decoders with a cache
+  # and by a decoder with a cache
   row = (jnp.asarray(IDS), jnp.tile(jnp.arange(7), (3, 1)), jnp.full(3, 7))
   whole, cache = model.hidden_and_cache(lora.join(base, adapter), *row)
   part = model.hidden_of_part(
@@ -144,7 +144,7 @@ def test_merging_adds_the_product_in_fp32_and_leaves_the_rest():
         rtol=2**-7 if dtype == "bfloat16" else 1e-6, atol=1e-6, err_msg=name)
     untouched = flat(base)["layers/mlp/gate/kernel"]
     np.testing.assert_array_equal(got["layers/mlp/gate/kernel"], untouched)
-    np.testing.assert_array_equal(  # nothing was done to the base itself
+    np.testing.assert_array_equal(  # the base is unchanged
       untouched, flat(made(SOME, model.cfg)[1])["layers/mlp/gate/kernel"])
 
 
@@ -162,7 +162,7 @@ def state_of(trained, base=None, ref=None):
 
 @functools.cache
 def updated():
-  """(state, metrics) of an adapter's update and of all parameters'."""
+  """(state, metrics) of an update of an adapter, and of all parameters."""
   model, base, adapter = made()
   step = jax.jit(update.make(model, LEARN, updates.recorder()),
                  compiler_options=updates.FAST)
@@ -175,7 +175,7 @@ def updated():
 def test_gradients_are_those_through_the_merged_matrices():
   (state, _), (whole, _) = updated()
   got = state.opt_state.inner_state
-  assert flat(got).keys() == flat(made()[2]).keys()  # none of the base
+  assert flat(got).keys() == flat(made()[2]).keys()  # nothing of the base
   updates.assert_same(
     got, chained(whole.opt_state.inner_state, made()[2]), rtol=1e-4)
   updates.assert_same(
@@ -198,7 +198,7 @@ def test_the_base_is_what_it_was_after_an_update():
 
 
 def products(jaxpr):
-  """Sorted shapes of all products' results, also inside of loops."""
+  """Sorted shapes of the results of all products, also inside loops."""
   found = set()
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "dot_general":

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's layout, on the names of every family."""
+"""Adapters in PEFT's format, under the names of every family."""
 
 import json
 
@@ -25,7 +25,7 @@ QWEN = {
   "num_attention_heads": 2, "num_hidden_layers": 2, "num_key_value_heads": 1,
   "rms_norm_eps": 1e-6, "rope_theta": 100.0, "tie_word_embeddings": False,
   "vocab_size": 24, "mask_token_id": 2}
-# The module of a layer's matrix, written out from the published models.
+# The modules of a layer's matrices, written out from the published models.
 MODULES = {
   "llada": ("model.transformer.blocks.{}.", {
     "attention/q": "q_proj", "attention/k": "k_proj", "attention/v": "v_proj",
@@ -40,7 +40,7 @@ MODULES = {
 
 
 def written(tmp_path, hf, cfg=LORA):
-  """(adapter, tensors by name, the config) of a directory that was saved."""
+  """Saves an adapter; (adapter, tensors by name, adapter_config.json)."""
   source = tmp_path / "source"
   source.mkdir()
   (source / "config.json").write_text(json.dumps(hf))
@@ -85,8 +85,8 @@ def test_the_config_gives_peft_its_factor_and_whole_names(tmp_path):
   assert not (cfg["use_rslora"] or cfg["use_dora"] or cfg["fan_in_fan_out"])
   assert cfg["bias"] == "none"
   assert cfg["base_model_name_or_path"] == str(tmp_path / "source")
-  # PEFT takes a module whose name is a target or ends in a dot and a target;
-  # LLaDA's head, model.transformer.ff_out, must not be one.
+  # PEFT adapts modules whose name is a target or ends in a dot and a target.
+  # LLaDA's head, model.transformer.ff_out, must not be among them.
   targets = cfg["target_modules"]
   assert targets == [f"model.transformer.blocks.{i}.ff_out" for i in (0, 1)]
   assert {f"base_model.model.{t}.lora_{x}.weight"

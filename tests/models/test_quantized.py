@@ -1,4 +1,4 @@
-"""Frozen matrices in a few bits, against the arrays that they stand for."""
+"""Quantised matrices against NumPy and against dense ones."""
 
 import dataclasses
 import functools
@@ -18,10 +18,10 @@ from dlrl.runtime import mesh as mesh_lib
 
 pytest.importorskip("qwix")
 
-# NF4's tile of 64 inputs is in every matrix, and an edge of it in none.
+# The inputs of every matrix are a multiple of NF4's tile of 64.
 CFG = dataclasses.replace(
   networks.TINY, width=64, heads=4, kv_heads=4, head_dim=16, mlp_width=128)
-# QLoRA, appendix E.
+# The 16 values of NF4: QLoRA, appendix E.
 NF4 = np.array([
   -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
   -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
@@ -32,7 +32,7 @@ each = pytest.mark.parametrize("method", quantized.METHODS)
 
 
 def rounded(w, method):
-  """What a matrix [in, out] is after a quantisation, in NumPy."""
+  """Quantises and dequantises a matrix [in, out], in NumPy."""
   if method == "int8":
     scale = np.abs(w).max(0) / np.float32(127.5)
     return np.clip(np.round(w / scale), -128, 127) * scale
@@ -73,7 +73,7 @@ def test_matrices_of_the_layers_are_rounded_and_the_rest_is_not(method):
       np.testing.assert_array_equal(before, after)
       return
     want = np.stack([rounded(np.asarray(w), method) for w in before])
-    # A value in the middle of two may go either way: int8's largest do.
+    # A value midway between two levels may be rounded either way.
     off = np.abs(np.asarray(after) - want) > 1e-5
     assert off.mean() < 1e-2, matrix
     away, nearest = (np.abs(np.asarray(before) - x) for x in (after, want))

@@ -1,4 +1,4 @@
-"""The network against golden logits, and what it must not depend on."""
+"""The network against golden logits, and its invariances."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ def logits_of(model, params, ids, positions, lengths):
 
 
 def in_order(ids):
-  """(ids, positions, lengths) of full rows from left to right."""
+  """(ids, positions, lengths) of full rows in ordinary order."""
   b, t = ids.shape
   return (jnp.asarray(ids), jnp.tile(jnp.arange(t), (b, 1)),
           jnp.full(b, t, jnp.int32))
@@ -68,7 +68,7 @@ def test_golden_hidden_states_after_the_last_norm(llada, golden):
 @pytest.mark.shared_data
 def test_golden_logits_with_the_canvas_first(llada, golden):
   ids, want = golden["input_ids"], golden["logits"]
-  p = 13  # the prompt ends, the canvas begins
+  p = 13  # length of the prompt; the rest is the canvas
   row = model_input.assemble(
     jnp.asarray(ids[:, p:]), jnp.asarray(ids[:, :p]), jnp.full(3, p))
   logits = logits_of(*llada, *row)
@@ -80,7 +80,7 @@ def test_golden_logits_with_the_canvas_first(llada, golden):
 def test_golden_logits_with_padding(llada, golden):
   ids, live, want = (golden[k] for k in (
     "input_ids_padded", "attention_mask", "logits_padded"))
-  # Padding on the left becomes padding at the end; positions are kept.
+  # Padding moves from the left to the end; positions are kept.
   order = np.argsort(1 - live, axis=1, kind="stable")
   assert (order[1] != order[0]).any()
   logits = logits_of(
@@ -114,7 +114,7 @@ def test_golden_gradients_of_masked_log_probs(llada, golden):
       pairs = [(f"blocks.{i}.{theirs}", x) for i, x in enumerate(ours)]
     for theirs, x in pairs:
       want = golden.get(f"{stem}{theirs}.weight")
-      if want is not None:  # some of them are not in the file
+      if want is not None:  # the file has only some
         checked.add(theirs)
         np.testing.assert_allclose(
           x.T if name.endswith("kernel") else x, want,
@@ -134,7 +134,7 @@ def test_what_follows_a_rows_length_changes_nothing():
   for row, n in enumerate(map(int, lengths)):
     np.testing.assert_array_equal(got[row, :n], want[row, :n])
   assert np.isfinite(np.asarray(got)).all()
-  # and more of it, or none
+  # Less padding, or none, changes nothing either.
   short = logits_of(model, params, ids[:, :5], positions[:, :5],
                     jnp.array([5, 5, 1]))
   for row, n in ((1, 5), (2, 1)):

@@ -24,20 +24,6 @@ LENGTHS = np.array([5, 2, 3])
 SMALL = {"gen_length": 6, "block_length": 3, "steps": 4}
 
 
-@functools.cache
-def tiny():
-  model = transformer.build(TINY, MASK)
-  params = networks.random_params(model, seed=1)
-  # Masks look at their surroundings, or all of a row would be one token, and
-  # logits are steeper, so that confidences are apart.
-  table = params["embed"]["embedding"]
-  params["embed"]["embedding"] = table.at[MASK].multiply(0.1)
-  for name in "qk":
-    params["layers"]["attention"][name]["kernel"] *= 2
-  params["unembed"]["kernel"] *= 2
-  return model, params
-
-
 def prompts(seed=0, width=5):
   ids = np.random.default_rng(seed).integers(
     3, TINY.vocab_size, (len(LENGTHS), width))
@@ -68,7 +54,7 @@ decode_jit = jax.jit(
 
 
 def by_hand(model, params, prompt, *, gen_length, block_length, steps):
-  """LLaDA's loop for one row, from left to right, padding at the end."""
+  """LLaDA's loop for one row in ordinary order, padded at the end."""
   unembed = np.asarray(model.unembed(params), np.float64)
   p, blocks = len(prompt), gen_length // block_length
   steps_per_block = steps // blocks
@@ -104,7 +90,7 @@ def test_greedy_completions_are_those_of_the_loop_by_hand(
     gen_length, block_length, steps):
   sizes = {
     "gen_length": gen_length, "block_length": block_length, "steps": steps}
-  model, params = tiny()
+  model, params = networks.decodable()
   prompt = prompts()
   got = decode(model, params, prompt, LENGTHS, **sizes)
   for row, n in enumerate(LENGTHS):
@@ -114,7 +100,7 @@ def test_greedy_completions_are_those_of_the_loop_by_hand(
 
 
 def test_the_number_of_steps_matters():
-  model, params = tiny()
+  model, params = networks.decodable()
   one, all_of_them = (
     decode(model, params, prompts(), LENGTHS, gen_length=6, block_length=6,
            steps=steps) for steps in (1, 6))
@@ -132,7 +118,8 @@ def test_golden_tokens(shared, case):
   prompt, live, want, settings = (golden[f"llada_{case}.{k}"] for k in (
     "prompt", "attention_mask", "output", "settings"))
   gen_length, steps, block_length, _ = map(int, settings)
-  # Padding on the left goes to the right; attention sees relative positions.
+  # The golden rows are padded on the left, ours on the right: the same, because
+  # RoPE depends on relative positions only.
   order = np.argsort(1 - live, axis=1, kind="stable")
   got = decode(
     model, params, np.take_along_axis(prompt, order, 1), live.sum(1),
@@ -141,7 +128,7 @@ def test_golden_tokens(shared, case):
 
 
 class Constant:
-  """Predicts the same distribution everywhere; the mask is its favourite."""
+  """Predicts one distribution everywhere; its likeliest token is the mask."""
 
   mask_id = MASK
   logits = np.float32([0.3, 1.0, 9.0, -0.7, 2.0])
@@ -175,14 +162,14 @@ def test_sampled_tokens_have_the_tempered_softmax_as_distribution(temperature):
   for column in got.T:
     found = np.bincount(column, minlength=5) / n
     assert (abs(found - probs) <= 5 * error).all()
-  # Tokens of one row are drawn independently, also in different steps.
+  # Tokens of a row are independent, although they share the row's key.
   both = ((got[:, 0] == 4) & (got[:, 1] == 4)).mean()
   want = probs[4] ** 2
   assert abs(both - want) <= 5 * np.sqrt(want * (1 - want) / n)
 
 
 def test_sampling_from_a_network_follows_its_logits():
-  model, params = tiny()
+  model, params = networks.decodable()
   n, prompt = 2**13, prompts()[:1, :2]
   got = decode(model, params, np.repeat(prompt, n, 0), np.full(n, 2),
                gen_length=1, block_length=1, steps=1, temperature=0.7)
@@ -200,7 +187,7 @@ def test_sampling_from_a_network_follows_its_logits():
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_completion_does_not_depend_on_its_neighbours(temperature):
-  model, params = tiny()
+  model, params = networks.decodable()
   sampler = SMALL | {"temperature": temperature}
   keys = jax.random.split(jax.random.key(9), 3)
   prompt = prompts()
@@ -213,7 +200,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(temperature):
 
 
 def test_what_follows_a_prompt_changes_nothing():
-  model, params = tiny()
+  model, params = networks.decodable()
   prompt = prompts()
   garbage = prompts(seed=1, width=8)
   live = np.arange(8) < LENGTHS[:, None]
@@ -224,7 +211,7 @@ def test_what_follows_a_prompt_changes_nothing():
 
 
 def test_keys_make_the_difference_when_sampling_and_none_when_greedy():
-  model, params = tiny()
+  model, params = networks.decodable()
   args = model, params, prompts(), LENGTHS
   a, b = (jax.random.split(jax.random.key(seed), 3) for seed in (0, 1))
   for temperature, same in ((0.0, True), (1.0, False)):
@@ -248,14 +235,14 @@ def test_the_most_confident_masked_positions_are_committed():
 
 
 def holes(canvas, share, seed=3):
-  """`canvas` with about `share` of its tokens masked."""
+  """Masks about `share` of the tokens of `canvas`."""
   gone = np.random.default_rng(seed).random(canvas.shape) < share
   return jnp.asarray(np.where(gone, MASK, canvas), jnp.int32)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_canvas_of_masks_is_the_default(temperature):
-  model, params = tiny()
+  model, params = networks.decodable()
   sampler = SMALL | {"temperature": temperature}
   keys = jax.random.split(jax.random.key(9), 3)
   args = model, params, prompts(), LENGTHS, keys
@@ -266,17 +253,17 @@ def test_a_canvas_of_masks_is_the_default(temperature):
 
 
 def test_a_trace_tells_the_step_of_every_token():
-  model, params = tiny()
+  model, params = networks.decodable()
   args = model, params, prompts(), LENGTHS, jax.random.split(
     jax.random.key(9), 3)
   whole = decoded(*args, **SMALL)
   trace = np.asarray(whole.trace)
   assert int(whole.forwards) == SMALL["steps"]
-  # 3 tokens in 2 steps: two, then one; the left block first.
+  # Blocks of 3 tokens in 2 steps: two tokens, then one.
   for row in trace:
     assert sorted(row[:3]) == [0, 0, 1]
     assert sorted(row[3:]) == [2, 2, 3]
-  # Masking what a step and those after it committed, it is committed again.
+  # From the canvas before any step, decoding continues in the same way.
   for step in range(SMALL["steps"]):
     canvas = jnp.where(trace >= step, MASK, whole.completion)
     again = decoded(*args, canvas=canvas, **SMALL)
@@ -289,7 +276,7 @@ def test_a_trace_tells_the_step_of_every_token():
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("fill_after", [1.0, 0.5, 0.0])
 def test_given_tokens_stay_and_rows_stay_apart(fill_after, temperature):
-  model, params = tiny()
+  model, params = networks.decodable()
   sampler = SMALL | {"temperature": temperature, "fill_after": fill_after}
   keys = jax.random.split(jax.random.key(9), 3)
   prompt = prompts()
@@ -311,7 +298,7 @@ def test_given_tokens_stay_and_rows_stay_apart(fill_after, temperature):
 @pytest.mark.parametrize("fill_after", [0.0, 0.3, 0.5, 0.75, 1.0])
 @pytest.mark.parametrize("free", [1, 5, 8, 12])
 def test_pruning_takes_the_steps_of_the_formula(fill_after, free):
-  # rho T |U| / L + 1, STP as reconstructed; without a last fill no + 1.
+  # STP takes rho T |U| / L steps and one forward pass to fill the rest.
   each, t = 2, 12
   canvas = jnp.asarray(np.where(np.arange(t) < free, MASK, 4)[None])
   out = decoded(
@@ -325,7 +312,7 @@ def test_pruning_takes_the_steps_of_the_formula(fill_after, free):
 
 
 def test_the_last_fill_is_one_prediction_given_what_is_committed():
-  model, params = tiny()
+  model, params = networks.decodable()
   keys = jax.random.split(jax.random.key(9), 3)
   args = model, params, prompts(), LENGTHS, keys
   sampler = SMALL | {"fill_after": 0.5}
@@ -355,7 +342,7 @@ def test_blocks_that_are_filled_at_once_have_noise_of_their_own():
   {"cache": "prefix"}, {"cache": "dual", "temperature": 1.0},
   {"fill_after": 0.5, "temperature": 1.0}], ids=str)
 def test_a_stream_shows_every_step_of_the_program(options):
-  model, params = tiny()
+  model, params = networks.decodable()
   args = model, params, jnp.asarray(prompts()), jnp.asarray(LENGTHS)
   keys = jax.random.split(jax.random.key(5), 3)
   want = decoded(*args, keys, **SMALL, **options)
@@ -381,7 +368,7 @@ def test_a_stream_shows_every_step_of_the_program(options):
   {"remasking": "margin", "temperature": 0.5, "top_p": 0.9, "eos": "stop"}],
   ids=str)
 def test_logits_exist_only_for_a_block_and_nothing_waits_for_the_host(options):
-  v = 25  # and nothing else is
+  v = 25  # no other axis has this size
   model = transformer.build(dataclasses.replace(TINY, vocab_size=v), MASK)
   b, block = 5, SMALL["block_length"]
   text = decode_jit.lower(

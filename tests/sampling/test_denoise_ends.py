@@ -1,4 +1,4 @@
-"""When decoding ends, with a model whose predictions are written down."""
+"""When decoding ends, with a model whose predictions come from a table."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ decode_jit = jax.jit(
 
 
 class Written:
-  """Predicts what a table [n, t, v] says; a row's prompt is its number."""
+  """Predicts by a table [n, t, v]; a row's prompt is its index in it."""
 
   mask_id = MASK
 

@@ -1,6 +1,6 @@
-"""Caches against networks in NumPy whose other columns are frozen."""
+"""Decoding with a cache against NumPy networks with frozen columns."""
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,56 +8,22 @@ import networks
 import numpy as np
 import pytest
 
-from dlrl import config
-from dlrl.models import transformer
 from dlrl.sampling import generate
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
 MASK = 2
-LLADA = config.ModelConfig(
-  vocab_size=24,
-  width=16,
-  layers=2,
-  heads=2,
-  kv_heads=2,
-  head_dim=8,
-  mlp_width=24,
-  remat="none",
-)
-DREAM = config.ModelConfig(
-  vocab_size=24,
-  width=16,
-  layers=2,
-  heads=4,
-  kv_heads=2,
-  head_dim=8,
-  mlp_width=24,
-  remat="none",
-  qkv_bias=True,
-  shifted=True,
-)
+LLADA = networks.TINY
+DREAM = dataclasses.replace(LLADA, heads=4, qkv_bias=True, shifted=True)
 PROMPTS = [[3, 9, 4, 17, 5], [8, 8], [20], [7, 3, 11]]
 SIZES = {"gen_length": 10, "block_length": 5, "steps": 6}
 
 
-@functools.cache
-def tiny(cfg):
-  model = transformer.build(cfg, MASK)
-  params = networks.random_params(model, seed=1)
-  table = params["embed"]["embedding"]
-  params["embed"]["embedding"] = table.at[MASK].multiply(0.1)
-  for name in "qk":  # or all columns would look at the same
-    params["layers"]["attention"][name]["kernel"] *= 2
-  params["unembed"]["kernel"] *= 2
-  return model, params
-
-
 class Row:
-  """A row from left to right in float64, computed in parts.
+  """A network in float64 on one row in ordinary order, computed in parts.
 
-  A part's columns are computed anew; they see the keys and values that all
-  other columns had when those were computed last.
+  The columns of a part are computed anew. They attend to the keys and values
+  that each other column had when it was last computed.
   """
 
   def __init__(self, model, params):
@@ -68,7 +34,7 @@ class Row:
     self.out = {}  # column: its output
 
   def logits(self, ids, part):
-    """Of the columns of `part`, by column; the mask is impossible."""
+    """Logits of the columns of `part`, by column; -inf for the mask."""
     c, last = self.cfg, {}
     fresh = sorted({max(i - c.shifted, 0) for i in part} | set(part))
     x = {i: self.p["embed"]["embedding"][ids[i]] for i in fresh}
@@ -111,7 +77,7 @@ class Row:
 
 def by_hand(model, params, prompt, *, gen_length, block_length, steps, cache,
             threshold=None, mask=MASK):
-  """The tokens of a completion, of the loop that a cache stands for."""
+  """Decodes a completion by the loop that a cache stands for."""
   p, end = len(prompt), len(prompt) + gen_length
   ids = [*prompt, *[mask] * gen_length]
   each, more = divmod(block_length, steps * block_length // gen_length)
@@ -141,7 +107,7 @@ both = pytest.mark.parametrize("cfg", [LLADA, DREAM], ids=["llada", "dream"])
   (LLADA, "prefix", 0.35), (LLADA, "dual", None), (DREAM, None, None),
   (DREAM, "prefix", None), (DREAM, "dual", 0.35)])
 def test_tokens_are_those_of_columns_that_are_frozen(cfg, cache, threshold):
-  model, params = tiny(cfg)
+  model, params = networks.decodable(cfg)
   sizes = SIZES | {"cache": cache, "threshold": threshold}
   got = generate(model, params, PROMPTS, **sizes).tolist()
   assert got == [by_hand(model, params, row, **sizes) for row in PROMPTS]
@@ -152,8 +118,8 @@ def test_tokens_are_those_of_columns_that_are_frozen(cfg, cache, threshold):
 @both
 @pytest.mark.parametrize("start, width", [(0, 2), (1, 3)])
 def test_a_part_sees_the_rest_as_it_was(cfg, start, width):
-  """Canvas first, and two rows of unequal lengths; one has no prompt."""
-  model, params = tiny(cfg)
+  """Canvas first; two rows of unequal lengths, one without a prompt."""
+  model, params = networks.decodable(cfg)
   ids = jnp.asarray([[3, 9, MASK, 6, 4, MASK], [MASK, 7, 5, 8, 0, 0]])
   positions = jnp.asarray([[2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 0, 1]])
   lengths = jnp.asarray([6, 4])

@@ -1,4 +1,4 @@
-"""Networks for the tests: random tiny ones, and published golden ones."""
+"""Networks for tests: tiny random ones, and published golden ones."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ TINY = config.ModelConfig(
   remat="none",
 )
 
-# Names in the published checkpoints; a Linear there is [out, in].
+# Names in the published checkpoints, whose matrices are [out, in].
 TOP = {
   "embed/embedding": "wte", "norm/scale": "ln_f", "unembed/kernel": "ff_out"}
 BLOCK = {
@@ -38,7 +38,7 @@ def path_of(path):
 
 
 def read_safetensors(path):
-  """{name: array} of a file of fp32 arrays."""
+  """Reads a file of fp32 arrays as {name: array}."""
   data = path.read_bytes()
   size = int.from_bytes(data[:8], "little")
   arrays = {}
@@ -52,7 +52,7 @@ def read_safetensors(path):
 
 
 def from_torch(arrays, model):
-  """Published names to the model's parameters; every array is used once."""
+  """Makes parameters of published arrays, each of which must be used once."""
   arrays = dict(arrays)
   layers = model.cfg.layers
 
@@ -77,7 +77,7 @@ def from_torch(arrays, model):
 
 @functools.cache
 def published(folder):
-  """(model, params) of a published checkpoint's folder."""
+  """Loads (model, params) without the code under test."""
   cfg = json.loads((folder / "config.json").read_text())
   width, heads = cfg["d_model"], cfg["n_heads"]
   model = transformer.build(config.ModelConfig(
@@ -90,7 +90,8 @@ def published(folder):
 
 
 def random_params(model, seed=0):
-  """Like `init`, but with norms that differ, and nothing to compile."""
+  """Draws parameters without compiling; unlike `init`'s, norms differ from 1.
+  """
   rng = np.random.default_rng(seed)
 
   def one(path, leaf):
@@ -102,6 +103,21 @@ def random_params(model, seed=0):
     return jnp.asarray(noise, leaf.dtype)
 
   return jax.tree.map_with_path(one, shapes_of(model))
+
+
+@functools.cache
+def decodable(cfg=TINY, mask_id=2):
+  """(model, params) whose greedy completions are varied and unequally sure."""
+  model = transformer.build(cfg, mask_id)
+  params = random_params(model, seed=1)
+  # With a small embedding, a mask's state comes from its surroundings;
+  # otherwise a row would be one token repeated.
+  table = params["embed"]["embedding"]
+  params["embed"]["embedding"] = table.at[mask_id].multiply(0.1)
+  for name in "qk":  # or all columns would attend to the same
+    params["layers"]["attention"][name]["kernel"] *= 2
+  params["unembed"]["kernel"] *= 2
+  return model, params
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""A tiny checkpoint with tokenizer and template, as one downloads it."""
+"""A tiny checkpoint with tokenizer and chat template, as if downloaded."""
 
 import json
 
@@ -22,7 +22,7 @@ QWEN = {
 
 
 def write(root, seed=7):
-  """A directory as one downloads it: characters as tokens, random weights."""
+  """Writes a checkpoint: characters as tokens, random weights."""
   bare = root / "bare"
   bare.mkdir()
   (bare / "config.json").write_text(json.dumps(QWEN))
