@@ -135,8 +135,8 @@ def merge(base: Any, adapter: Any, cfg: config.LoraConfig) -> Any:
   @jax.jit
   def merge_stack(kernel: Any, a: jax.Array, b: jax.Array) -> jax.Array:
     def merge_layer(layer: Any) -> jax.Array:
-      w, a, b = layer
-      w = quantized.dense(w)
+      matrix, a, b = layer
+      w: jax.Array = quantized.dense(matrix)
       # The default precision of a product is bf16 on a TPU.
       change = jnp.matmul(
         a.astype(jnp.float32), b.astype(jnp.float32),
@@ -144,7 +144,8 @@ def merge(base: Any, adapter: Any, cfg: config.LoraConfig) -> Any:
       return (w.astype(jnp.float32) + cfg.scale * change).astype(w.dtype)
 
     # Layer by layer, or the whole stack would exist in fp32.
-    return jax.lax.map(merge_layer, (kernel, a, b))
+    merged: jax.Array = jax.lax.map(merge_layer, (kernel, a, b))
+    return merged
 
   for name in names(cfg):
     flat[name + "/kernel"] = merge_stack(

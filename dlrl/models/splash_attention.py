@@ -58,13 +58,14 @@ def _kernel(
   heads: int, queries: int, keys: int, interpret: bool
 ) -> Callable[..., jax.Array]:
   a, b = (next(x for x in BLOCKS if n % x == 0) for n in (queries, keys))
-  return kernel_lib.make_splash_mha(
+  kernel: Callable[..., jax.Array] = kernel_lib.make_splash_mha(
     mask=mask_lib.MultiHeadMask([mask_lib.FullMask((queries, keys))] * heads),
     block_sizes=kernel_lib.BlockSizes(
       block_q=a, block_kv=b, block_kv_compute=b, block_q_dkv=a, block_kv_dkv=b,
       block_kv_dkv_compute=b, block_q_dq=a, block_kv_dq=b),
     head_shards=1, q_seq_shards=1, interpret=interpret,
     residual_checkpoint_name=KEPT)
+  return kernel
 
 
 def _fill(x: jax.Array, value: int) -> jax.Array:

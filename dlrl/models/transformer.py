@@ -66,7 +66,7 @@ class Transformer(nnx.Module):
       dtype=jnp.dtype(cfg.compute_dtype),
       param_dtype=jnp.dtype(cfg.param_dtype),
     )
-    stack = nnx.vmap(
+    stack: Any = nnx.vmap(
       lambda r: layers.Layer(cfg, rngs=r), in_axes=0, out_axes=0)
     self.layers = stack(rngs.split(cfg.layers))
     self.norm = layers.norm(cfg, cfg.width, rngs)
@@ -168,10 +168,10 @@ class Model:
 
   def _network(self, params: Params) -> Transformer:
     base, adapter = lora.split(params)
-    if base is None:
-      return nnx.merge(self.definition, params)
-    network = nnx.merge(self.definition, base)
-    lora.attach(network, adapter, self.adapters.scale)
+    network: Transformer = nnx.merge(
+      self.definition, params if base is None else base)
+    if base is not None:
+      lora.attach(network, adapter, self.adapters.scale)
     return network
 
   def hidden(

@@ -89,7 +89,7 @@ def _scores(q: jax.Array, k: jax.Array, seen: jax.Array) -> jax.Array:
   scores = jnp.einsum(
     "bgnk,bgsk->bgns", _heads_first(q, k.shape[2]), k.swapaxes(1, 2),
     preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-  unseen = jnp.where(seen, 0.0, _UNSEEN)[:, None]
+  unseen: jax.Array = jnp.where(seen, 0.0, _UNSEEN)[:, None]
   if seen.shape[1] > 1:
     unseen = jnp.tile(unseen, (1, 1, q.shape[2] // k.shape[2], 1))
   return scores + unseen

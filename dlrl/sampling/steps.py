@@ -202,6 +202,7 @@ def _stop(
   A text has ended at an EOS with no mask before it: tokens between an EOS and
   an earlier mask may still come before the end.
   """
+  assert eos_id is not None
   masks = state.completion == mask_id
   ended = (state.completion == eos_id) & (jnp.cumsum(masks, -1) == 0)
   rest = masks & jnp.any(ended, -1, keepdims=True)
