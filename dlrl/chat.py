@@ -18,6 +18,7 @@ from absl import flags
 
 from dlrl import config
 from dlrl import models
+from dlrl import strict
 from dlrl.models import hf_tokenizer
 from dlrl.run import command
 from dlrl.runtime import progress

@@ -112,7 +112,7 @@ def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
 
 
 def run() -> None:
-  """Exports as the flags say."""
+  """Exports what the flags ask for."""
   options = flags.FLAGS
   export(options.workdir, options.out, options.source, adapter=options.adapter)
   progress.say(f"wrote {options.out}")

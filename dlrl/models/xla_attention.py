@@ -86,10 +86,10 @@ def _backward(
 
 def _scores(q: jax.Array, k: jax.Array, seen: jax.Array) -> jax.Array:
   """Computes scaled scores in fp32, far below all others where not seen."""
-  scores = jnp.einsum(
+  scores: jax.Array = jnp.einsum(
     "bgnk,bgsk->bgns", _heads_first(q, k.shape[2]), k.swapaxes(1, 2),
     preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-  unseen: jax.Array = jnp.where(seen, 0.0, _UNSEEN)[:, None]
+  unseen = jnp.where(seen, 0.0, _UNSEEN)[:, None]
   if seen.shape[1] > 1:
     unseen = jnp.tile(unseen, (1, 1, q.shape[2] // k.shape[2], 1))
   return scores + unseen

@@ -296,7 +296,7 @@ def test_an_index_is_believed_only_as_far_as_it_is_right(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-  ({"model_type": "llama"}, "'llama' is not one of llada"),
+  ({"model_type": "llama"}, "'llama' in its config.json; supported: llada"),
   ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
   ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
   ({"attention_bias": True}, "attention_bias is True"),
