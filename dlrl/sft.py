@@ -106,8 +106,7 @@ def warm_start(
 
 
 def train(
-  setup: setup_lib.Setup,
-  directory: pathlib.Path,
+  setup: setup_lib.Setup, directory: pathlib.Path,
   base: start_params.Base = start_params.NONE,
   evaluator: Callable[[Any], dict[str, float]] | None = None,
 ) -> tuple[Any, dict[str, float]]:
@@ -116,8 +115,7 @@ def train(
   Args:
     setup: of the run.
     directory: for checkpoints and metrics.
-    base: frozen parameters that adapters are put on. May be donated: use the
-      base in the policy that is returned.
+    base: frozen parameters beneath adapters. Donated: use the policy's instead.
     evaluator: applied before the first step and after the last.
 
   Returns:
@@ -144,7 +142,7 @@ def train(
 
     reported = start
     for now in range(start + 1, cfg.steps + 1):
-      run.dog.begin("step")
+      run.begin_step(now, state)
       last = now == cfg.steps
       logs = last or now == 1 or now % cfg.log_every == 0
       with run.clock.phase("fine-tuning"):

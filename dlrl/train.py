@@ -25,7 +25,6 @@ from dlrl.run import step_log
 from dlrl.run import train_state
 from dlrl.run import utilization
 from dlrl.runtime import clock
-from dlrl.runtime import profile_window
 
 Programs = tuple[rollout_lib.Program, update.Learn]
 
@@ -106,10 +105,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   source, evaluator = rollout_lib.examples(setup), held_out.make(setup)
   batches = rollout_lib.prompt_batches(setup, source)
 
-  with (
-    session.start(cfg, workdir, batches, base, tracked=True) as run,
-    profile_window.Window(cfg.profile.steps, workdir / "profile") as window,
-  ):
+  with session.start(cfg, workdir, batches, base, tracked=True,
+                     profiled=cfg.profile.steps) as run:
     restored = run.restore(abstract)
     if restored:
       state, start = restored
@@ -122,8 +119,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     log = step_log.StepLog(cfg, run.writer, run.clock, work)
 
     for now in range(start + 1, cfg.steps + 1):
-      run.dog.begin("step")
-      window.begin(now, state)
+      run.begin_step(now, state)
       state = _step(setup, programs, run, source, state, now, log)
       last = now == cfg.steps
       if last or now % cfg.eval.every == 0:

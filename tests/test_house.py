@@ -23,8 +23,8 @@ LAYERS = (
 )
 LAYER = {room: i for i, row in enumerate(LAYERS) for room in row}
 MAX_MODULES = 16  # in one folder
-MAX_LINES, MAX_FUNCTION = 400, 63
-MAX_IMPORTS_OF_TRAIN = 12
+MAX_LINES, MAX_FUNCTION = 400, 60
+MAX_IMPORTS_OF_TRAIN = 11
 
 
 def name_of(path):

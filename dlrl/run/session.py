@@ -14,6 +14,7 @@ from dlrl.run import start_params
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
+from dlrl.runtime import profile_window
 from dlrl.runtime import progress
 from dlrl.runtime import watchdog
 from dlrl.storage import checkpoint
@@ -28,6 +29,7 @@ class Session:
   Attributes:
     notice: tells whether to save and stop.
     dog: ends the process if the loop hangs.
+    window: traces some of the steps.
     checkpoints: of the loop's state.
     writer: writes the loop's metrics, in process 0 only.
     batches: the loop's iterator, whose position is saved.
@@ -38,12 +40,18 @@ class Session:
 
   notice: preemption.Notice
   dog: watchdog.Watchdog
+  window: profile_window.Window
   checkpoints: checkpoint.Checkpoints
   writer: metrics.MetricsWriter
   batches: Any
   base: start_params.Base
   clock: clock_lib.Clock
   steps: str
+
+  def begin_step(self, step: int, state: update.TrainState) -> None:
+    """Tells the watchers that step `step` begins; `state` is the one before."""
+    self.dog.begin("step")
+    self.window.begin(step, state)
 
   @contextlib.contextmanager
   def evaluation(self) -> Iterator[None]:
@@ -110,7 +118,8 @@ class Session:
 @contextlib.contextmanager
 def start(
   cfg: config.Config, directory: pathlib.Path, batches: Any,
-  base: start_params.Base, *, tracked: bool, steps: str = "step",
+  base: start_params.Base, *, tracked: bool, profiled: str = "",
+  steps: str = "step",
 ) -> Iterator[Session]:
   """Opens a loop's session.
 
@@ -120,12 +129,14 @@ def start(
     batches: the loop's iterator.
     base: frozen parameters beneath adapters.
     tracked: whether Weights & Biases, if configured, gets the metrics.
+    profiled: first and last step to trace, into `directory`/profile; "": none.
     steps: what a step is called in messages.
   """
   project = cfg.wandb if tracked else ""
   with (
     preemption.Notice() as notice,
     watchdog.Watchdog(cfg.watchdog) as dog,
+    profile_window.Window(profiled, directory / "profile") as window,
     checkpoint.Checkpoints(
       directory / "checkpoints", keep=cfg.checkpoint_keep) as checkpoints,
     wandb_log.wandb(project, directory, strict.to_json(cfg)) as tracker,
@@ -133,4 +144,5 @@ def start(
       directory, writes=processes.first(), also=tracker) as writer,
   ):
     yield Session(
-      notice, dog, checkpoints, writer, batches, base, clock_lib.Clock(), steps)
+      notice, dog, window, checkpoints, writer, batches, base,
+      clock_lib.Clock(), steps)

@@ -17,11 +17,8 @@ from dlrl.sampling import padding
 
 def generate(
   model: transformer.Model, params: Any, prompts: Sequence[Sequence[int]], *,
-  gen_length: int = 128,
-  steps: int | None = None,
-  block_length: int = 32,
-  temperature: float = 0.0,
-  cfg_scale: float = 0.0,
+  gen_length: int = 128, steps: int | None = None, block_length: int = 32,
+  temperature: float = 0.0, cfg_scale: float = 0.0,
   remasking: str = "low_confidence",
   cache: str | None = None,
   threshold: float | None = None,
