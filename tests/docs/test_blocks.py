@@ -201,9 +201,10 @@ def test_the_reference_has_every_public_loss():
 
 
 SMALL = [f"--config.{k}={v}" for k, v in {
-  "steps": 2, "sft.steps": 2, "sft.batch_size": 16, "rollout.prompts": 2,
-  "learn.n_mc": 2, "learn.micro_batch": 16, "eval.size": 16,
-  "eval.batch_size": 16, "learn.optimizer.warmup_steps": 0}.items()]
+  "steps": 2, "sft.steps": 2, "sft.batch_size": 16, "rollout.prompts": 4,
+  "rollout.group_size": 4, "learn.n_mc": 2, "learn.micro_batch": 16,
+  "eval.size": 16, "eval.batch_size": 16, "learn.optimizer.warmup_steps": 0,
+}.items()]
 
 
 @pytest.fixture(scope="module")
