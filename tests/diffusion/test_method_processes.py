@@ -111,6 +111,16 @@ def test_coupled_draws_predict_every_token_twice_with_mean_weight_one():
   assert_mean(np.mean([w for _, w in draws], 0)[:, LIVE], 1.5)
 
 
+def test_every_triple_of_coupled_draws_has_a_split_of_its_own():
+  parts = []
+  for start in range(0, 12, 3):
+    whole, part, rest = (draw("coupled", start + i, 12)[0] for i in range(3))
+    np.testing.assert_array_equal(part ^ rest, whole)
+    assert not (part & rest).any()
+    assert all((part != other).any(1).mean() > 0.5 for other in parts)
+    parts.append(part)
+
+
 def test_random_ratios_are_spaced_evenly():
   n, size = 4, 4000
   live = np.ones(size, bool)

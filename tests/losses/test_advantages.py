@@ -21,6 +21,15 @@ def test_a_hand_worked_group():
     normalized([0, 0, 3], 3), [-1 / root, -1 / root, 2 / root], rtol=1e-5)
 
 
+@pytest.mark.parametrize("group_size", [2, 3, 5])
+def test_leave_one_out_subtracts_the_mean_of_the_others(group_size):
+  reward = np.random.default_rng(0).normal(size=(4, group_size))
+  others = (reward.sum(1, keepdims=True) - reward) / (group_size - 1)
+  np.testing.assert_allclose(
+    losses.leave_one_out(jnp.asarray(reward.ravel()), group_size),
+    (reward - others).ravel(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("group_size", [2, 3, 8])
 def test_groups_are_normalized_on_their_own(group_size):
   rng = np.random.default_rng(group_size)
