@@ -1,5 +1,6 @@
 """Masks and weights of the methods that do not estimate an ELBO."""
 
+import inspect
 import math
 
 import jax
@@ -213,3 +214,13 @@ def test_prompt_noise_has_its_rate_and_its_own_randomness():
     noise = jax.vmap(lambda key, i=i: jax.random.uniform(
       jax.random.fold_in(key, i), (5,)))(keys)
     assert_mean((half == (noise < 0.5))[:, :4], 0.5)
+
+
+def test_defaults_of_settings_stay_what_runs_rely_on():
+  processes = method_processes.PROCESSES | method_processes.OF_TRACE
+  found = {
+    (name, key): p.default for name, process in processes.items()
+    for key, p in inspect.signature(process).parameters.items()
+    if p.default is not p.empty}
+  assert found == {("truncated", "least"): 0.5, ("block", "block_length"): 32,
+                   ("trace", "shrink"): 1}
