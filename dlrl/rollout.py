@@ -188,7 +188,7 @@ def inputs(
   """The rollout's arguments after the state, on all devices.
 
   Args:
-    setup: of the run.
+    setup: the run's fixed parts.
     batch: from `prompt_batches`.
     asked: the g examples that the batch asks.
 
@@ -221,7 +221,7 @@ def output_shapes(
   """Shapes of what a rollout returns, with shardings.
 
   Args:
-    setup: of the run.
+    setup: the run's fixed parts.
     program: from `make`.
     args: shapes of its arguments.
   """

@@ -113,7 +113,7 @@ def train(
   """Fine-tunes a run's first parameters; continues what `directory` holds.
 
   Args:
-    setup: of the run.
+    setup: the run's fixed parts.
     directory: for checkpoints and metrics.
     base: frozen parameters beneath adapters. Donated: use the policy's instead.
     evaluator: applied before the first step and after the last.

@@ -50,7 +50,7 @@ def learn_shapes(
   """Shapes of the arguments of `learn`, with shardings.
 
   Args:
-    setup: of the run.
+    setup: the run's fixed parts.
     rollout: the program.
     args: shapes of the rollout's arguments.
   """

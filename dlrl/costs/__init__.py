@@ -1,1 +1,1 @@
-"""What a compiled program needs: memory, FLOPs, traffic and collectives."""
+"""The needs of compiled programs: memory, FLOPs, traffic and collectives."""

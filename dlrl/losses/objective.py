@@ -51,7 +51,7 @@ class Scored(NamedTuple):
 
 
 class Responses(NamedTuple):
-  """What a loss knows about the responses besides their log-probs.
+  """Facts about the responses that a loss needs besides their log-probs.
 
   Attributes:
     advantage: [b] fp32.

@@ -91,7 +91,7 @@ def maker(
   """`(policy -> first state, the state's shapes with shardings)`.
 
   Args:
-    setup: of the run.
+    setup: the run's fixed parts.
     tx: the optimizer.
     make_first: from the trained parameters to the state without its base.
 

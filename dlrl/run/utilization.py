@@ -39,7 +39,7 @@ def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
   """Counts the FLOPs of a run's programs; None if the peak is unknown.
 
   Args:
-    setup: of the run.
+    setup: the run's fixed parts.
     programs: makes the programs.
     args: shapes of a rollout's arguments, the state first.
   """

@@ -11,7 +11,7 @@ _IN_TEXT = re.compile(r"os_error_code='(\d+)'")
 
 
 def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
-  """What happened and what to do next; None for other kinds of errors."""
+  """Says what happened and what to do next; None for other errors."""
   if any(map(_is_full, _causes(error))):
     return (f"no space left for {workdir}: free some, or raise the quota. The "
             "newest checkpoint is complete; the same command continues from it")
