@@ -91,23 +91,6 @@ def measure() -> dict[str, Any]:
   }
 
 
-def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-  """Mean accuracy on test items and its 95% t interval over seeds.
-
-  `gain` is the mean over seeds of the accuracy after RL less the one before.
-  """
-  before, after = ([run[end]["solved"] for run in runs]
-                   for end in ("before", "after"))
-  gain = [b - a for a, b in zip(before, after, strict=True)]
-  found = {"before": results.mean_interval(before),
-           "after": results.mean_interval(after)}
-  for interval in found.values():
-    if "low" in interval:  # a t interval can leave the range of accuracies
-      interval.update(low=max(0.0, interval["low"]),
-                      high=min(1.0, interval["high"]))
-  return found | {"gain": results.mean_interval(gain)}
-
-
 def plot(result: dict[str, Any]) -> figure.Figure:
   """One line per seed, their mean, and the baseline: before RL."""
   runs = result["runs"]
@@ -162,7 +145,7 @@ def main(argv: list[str]) -> None:
   name = f"learning_{_NAME.value}"
   result = results.obtain(name, measure)
   # Results stored by older versions have no intervals over seeds.
-  result["over_seeds"] = over_seeds(result["runs"])
+  result["over_seeds"] = results.over_seeds(result["runs"])
   results.write(name, result)
   results.show(name, plot(result), table(result))
 

@@ -80,6 +80,22 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
   return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+def over_seeds(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+  """Mean accuracy on test items and its 95% t interval over seeds.
+
+  `gain` is the mean over seeds of the accuracy after RL less the one before.
+  """
+  before, after = ([run[end]["solved"] for run in runs]
+                   for end in ("before", "after"))
+  gain = [b - a for a, b in zip(before, after, strict=True)]
+  found = {"before": mean_interval(before), "after": mean_interval(after)}
+  for interval in found.values():
+    if "low" in interval:  # a t interval can leave the range of accuracies
+      interval.update(low=max(0.0, interval["low"]),
+                      high=min(1.0, interval["high"]))
+  return found | {"gain": mean_interval(gain)}
+
+
 def page(
   title: str, *, rows: int = 1, columns: int = 1, size: tuple[float, float]
 ) -> tuple[figure.Figure, list[axes.Axes]]:

@@ -317,12 +317,6 @@ def test_the_command_needs_no_workdir_and_leaves_nothing_but_its_json(tmp_path):
   assert [p.name for p in here.iterdir()] == ["out.json"]
 
 
-def test_without_both_a_workdir_and_devices_there_is_nothing_to_do(tmp_path):
-  done, _ = run(tmp_path)
-  assert done.returncode == 2
-  assert ("Flag --workdir must have a value, or --compile_only" in done.stderr)
-
-
 @pytest.mark.parametrize("name, path, message", [
   ("v9-4", None, "--compile_only=v9-4: unknown accelerator"),
   ("cpu", "no/x.json", "--json=no/x.json: its directory does not exist"),

@@ -6,7 +6,6 @@ import types
 
 import pytest
 
-from benchmarks import learning_curves
 from benchmarks import results
 
 STORED = pathlib.Path(results.__file__).parent / "results"
@@ -32,7 +31,7 @@ def test_the_interval_is_students_and_a_single_seed_has_none():
 def test_intervals_of_accuracies_stay_within_0_and_1():
   runs = [{"before": {"solved": b}, "after": {"solved": a}}
           for b, a in ((0.0, 0.9), (0.4, 1.0), (0.1, 1.0))]
-  found = learning_curves.over_seeds(runs)
+  found = results.over_seeds(runs)
   assert found["before"]["low"] == 0.0
   assert found["after"]["high"] == 1.0
   assert found["gain"]["mean"] == pytest.approx(0.8)
@@ -53,7 +52,7 @@ def test_plot_only_measures_nothing(tmp_path, monkeypatch):
   path.stem for path in sorted(STORED.glob("learning_*.json"))])
 def test_stored_means_and_intervals_are_those_of_the_stored_seeds(name):
   result = json.loads((STORED / f"{name}.json").read_text())
-  wanted = learning_curves.over_seeds(result["runs"])
+  wanted = results.over_seeds(result["runs"])
   assert result["over_seeds"].keys() == wanted.keys()
   for end, interval in wanted.items():
     assert result["over_seeds"][end] == pytest.approx(interval)

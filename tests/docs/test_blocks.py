@@ -104,7 +104,10 @@ def test_json_blocks_are_json_or_lines_of_it(block):
 
 
 def source_of(module):
-  spec = importlib.util.find_spec(module)
+  try:
+    spec = importlib.util.find_spec(module)
+  except ModuleNotFoundError:  # not a module, but a name in one
+    return ""
   return pathlib.Path(spec.origin).read_text() if spec else ""
 
 

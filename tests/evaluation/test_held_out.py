@@ -11,6 +11,7 @@ from dlrl import validate
 from dlrl.evaluation import held_out
 from dlrl.run import setup as setup_lib
 from dlrl.sampling import denoise
+from dlrl.sampling import steps
 
 PUZZLE = "1034041221430021"
 # A metric with another value in each split.
@@ -27,7 +28,7 @@ def metrics(prompts, completions, *, split, **columns):
 
 
 def decode(model, params, prompt, *args, **kwargs):
-  return denoise.Decoded(prompt, prompt, jnp.int32(0), prompt)
+  return steps.DecodeState(prompt, prompt, jnp.int32(0), prompt)
 
 
 @pytest.mark.parametrize(("split", "ends", "expected"), [
