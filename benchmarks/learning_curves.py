@@ -41,7 +41,6 @@ TITLES = {
   "bgpo_countdown": "BGPO on three-digit Countdown",
   "bgpo_plain": "The paper's BGPO objective (failures at full weight), "
                 "learning rate 2e-4, 4x4 Sudoku",
-  "bgpo_triple": "BGPO on 4x4 Sudoku, 1,200 RL steps instead of 400",
   "bgpo_undamped": "BGPO with failures at full weight "
                    "(learn.negative_weight = 1), 4x4 Sudoku",
   "stp": "BGPO with pruned rollouts (STP) on 4x4 Sudoku",

@@ -56,8 +56,8 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   cfg.learn.n_mc = 16
   # Per-token scores: the paper's sums times 1/16, see dlrl/diffusion/elbo.py.
   cfg.learn.score_norm = "token"
-  # Lowering an ELBO has no floor: with weight 1 this run falls from 49% to 0 in
-  # 60 steps (benchmarks/results/learning_bgpo_undamped.png). With weight 0.1
+  # Lowering an ELBO has no floor: with weight 1 this run falls from 33% to 0 in
+  # 40 steps (benchmarks/results/learning_bgpo_undamped.png). With weight 0.1
   # and a rate of 2e-3, seed 0 reached 86.5% of 9-11 blanks in 240 steps; with
   # weight 0 and 2.5e-3 it reached 91.0%, in faster steps, because rows with
   # negative advantages need not be computed.
