@@ -71,7 +71,7 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   assert goodput["step_seconds"] == pytest.approx(sum(
     phases[k] for k in ("fine-tuning", "rollout", "reward", "update")))
   assert summary["wall_seconds"] < goodput["running_seconds"]
-  assert phases["compile"] > 1
+  assert phases["compile"] > 0  # little, where programs are kept
   assert f"goodput {goodput['share']:.0%}" in output
   assert summary["wall_seconds"] > 0
   assert len(summary["config_fingerprint"]) == 12
