@@ -1,5 +1,7 @@
 """The optimizer, its schedule, and the treatment of non-finite gradients."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -78,7 +80,7 @@ def rate(
 
 def _in_fp32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
   """`tx` on gradients and parameters cast to fp32."""
-  def wide(tree):
+  def wide(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
   return optax.GradientTransformation(
@@ -86,12 +88,12 @@ def _in_fp32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     lambda grads, state, params: tx.update(wide(grads), state, params))
 
 
-def _decays(params):
+def _decays(params: Any) -> Any:
   return jax.tree.map_with_path(
     lambda path, p: "norm" not in jax.tree_util.keystr(path), params)
 
 
-def global_norm(tree) -> jax.Array:
+def global_norm(tree: Any) -> jax.Array:
   """Euclidean norm over all leaves, accumulated in fp32."""
   return optax.global_norm(jax.tree.map(
     lambda x: x.astype(jnp.float32), tree))

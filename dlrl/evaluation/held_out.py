@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +44,7 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
       setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
       eos_id=setup.tokenizer.eos_id).completion
 
-  def on_split(params, split: str) -> dict[str, float]:
+  def on_split(params: Any, split: str) -> dict[str, float]:
     source, arrays = items[split]
     pending = []
     for start in range(0, cfg.size, cfg.batch_size):
@@ -57,7 +58,7 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
     done = grading.read(setup, rows, ids)
     return _summary(grading.metrics(setup, done, share))
 
-  def evaluate(params, *, ends: bool) -> dict[str, float]:
+  def evaluate(params: Any, *, ends: bool) -> dict[str, float]:
     found = {"eval": on_split(params, cfg.split)}
     if ends:
       found["test"] = (found["eval"] if cfg.split == "test"
