@@ -1,4 +1,4 @@
-"""What pruned rollouts save: seconds per step, ELBO variance, time to learn.
+"""Savings of pruned rollouts: seconds per step, ELBO variance, time to learn.
 
     python -m benchmarks.stp --base=configs/bgpo.py --pruned=configs/stp.py \\
         --base_curves=learning_bgpo --pruned_curves=learning_stp

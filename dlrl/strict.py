@@ -159,7 +159,7 @@ class Bounds:
       and (not self.choices or value in self.choices))
 
   def __str__(self) -> str:
-    """What a value must be, for messages; "" if nothing is required."""
+    """States the bound for messages; "" if nothing is required."""
     if self.choices:
       return one_of(self.choices)
     if self.at_least is not None and self.at_most is not None:

@@ -1,4 +1,4 @@
-"""What README and docs show works: blocks run, and the names in them exist."""
+"""README and docs show what works: blocks run, and their names exist."""
 
 import ast
 import importlib

@@ -65,7 +65,7 @@ _PART_AFTER = re.compile(
     r"|\s*(?:thousand|million|billion|trillion)\b", re.ASCII | re.IGNORECASE)
 _CONTEXT = 20  # characters before a number to which `_PART_BEFORE` is applied
 _PERCENT = re.compile(r"\s*(?:%|percent\b)", re.A | re.I)
-# Of words of two letters, only these: others are as often variables as units.
+# Only these words of two letters: others are as often variables as units.
 _UNITS = re.compile(
     r"(?:\s+(?:[A-Za-z]{3,}|[ckm]m|[km]g|ml|ft|in|mi|yd|lb|oz|hr|[ap]m|per)"
     r"|\s*/\s*[A-Za-z]{3,})*[\s.]*", re.ASCII)
