@@ -73,7 +73,7 @@ def imported(tree):
 
 
 def find(node, names):
-  """What an expression such as `losses.bgpo` means; None: not an import."""
+  """Resolves a name such as `losses.bgpo`; None if it is not imported."""
   if isinstance(node, ast.Name):
     return names.get(node.id)
   if isinstance(node, ast.Attribute):

@@ -204,7 +204,7 @@ def test_confidence_is_the_probability_at_the_time_of_commitment():
   out = decoded(threshold=0.5)
   confidence = np.asarray(out.confidence)
   assert ((confidence > 0) & (confidence <= 1)).all()
-  # Of several tokens in a step, all pass the threshold.
+  # Where a step commits several tokens, all pass the threshold.
   trace = np.asarray(out.trace)
   for row, steps in zip(confidence, trace, strict=True):
     for step in set(steps):

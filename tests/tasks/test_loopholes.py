@@ -1,4 +1,4 @@
-r"""What published graders wrongly reward or punish, and what ours do instead.
+r"""Answers that published graders misjudge, and the verdicts of ours.
 
 Each test first shows the loophole in the published reward or scorer, then that
 our grader does not have it. docs/graders.md is the table of these tests.

@@ -20,7 +20,7 @@ ROWS = [{"text": f"Add {i}.", "signature": "def add(n):", "prefix": "",
          "setup": "", "entry_point": "add", "solution": "", "difficulty": 1,
          "index": i} for i in range(16)]
 BLOCK = "Here it is:\n```python\ndef add(n):\n{}\n```"
-# What a policy might say, and its rewards for tests and format.
+# Completions that a policy might write, with rewards for tests and format.
 SAID = (
   ("  return n + {i}", (1.0, 1.0)),
   ("  return {i}", (0.5, 1.0)),  # right only for 0
