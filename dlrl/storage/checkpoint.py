@@ -6,7 +6,9 @@ directory is next opened. Each array is saved with a checksum, because Orbax
 returns flipped bits without an error.
 """
 
+import itertools
 import os
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -42,6 +44,7 @@ class Checkpoints:
   """
 
   def __init__(self, directory: str | os.PathLike[str], keep: int = 2) -> None:
+    self._saving: Any = None  # Orbax's response to the save in progress
     self._manager = ocp.training.Checkpointer(
       _root(directory),
       # The caller decides when. By default Orbax skips a save while busy.
@@ -76,8 +79,8 @@ class Checkpoints:
     Raises:
       FileExistsError: a checkpoint of this step exists.
     """
-    self._manager.wait()
-    self._manager.save_checkpointables_async(
+    self.wait()
+    self._saving = self._manager.save_checkpointables_async(
       step, {"state": _present(state)}, force=True,
       # Grain would write a file per process, to be read by as many.
       custom_metadata={"meta": meta, "digest": _digest(state, iterator),
@@ -88,7 +91,8 @@ class Checkpoints:
   ) -> tuple[Any, dict[str, Any], int] | None:
     """`(state, meta, step)` of the newest readable checkpoint; None if none.
 
-    Damaged checkpoints are reported, skipped and renamed to `STEP.damaged`.
+    Damaged checkpoints are reported, skipped and renamed to `STEP.damaged`, or
+    `STEP.damaged-2` and so on if the step has been damaged before.
 
     Args:
       abstract_state: `ShapeDtypeStruct`s with the wanted shardings; the mesh
@@ -138,9 +142,10 @@ class Checkpoints:
     return found
 
   def _set_aside(self, damage: dict[int, Damaged], used: int) -> None:
+    taken = {path.name for path in self._manager.directory.iterdir()}
     for step, error in damage.items():
       path = self._manager.directory / str(step)
-      aside = path.with_name(f"{step}.damaged")
+      aside = path.with_name(_free(f"{step}.damaged", taken))
       progress.say(f"checkpoint {step} is damaged, continuing from {used}; it "
                    f"is kept in {aside}. {error}")
       if jax.process_index() == 0:
@@ -151,11 +156,23 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Waits until all saves are complete; raises if one failed."""
-    self._manager.wait()
+    saving, self._saving = self._saving, None
+    try:
+      # First: it raises an error once in each thread, so that the next save
+      # would meet it again.
+      self._manager.wait()
+    finally:
+      # Each response has a thread and an event loop, with three descriptors,
+      # and only its `result` ends them.
+      if saving is not None:
+        saving.result()
 
   def close(self) -> None:
     """Waits, then stops the background threads."""
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -213,6 +230,12 @@ def _root(directory: str | os.PathLike[str]) -> epath.Path:
   root = epath.Path(directory)
   # Resolving would turn gs://bucket into a directory below the current one.
   return root if "://" in str(root) else root.expanduser().resolve()
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+  """`name`, or the first of `name-2`, `name-3`, ... that is not taken."""
+  names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+  return next(n for n in names if n not in taken)
 
 
 def _path(directory: str | os.PathLike[str], step: int | None) -> epath.Path:

@@ -76,6 +76,31 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
   np.testing.assert_array_equal(next(data), next(fresh))
 
 
+@pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
+def test_a_step_damaged_again_is_set_aside_again(
+    kind, three, tmp_path, capsys):
+  root, data = tmp_path / "copy", batches()
+  shutil.copytree(three, root)
+  if kind == "file":
+    (root / "3.damaged").touch()
+  elif kind == "dangling link":
+    (root / "3.damaged").symlink_to("nowhere")
+  for names in (["3.damaged"], ["3.damaged", "3.damaged-2"],
+                ["3.damaged", "3.damaged-2", "3.damaged-3"]):
+    with checkpoint.Checkpoints(root, keep=9) as saver:
+      if checkpoint.steps(root)[-1] < 3:
+        saver.save(3, numbered(3), data, {"at": 3})
+        saver.wait()
+      damage(root / "3", "half a file")
+      state, _, step = saver.restore_latest(abstract(numbered(0)), data)
+      assert step == 2
+      assert_same(state, numbered(2))
+    found = sorted(p.name for p in root.glob("3.*"))
+    if kind == "directory":
+      assert found == names
+      assert names[-1] in capsys.readouterr().out
+
+
 def test_where_all_are_damaged_nothing_is_begun_anew_nor_moved(three, tmp_path):
   root = tmp_path / "copy"
   shutil.copytree(three, root)

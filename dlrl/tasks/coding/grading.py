@@ -16,7 +16,9 @@ Columns that the rewards read; all but `tests` may be missing or empty:
                  prompts; complete in itself and trusted as tests are
 """
 
+import base64
 import re
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +37,7 @@ _PYTHON = frozenset({"python", "python3", "py", ""})
 # Trusted code that reads hostile text. It runs in the sandbox as well, because
 # such a text can crash Python's parser.
 _CHECK = """
+import base64
 import re
 import warnings
 
@@ -45,7 +48,8 @@ def compiled(source):
 
 EMPTY = compiled("").co_code
 
-def defines(source, defined):
+def defines(encoded, defined):
+  source = base64.b64decode(encoded).decode("utf-8", "surrogatepass")
   # The time to compile these, if nested, is quadratic in their number.
   if source.count("lambda") > 200 or source.count("else") > 500:
     return False
@@ -150,20 +154,19 @@ def format_reward(prompts: Texts, completions: Texts, *,
   """1 if the only fenced block is marked as Python and compiles, else 0.
 
   If there is an entry point, the block, after the prefix, must define it.
+  None where the sandbox fails, or takes no text as long as block and prefix.
   """
   del prompts, columns
   found = [_only_block(completion) for completion in completions]
   checks = [
       None if text is None else
-      f"assert defines({before + text!r}, {_defined(name)!r})"
+      f"assert defines({_encoded(before + text)}, {_defined(name)!r})"
       for text, before, name in zip(
           found, _column(prefix, found), _column(entry_point, found),
           strict=True)]
   # The checks are tests of one program, `_CHECK`: a process does many. A check
   # that crashes the process fails only itself.
-  tests = list(dict.fromkeys(check for check in checks if check is not None))
-  chunks = [tuple(tests[at:at + _CHECKS_PER_PROCESS])
-            for at in range(0, len(tests), _CHECKS_PER_PROCESS)]
+  chunks = _chunks(dict.fromkeys(c for c in checks if c is not None))
   results = code_results.run([
       sandbox.Program(_CHECK, chunk, entry_point="defines")
       for chunk in chunks])
@@ -172,7 +175,8 @@ def format_reward(prompts: Texts, completions: Texts, *,
     for test, passed in zip(chunk, result.passed, strict=True):
       compiles[test] = (
           float(passed) if result.infrastructure_error is None else None)
-  return [compiles[check] for check in checks]
+  # Not checked: what is too long for the sandbox because of its prefix.
+  return [compiles.get(check) for check in checks]
 
 
 def metrics(prompts: Texts, completions: Texts,
@@ -213,6 +217,29 @@ def _fraction(result: sandbox.Result) -> float | None:
   if result.infrastructure_error is not None:
     return None
   return sum(result.passed) / len(result.passed)
+
+
+def _encoded(text: str) -> str:
+  """A literal of at most 16 characters for three of any text.
+
+  `repr` may need ten characters for one.
+  """
+  return repr(base64.b64encode(text.encode("utf-8", "surrogatepass")).decode())
+
+
+def _chunks(checks: Iterable[str]) -> list[tuple[str, ...]]:
+  """The checks in their order, as many at a time as the sandbox takes."""
+  chunks: list[list[str]] = []
+  room = 0
+  for check in checks:
+    if not chunks or len(chunks[-1]) == _CHECKS_PER_PROCESS or (
+        len(check) > room):
+      chunks.append([])
+      room = sandbox.MAX_CHARACTERS - len(_CHECK)
+    if len(check) <= room:
+      chunks[-1].append(check)
+      room -= len(check)
+  return [tuple(chunk) for chunk in chunks if chunk]
 
 
 def _only_block(completion: str) -> str | None:

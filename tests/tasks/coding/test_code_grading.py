@@ -156,6 +156,25 @@ def test_a_format_may_have_a_prefix_and_no_entry_point():
     ["", ""], [fenced("x = 1\n"), fenced("#\n")]) == [1, 0]
 
 
+@pytest.mark.parametrize("filler, size, count", [
+    ("x", 16_000, 64), ("x", 90_000, 12), ("\u2603", 16_000, 64),
+    ("\x01", 16_000, 64), ("\U0010ffff", 90_000, 2), ("'\\", 16_000, 64)])
+def test_the_format_of_long_and_unprintable_batches_is_read(
+    filler, size, count):
+  texts = [fenced(f"{ADD}# {i} {filler * (size // len(filler))}\n")
+           for i in range(count)]
+  wrong = fenced("# " + filler * (size // len(filler)) + "\n(")
+  found = rewards(code_grading.format_reward, *texts, wrong)
+  assert found == [1] * count + [0]
+
+
+def test_the_format_after_a_prefix_too_long_for_the_sandbox_is_unknown():
+  long = "#" + "x" * sandbox.MAX_CHARACTERS + "\n"
+  assert code_grading.format_reward(
+    [""] * 2, [fenced(ADD)] * 2, entry_point=["add"] * 2,
+    prefix=["", long]) == [1, None]
+
+
 def test_a_sandbox_that_fails_gives_no_reward(monkeypatch):
   sandboxes.no_process_in_time(monkeypatch)
   completions = (fenced(ADD + "# not seen before\n"), "no program")
