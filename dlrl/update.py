@@ -127,6 +127,8 @@ def make_learn(
       cfg.learn.optimizer, optimizer.rl_updates(cfg), state.opt_state)
     state, metrics = update(
       state, dataclasses.replace(batch, advantage=advantage))
+    # A completion's length is that of its text; what the sampler wrote after
+    # the end does not count.
     ends = jnp.cumsum(batch.completion == eos_id, 1) > 0
     return state, metrics | {
       "learning_rate": rate,
@@ -198,6 +200,8 @@ def draw_logps(
       batch.keys, method_processes.PROCESSES[cfg.forward_process])
   mask, weight = process(
     source, batch.maskable, j, cfg.n_mc, **cfg.process_args)
+  # Regenerated from its key whenever it is needed, so the n_mc noisy copies of
+  # the batch never exist side by side.
   noisy = jnp.where(mask, model.mask_id, batch.completion)
   prompt = batch.prompt
   if cfg.prompt_noise:
@@ -258,6 +262,7 @@ def micro_batch_grads(
     old = jax.lax.stop_gradient(logps) if old is None else old
     scored = losses.Scored(logps, old, ref, *draw)
     value = scored.score(logps)
+    # Metrics only; the objective takes what it needs from `scored`.
     delta = value - scored.score(old)
     return scored, {"score_mean": value, "square": value**2,
                     "delta": abs(delta), "delta_square": delta**2,
@@ -284,6 +289,8 @@ def batch_grads(
   """
   objective = losses.OBJECTIVES[cfg.loss](**cfg.loss_args)
   live = (batch.advantage != 0) | (not objective.skips_zero)
+  # Of the whole batch, not of each micro-batch, or the loss would depend on how
+  # the batch is split.
   tokens = jnp.broadcast_to(
     jnp.mean(jnp.sum(batch.maskable, -1, dtype=jnp.float32)), live.shape)
   # Rows that teach nothing go last, so that whole micro-batches of them exist.

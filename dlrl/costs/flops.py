@@ -82,6 +82,8 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch
   if name == "shard_map":
     mesh = params["mesh"].shape
     return math.prod(mesh[a] for a in params["newly_manual_axes"]) * sum(inner)
+  # A primitive that JAX added later, perhaps a loop: better an error than a
+  # count that is silently too low.
   if len(inner) > 1 and any(inner):
     raise ValueError(
       f"which of the {len(inner)} programs in {name!r} run is unknown")

@@ -96,7 +96,10 @@ def of(
       flops / devices, None, None), None
   seconds = time.monotonic() - began
   stats = compiled.memory_analysis()
+  # jit drops arguments that the program does not use, but they occupy the
+  # device all the same.
   arguments = max(stats.argument_size_in_bytes, memory.per_device(args))
+  # A donated argument and its output share a buffer, counted above.
   output = stats.output_size_in_bytes - stats.alias_size_in_bytes
   code = stats.generated_code_size_in_bytes
   traffic = hlo.traffic(compiled.as_text(), while_trips)

@@ -39,6 +39,8 @@ def coupled(key: jax.Array, maskable: jax.Array, j: Index, n: int) -> Draw:
   key_r, key_mask = jax.random.split(jax.random.fold_in(key, j // 3))
   r = jax.random.uniform(key_r, minval=0.2, maxval=0.8)
   part = jax.random.uniform(key_mask, maskable.shape) < r
+  # Draws of a triple share r and the part, because j // 3 is in their key and j
+  # is not.
   kind = j % 3
   mask = maskable & jnp.where(
     kind == 0, True, jnp.where(kind == 1, part, ~part))

@@ -60,6 +60,8 @@ def keep(
       half up.
   """
   count = jnp.floor(share * jnp.sum(known, -1, keepdims=True) + 0.5)
+  # argsort of argsort is the rank; both sorts are stable, so ties keep their
+  # order.
   rank = jnp.argsort(jnp.argsort(jnp.where(known, -order, jnp.inf), -1), -1)
   return known & (rank < count)
 

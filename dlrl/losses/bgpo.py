@@ -40,6 +40,9 @@ def bgpo_statistic(
     old_score: [b] fp32, under the parameters that generated the rollout.
     advantage: [b] fp32.
   """
+  # (1 + d) A is linear in d. exp(d) A is concave in d where A < 0. So the mean
+  # over draws of g_j bounds the joint objective from below, and its gradient is
+  # a sum of the draws' gradients.
   return _ratio(score, old_score, advantage) * advantage
 
 
@@ -79,6 +82,8 @@ def bgpo_clipped(
   a = advantage[None]
   term, flat = ratio_lib.clipped(_ratio(score, old_score, a), a, clip)
   limit = dual_clip * a
+  # PPO's clip alone leaves this side open: with A < 0 the loss grows without
+  # bound as the ratio does.
   over = (a < 0) & (term < limit)
   term = jnp.where(over, limit, term)
   return -jnp.mean(term, 0), {"clip": jnp.mean(flat | over, 0)}

@@ -58,6 +58,8 @@ def coupled_grpo_objective(
   ) -> objective.LossAndMetrics:
     terms = token_terms(
       *means[:2], rows.advantage, (clip_low, clip_high), means[2], kl_coef)
+    # One mean over all tokens of the batch: a long response counts for more
+    # than a short one, as in the published code.
     weight = rows.valid / rows.tokens[:, None]
     return objective.reduce(terms, lambda x: jnp.sum(x * weight, -1))
 

@@ -76,5 +76,7 @@ def _outer(
   logs = jnp.where(seen, jnp.log(jnp.where(seen, inner, 1.0)), 0.0)
   eubo = jnp.sum(logs, -1) / jnp.maximum(jnp.sum(seen, -1), 1) / beta
   bound = jnp.where(advantage > 0, elbo, mix * eubo + (1 - mix) * elbo)
+  # The bounds are means over tokens; this makes the batch's loss a mean over
+  # all its tokens instead of over responses.
   length = jnp.sum(mask, -1) / jnp.maximum(tokens, 1e-9)
   return -advantage * bound * length, {"elbo": elbo, "eubo": eubo}

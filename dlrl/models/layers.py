@@ -79,10 +79,13 @@ class Attention(nnx.Module):
       Outputs [b, t, d], or [b, w, d] with `columns`; keys and values of whole
       rows, with which a later call can replace `cache`.
     """
+    # The last layer's queries are those of the columns that are asked for,
+    # while keys and values are still needed of all.
     asking = take(x, columns)
     q, k, v = (project(y).reshape(*y.shape[:2], -1, self.head_dim)
                for project, y in ((self.q, asking), (self.k, x), (self.v, x)))
     if self.qk_norm:
+      # Per head and before the rotation, as in Qwen3.
       q, k = self.q_norm(q), self.k_norm(k)
     sin, cos = turn
     q = attention.rope(q, (take(sin, columns), take(cos, columns)))

@@ -66,6 +66,8 @@ class Transformer(nnx.Module):
       dtype=jnp.dtype(cfg.compute_dtype),
       param_dtype=jnp.dtype(cfg.param_dtype),
     )
+    # One module whose arrays have a leading axis of layers, which scan consumes
+    # and a checkpoint stores as one array per kind of parameter.
     stack: Any = nnx.vmap(
       lambda r: layers.Layer(cfg, rngs=r), in_axes=0, out_axes=0)
     self.layers = stack(rngs.split(cfg.layers))
@@ -100,6 +102,7 @@ class Transformer(nnx.Module):
       None.
     """
     definition, stacked = nnx.split(self.layers)
+    # Outside of the scan, so that it is computed once.
     turn = attention.rotation(positions, self.head_dim, self.rope_theta)
 
     def layer(
@@ -109,6 +112,8 @@ class Transformer(nnx.Module):
       x = mesh_lib.shard_batch(x)
       x, keys_values = nnx.merge(definition, weights)(
         x, turn, lengths, cache, start, before)
+      # scan stacks what it returns: without a cache to keep, that would be keys
+      # and values of all layers.
       return x, keys_values if keep else None
 
     policy = REMAT[self.remat]
@@ -167,6 +172,8 @@ class Model:
     return nnx.to_pure_dict(nnx.state(module))
 
   def _network(self, params: Params) -> Transformer:
+    # The adapter's product is added to the layer's; merging the matrices first
+    # would copy the base.
     base, adapter = lora.split(params)
     network: Transformer = nnx.merge(
       self.definition, params if base is None else base)

@@ -147,6 +147,8 @@ def make(
     tokenizer = hf_tokenizer.load(
       cfg.pretrained, error=families.PRETRAINED)
     published, _ = families.read_config(cfg.pretrained)
+    # The checkpoint decides what is computed, the user with what memory and in
+    # which precision.
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(
       published, remat=cfg.model.remat, param_dtype=cfg.model.param_dtype,
       compute_dtype=cfg.model.compute_dtype, attention=cfg.model.attention))

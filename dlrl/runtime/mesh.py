@@ -22,6 +22,8 @@ from jax.sharding import PartitionSpec as P
 from dlrl import config
 from dlrl import strict
 
+# Ordered by increasing traffic: JAX puts devices that are neighbours on the
+# last axis nearest to each other, and `tensor` communicates in every layer.
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
@@ -95,6 +97,8 @@ def platform() -> str:
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Shards axis 0 over `data` and `fsdp`."""
+  # Both axes: with FSDP each device has rows of its own, or the parameters
+  # would be gathered to compute the same thing several times.
   return NamedSharding(mesh, P(BATCH))
 
 
@@ -105,6 +109,7 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def constrain(x: jax.Array, *spec: Any) -> jax.Array:
   """Pins `x` to `P(*spec)` on the mesh in use, if there is one."""
+  # Losses and models also run in other people's programs, without a mesh.
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, P(*spec))
@@ -181,6 +186,7 @@ def param_shardings(
     if len(specs) != 1:
       raise ValueError(f"{len(specs)} sharding rules match parameter {name!r}")
     for size, axis in zip(leaf.shape, specs[0], strict=True):
+      # jit would refuse a remainder, too, but would name shapes, not settings.
       parts = mesh.shape[axis] if axis else 1
       strict.require(
         size % parts == 0, f"mesh.{axis}", parts,

@@ -71,6 +71,8 @@ class Watchdog:
             f"usually takes {self._usual(work)}; config.watchdog sets the "
             "limits. Stacks of all threads:", file=sys.stderr, flush=True)
       faulthandler.dump_traceback(all_threads=True)
+      # By os._exit, not an exception: the main thread hangs in a call into XLA
+      # and would never see it.
       self._end()
     return late
 

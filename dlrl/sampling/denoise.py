@@ -60,6 +60,8 @@ def decode(
 
   def block(state: DecodeState, columns: int) -> DecodeState:
     state, start, cache = steps.first(state)
+    # A while_loop, not a scan: with a threshold the number of steps is only
+    # known as they are taken.
     return jax.lax.while_loop(
       lambda state: steps.goes_on(state, start),
       lambda state: steps.next(state, start, cache, columns=columns), state)

@@ -77,6 +77,8 @@ def top_p(logits: jax.Array, sampler: config.SamplerConfig) -> jax.Array:
   if sampler.top_p == 1 or sampler.temperature == 0:
     return logits
   probs = jax.nn.softmax(logits / sampler.temperature, axis=-1)
+  # Sorted values are enough: a token is kept if it is as likely as the last one
+  # kept, so no permutation [b, w, v] has to be held and undone.
   descending = -jnp.sort(-probs, axis=-1)
   before = jnp.cumsum(descending, axis=-1) - descending
   least = jnp.min(

@@ -87,6 +87,9 @@ class Steps:
       The next state; the block's first column; a cache for `next`, or None.
     """
     width = self.sampler.block_length
+    # One block for the whole batch: hidden states of a static width, at a start
+    # that may differ from call to call. Rows that have finished this block
+    # wait.
     start = jnp.argmax(jnp.any(self._open(state), 0)) // width * width
     if self.sampler.cache == "none":
       hidden, cache = self.forward.block(state.completion, start, width), None
@@ -184,6 +187,8 @@ def _put(
 ) -> DecodeState:
   """Commits the chosen predictions [b, w] of the block at `start`."""
   def put(array: jax.Array, value: jax.Array) -> jax.Array:
+    # Only the block is rewritten: a select over the whole canvas would move
+    # gen_length / block_length times the bytes.
     new = jnp.where(chosen, value, _columns(array, start, chosen.shape[1]))
     return jax.lax.dynamic_update_slice_in_dim(array, new, start, 1)
 
