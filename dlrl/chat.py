@@ -6,6 +6,7 @@ replays the last answer.
 """
 
 import functools
+import io
 import pathlib
 import shutil
 import sys
@@ -22,6 +23,8 @@ from dlrl import strict
 from dlrl.models import hf_tokenizer
 from dlrl.run import command
 from dlrl.runtime import progress
+from dlrl.runtime import terminal
+from dlrl.runtime.terminal import printable
 from dlrl.sampling import check
 from dlrl.sampling import denoise
 from dlrl.sampling import padding
@@ -33,13 +36,6 @@ from dlrl.sampling.steps import DecodeState
 SETTINGS = ("gen_length", "block_length", "temperature", "top_p", "cfg_scale",
             "remasking", "threshold", "factor", "cache")
 _MASKED = "\u2591"  # a light shade
-
-
-def printable(text: str) -> str:
-  """Replaces control characters: a model must not command the terminal."""
-  return "".join(
-    c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd"
-    for c in text)
 
 
 def picture(tokenizer: hf_tokenizer.HfTokenizer, ids: np.ndarray) -> str:
@@ -110,7 +106,8 @@ class Screen:
     # Cleared line by line: some terminals save a screen that is cleared as a
     # whole in their scrollback.
     clear, end = ("\x1b[K", "\x1b[J") if self.live else ("", "")
-    sys.stdout.write("".join(f"{line}{clear}\n" for line in lines) + end)
+    sys.stdout.write(terminal.encodable(
+      "".join(f"{line}{clear}\n" for line in lines) + end, sys.stdout))
     sys.stdout.flush()
     self.height = len(lines)
 
@@ -133,6 +130,8 @@ def run() -> None:
   check.sampler(sampler, "", strict.FlagError)
   messages: list[dict[str, str]] = []
   for question in [options.prompt] if options.prompt else _questions():
+    # What is not of the terminal's encoding arrives as half characters.
+    question = question.encode(errors="replace").decode()
     messages.append({"role": "user", "content": question})
     prompt = (tokenizer.chat(messages) if tokenizer.template
               else tokenizer.encode(question))
@@ -166,6 +165,8 @@ def _write_page(
 
 
 def _questions() -> Iterator[str]:
+  if isinstance(sys.stdin, io.TextIOWrapper):
+    sys.stdin.reconfigure(errors="replace")  # a typing error ends nothing
   while True:
     try:
       question = input("> ").strip()

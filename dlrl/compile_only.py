@@ -30,6 +30,7 @@ from dlrl.run import setup as setup_lib
 from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
+from dlrl.runtime import terminal
 from dlrl.sampling import denoise
 
 ASSUMED = (
@@ -76,7 +77,7 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
     "programs": [_as_json(r, chip) for r in reports]}
   if path:
     pathlib.Path(path).write_text(json.dumps(result, indent=1) + "\n")
-  print(text(reports, state, chip, advice), flush=True)
+  terminal.show(text(reports, state, chip, advice))
   return not lacking
 
 

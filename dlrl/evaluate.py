@@ -41,6 +41,7 @@ from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
+from dlrl.runtime import terminal
 from dlrl.sampling import check
 from dlrl.sampling import denoise
 from dlrl.sampling.steps import DecodeState
@@ -294,7 +295,7 @@ def run() -> None:
     else:
       params, origin = setup.init_params(), {"model": options.model}
     text = evaluate(setup, params, origin, out)
-  print(f"{text}\n{out / 'results.md'}", flush=True)
+  terminal.show(f"{text}\n{out / 'results.md'}")
 
 
 if __name__ == "__main__":

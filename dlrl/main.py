@@ -39,6 +39,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
 from dlrl.runtime import progress
+from dlrl.runtime import terminal
 from dlrl.storage import disk_errors
 from dlrl.storage import workdir as workdir_lib
 
@@ -120,7 +121,7 @@ def run(config_file: str, workdir: str) -> None:
       progress.say(f"the run in {path} is finished; for another one choose "
                    "another --workdir")
     if processes.first():
-      print(summary_lib.table(summary), flush=True)
+      terminal.show(summary_lib.table(summary))
 
 
 def _work(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 from absl import flags
 
 from dlrl.run import command
+from dlrl.runtime import terminal
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.countdown import grading as countdown
 from dlrl.tasks.mathematics import competition
@@ -214,7 +215,7 @@ def _parse(line: bytes, task: str) -> Generation:
 def run(paths: Sequence[str]) -> None:
   """Scores the files as the flags say; prints the result as JSON."""
   result = score(flags.FLAGS.task, flags.FLAGS.scorer, paths)
-  print(json.dumps(result), flush=True)
+  terminal.show(json.dumps(result))
 
 
 if __name__ == "__main__":

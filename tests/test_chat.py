@@ -1,7 +1,9 @@
 """The chat command, and the page that replays an answer."""
 
 import html.parser
+import io
 import json
+import os
 import subprocess
 import sys
 
@@ -56,6 +58,25 @@ def test_the_first_mask_is_visible(lines, room, want):
 def test_without_a_terminal_there_are_no_commands_for_one(capsys):
   chat.Screen().draw("a\nb", last=True)
   assert capsys.readouterr().out == "a\nb\n"
+
+
+def test_a_terminal_without_the_shade_gets_a_question_mark(monkeypatch):
+  out = io.TextIOWrapper(io.BytesIO(), encoding="iso-8859-1")
+  monkeypatch.setattr(sys, "stdout", out)
+  chat.Screen().draw("é\u2591\u4e2d", last=True)
+  monkeypatch.undo()
+  out.flush()
+  assert out.buffer.getvalue() == b"\xe9??\n"
+
+
+def test_questions_of_another_encoding_are_answered(published):
+  done = subprocess.run(
+    [sys.executable, "-m", "dlrl.chat", f"--model={published}",
+     "--dtype=float32", "--gen_length=8", "--block_length=4"],
+    input=b"1+2\xff\n", cwd=ROOT, env=os.environ | {
+      "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    capture_output=True, timeout=120, check=False)
+  assert done.returncode == 0, done.stderr
 
 
 def test_the_picture_has_masks_and_ends_at_the_end(published):

@@ -12,6 +12,7 @@ from absl import logging
 
 from dlrl import config
 from dlrl import strict
+from dlrl.runtime import terminal
 
 INTERRUPTED = 130  # exit code, as shells have it
 # How absl reads values of these types. Other types are checked with the config.
@@ -41,6 +42,7 @@ def start(main: Callable[[list[str]], object], *, check: Check | None = None,
       traceback.
     interrupted: printed after Ctrl-C.
   """
+  sys.excepthook = terminal.show_traceback
   app.run(functools.partial(_run, main, errors, interrupted),
           flags_parser=functools.partial(parse, check=check))
 
@@ -60,7 +62,7 @@ def _run(main: Callable[[list[str]], object],
 
 def say_error(text: str, code: int) -> int:
   """Prints `text` to stderr and returns `code`."""
-  print(f"dlrl: {text}", file=sys.stderr, flush=True)
+  terminal.show(f"dlrl: {text}", error=True)
   return code
 
 

@@ -10,7 +10,8 @@ that schedulers can recognize.
 import ctypes
 import os
 import signal
-import sys
+
+from dlrl.runtime import terminal
 
 LOST = 44  # exit code: another process has ended or is out of reach
 MESSAGE = (
@@ -45,6 +46,6 @@ def _wait(child: int) -> int:
     signal.signal(number, lambda number, _: os.kill(child, number))
   code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
   if code == -signal.SIGABRT:
-    print(MESSAGE, file=sys.stderr, flush=True)
+    terminal.show(MESSAGE, error=True)
     return LOST
   return code if code >= 0 else 128 - code

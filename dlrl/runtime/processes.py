@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from jax.experimental import multihost_utils
 
 from dlrl import strict
 from dlrl.runtime import parent_process
+from dlrl.runtime import terminal
 
 # By name, since errors travel between processes as JSON.
 _ERRORS = {kind.__name__: kind for kind in (
@@ -132,10 +132,10 @@ def fail(error: Exception) -> NoReturn:
   """Ends this process after `error`, which the end of another may cause."""
   if joined() == 1:
     raise error
-  traceback.print_exception(error)
+  terminal.show_traceback(type(error), error, error.__traceback__)
   if not _LOST.search(str(error)):
     _exit(1)
-  print(parent_process.MESSAGE, file=sys.stderr)
+  terminal.show(parent_process.MESSAGE, error=True)
   _exit(parent_process.LOST)
 
 

@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from dlrl.runtime import terminal
+
 _START = time.monotonic()
 
 
@@ -19,9 +21,12 @@ def mute() -> None:
 
 
 def say(text: str) -> None:
-  """Prints one line, with the seconds since the program began before it."""
+  """Prints one line, with the seconds since the program began before it.
+
+  Whatever the text, it does not command the terminal, see `terminal`.
+  """
   if not _muted:
-    print(f"[{time.monotonic() - _START:7.1f} s] {text}", flush=True)
+    terminal.show(f"[{time.monotonic() - _START:7.1f} s] {text}")
 
 
 class Progress:

@@ -8,11 +8,11 @@ import collections
 import faulthandler
 import os
 import statistics
-import sys
 import threading
 from collections.abc import Callable
 
 from dlrl import config
+from dlrl.runtime import terminal
 
 EXIT_CODE = 43
 _REMEMBERED = 101  # durations of each kind of work, for their median
@@ -67,9 +67,10 @@ class Watchdog:
       work, waited = self._work, self._waited
       late = work is not None and waited > self.limit(work)
     if late:
-      print(f"dlrl: hangs: this {work} has not ended in {waited:.0f} s, it "
-            f"usually takes {self._usual(work)}; config.watchdog sets the "
-            "limits. Stacks of all threads:", file=sys.stderr, flush=True)
+      terminal.show(
+        f"dlrl: hangs: this {work} has not ended in {waited:.0f} s, it "
+        f"usually takes {self._usual(work)}; config.watchdog sets the "
+        "limits. Stacks of all threads:", error=True)
       faulthandler.dump_traceback(all_threads=True)
       # By os._exit, not an exception: the main thread hangs in a call into XLA
       # and would never see it.
