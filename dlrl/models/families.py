@@ -8,14 +8,15 @@ own there; here it is one row of a stacked axis.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from dlrl import config
 from dlrl import strict
+from dlrl.models import json_file
 
 # Makes the error about a directory that cannot be used, from its value and a
 # fix; says whether the user named it by a setting, a flag or an argument.
@@ -60,52 +61,127 @@ class Family:
 
   Attributes:
     names: maps our path to the published name, with `{}` for the layer number.
-    model: maps the fields of `config.json` to those of `config.ModelConfig`.
-    expected: options of `config.json` with the only value that the network here
+    model: reads the fields of `config.json` as those of `config.ModelConfig`.
+    expected: options of `config.json` with the values that the network here
       implements; an option may be absent.
   """
 
   names: Mapping[str, str]
-  model: Callable[[Mapping[str, Any]], dict[str, Any]]
-  expected: Mapping[str, Any]
+  model: Callable[[json_file.Fields], dict[str, Any]]
+  expected: Mapping[str, Sequence[Any]]
 
 
-def _llada(hf: Mapping[str, Any]) -> dict[str, Any]:
-  heads = hf["n_heads"]
+# Bounds far above all published models: a larger number is a mistake, and
+# would take hours or all memory before anything else notices it.
+_VOCABULARY, _WIDTH, _LAYERS, _HEADS = 2**24, 2**18, 1024, 4096
+
+
+def _llada(f: json_file.Fields) -> dict[str, Any]:
+  heads = f.integer("n_heads", 1, _HEADS)
+  width = f.integer("d_model", 1, _WIDTH)
+  _divides(f, "n_heads", heads, "d_model", width)
+  rows = f.integer("embedding_size", 1, _VOCABULARY, null=0)
+  if not rows or "vocab_size" in f.values:
+    used = f.integer("vocab_size", 1, _VOCABULARY)
+    f.require(
+      bool(f.problems) or used <= (rows or used), f"embedding_size is {rows} "
+      f"in its config.json; must be at least vocab_size = {used}")
+    rows = rows or used
   return dict(
-    vocab_size=hf["embedding_size"] or hf["vocab_size"], width=hf["d_model"],
-    layers=hf["n_layers"], heads=heads, kv_heads=hf["n_kv_heads"] or heads,
-    head_dim=hf["d_model"] // heads, mlp_width=hf["mlp_hidden_size"],
-    rope_theta=float(hf["rope_theta"]), norm_eps=hf["rms_norm_eps"],
-    tied=hf["weight_tying"])
+    vocab_size=rows, width=width, heads=heads,
+    layers=f.integer("n_layers", 1, _LAYERS),
+    kv_heads=f.integer("n_kv_heads", 1, _HEADS, null=heads),
+    head_dim=width // heads, mlp_width=f.integer("mlp_hidden_size", 1, _WIDTH),
+    norm_eps=f.number("rms_norm_eps", *_EPSILON),
+    tied=f.boolean("weight_tying"))
 
 
-def _qwen(hf: Mapping[str, Any]) -> dict[str, Any]:
-  heads = hf["num_attention_heads"]
+def _qwen(f: json_file.Fields) -> dict[str, Any]:
+  heads = f.integer("num_attention_heads", 1, _HEADS)
+  width = f.integer("hidden_size", 1, _WIDTH)
+  layers = f.integer("num_hidden_layers", 1, _LAYERS)
+  if f.values.get("head_dim") is None:
+    _divides(f, "num_attention_heads", heads, "hidden_size", width)
+    head_dim = width // heads
+  else:
+    head_dim = f.integer("head_dim", 1, _HEADS)
+  kinds = f.values.get("layer_types")
+  f.require(
+    bool(f.problems) or kinds in (None, ["full_attention"] * layers),
+    f"layer_types is {json_file.shown(kinds)} in its config.json; only "
+    f"'full_attention' for each of the {layers} layers is supported")
   return dict(
-    vocab_size=hf["vocab_size"], width=hf["hidden_size"],
-    layers=hf["num_hidden_layers"], heads=heads,
-    kv_heads=hf["num_key_value_heads"],
-    head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
-    mlp_width=hf["intermediate_size"], rope_theta=float(hf["rope_theta"]),
-    norm_eps=hf["rms_norm_eps"], tied=hf["tie_word_embeddings"])
+    vocab_size=f.integer("vocab_size", 1, _VOCABULARY), width=width,
+    layers=layers, heads=heads,
+    kv_heads=f.integer("num_key_value_heads", 1, _HEADS, null=heads),
+    head_dim=head_dim, mlp_width=f.integer("intermediate_size", 1, _WIDTH),
+    norm_eps=f.number("rms_norm_eps", *_EPSILON),
+    tied=f.boolean("tie_word_embeddings"))
 
 
-_PLAIN = {"hidden_act": "silu", "rope_scaling": None,
-          "use_sliding_window": False}
+_EPSILON = 1e-12, 0.1
+_THETA = 1.0, 1e12
+
+
+def _divides(f: json_file.Fields, part: str, n: int, whole: str, of: int
+             ) -> None:
+  f.require(bool(f.problems) or of % n == 0, f"{part} is {n} in its "
+            f"config.json; must divide {whole} = {of}")
+
+
+def _rope_theta(f: json_file.Fields) -> float:
+  """Reads the base of the rotary frequencies.
+
+  It is a field of its own; transformers 5 writes it into `rope_parameters`,
+  which replaces `rope_scaling` as well.
+  """
+  bases = []
+  if f.values.get("rope_theta") is not None:
+    bases.append(f.number("rope_theta", *_THETA))
+  for name in ("rope_parameters", "rope_scaling"):
+    value = f.values.get(name)
+    inner = {} if value is None else value
+    plain = isinstance(inner, dict) and all(
+      any(json_file.same(option, allowed)
+          for allowed in (None, *_PLAIN_ROPE.get(key, ())))
+      for key, option in inner.items() if key != "rope_theta")
+    f.require(plain, f"{name} is {json_file.shown(value)} in its config.json; "
+              "only rope_type 'default' with a rope_theta is supported")
+    if plain and inner.get("rope_theta") is not None:
+      parameters = json_file.Fields(f"config.json's {name}", inner)
+      bases.append(parameters.number("rope_theta", *_THETA))
+      f.problems += parameters.problems
+  f.require(bool(bases), "its config.json has no field 'rope_theta'")
+  f.require(
+    len(set(bases)) < 2, "rope_theta is given more than once in its "
+    f"config.json, as {' and '.join(map(str, bases))}")
+  return bases[0] if bases else 1.0
+
+
+_PLAIN_ROPE: Mapping[str, Sequence[Any]] = {
+  "rope_type": ("default",), "type": ("default",),
+  "partial_rotary_factor": (1.0,)}
+_ANY: dict[str, Sequence[Any]] = {
+  "quantization_config": (None,), "partial_rotary_factor": (1.0, None)}
+_PLAIN = _ANY | {
+  "hidden_act": ("silu",), "use_sliding_window": (False, None),
+  "use_mrope": (False, None), "mlp_bias": (False, None)}
 FAMILIES = {
-  "llada": Family(_LLADA, _llada, {
-    "activation_type": "silu", "alibi": False, "block_type": "llama",
-    "attention_layer_norm": False, "bias_for_layer_norm": False,
-    "include_bias": False, "include_qkv_bias": False, "input_emb_norm": False,
-    "layer_norm_type": "rms", "rope": True, "scale_logits": False}),
+  "llada": Family(_LLADA, _llada, _ANY | {
+    "activation_type": ("silu",), "alibi": (False,), "block_type": ("llama",),
+    "attention_layer_norm": (False,), "bias_for_layer_norm": (False, None),
+    "clip_qkv": (None,), "include_bias": (False,),
+    "include_qkv_bias": (False, None), "input_emb_norm": (False,),
+    "layer_norm_type": ("rms",), "layer_norm_with_affine": (True,),
+    "multi_query_attention": (None, False), "rope": (True,),
+    "scale_logits": (False,)}),
   "Dream": Family(
-    _QWEN, lambda hf: _qwen(hf) | dict(qkv_bias=True, shifted=True), _PLAIN),
+    _QWEN, lambda f: _qwen(f) | dict(qkv_bias=True, shifted=True), _PLAIN),
   "a2d-qwen2": Family(
-    _QWEN, lambda hf: _qwen(hf) | dict(qkv_bias=True), _PLAIN),
+    _QWEN, lambda f: _qwen(f) | dict(qkv_bias=True), _PLAIN),
   "a2d-qwen3": Family(
-    _QWEN, lambda hf: _qwen(hf) | dict(qk_norm=True),
-    _PLAIN | {"attention_bias": False}),
+    _QWEN, lambda f: _qwen(f) | dict(qk_norm=True),
+    _PLAIN | {"attention_bias": (False, None)}),
 }
 
 
@@ -121,37 +197,48 @@ def read_config(
     error: makes the error to raise.
 
   Returns:
-    The architecture, and the whole file as a dict.
+    The architecture, and the whole file as a dict. `model_type` is a key of
+    `FAMILIES`, and `mask_token_id` the id of a row of the embedding.
 
   Raises:
-    strict.ConfigError: the file is missing or damaged, the family is unknown, a
-      field is missing, or an option is not supported.
+    strict.ConfigError: the file is missing or damaged, the family is unknown,
+      or fields are missing, of the wrong type, out of range, contradictory or
+      not supported; all of them in one message.
   """
-  path = pathlib.Path(directory).expanduser() / "config.json"
-
-  def require(ok: bool, fix: str) -> None:
-    if not ok:
-      raise error(str(directory), fix)
-
-  try:
-    hf = json.loads(path.read_text())
-  except (OSError, ValueError) as e:
-    raise error(
-      str(directory), f"cannot read {path} ({e}); name the directory of a "
-      "downloaded checkpoint") from e
+  refuse = functools.partial(error, str(directory))
+  hf = json_file.read(folder(directory, refuse) / "config.json", refuse)
+  fields = json_file.Fields("config.json", hf)
   kind = hf.get("model_type")
-  require(kind in FAMILIES, f"model_type is {kind!r} in its config.json; "
-          f"supported: {', '.join(FAMILIES)}")
-  family = FAMILIES[kind]
-  for name, value in family.expected.items():
-    require(name not in hf or hf[name] == value,
-            f"{name} is {hf.get(name)!r} in its config.json; only {value!r} is "
-            "supported")
+  family = FAMILIES.get(kind) if isinstance(kind, str) else None
+  if family is None:
+    raise refuse(f"model_type is {json_file.shown(kind)} in its config.json; "
+                 f"supported: {', '.join(FAMILIES)}")
+  for name, allowed in family.expected.items():
+    fields.one_of(name, allowed)
+  model = family.model(fields) | dict(rope_theta=_rope_theta(fields))
+  mask_id = fields.integer("mask_token_id", 0, _VOCABULARY)
+  fields.finish(refuse)
+  fields.require(
+    model["heads"] % model["kv_heads"] == 0, f"its config.json has "
+    f"{model['kv_heads']} heads of keys, which do not divide the "
+    f"{model['heads']} of queries")
+  fields.require(
+    model["head_dim"] % 2 == 0, f"its config.json gives heads of size "
+    f"{model['head_dim']}; must be even, for rotary positions")
+  fields.require(
+    mask_id < model["vocab_size"], f"mask_token_id is {mask_id} in its "
+    f"config.json; must be below the vocabulary's {model['vocab_size']}")
+  fields.finish(refuse)
+  return config.ModelConfig(**model, param_dtype=dtype, compute_dtype=dtype), hf
+
+
+def folder(directory: str | pathlib.Path, refuse: json_file.Refuse
+           ) -> pathlib.Path:
+  """The path of a checkpoint, with `~` replaced."""
   try:
-    return config.ModelConfig(
-      **family.model(hf), param_dtype=dtype, compute_dtype=dtype), hf
-  except KeyError as e:
-    raise error(str(directory), f"its config.json has no field {e}") from e
+    return pathlib.Path(directory).expanduser()
+  except RuntimeError as e:  # `~name` of an unknown user
+    raise refuse(f"{e}; name the directory of a downloaded checkpoint") from e
 
 
 def transposed(path: str) -> bool:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,19 @@ from safetensors import numpy as safetensors_numpy
 
 from dlrl import strict
 from dlrl.models import families
+from dlrl.models import json_file
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _ARGUMENT = functools.partial(strict.ArgumentError, "models.load.directory")
+_DTYPES = ("F64", "F32", "F16", "BF16")
+# Rotary frequencies, which older versions of transformers stored with the
+# parameters. They follow from config.json.
+_DERIVED = ".rotary_emb.inv_freq"
+_TIED = ("embed/embedding", "unembed/kernel")
+_ROWS = 1024  # of an embedding that are compared at a time
 
 
 def load(
@@ -40,17 +48,16 @@ def load(
     dtype: of parameters and computation, "float32" or "bfloat16".
     mesh: splits the parameters over devices, from `dlrl.runtime.mesh.make`;
       None: one device holds all.
-    error: makes the error about a directory whose config.json cannot be used.
+    error: makes the error about a directory that cannot be used.
 
   Returns:
     The model, and its parameters as nested dicts of arrays.
 
   Raises:
-    strict.ConfigError: config.json is missing, or the architecture is not
-      supported; by default an `ArgumentError`.
+    strict.ConfigError: config.json is missing or not supported, a file is
+      damaged, or tensors are unknown, missing, or of the wrong shape or dtype;
+      lists them. By default an `ArgumentError`.
     FileNotFoundError: a safetensors file is missing.
-    ValueError: a file is damaged, or tensors are unknown, missing or of the
-      wrong shape; lists them.
   """
   cfg, hf = families.read_config(directory, dtype=dtype, error=error)
   model = transformer.build(cfg, hf["mask_token_id"])
@@ -63,23 +70,29 @@ def load(
   abstract = jax.tree.map(
     lambda s, sharding: jax.ShapeDtypeStruct(
       s.shape, s.dtype, sharding=sharding), shapes, shardings)
-  return model, load_params(directory, abstract)
+  return model, load_params(directory, abstract, error=error)
 
 
-def load_params(directory: str | pathlib.Path, abstract: Any) -> Any:
+def load_params(
+  directory: str | pathlib.Path, abstract: Any, *,
+  error: families.Refusal = families.PRETRAINED,
+) -> Any:
   """Loads the parameters in a directory, in given dtypes and shardings.
 
   Args:
     directory: has config.json and safetensors files.
     abstract: nested dicts of `ShapeDtypeStruct`s with shardings.
+    error: makes the error about a directory that cannot be used.
 
   Raises:
-    The same as `load`; a ConfigError names `config.pretrained`.
+    The same as `load`; by default, a ConfigError names `config.pretrained`.
   """
-  root = pathlib.Path(directory).expanduser()
-  family = families.FAMILIES[families.read_config(root)[1]["model_type"]]
-  files = _files(root)
-  _check(root, families.published(family, _shapes(abstract)), files)
+  refuse = functools.partial(error, str(directory))
+  root = families.folder(directory, refuse)
+  _, hf = families.read_config(root, error=error)
+  family = families.FAMILIES[hf["model_type"]]
+  found = _find(
+    root, families.published(family, _shapes(abstract)), family, refuse)
 
   def read(path: str, leaf: Any, layer: int = 0) -> jax.Array:
     """Reads one published tensor: a parameter, or one layer of it."""
@@ -92,8 +105,8 @@ def load_params(directory: str | pathlib.Path, abstract: Any) -> Any:
       index = index[::-1] if families.transposed(path) else index
       # Opened anew for each part: as long as a file is mapped, all pages ever
       # read from it count as this process's memory.
-      with safetensors.safe_open(files[name], "np") as file:
-        array: np.ndarray = file.get_slice(name)[index]
+      with safetensors.safe_open(found[name].file, "np") as file:
+        array: np.ndarray = file.get_slice(found[name].name)[index]
       array = array.T if families.transposed(path) else array
       return array.astype(leaf.dtype)
 
@@ -157,8 +170,10 @@ def save(
     if file.is_file() and file.suffix != ".safetensors" and file.name != INDEX:
       shutil.copyfile(file, partial / file.name)
   dtype = str(next(iter(leaves.values())).dtype)
-  (partial / "config.json").write_text(
-    json.dumps(hf | {"torch_dtype": dtype}, indent=2) + "\n")
+  # transformers 5 calls it `dtype`.
+  keys = [key for key in ("torch_dtype", "dtype") if key in hf]
+  (partial / "config.json").write_text(json.dumps(
+    hf | dict.fromkeys(keys or ["torch_dtype"], dtype), indent=2) + "\n")
   placed: dict[str, str] = {}
   for number, names in enumerate(plan, 1):
     shard = SINGLE if len(plan) == 1 else (
@@ -205,50 +220,108 @@ def _published_array(leaf: Any, path: str, layer: int) -> np.ndarray:
     array.T if families.transposed(path) else array)
 
 
-def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
+class _Place(NamedTuple):
+  """Where a tensor is: its file, and its name there."""
+
+  file: pathlib.Path
+  name: str
+
+
+def _find(
+  root: pathlib.Path, wanted: Mapping[str, tuple[int, ...]],
+  family: families.Family, refuse: json_file.Refuse,
+) -> dict[str, _Place]:
+  """Finds the tensors `wanted`, by published name.
+
+  Raises:
+    What `refuse` makes: tensors are missing, unknown, misshapen, not floating
+      point, or a head that should be the embedding differs from it.
+    FileNotFoundError: a file is missing.
+  """
+  found = {name: place for name, place in _files(root, refuse).items()
+           if not name.endswith(_DERIVED)}
+  embedding, head = (family.names[path] for path in _TIED)
+  if head in found and head not in wanted:  # tied, and stored nevertheless
+    spare = found.pop(head)
+    if embedding not in found:
+      found[embedding] = spare
+    elif not _equal(spare, found[embedding]):
+      raise refuse(
+        f"its config.json says that {head} is {embedding}, and its files have "
+        "two different tensors; correct tie_word_embeddings or weight_tying, "
+        "or remove one of them")
+  misshapen = []
+  for name in sorted(wanted.keys() & found.keys()):
+    with safetensors.safe_open(found[name].file, "np") as file:
+      part = file.get_slice(found[name].name)
+      if tuple(part.get_shape()) != wanted[name]:
+        misshapen.append(f"{name} is {part.get_shape()}, "
+                         f"expected {list(wanted[name])}")
+      elif part.get_dtype() not in _DTYPES:
+        misshapen.append(f"{name} is of {part.get_dtype()}, expected one of "
+                         f"{', '.join(_DTYPES)}")
+  if misshapen or wanted.keys() != found.keys():
+    raise refuse(_listing(
+      f"{root} does not fit its config.json", wanted.keys() - found.keys(),
+      found.keys() - wanted.keys(), misshapen))
+  return found
+
+
+def _files(root: pathlib.Path, refuse: json_file.Refuse) -> dict[str, _Place]:
   """Finds the file of each tensor, by published name."""
   placed = None
   names = [SINGLE]
   if (root / INDEX).exists():
-    placed = json.loads((root / INDEX).read_text())["weight_map"]
+    placed = json_file.read(root / INDEX, refuse).get("weight_map")
+    if not (isinstance(placed, dict) and placed
+            and all(map(json_file.is_text, placed.values()))):
+      raise refuse(f"weight_map in {root / INDEX} must map names of tensors to "
+                   f"files, got {json_file.shown(placed)}; download it again")
     names = sorted(set(placed.values()))
-  found: dict[str, pathlib.Path] = {}
+  found: dict[str, _Place] = {}
   for name in names:
     # A downloaded index must not make us read files elsewhere.
-    if pathlib.PurePath(name).name != name:
-      raise ValueError(
-        f"{root / INDEX} names {name!r}, which is not a file beside it; "
-        "download the checkpoint again")
+    if (pathlib.PurePath(name).name != name or name in ("", "..")
+        or "\0" in name):
+      raise refuse(
+        f"{root / INDEX} names {json_file.shown(name)}, which is not a file "
+        "beside it; download the checkpoint again")
+    path = root / name
+    if not path.is_file():
+      raise FileNotFoundError(
+        f"{path} is missing or not a file; download it again")
     try:
-      with safetensors.safe_open(root / name, "np") as file:
-        found |= dict.fromkeys(file.keys(), root / name)
-    except safetensors.SafetensorError as e:
-      raise ValueError(f"{root / name} is damaged or cut short; download "
-                       f"it again: {e}") from e
-  if placed is not None and placed.keys() != found.keys():
-    raise ValueError(_listing(
+      with safetensors.safe_open(path, "np") as file:
+        tensors = list(file.keys())
+    except (safetensors.SafetensorError, OSError) as e:
+      raise refuse(
+        f"{path} is damaged or cut short; download it again: {e}") from e
+    twice = sorted(found.keys() & set(tensors))
+    if twice:
+      raise refuse(f"{path} has the tensor {twice[0]!r}, and "
+                   f"{found[twice[0]].file.name} has it as well")
+    found |= {tensor: _Place(path, tensor) for tensor in tensors}
+  actual = {tensor: place.file.name for tensor, place in found.items()}
+  if placed is not None and placed != actual:
+    raise refuse(_listing(
       f"{root / INDEX} and its files differ", placed.keys() - found.keys(),
-      found.keys() - placed.keys()))
+      found.keys() - placed.keys(),
+      [f"{tensor} is in {actual[tensor]}, not in {placed[tensor]}"
+       for tensor in placed.keys() & actual.keys()
+       if placed[tensor] != actual[tensor]]))
   return found
 
 
-def _check(
-  root: pathlib.Path, wanted: Mapping[str, tuple[int, ...]],
-  files: Mapping[str, pathlib.Path],
-) -> None:
-  """Raises ValueError unless the tensors are those `wanted`, in their shapes.
-  """
-  misshapen = []
-  for name in sorted(wanted.keys() & files.keys()):
-    with safetensors.safe_open(files[name], "np") as file:
-      part = file.get_slice(name)
-      if tuple(part.get_shape()) != wanted[name]:
-        misshapen.append(f"{name} is {part.get_shape()}, "
-                         f"expected {list(wanted[name])}")
-  if misshapen or wanted.keys() != files.keys():
-    raise ValueError(_listing(
-      f"{root} does not fit its config.json", wanted.keys() - files.keys(),
-      files.keys() - wanted.keys(), misshapen))
+def _equal(a: _Place, b: _Place) -> bool:
+  """Whether two tensors have the same values; reads a few rows at a time."""
+  with (safetensors.safe_open(a.file, "np") as file,
+        safetensors.safe_open(b.file, "np") as other):
+    pair = file.get_slice(a.name), other.get_slice(b.name)
+    rows, *rest = pair[0].get_shape() or [0]
+    return pair[1].get_shape() == [rows, *rest] and all(
+      np.array_equal(*(x[i:min(i + _ROWS, rows)].astype(np.float32)
+                       for x in pair))
+      for i in range(0, rows, _ROWS))
 
 
 def _listing(
