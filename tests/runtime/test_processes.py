@@ -34,8 +34,9 @@ def environment():
   signal.signal(signal.SIGINT, signal.default_int_handler)
   return os.environ | {
     "PYTHONPATH": f"{runs.ROOT}:{TESTS}", "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-                 "--xla_llvm_disable_expensive_passes=true"}
+    "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") +
+                 " --xla_backend_optimization_level=0"
+                 " --xla_llvm_disable_expensive_passes=true"}
 
 
 class Jobs:
