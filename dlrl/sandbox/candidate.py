@@ -8,8 +8,8 @@ judge treats as the program's word.
 
 import builtins
 import contextlib
+import importlib
 import operator
-import os
 import signal
 import sys
 import types
@@ -17,11 +17,12 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
+from dlrl.sandbox import syscalls
 from dlrl.sandbox import wire
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "bool": bool,
-    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+    "call": lambda function, /, *args, **kwargs: function(*args, **kwargs),
     "getattr": getattr,
     "getitem": operator.getitem,
     "iter": iter,
@@ -66,10 +67,12 @@ def _timer(seconds: float) -> Iterator[None]:
   """Ends the process when the block takes too much processor time.
 
   A limit on processor time does not punish an honest program on a busy machine,
-  as a short wall-time limit would. A program can switch it off, but the wall
-  limits of the trainer and the kernel's limits still hold.
+  as a short wall-time limit would. The handler is the C library's: one of
+  Python's would wait for the end of a long computation in C, such as compiling.
+  A program can switch it off, but the wall limits of the trainer and the
+  kernel's limits still hold.
   """
-  signal.signal(signal.SIGPROF, lambda *_: os._exit(1))
+  syscalls.exit_on(signal.SIGPROF)
   signal.setitimer(signal.ITIMER_PROF, seconds)
   try:
     yield
@@ -89,9 +92,12 @@ def _answer(request: wire.Json, module: types.ModuleType,
     objects.append(value)
     return len(objects) - 1
 
-  def find(reference: str | int) -> object:
+  def find(reference: wire.Json) -> object:
     if isinstance(reference, int):
       return objects[reference]
+    if isinstance(reference, list):  # a function of the standard library
+      home, path = reference
+      return operator.attrgetter(path)(importlib.import_module(home))
     if not hasattr(module, reference):
       raise NameError(f"name {reference!r} is not defined")
     return getattr(module, reference)

@@ -1,6 +1,7 @@
 """The trainer's end: the server process and the pairs that it forks."""
 
 import contextlib
+import enum
 import json
 import pathlib
 import socket
@@ -52,9 +53,19 @@ class Greeting(TypedDict):
   missing: dict[str, str]
 
 
-class Verdict(NamedTuple):
-  """Why a step failed, empty if it did not, and whether its pair is lost."""
+class Outcome(enum.Enum):
+  """What a step showed: only the first two are about the program."""
 
+  PASSED = enum.auto()
+  FAILED = enum.auto()
+  LATE = enum.auto()  # no verdict within the wall time
+  UNKNOWN = enum.auto()  # the test decides nothing, or the sandbox failed
+
+
+class Verdict(NamedTuple):
+  """A step's outcome, why it did not pass, and whether its pair is lost."""
+
+  outcome: Outcome
   reason: str
   lost: bool
 
@@ -170,11 +181,14 @@ class ProcessPair:
       message = wire.receive(self._judge, max(left, 0.0))
     except TimeoutError:
       whose = "" if left == seconds else " of all tests"
-      return Verdict(f"{step}: time limit{whose}", lost=True)
+      return Verdict(
+          Outcome.LATE, f"{step}: time limit{whose}", lost=True)
     # Tests may be written by anyone and could have taken over the judge.
     if not isinstance(message, dict):
       raise ValueError("not a verdict")
     if "fault" in message:
       raise FaultyTestError(str(message["fault"])[:wire.MAX_REASON])
-    return Verdict(str(message.get("reason", "no verdict"))[:wire.MAX_REASON],
-                   lost=bool(message.get("lost")))
+    reason = str(message.get("reason", "no verdict"))[:wire.MAX_REASON]
+    outcome = (Outcome.PASSED if not reason else
+               Outcome.FAILED if message.get("decided") else Outcome.UNKNOWN)
+    return Verdict(outcome, reason, lost=bool(message.get("lost")))

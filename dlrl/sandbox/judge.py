@@ -64,27 +64,37 @@ def main(trainer: int, program: int) -> None:
     wire.send(trainer, {"fault": f"a test does not compile: {error}"})
     return
   names = TestNamespace({"__name__": "tests"}, channel, job["entry_point"])
-  reason = (_failure(lambda: channel.load(job["code"]))
-            or _failure(lambda: exec(setup, names), "setup: "))
-  wire.send(trainer, {"reason": reason})
-  if reason:
+  failed = _failure(lambda: channel.load(job["code"]))
+  # Also if the program failed: it may have failed for what the setup lacks.
+  faulty = _failure(lambda: exec(setup, names), "setup: ")
+  wire.send(trainer, {"reason": failed or faulty,
+                      "decided": not faulty or _decided(channel)})
+  if failed or faulty:
     return
   if job["entry_point"]:
     # After the setup, which may define a function of the same name.
     names[job["entry_point"]] = remote.Remote(
         channel, job["entry_point"], opaque=False)
   for test in tests:
+    channel.asked, channel.undecidable = 0, ""
     reason = _run(test, names)
-    wire.send(trainer, {"reason": reason, "lost": channel.lost})
+    wire.send(trainer, {"reason": reason, "lost": channel.lost,
+                        "decided": _decided(channel)})
     if channel.lost:
       return
+
+
+def _decided(channel: remote.Channel) -> bool:
+  """Whether a failure is the program's, not that of the tests themselves."""
+  return channel.asked > 0 and not channel.undecidable
 
 
 def _run(test: types.CodeType, names: TestNamespace) -> str:
   scope = names.copy()
   reason = _failure(lambda: exec(test, scope))
-  # A test may catch everything, but the end of the program always fails it.
-  return reason or "the program's process ended" * names.channel.lost
+  # A test may catch everything, but these always fail it.
+  return (names.channel.undecidable or reason
+          or "the program's process ended" * names.channel.lost)
 
 
 def _failure(action: Callable[[], Any], where: str = "") -> str:

@@ -89,15 +89,24 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """Verdicts of a program's tests in order, and why the failed ones failed.
+  """What a program's tests showed, in order, and why the others did not pass.
 
-  Look at `infrastructure_error` first: if it is set, the sandbox failed, all
-  verdicts are False and nothing is known about the program.
+  Attributes:
+    outcomes: of the tests. UNKNOWN says nothing about the program: the sandbox
+      failed, or the test cannot be decided in it.
+    reasons: why a test did not pass; empty if it did.
+    infrastructure_error: why all outcomes are unknown; None if the sandbox did
+      not fail.
   """
 
-  passed: tuple[bool, ...]
+  outcomes: tuple[client.Outcome, ...]
   reasons: tuple[str, ...]
   infrastructure_error: str | None = None
+
+  @property
+  def passed(self) -> tuple[bool, ...]:
+    """Whether each test passed."""
+    return tuple(one is client.Outcome.PASSED for one in self.outcomes)
 
 
 class Sandbox:
@@ -191,7 +200,7 @@ class Sandbox:
   def _run(self, program: Program) -> Result:
     for _ in range(_ATTEMPTS):
       try:
-        reasons = self._failure_reasons(program)
+        verdicts = self._verdicts(program)
       except client.FaultyTestError as error:
         failure = str(error)
         break
@@ -199,31 +208,33 @@ class Sandbox:
         failure = str(error)
         time.sleep(_PAUSE_S)
       else:
-        return Result(tuple(not reason for reason in reasons), tuple(reasons))
+        return Result(tuple(one.outcome for one in verdicts),
+                      tuple(one.reason for one in verdicts))
     count = len(program.tests)
-    return Result((False,) * count, (failure,) * count, failure)
+    return Result(
+        (client.Outcome.UNKNOWN,) * count, (failure,) * count, failure)
 
-  def _failure_reasons(self, program: Program) -> list[str]:
-    """Returns why each test failed; an empty string if it passed.
+  def _verdicts(self, program: Program) -> list[client.Verdict]:
+    """Returns the verdict of each test.
 
     A test that does not end, or ends the program, costs the pair of processes.
     The next test gets a new pair, into which the program is loaded again.
     """
-    reasons: list[str] = []
+    found: list[client.Verdict] = []
     end = time.monotonic() + self._limits.total_s
     count = len(program.tests)
-    while len(reasons) < count:
+    while len(found) < count:
       with self._server.start_pair() as pair:
         pair.send(dict(dataclasses.asdict(program),
-                       tests=program.tests[len(reasons):]))
+                       tests=program.tests[len(found):]))
         loading = pair.verdict("loading", self._limits.wall_s, end)
         if loading.reason:
-          return reasons + [loading.reason] * (count - len(reasons))
+          return found + [loading] * (count - len(found))
         lost = False
-        while len(reasons) < count and not lost:
-          reason, lost = pair.verdict("test", self._limits.wall_s, end)
-          reasons.append(reason)
-    return reasons
+        while len(found) < count and not lost:
+          found.append(pair.verdict("test", self._limits.wall_s, end))
+          lost = found[-1].lost
+    return found
 
 
 def _describe(greeting: client.Greeting, holes: dict[str, str]) -> str:

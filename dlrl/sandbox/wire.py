@@ -8,12 +8,14 @@ process and are sent as references. Size, depth and number are bounded.
 """
 
 import collections
+import datetime
 import decimal
 import fractions
 import json
 import os
 import select
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +47,21 @@ _LEAVES: dict[str, Callable[..., Any]] = {
     "type": _TYPES.__getitem__,
     "Fraction": fractions.Fraction,
     "Decimal": decimal.Decimal,
+    "date": datetime.date.fromisoformat,
+    "datetime": datetime.datetime.fromisoformat,
+    "time": datetime.time.fromisoformat,
+    "timedelta": datetime.timedelta,
 }
+_TIMES = (datetime.date, datetime.datetime, datetime.time)
+_ZONES = (type(None), datetime.timezone)  # others are classes with rules
+# A view of a dict is sent with a dict that has such a view.
+_VIEWS: dict[type, tuple[str, Callable[[Any], dict[Any, Any]]]] = {
+    type({}.keys()): ("keys", dict.fromkeys),
+    type({}.values()): ("values", lambda view: dict(enumerate(view))),
+    type({}.items()): ("items", dict),
+}
+_VIEW_OF: dict[str, Callable[[Any], Any]] = {
+    "keys": dict.keys, "values": dict.values, "items": dict.items}
 # An instance of a subclass is sent as its base: (base, conversion to it). These
 # call the base's own methods, as the subclass may have others.
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -143,6 +159,13 @@ def encode(value: object, refer: Callable[[object], Json]) -> Json:
       return ["dict", parts(value.keys(), depth), parts(value.values(), depth)]
     if kind in (bytes, bytearray):
       return [kind.__name__, value.decode("latin-1")]
+    if kind in _VIEWS:
+      name, mapping = _VIEWS[kind]
+      return ["view", name, one(mapping(value), depth)]
+    if kind is datetime.timedelta:
+      return ["timedelta", value.days, value.seconds, value.microseconds]
+    if kind in _TIMES and type(getattr(value, "tzinfo", None)) in _ZONES:
+      return [kind.__name__, value.isoformat()]
     if kind is complex:
       return ["complex", value.real, value.imag]
     if kind is range:
@@ -151,6 +174,8 @@ def encode(value: object, refer: Callable[[object], Json]) -> Json:
       return [kind.__name__, str(value)]
     if kind is type and value in _TYPES.values():
       return ["type", value.__name__]
+    if kind is types.MappingProxyType:
+      return one(dict(value), depth)
     for base, plain in _BASES:
       if isinstance(value, base):
         return one(plain(value), depth)
@@ -179,6 +204,8 @@ def decode(sent: Json, find: Callable[[Json], Any]) -> Any:
                     (decode(part, find) for part in rest[1]), strict=True))
   if tag == "object":
     return find(rest[0])
+  if tag == "view":
+    return _VIEW_OF[rest[0]](decode(rest[1], find))
   if tag in _LEAVES:
     return _LEAVES[tag](*rest)
   raise ValueError(f"tag {tag!r}")

@@ -19,10 +19,12 @@ Columns that the rewards read; all but `tests` may be missing or empty:
 import base64
 import re
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 from dlrl import strict
+from dlrl.sandbox import client
 from dlrl.sandbox import sandbox
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.coding import results as code_results
@@ -39,6 +41,7 @@ _PYTHON = frozenset({"python", "python3", "py", ""})
 _CHECK = """
 import base64
 import re
+import signal
 import warnings
 
 warnings.simplefilter("ignore")
@@ -48,14 +51,19 @@ def compiled(source):
 
 EMPTY = compiled("").co_code
 
-def defines(encoded, defined):
+def defines(encoded, defined, seconds):
+  # Some short texts, such as nested `try` statements, take hours to compile.
+  signal.setitimer(signal.ITIMER_PROF, seconds)
   source = base64.b64decode(encoded).decode("utf-8", "surrogatepass")
   # The time to compile these, if nested, is quadratic in their number.
   if source.count("lambda") > 200 or source.count("else") > 500:
     return False
   return compiled(source).co_code != EMPTY and bool(re.search(defined, source))
 """
-_CHECKS_PER_PROCESS = 64
+_CHECK_S = 0.5  # processor time; 100 kB of ordinary code take less than 0.1 s
+_COMPILES: Mapping[client.Outcome | None, float] = {
+    client.Outcome.PASSED: 1.0, client.Outcome.FAILED: 0.0}
+_CHECKS_PER_PROCESS = 32  # so that their times are within the sandbox's limits
 
 
 def blocks(completion: str) -> tuple[list[tuple[str, str]], bool]:
@@ -160,23 +168,33 @@ def format_reward(prompts: Texts, completions: Texts, *,
   found = [_only_block(completion) for completion in completions]
   checks = [
       None if text is None else
-      f"assert defines({_encoded(before + text)}, {_defined(name)!r})"
+      f"assert defines({_encoded(before + text)}, {_defined(name)!r}, "
+      f"{_CHECK_S})"
       for text, before, name in zip(
           found, _column(prefix, found), _column(entry_point, found),
           strict=True)]
-  # The checks are tests of one program, `_CHECK`: a process does many. A check
-  # that crashes the process fails only itself.
-  chunks = _chunks(dict.fromkeys(c for c in checks if c is not None))
+  outcomes = _outcomes(
+      dict.fromkeys(c for c in checks if c is not None), _CHECKS_PER_PROCESS)
+  # A check that others left no time gets some of its own.
+  outcomes |= _outcomes([check for check, outcome in outcomes.items()
+                         if outcome is client.Outcome.LATE], 1)
+  # Unknown, with the rest: what is too long for the sandbox with its prefix.
+  return [0.0 if check is None else _COMPILES.get(outcomes.get(check))
+          for check in checks]
+
+
+def _outcomes(checks: Iterable[str], at_once: int
+              ) -> dict[str, client.Outcome]:
+  """Runs checks as tests of one program, `_CHECK`: a process does `at_once`.
+
+  A check that crashes the process fails only itself.
+  """
+  chunks = _chunks(checks, at_once)
   results = code_results.run([
       sandbox.Program(_CHECK, chunk, entry_point="defines")
       for chunk in chunks])
-  compiles: dict[str | None, float | None] = {None: 0.0}
-  for chunk, result in zip(chunks, results, strict=True):
-    for test, passed in zip(chunk, result.passed, strict=True):
-      compiles[test] = (
-          float(passed) if result.infrastructure_error is None else None)
-  # Not checked: what is too long for the sandbox because of its prefix.
-  return [compiles.get(check) for check in checks]
+  return {check: outcome for chunk, result in zip(chunks, results, strict=True)
+          for check, outcome in zip(chunk, result.outcomes, strict=True)}
 
 
 def metrics(prompts: Texts, completions: Texts,
@@ -214,9 +232,8 @@ def _fractions(completions: Texts, tests: Sequence[Texts], setup: Texts,
 
 
 def _fraction(result: sandbox.Result) -> float | None:
-  if result.infrastructure_error is not None:
-    return None
-  return sum(result.passed) / len(result.passed)
+  return (None if client.Outcome.UNKNOWN in result.outcomes
+          else sum(result.passed) / len(result.passed))
 
 
 def _encoded(text: str) -> str:
@@ -227,13 +244,12 @@ def _encoded(text: str) -> str:
   return repr(base64.b64encode(text.encode("utf-8", "surrogatepass")).decode())
 
 
-def _chunks(checks: Iterable[str]) -> list[tuple[str, ...]]:
+def _chunks(checks: Iterable[str], at_once: int) -> list[tuple[str, ...]]:
   """The checks in their order, as many at a time as the sandbox takes."""
   chunks: list[list[str]] = []
   room = 0
   for check in checks:
-    if not chunks or len(chunks[-1]) == _CHECKS_PER_PROCESS or (
-        len(check) > room):
+    if not chunks or len(chunks[-1]) == at_once or len(check) > room:
       chunks.append([])
       room = sandbox.MAX_CHARACTERS - len(_CHECK)
     if len(check) <= room:

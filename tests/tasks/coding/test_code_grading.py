@@ -11,6 +11,7 @@ import sandboxes
 from hypothesis import strategies as st
 
 from dlrl import strict
+from dlrl.sandbox import client
 from dlrl.sandbox import sandbox
 from dlrl.tasks.coding import grading as code_grading
 from dlrl.tasks.coding import results as code_results
@@ -145,6 +146,36 @@ def test_the_setup_runs_before_the_tests():
 ])
 def test_the_format_is_one_block_that_compiles(completion, reward):
   assert rewards(code_grading.format_reward, completion) == [reward]
+
+
+def test_texts_that_compile_slowly_cost_their_neighbours_nothing(monkeypatch):
+  slow = "".join(f"{' ' * i}try: pass\n{' ' * i}finally:\n"
+                 for i in range(17)) + " " * 17 + "pass\n"  # 2 s
+  bad = [fenced(f"def add(a): return {i}\n{slow}") for i in range(4)]
+  good = [fenced(f"def add(a): return {i}\n") for i in range(4)]
+  with sandbox.Sandbox(sandbox.ProgramLimits(total_s=5)) as box:
+    monkeypatch.setattr(code_results, "_box", box)
+    assert rewards(code_grading.format_reward, *bad, *good) == [
+        0] * 4 + [1] * 4
+
+
+def test_a_check_for_which_no_time_was_left_has_one_of_its_own(monkeypatch):
+  """And is unknown if that was not enough."""
+  late, passed = client.Outcome.LATE, client.Outcome.PASSED
+  sizes = []
+
+  def run(programs, alone):
+    sizes.append([len(program.tests) for program in programs])
+    return [sandbox.Result(
+        (passed, late, late) if len(program.tests) == 3 else (alone,),
+        ("",) * len(program.tests)) for program in programs]
+
+  texts = [fenced(f"def add(a): return {i}\n") for i in range(3)]
+  for alone, reward in ((passed, 1), (late, None)):
+    monkeypatch.setattr(code_results, "run", lambda programs, alone=alone: run(
+        programs, alone))
+    assert rewards(code_grading.format_reward, *texts) == [1, reward, reward]
+  assert sizes == [[3], [1, 1]] * 2
 
 
 def test_a_format_may_have_a_prefix_and_no_entry_point():
