@@ -97,8 +97,8 @@ class Run:
     rolled = time.monotonic()
     share, ids = grading.wait(rolled_out.completion)
     group = setup.cfg.rollout.group_size
-    reward, _ = grading.rewards(setup, grading.read(
-      setup, [rows[i // group] for i in share.places], ids), share)
+    reward, _ = grading.rewards(setup, grading.rewarded(setup, grading.read(
+      setup, [rows[i // group] for i in share.places], ids)), share)
     began = time.monotonic()
     _, _, index, _ = inputs
     self.state, _ = jax.block_until_ready(

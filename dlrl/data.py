@@ -6,8 +6,12 @@ are tiny, and the order then does not depend on the number of hosts. Checkpoints
 keep the iterator's `get_state()`; `set_state` continues exactly.
 """
 
+import collections
+import contextlib
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 from typing import Protocol
 
 import grain
@@ -17,8 +21,10 @@ from dlrl import strict
 from dlrl import tasks
 from dlrl.tasks import mixture
 from dlrl.tasks import prompts
+from dlrl.tasks.user_files import tables
 
 Arrays = dict[str, np.ndarray]
+Item = Callable[[int], Arrays]  # from an example's position to its arrays
 
 _EVAL_SEED = 20251  # one held-out set for all runs, whatever their seed
 
@@ -81,11 +87,22 @@ def rl_batches(
     strict.ConfigError: the source is empty; or, once a batch is drawn, a prompt
       has more than p tokens or a character that the tokenizer lacks.
   """
-  def item(position: int) -> Arrays:
-    return _prompt(
-      source, position, tokenizer, prompt, prompt_length, truncate)
-
+  item = rl_item(source, tokenizer, prompt, prompt_length=prompt_length,
+                 truncate=truncate)
   return _batches(source, item, batch_size, seed)
+
+
+def rl_item(
+  source: tasks.Examples, tokenizer: Tokenizer, prompt: tasks.Prompt, *,
+  prompt_length: int, truncate: bool = False,
+) -> Item:
+  """The rows of `rl_batches` one by one, for `check`."""
+  def item(position: int) -> Arrays:
+    with located(source, position):
+      return _prompt(
+        source, position, tokenizer, prompt, prompt_length, truncate)
+
+  return item
 
 
 def sft_batches(
@@ -100,17 +117,72 @@ def sft_batches(
 
   Raises:
     strict.ConfigError: see `rl_batches`; or an answer has more than
-      `gen_length` tokens.
+      `gen_length` tokens or a character that the tokenizer lacks.
   """
-  def item(position: int) -> Arrays:
-    text = prompt.answer(source[position])
-    completion = _fit(tokenizer.encode(text), gen_length, tokenizer.eos_id,
-                      f"answer {_short(text)}", "sft.gen_length")[0]
-    asked = _prompt(
-      source, position, tokenizer, prompt, prompt_length, truncate)
-    return {**asked, "completion": completion}
-
+  item = sft_item(source, tokenizer, prompt, prompt_length=prompt_length,
+                  gen_length=gen_length, truncate=truncate)
   return _batches(source, item, batch_size, seed)
+
+
+def sft_item(
+  source: tasks.Examples, tokenizer: Tokenizer, prompt: tasks.Prompt, *,
+  prompt_length: int, gen_length: int, truncate: bool = False,
+) -> Item:
+  """The rows of `sft_batches` one by one, for `check`."""
+  def item(position: int) -> Arrays:
+    with located(source, position):
+      text = prompt.answer(source[position])
+      ids = _encoded(tokenizer.encode, text, "answer", text)
+      completion, _ = _fit(ids, gen_length, tokenizer.eos_id,
+                           f"answer {_short(text)}", "sft.gen_length")
+      asked = _prompt(
+        source, position, tokenizer, prompt, prompt_length, truncate)
+      return {**asked, "completion": completion}
+
+  return item
+
+
+def check(source: tasks.Examples, item: Callable[[int], object]) -> None:
+  """Makes all rows, so that none stops a run by which it is drawn.
+
+  Args:
+    source: the examples.
+    item: called with each position; raises `strict.ConfigError` for an example
+      that cannot be used.
+
+  Raises:
+    strict.ConfigError: the first example that cannot be used, for each setting
+      that is in its way, and the number of the others.
+  """
+  first: dict[str, strict.ConfigError] = {}
+  counts: collections.Counter[str] = collections.Counter()
+  for position in range(len(source)):
+    try:
+      item(position)
+    except strict.ConfigError as error:
+      first.setdefault(error.field, error)
+      counts[error.field] += 1
+  problems = strict.Problems()
+  for field, found in first.items():
+    more = counts[field] - 1
+    problems.add(type(found)(field, found.value, found.fix + (
+      f". The same holds for {more} more of {len(source)} examples"
+      if more else "")))
+  problems.finish()
+
+
+@contextlib.contextmanager
+def located(source: tasks.Examples, position: int) -> Iterator[None]:
+  """Errors about an example of users' files begin with its file and line."""
+  try:
+    yield
+  except tables.FileError:
+    raise
+  except strict.ConfigError as error:
+    place = mixture.where(source, position)
+    if not place:
+      raise
+    raise tables.FileError(error.field, place, error.fix) from error
 
 
 def eval_rows(
@@ -120,23 +192,26 @@ def eval_rows(
   """One batch like those of `rl_batches`, of `items` fixed examples.
 
   They are the first of a fixed permutation, so that a larger set includes each
-  smaller one; a mixture gives equally many of each task.
+  smaller one; a mixture gives equally many of each task. A task with fewer
+  examples gives all that it has.
 
   Raises:
-    strict.ConfigError: the source has fewer examples, or a prompt is too long.
+    strict.ConfigError: the source is empty, the tasks of a mixture are more
+      than `items`, or a prompt is too long.
   """
   parts, _ = _parts(source)
+  strict.require(len(source) > 0, "task", source, "has no examples")
+  strict.require(items >= len(parts), "eval.size", items,
+                 f"must be at least {len(parts)}, one for each task")
   shares = [len(range(k, items, len(parts))) for k in range(len(parts))]
-  positions = [position for part, share in zip(parts, shares, strict=True)
-               for position in _first(part, share)]
-  rows = [_prompt(source, position, tokenizer, prompt, prompt_length, truncate)
-          for position in positions]
+  item = rl_item(source, tokenizer, prompt, prompt_length=prompt_length,
+                 truncate=truncate)
+  rows = [item(position) for part, share in zip(parts, shares, strict=True)
+          for position in _first(part, share)]
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _first(part: range, items: int) -> list[int]:
-  strict.require(1 <= items <= len(part), "eval.size", items,
-                 f"must be in 1..{len(part)}, the examples of the split")
   # By raw words: NumPy guarantees the generator's stream, not permutation().
   order = np.argsort(np.random.PCG64(_EVAL_SEED).random_raw(len(part)))
   return [part[int(i)] for i in order[:items]]
@@ -173,11 +248,7 @@ def _prompt(source: tasks.Examples, position: int, tokenizer: Tokenizer,
             prompt: tasks.Prompt, length: int, truncate: bool) -> Arrays:
   asked = prompt.question(source[position])
   text = prompts.as_text(asked)
-  try:
-    whole = tokenizer.prompt(asked)
-  except ValueError as e:
-    raise strict.ConfigError(
-      "task.prompt", text, f"the tokenizer cannot read it: {e}") from e
+  whole = _encoded(tokenizer.prompt, asked, "prompt", text)
   # Keep the end: the question, and where a chat's answer starts.
   kept = whole[-length:] if truncate else whole
   ids, size = _fit(kept, length, tokenizer.pad_id,
@@ -189,6 +260,18 @@ def _prompt(source: tasks.Examples, position: int, tokenizer: Tokenizer,
   return arrays
 
 
+def _encoded(encode: Callable[[Any], list[int]], value: Any, what: str,
+             text: str) -> list[int]:
+  try:
+    return encode(value)
+  except strict.ConfigError:
+    raise
+  except ValueError as e:
+    raise strict.ConfigError(
+      "task.prompt", text,
+      f"the tokenizer cannot read the {what} {_short(text)}: {e}") from e
+
+
 def _short(text: str) -> str:
   return repr(text) if len(text) <= 160 else f"{text[:80]!r}...{text[-80:]!r}"
 
@@ -197,7 +280,8 @@ def _fit(ids: list[int], length: int, fill: int, what: str, field: str
          ) -> tuple[np.ndarray, int]:
   """`ids` padded to [length] with `fill`, and their number before."""
   strict.require(len(ids) <= length, field, length,
-                 f"the {what} has {len(ids)} tokens; raise the limit"
+                 f"the {what} has {len(ids)} tokens, the limit is {length}; "
+                 "raise it"
                  + (", or set task.long_prompts to 'truncate'"
                     if field == "task.prompt_length" else ""))
   return np.array(ids + [fill] * (length - len(ids)), np.int32), len(ids)

@@ -78,7 +78,7 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
   with completions_log.CompletionsLog(out, settings) as log:
     for length in lengths(cfg):
       _complete(setup, params, length, source, items, log)
-    table = table_lib.summarize(log.records)
+    table = table_lib.summarize(log.records, setup.task.unbounded)
   workdir_lib.write_json(out / "results.json", {
     "settings": settings, "scores": [row._asdict() for row in table]})
   text = table_lib.markdown(table, _lines(settings))

@@ -78,8 +78,8 @@ def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
   rolled = clock.now()
   with jax.profiler.TraceAnnotation("reward"):
     group = setup.cfg.rollout.group_size
-    done = grading.read(
-      setup, [examples[i // group] for i in share.places], ids)
+    done = grading.rewarded(setup, grading.read(
+      setup, [examples[i // group] for i in share.places], ids))
     reward, row = grading.rewards(setup, done, share)
   rewarded = clock.now()
   _, _, index, _ = inputs

@@ -192,10 +192,15 @@ def test_eval_rows_mix_the_difficulties():
   assert len({rows[i]["difficulty"] for i in found}) > 1
 
 
-@pytest.mark.parametrize("items", [0, 11])
-def test_eval_needs_as_many_rows_as_it_asks_for(items):
-  with pytest.raises(strict.ConfigError, match=r"eval\.size.*1\.\.10,"):
-    held_out(items)
+def test_a_small_eval_set_is_taken_whole():
+  assert_same(held_out(512), held_out(10))
+  assert held_out(512, ROWS[:2])["position"].shape == (2,)
+
+
+@pytest.mark.parametrize(("items", "rows"), [(0, ROWS), (4, [])])
+def test_eval_needs_an_item_and_an_example(items, rows):
+  with pytest.raises(strict.ConfigError, match=r"eval\.size = 0|no examples"):
+    held_out(items, rows)
 
 
 def test_sources_need_only_a_length_and_random_access():
@@ -244,5 +249,8 @@ def test_held_out_items_of_a_mixture_are_equally_many_of_each():
   assert [(found < 7).sum(), (found >= 7).sum()] == [3, 2]
   # Those that the task alone would have.
   assert found[:3].tolist() == held_out(3, ROWS[:7])["position"].tolist()
-  with pytest.raises(strict.ConfigError, match=r"eval\.size.*1\.\.4,"):
-    held_out(10, mixed((9.0, 1.0)))
+  # The task that has too few gives all of them.
+  found = held_out(10, mixed((9.0, 1.0)))["position"]
+  assert [(found < 7).sum(), (found >= 7).sum()] == [5, 4]
+  with pytest.raises(strict.ConfigError, match=r"eval\.size = 1.*least 2"):
+    held_out(1, mixed((9.0, 1.0)))

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,14 +24,16 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
   """Returns `evaluate(params, *, ends) -> {"eval/M": mean, ...}`.
 
   Every metric M has `eval/M`, `eval/M_low` and `eval/M_high`, on items of
-  `config.eval.split`. With `ends=True`, which is for the time before the first
-  step and after the last, the result has the same of the test split as
-  `test/M`: nothing that is decided during a run may depend on test items. The
-  items, their order and the random keys are fixed, so that two evaluations
-  differ only by their parameters.
+  `config.eval.split`; it is absent where it is not known of any item. Beside
+  them are `eval/items`, the number of items, and `eval/infrastructure_errors`,
+  of how many of them a metric is not known. With `ends=True`, which is for the
+  time before the first step and after the last, the result has the same of the
+  test split as `test/M`: nothing that is decided during a run may depend on
+  test items. The items, their order and the random keys are fixed, so that two
+  evaluations differ only by their parameters.
 
   Raises:
-    strict.ConfigError: a split has fewer rows than `config.eval.size`.
+    strict.ConfigError: a split has no rows, or one that cannot be asked.
   """
   cfg = setup.cfg.eval
   items = {split: _items(setup, split)
@@ -46,17 +49,19 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
 
   def on_split(params: Any, split: str) -> dict[str, float]:
     source, arrays = items[split]
+    size = len(arrays["position"])
     pending = []
-    for start in range(0, cfg.size, cfg.batch_size):
+    for start in range(0, size, cfg.batch_size):
       # The last batch wraps around, so that all have one shape and program.
-      index = np.arange(start, start + cfg.batch_size) % cfg.size
+      index = np.arange(start, start + cfg.batch_size) % size
       prompt, length = setup.put_batch(
         (arrays["prompt_ids"][index], arrays["prompt_length"][index]))
       pending.append(decode(params, prompt, length))
-    share, ids = _local(pending, cfg.size)
+    share, ids = _local(pending, size)
     rows = [source[i] for i in arrays["position"][share.places].tolist()]
     done = grading.read(setup, rows, ids)
-    return _summary(grading.metrics(setup, done, share))
+    found = grading.metrics(setup, done, share)
+    return _summary(found, size, setup.task.unbounded)
 
   def evaluate(params: Any, *, ends: bool) -> dict[str, float]:
     found = {"eval": on_split(params, cfg.split)}
@@ -91,18 +96,26 @@ def _items(setup: setup_lib.Setup, split: str
   arrays = data.eval_rows(
     source, setup.tokenizer, setup.prompt, items=cfg.eval.size,
     prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
+  size = len(arrays["position"])
+  if size < cfg.eval.size:
+    progress.say(f"{split} has {len(source)} examples, of which {size} are "
+                 f"evaluated instead of eval.size = {cfg.eval.size}")
   if cut := int(arrays.get("truncated", np.zeros(1)).sum()):
-    progress.say(f"{cut} of {cfg.eval.size} {split} prompts are truncated")
+    progress.say(f"{cut} of {size} {split} prompts are truncated")
   return source, arrays
 
 
-def _summary(found: dict[str, list[float]]) -> dict[str, float]:
-  """The mean of each metric and its interval."""
-  row: dict[str, float] = {}
+def _summary(found: dict[str, list[float]], items: int,
+             unbounded: Collection[str]) -> dict[str, float]:
+  """The mean of each metric and its interval, and how much is not known."""
+  # Where any metric is not known, `solved` is not.
+  row: dict[str, float] = {
+    "items": items, "infrastructure_errors": items - len(found["solved"])}
   for name, values in found.items():
     if not values:
       continue  # its grader failed on every completion
-    low, high = table.interval(values)
-    row |= {name: float(np.mean(values)), f"{name}_low": low,
-            f"{name}_high": high}
+    row[name] = float(np.mean(values))
+    low, high = table.interval(values, share=name not in unbounded)
+    if low is not None and high is not None:
+      row |= {f"{name}_low": low, f"{name}_high": high}
   return row

@@ -1,8 +1,10 @@
-"""95% confidence intervals of measured accuracies."""
+"""95% confidence intervals of measured accuracies and rewards."""
 
 import math
 import statistics
 from collections.abc import Sequence
+
+from scipy import special
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
@@ -46,6 +48,21 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
   mean = statistics.fmean(values)
   half = Z95 * statistics.stdev(values) / math.sqrt(len(values))
   return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+  """Student's interval `(low, high)` of the mean of any numbers.
+
+  `mean +- t s / sqrt(n)` with the 97.5% quantile of n - 1 degrees of freedom.
+  It has no width if all values are equal. With fewer than two values nothing is
+  known of their spread, and it is (-inf, inf).
+  """
+  if len(values) < 2:
+    return -math.inf, math.inf
+  mean = statistics.fmean(values)
+  quantile = float(special.stdtrit(len(values) - 1, 0.975))
+  half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+  return mean - half, mean + half
 
 
 def pooled_interval(shares: Sequence[float], sizes: Sequence[int]

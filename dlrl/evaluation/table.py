@@ -7,7 +7,8 @@ A record is one completion, a line of `completions.jsonl`:
     item      index in the evaluated set
     task      name of the task
     answer    the answer extracted from the text; null if none was found
-    scores    maps a metric to a number in [0, 1]; null if its grader failed
+    scores    maps a metric to a number, in [0, 1] unless the task says
+              otherwise; null if its grader failed
     out_of    denominators: maps a metric that counts parts of an item, such as
               cells of a puzzle, to the number of parts of this item; parts are
               pooled over all items
@@ -17,7 +18,9 @@ items, each of which contributes the mean over its samples.
 """
 
 import collections
+import math
 import statistics
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -37,24 +40,29 @@ class Accuracy(NamedTuple):
     length: number of tokens of the canvas.
     metric: name of the metric.
     n: number of items with a known value.
-    mean: in [0, 1].
-    low: lower end of the interval.
-    high: upper end of the interval.
+    mean: of the known values; None if there are none.
+    low: lower end of the interval; None if it has none.
+    high: upper end of the interval; None if it has none.
     lost: number of completions whose grader failed; they are left out.
+    share: whether the values are in [0, 1] by their definition.
   """
 
   task: str
   length: int
   metric: str
   n: int
-  mean: float
-  low: float
-  high: float
+  mean: float | None
+  low: float | None
+  high: float | None
   lost: int
+  share: bool = True
 
 
-def summarize(records: Iterable[Record]) -> list[Accuracy]:
+def summarize(records: Iterable[Record], unbounded: Collection[str] = ()
+              ) -> list[Accuracy]:
   """One row per task, length and metric, in order of appearance.
+
+  Metrics in `unbounded` may be any number, see `Task.unbounded`.
 
   With k > 1 completions per item, `METRIC` is the mean over completions, the
   usual estimate of pass@1. Metrics that are 0 or 1 get two more rows:
@@ -67,12 +75,16 @@ def summarize(records: Iterable[Record]) -> list[Accuracy]:
       key = record["task"], record["length"], metric
       items = cells.setdefault(key, {})
       items.setdefault(record["item"], []).append(record)
-  return [accuracy for key, items in cells.items()
-          for accuracy in _rows(*key, items)]
+  return [
+    accuracy for (task, length, metric), items in cells.items()
+    for accuracy in _rows(
+      task, length, metric, items,
+      share=not {metric, f"{task}/{metric}"} & set(unbounded))]
 
 
 def _rows(
-  task: str, length: int, metric: str, items: Mapping[int, list[Record]]
+  task: str, length: int, metric: str, items: Mapping[int, list[Record]],
+  share: bool
 ) -> list[Accuracy]:
   known = [[r for r in records if r["scores"][metric] is not None]
            for records in items.values()]
@@ -81,7 +93,7 @@ def _rows(
   values = [[r["scores"][metric] for r in records] for records in known]
   means = [statistics.fmean(v) for v in values]
   sizes = [records[0].get("out_of", {}).get(metric, 1) for records in known]
-  rows = [_accuracy(task, length, metric, means, lost, sizes)]
+  rows = [_accuracy(task, length, metric, means, lost, sizes, share)]
   k = max(map(len, values), default=0)
   if k > 1 and all(x in (0, 1) for v in values for x in v):
     rows.append(_accuracy(task, length, f"{metric}_pass@{k}",
@@ -107,31 +119,61 @@ def majority(records: Sequence[Record], metric: str) -> float:
     r["scores"][metric] for r in records if r["answer"] == answer))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-  """The 95% interval of the mean of independent values in [0, 1]."""
-  if set(values) <= {0.0, 1.0}:
+def interval(values: Sequence[float], *, share: bool
+             ) -> tuple[float | None, float | None]:
+  """The 95% interval of the mean of independent values; None for infinite ends.
+
+  Args:
+    values: at least one of them, unless `share`.
+    share: whether they are in [0, 1] by their definition.
+  """
+  if set(values) <= {0.0, 1.0} and (share or values):
     return intervals.wilson(round(sum(values)), len(values))
-  return intervals.mean_interval(values)
+  if share:
+    return intervals.mean_interval(values)
+  low, high = intervals.t_interval(values)
+  return (low, high) if math.isfinite(high - low) else (None, None)
 
 
-def _accuracy(task: str, length: int, metric: str, values: Sequence[float],
-              lost: int, sizes: Sequence[int] = ()) -> Accuracy:
+def _accuracy(
+  task: str, length: int, metric: str, values: Sequence[float], lost: int,
+  sizes: Sequence[int] = (), share: bool = True,
+) -> Accuracy:
+  low: float | None
+  high: float | None
   if len(set(sizes)) > 1:  # with equal sizes, pooling is the plain mean
     mean = intervals.pooled_share(values, sizes)
     low, high = intervals.pooled_interval(values, sizes)
   else:
-    mean = statistics.fmean(values) if values else 0.0
-    low, high = interval(values)
-  return Accuracy(task, length, metric, len(values), mean, low, high, lost)
+    mean = statistics.fmean(values) if values else math.nan
+    low, high = interval(values, share=share)
+  return Accuracy(
+    task, length, metric, len(values), mean if values else None, low, high,
+    lost, share)
 
 
 def markdown(rows: Sequence[Accuracy], settings: Mapping[str, str]) -> str:
-  """The table in Markdown, below a list of the settings it depends on."""
+  """The table in Markdown, below a list of the settings it depends on.
+
+  Shares are in percent, other metrics are plain numbers.
+  """
+  percent = all(r.share for r in rows)
+
+  def shown(value: float, share: bool) -> str:
+    if not share:
+      return f"{value:.4g}"
+    return f"{100 * value:.1f}" if percent else f"{100 * value:.1f}%"
+
+  def cells(r: Accuracy) -> str:
+    mean = "not known" if r.mean is None else shown(r.mean, r.share)
+    if r.mean is None or r.low is None or r.high is None:
+      return f"{mean} | not known"
+    return f"{mean} | {shown(r.low, r.share)} to {shown(r.high, r.share)}"
+
   lines = [f"* {name}: {value}" for name, value in settings.items()]
-  lines += ["", "| task | length | metric | % | 95% interval | items | lost |",
+  lines += ["", f"| task | length | metric | {'%' if percent else 'mean'} "
+            "| 95% interval | items | lost |",
             "| --- | --- | --- | --- | --- | --- | --- |"]
-  lines += [
-    f"| {r.task} | {r.length} | {r.metric} | {100 * r.mean:.1f} "
-    f"| {100 * r.low:.1f} to {100 * r.high:.1f} | {r.n} | {r.lost} |"
-    for r in rows]
+  lines += [f"| {r.task} | {r.length} | {r.metric} | {cells(r)} "
+            f"| {r.n} | {r.lost} |" for r in rows]
   return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ import numpy as np
 from dlrl import tasks
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import processes
+from dlrl.tasks import reward_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,30 +44,40 @@ def read(
     [setup.tokenizer.decode(row) for row in ids], tasks.columns(asked))
 
 
+def rewarded(setup: setup_lib.Setup, done: Answers) -> Answers:
+  """`done` with the rewards as a column, `reward_calls.COLUMN`.
+
+  Calls each reward function once. Metrics that are rewards read the column, so
+  that they are what is learned.
+
+  Raises:
+    reward_calls.RewardError: a function cannot be used; names it.
+  """
+  found = reward_calls.each(
+    setup.rewards, done.prompts, done.texts, done.columns)
+  return dataclasses.replace(
+    done, columns=done.columns | {reward_calls.COLUMN: found})
+
+
 def rewards(
   setup: setup_lib.Setup, done: Answers, share: processes.Share
 ) -> tuple[np.ndarray, dict[str, float]]:
   """Weighted sums of the rewards, fp32 [b], and rows for the log.
 
-  Both are of the whole batch; each process calls reward functions with `done`,
-  its `share` of it. A completion with an unknown reward gets NaN: it teaches
+  Both are of the whole batch, of which `done`, from `rewarded`, is this
+  process's `share`. A completion with an unknown reward gets NaN: it teaches
   nothing (`losses.advantages`) and is counted.
-
-  Raises:
-    ValueError: a reward function does not return one finite number, or None,
-      per completion; names it.
   """
   cfg = setup.cfg.rollout
-  found = share.whole({
-    name: _numbers(name, function(
-      done.prompts, done.texts, **done.columns), len(done.texts)).tolist()
-    for name, function in setup.rewards.items() if done.texts})
+  values = done.columns[reward_calls.COLUMN]
+  found = share.whole({name: [one[name] for one in values]
+                       for name in setup.rewards if values})
   total = np.zeros(share.total)
   row: dict[str, float] = {}
   for name, weight in zip(setup.rewards, cfg.reward_weights, strict=True):
-    values = np.array(found[name])
-    total += weight * values
-    row |= {f"reward/{name}": _mean(values), f"reward/{name}_std": _std(values)}
+    known = np.array(found[name], float)  # None becomes NaN
+    total += weight * known
+    row |= {f"reward/{name}": _mean(known), f"reward/{name}_std": _std(known)}
   reward = total.astype(np.float32)
   known = ~np.isnan(reward).reshape(-1, cfg.group_size)
   groups = reward.reshape(known.shape)
@@ -117,26 +128,6 @@ def each(
     for metric, values in scores.items():
       for place, value in zip(group, values, strict=True):
         found[place][metric.removeprefix(f"{name}/")] = value
-  return found
-
-
-def _numbers(name: str, values: Sequence[float | None], count: int
-             ) -> np.ndarray:
-  """fp64 [count], NaN for None."""
-  if len(values) != count:
-    raise ValueError(f"the reward {name!r} gave {len(values)} values for "
-                     f"{count} completions; return one for each")
-  found = np.full(count, np.nan)
-  for i, value in enumerate(values):
-    if value is None:
-      continue
-    try:
-      found[i] = float(value)
-    except (TypeError, ValueError):
-      found[i] = np.nan
-    if not np.isfinite(found[i]):
-      raise ValueError(f"the reward {name!r} gave {value!r} for a completion; "
-                       "return a finite number, or None if it is not known")
   return found
 
 

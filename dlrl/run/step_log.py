@@ -4,6 +4,8 @@ A step's row begins while its update runs on the devices and is finished once
 the next step has started its rollout, so that the loop never waits for numbers.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +25,7 @@ from dlrl.tasks import prompts
 
 Sample = tuple[str, str, float]  # prompt, completion, reward
 
+_UNKNOWN = "not known"
 _SHOWN = 100  # characters of a prompt or completion in a progress line
 
 
@@ -70,14 +73,10 @@ class StepLog:
     row |= utilization.rates(self._cfg, row, self._work)
     self._writer.write(step, row)
     self._line.tick()
-    if step % self._cfg.log_every == 0 or "eval/solved" in row:
-      shown: dict[str, float | str] = {
-        "reward": row["reward/mean"], "solved": row["rollout/solved"],
-        "elbo": row["update/score_mean"], "grad": row["update/grad_norm"]}
-      if "eval/solved" in row:
-        shown["held-out"] = f"{row['eval/solved']:.1%}"
-      progress.say(self._line.line(step, **shown))
-    if step % self._cfg.sample_every == 0:
+    if step % self._cfg.log_every == 0 or "eval/items" in row:
+      progress.say(self._line.line(step, **_shown(row)))
+    # A run that is shorter than the interval leaves a sample, too.
+    if step % self._cfg.sample_every == 0 or step == self._cfg.steps:
       prompt, completion, reward = self._sample
       self._writer.sample(
         step, prompt=prompt, completion=completion, reward=reward)
@@ -108,6 +107,25 @@ def sample(done: grading.Answers, share: processes.Share, reward: np.ndarray
     return "", "", 0.0
   return (prompts.as_text(done.prompts[0]), done.texts[0],
           float(reward[share.places[0]]))
+
+
+def _shown(row: Mapping[str, float]) -> dict[str, float | str]:
+  """What a progress line says of a step."""
+  reward, solved = row["reward/mean"], row.get("rollout/solved")
+  shown: dict[str, float | str] = {
+    "reward": _UNKNOWN if math.isnan(reward) else reward,
+    "solved": _UNKNOWN if solved is None else solved}
+  if row["update/zero_groups"] == 1 and row["update/grad_norm"] == 0:
+    # No forward pass was made, so there is no ELBO either.
+    shown["no gradient:"] = (
+      "no reward is known" if math.isnan(reward) else "all groups equal")
+  else:
+    shown |= {
+      "elbo": row["update/score_mean"], "grad": row["update/grad_norm"]}
+  if "eval/items" in row:
+    shown["held-out"] = (f"{row['eval/solved']:.1%}" if "eval/solved" in row
+                         else _UNKNOWN)
+  return shown
 
 
 def _short(text: str) -> str:

@@ -17,12 +17,15 @@ def write(
 ) -> dict[str, Any]:
   """Writes curves.png, then summary.json, which marks the run as finished."""
   rows = metrics_lib.rows(workdir)
-  evals = [row for row in rows if "test/solved" in row]
-  task = tasks.find(cfg.task)
+  task = tasks.find(cfg.task, cfg.rollout.rewards)
+  # The test items are evaluated before the first step and after the last. A
+  # metric that was not known then is absent.
+  before, after = _held_out(rows[0]), _held_out(rows[-1])
   summary = {
-    "before": _held_out(evals[0]),
-    "after": _held_out(evals[-1]),
-    "n_eval": cfg.eval.size,
+    "before": before,
+    "after": after,
+    "n_eval": int(after.get("items", cfg.eval.size)),
+    "unbounded": list(task.unbounded),
     "task": {"name": cfg.task.name, "version": task.version,
              "prompt": tasks.prompt_version(cfg.task),
              "few_shot": cfg.task.few_shot,
@@ -56,16 +59,35 @@ def table(summary: dict[str, Any]) -> str:
            f"test items of {task['name']} {task['version']}, prompt "
            f"{task['prompt']!r}, data {task['data_sha256'][:12]}",
            f"{'':12}{'before':>24}{'after':>24}"]
-  for name in (n for n in before if f"{n}_low" in before):
-    cells = [f"{r[name]:6.1%} [{r[f'{name}_low']:5.1%}, "
-             f"{r[f'{name}_high']:5.1%}]" for r in (before, after)]
+  counts = ("items", "infrastructure_errors")
+  found = {**before, **after}
+  names = [name for name in found if name not in counts and not (
+    name.endswith(("_low", "_high")) and name.rpartition("_")[0] in found)]
+  for name in names or ["solved"]:
+    share = name not in summary.get("unbounded", ())
+    cells = [_cell(r, name, share) for r in (before, after)]
     lines.append(f"{name:12}{cells[0]:>24}{cells[1]:>24}")
+  lost = [int(r.get("infrastructure_errors", 0)) for r in (before, after)]
+  if any(lost):
+    lines.append(f"{'items lost':12}{lost[0]:>24}{lost[1]:>24}")
   seconds = summary["phase_seconds"]
   phases = "  ".join(f"{phase} {each:.0f} s" for phase, each in seconds.items())
   lines.append(f"wall time {summary['wall_seconds']:.0f} s: {phases}")
   if "goodput" in summary:  # older runs have none
     lines.append(goodput.line(summary["goodput"], seconds))
   return "\n".join(lines)
+
+
+def _cell(row: dict[str, float], name: str, share: bool) -> str:
+  """A metric with its interval; in percent if it is a share."""
+  if name not in row:
+    return "not known"
+  mean, ends = row[name], [row.get(f"{name}_{end}") for end in ("low", "high")]
+  if None in ends:
+    return f"{mean:.1%}" if share else f"{mean:.4g}"
+  low, high = ends
+  return (f"{mean:6.1%} [{low:5.1%}, {high:5.1%}]" if share
+          else f"{mean:.4g} [{low:.4g}, {high:.4g}]")
 
 
 def _held_out(row: dict[str, Any]) -> dict[str, float]:

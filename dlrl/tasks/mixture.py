@@ -17,6 +17,7 @@ from typing import Any
 from typing import overload
 
 from dlrl.tasks import task as task_lib
+from dlrl.tasks.user_files import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +50,24 @@ class MixedExamples(Sequence[task_lib.Example]):
   ) -> task_lib.Example | list[task_lib.Example]:
     if isinstance(position, slice):
       return [self[i] for i in range(len(self))[position]]
-    position = range(len(self))[operator.index(position)]
+    name, place = self.place(operator.index(position))
+    return {**self.sources[name][place], "task": name}
+
+  def place(self, position: int) -> tuple[str, int]:
+    """An example's task, and its position among the examples of that task."""
+    position = range(len(self))[position]
     parts = self.parts
     which = bisect.bisect_right([part.start for part in parts], position) - 1
-    name = list(self.sources)[which]
-    return {**self.sources[name][position - parts[which].start], "task": name}
+    return list(self.sources)[which], position - parts[which].start
+
+
+def where(source: task_lib.Examples, position: int) -> str:
+  """`FILE:LINE` of an example of users' files; "" for other examples."""
+  if isinstance(source, MixedExamples):
+    name, position = source.place(position)
+    source = source.sources[name]
+  return source.where(position) if isinstance(source, files.FileExamples) else (
+    "")
 
 
 def mix(
@@ -99,6 +113,8 @@ def mix(
     difficulties=(min(least), max(most)),
     version="+".join(task.version for task in parts.values()),
     checksum="+".join(task.checksum for task in parts.values()),
+    unbounded=tuple(f"{name}/{metric}" for name, task in parts.items()
+                    for metric in task.unbounded),
     start=next((t.start for t in parts.values() if t.start), None),
     template=template if all(t.template for t in parts.values()) else None,
   )

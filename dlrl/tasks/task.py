@@ -89,6 +89,7 @@ class Task:
     fields: parts of an example by the name they have in users' prompt files,
       which have to use all of them.
     extras: parts that users' prompt files may use.
+    unbounded: metrics that may be any number; the others are in [0, 1].
     out_of: denominators, for metrics that count parts of an example: how many
       parts this example has. Parts are pooled over all examples.
   """
@@ -107,6 +108,7 @@ class Task:
   extras: Mapping[str, Show] = dataclasses.field(default_factory=dict)
   out_of: Mapping[str, Callable[[Example], int]] = dataclasses.field(
     default_factory=dict)
+  unbounded: Sequence[str] = ()
 
 
 def columns(examples: Examples) -> dict[str, list[Any]]:

@@ -68,6 +68,22 @@ def test_mean_interval_covers_the_truth_about_95_times_in_100():
   assert 0.93 < np.mean(hits) < 0.965
 
 
+def test_t_interval_of_a_hand_worked_sample():
+  # s = 1 and t = 4.303 with two degrees of freedom, from printed tables.
+  assert intervals_lib.t_interval([-1.0, 0.0, 1.0]) == pytest.approx(
+    (-4.303 / math.sqrt(3), 4.303 / math.sqrt(3)), abs=1e-3)
+  assert intervals_lib.t_interval([18.0] * 4) == (18.0, 18.0)
+  for few in ([], [3.0]):
+    assert intervals_lib.t_interval(few) == (-math.inf, math.inf)
+
+
+def test_t_interval_covers_the_truth_of_few_values_about_95_times_in_100():
+  draws = np.random.default_rng(0).normal(-3, 2, (2000, 5))
+  hits = [low <= -3 <= high
+          for low, high in map(intervals_lib.t_interval, draws.tolist())]
+  assert 0.935 < np.mean(hits) < 0.965
+
+
 def test_a_pooled_interval_is_that_of_the_mean_where_sizes_are_equal():
   values = [0.2, 0.4, 0.6, 0.9]
   assert intervals_lib.pooled_share(values, [7] * 4) == pytest.approx(

@@ -93,8 +93,36 @@ def test_a_grader_that_broke_down_is_no_failure():
 
 
 def test_nothing_known_is_no_score():
-  score = found([record(0, 0, "a", right=None)], "right")
+  rows = [record(0, 0, "a", right=None)]
+  score = found(rows, "right")
   assert (score.n, score.low, score.high, score.lost) == (0, 0.0, 1.0, 1)
+  assert score.mean is None
+  assert "| right | not known | not known | 0 | 1 |" in table.markdown(
+    table.summarize(rows), {})
+
+
+@pytest.mark.parametrize("values", [
+  [17.0, 18.0, 19.0], [1.0, -1.0, -1.0, 1.0], [-1.0] * 3, [0.25, 0.75],
+  [0.0, 1.0, 1.0], [1e6, -1e-6]])
+def test_a_metric_of_any_numbers_has_an_interval_that_contains_its_mean(values):
+  rows = [record(i, 0, "x", judge=v) for i, v in enumerate(values)]
+  score, = table.summarize(rows, ["judge"])
+  assert score.low <= score.mean <= score.high
+  assert not score.share
+  if set(values) <= {0, 1}:
+    assert (score.low, score.high) == intervals.wilson(2, 3)
+  else:
+    assert (score.low, score.high) == intervals.t_interval(values)
+
+
+def test_only_shares_are_in_percent():
+  rows = [record(i, 0, "x", judge=v, right=1.0) for i, v in enumerate([17, 19])]
+  text = table.markdown(table.summarize(rows, ["t/judge"]), {})
+  assert "| metric | mean | 95% interval |" in text
+  assert "| judge | 18 | 5.294 to 30.71 | 2 | 0 |" in text
+  assert "| right | 100.0% | 34.2% to 100.0% | 2 | 0 |" in text
+  one = table.markdown(table.summarize(rows[:1], ["judge"]), {})
+  assert "| judge | 17 | not known | 1 | 0 |" in one
 
 
 def test_tasks_and_lengths_are_apart():

@@ -43,8 +43,8 @@ def whole(count):
 
 def scored(functions, weights=None, count=4, group_size=2):
   done = grading.Answers(["?"] * count, [""] * count, {})
-  return grading.rewards(
-    setup(functions, weights, group_size), done, whole(count))
+  made = setup(functions, weights, group_size)
+  return grading.rewards(made, grading.rewarded(made, done), whole(count))
 
 
 def test_completions_come_with_their_prompts_and_columns():
@@ -56,8 +56,8 @@ def test_completions_come_with_their_prompts_and_columns():
   assert done.prompts == [first] * 2 + [second] * 2
   assert done.columns["index"] == [7, 7, 8, 8]
   assert done.columns["puzzle"] == [row["puzzle"] for row in ROWS for _ in "ab"]
-  reward, _ = grading.rewards(setup(
-    rewards.find(SUDOKU.rewards, ["solved"])), done, whole(4))
+  solved = setup(rewards.find(SUDOKU.rewards, ["solved"]))
+  reward, _ = grading.rewards(solved, grading.rewarded(solved, done), whole(4))
   assert reward.tolist() == [1, 1, 1, 0]
   assert grading.metrics(setup({}), done, whole(4))["solved"] == [1, 1, 1, 0]
 
@@ -98,7 +98,7 @@ def test_a_step_of_which_nothing_is_known_is_logged_as_such():
   (1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, "good"), (1, 2, 3, float("nan")),
   (1, 2, 3, float("inf")), (1, 2, 3, [1])])
 def test_what_is_not_a_number_per_completion_names_the_reward(values):
-  with pytest.raises(ValueError, match="'mine' gave"):
+  with pytest.raises(strict.ConfigError, match="'mine' gave"):
     scored({"mine": fixed(*values)})
 
 

@@ -14,7 +14,6 @@ it is needed.
 import dataclasses
 import glob
 import hashlib
-import math
 import operator
 import os
 import typing
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from dlrl import strict
+from dlrl.tasks import reward_calls
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.user_files import messages
 from dlrl.tasks.user_files import tables
@@ -33,7 +33,8 @@ BAD_ROWS = ("error", "skip")
 DIFFICULTIES = (0, 2**31 - 1)
 _ANY = -1  # stands for the difficulty of rows that have none
 # Arguments of rewards, and columns that dlrl adds.
-_RESERVED = frozenset({"prompts", "completions", "index", "task"})
+_RESERVED = frozenset(
+  {"prompts", "completions", "index", "task", reward_calls.COLUMN})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +75,12 @@ class FileExamples(Sequence[task_lib.Example]):
     row = dict.fromkeys(self.columns) | self.tables[table].row(place)
     return row | {"prompt": messages.checked(row["prompt"]), "index": index,
                   "difficulty": max(difficulty, 0)}
+
+
+  def where(self, position: int) -> str:
+    """`FILE:LINE` of an example, for messages."""
+    table, place, _, _ = self.places[position].tolist()
+    return self.tables[table].where(place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +138,7 @@ def task(source: Files, rewards: Mapping[str, task_lib.Reward]
     prompts={"bare": task_lib.Prompt(operator.itemgetter("prompt"), _solution)},
     rewards=rewards,
     metrics=metrics(rewards),
+    unbounded=tuple(name for name in rewards if name != "solved"),
     difficulties=DIFFICULTIES,
     version="1.0.0",
     checksum=checksum(source))
@@ -139,16 +147,20 @@ def task(source: Files, rewards: Mapping[str, task_lib.Reward]
 def metrics(rewards: Mapping[str, task_lib.Reward]) -> task_lib.Metrics:
   """Returns metrics: the rewards, and `solved`, 1 if all are at least 1.
 
-  A reward of None becomes NaN.
+  With a reward that is not known, None, `solved` is not known either: to count
+  the others would find more failures where graders fail more often. Rewards
+  that are a column already are not computed again.
   """
-  def measure(prompts: Sequence[task_lib.Text], completions: Sequence[str],
-              **columns: Any) -> dict[str, list[float]]:
-    values = {name: [math.nan if value is None else float(value) for value
-                     in reward(prompts, completions, **columns)]
-              for name, reward in rewards.items()}
-    solved = [float(all(value >= 1 for value in one))
-              for one in zip(*values.values(), strict=True)]
-    return {**values, "solved": solved}
+  def measure(
+    prompts: Sequence[task_lib.Text], completions: Sequence[str],
+    **columns: Any
+  ) -> dict[str, list[float | None]]:
+    known = columns.get(reward_calls.COLUMN) or reward_calls.each(
+      rewards, prompts, completions, columns)
+    values = {name: [one[name] for one in known] for name in rewards}
+    return {**values, "solved": [
+      None if None in one.values() else float(min(one.values()) >= 1)
+      for one in known]}
 
   return measure
 

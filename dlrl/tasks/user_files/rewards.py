@@ -8,7 +8,8 @@ from dlrl import strict
 from dlrl.tasks import task as task_lib
 
 _FIELD = "rollout.rewards"
-RESERVED = ("mean", "std", "infrastructure_errors")  # dlrl logs reward/NAME
+# dlrl logs reward/NAME, and for users' files eval/NAME.
+RESERVED = ("mean", "std", "infrastructure_errors", "items")
 
 
 def find(known: Mapping[str, task_lib.Reward], names: Sequence[str]

@@ -62,6 +62,9 @@ class Table(Protocol):
   def row(self, place: int) -> Row:
     """Returns the row at a place."""
 
+  def where(self, place: int) -> str:
+    """Returns the file and the row's number in it, `FILE:NUMBER`."""
+
 
 class JsonLines:
   """One JSON object on each line; a place is the line's offset in bytes."""
@@ -84,12 +87,20 @@ class JsonLines:
       file.seek(place)
       return _object(file.readline())
 
+  def where(self, place: int) -> str:
+    """Returns `FILE:LINE`; reads the file up to the line."""
+    number, left = 1, place
+    with open(self._path, "rb") as file:
+      while left and (part := file.read(min(left, 1 << 20))):
+        number, left = number + part.count(b"\n"), left - len(part)
+    return f"{self._path}:{number}"
+
 
 class Parquet:
   """A Parquet file; a place is the row's number, counted from 0."""
 
   def __init__(self, path: str) -> None:
-    self._file = parquet.ParquetFile(path)
+    self._path, self._file = path, parquet.ParquetFile(path)
     self._starts = [0]  # of row groups
     for group in range(self._file.num_row_groups):
       rows = self._file.metadata.row_group(group).num_rows
@@ -109,6 +120,10 @@ class Parquet:
     """Returns a row; reads its row group unless that is still in memory."""
     group = bisect.bisect_right(self._starts, place) - 1
     return _python(self._group(group), place - self._starts[group])
+
+  def where(self, place: int) -> str:
+    """Returns `FILE:ROW`."""
+    return f"{self._path}:{place + 1}"
 
 
 FORMATS: Mapping[str, Callable[[str], Table]] = {

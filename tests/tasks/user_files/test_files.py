@@ -215,7 +215,8 @@ def test_bytes_that_are_not_text_are_an_error(tmp_path, column):
     load(str(tmp_path / "a.jsonl"))
 
 
-@pytest.mark.parametrize("column", ["index", "task", "prompts", "completions"])
+@pytest.mark.parametrize("column", [
+  "index", "task", "prompts", "completions", "dlrl_rewards"])
 def test_a_column_with_a_reserved_name_is_an_error(tmp_path, column):
   path = write(tmp_path / "a.jsonl", {"prompt": "a"},
                {"prompt": "b", column: 1})
@@ -279,9 +280,26 @@ def test_a_task_asks_the_prompt_and_measures_the_rewards(tmp_path):
     task.prompts["bare"].answer(second)
   scores = task.metrics(["a"] * 4, ["ab", "ab", "a", "ab"],
                         answer=["ab", "xy", "a", None])
-  assert scores["solved"] == [1, 0, 0, 0]
+  assert scores["solved"] == [1, 0, 0, None]
   assert scores["length"] == [1, 1, 0.5, 1]
-  np.testing.assert_array_equal(scores["known"], [1, 0, 1, np.nan])
+  assert scores["known"] == [1, 0, 1, None]
+
+
+def test_solved_is_not_known_where_a_reward_is_not():
+  rewards = {"a": lambda prompts, completions, **columns: [0, 1, None, 0],
+             "b": lambda prompts, completions, **columns: [None, 1, 1, 0]}
+  scores = files.metrics(rewards)(["?"] * 4, [""] * 4)
+  # Of what fails by one reward, the other is not known as often as of the rest.
+  assert scores["solved"] == [None, 1, None, 0]
+
+
+def test_rewards_that_are_known_are_not_computed_again():
+  def called(prompts, completions, **columns):
+    raise AssertionError
+
+  column = {"dlrl_rewards": [{"a": 0.5}, {"a": None}]}
+  assert files.metrics({"a": called})(["?"] * 2, ["", ""], **column) == {
+    "a": [0.5, None], "solved": [0, None]}
 
 
 def test_the_checksum_depends_on_the_content_of_the_files(tmp_path):

@@ -1,0 +1,127 @@
+"""What a reward function may return, and how an error names it."""
+
+import decimal
+import math
+
+import numpy as np
+import pytest
+
+from dlrl import strict
+from dlrl.tasks import reward_calls
+
+COLUMNS = {"index": [3, 3, 8, 9], "answer": ["a", "a", "b", None],
+           "prompt": ["p"] * 4}
+
+
+def each(function, columns=COLUMNS, count=4):
+  return reward_calls.each({"mine": function}, ["p"] * count, ["c"] * count,
+                           columns)
+
+
+def fixed(values):
+  return lambda prompts, completions, **columns: values
+
+
+@pytest.mark.parametrize("values", [
+  [1, 0, True, None], (1.0, 0.0, 1.0, None), [decimal.Decimal(1), 0, 1, None],
+  [np.float32(1), np.int64(0), np.bool_(True), None],
+  np.array([1, 0, 1, None], object)])
+def test_numbers_of_any_kind_are_taken(values):
+  assert each(fixed(values)) == [
+    {"mine": 1.0}, {"mine": 0.0}, {"mine": 1.0}, {"mine": None}]
+  assert each(fixed(np.ones(4)))[3] == {"mine": 1.0}
+
+
+@pytest.mark.parametrize(("values", "text"), [
+  ([1, 1, 1], "gave 3 values for 4 completions of rows 3, 8, 9"),
+  ([1] * 5, "gave 5 values"),
+  (0.5, "returned 0.5 for completions"),
+  (np.float32(2), "returned"), (np.array(0.5), "returned"),
+  (None, "returned None"), ("1111", "returned '1111'"),
+  ({"a": 1, "b": 2, "c": 3, "d": 4}, "returned {"),
+  ({1, 2, 3, 4}, "returned {"), (iter([1, 1, 1, 1]), "returned <"),
+  ([1, 1, math.nan, 1], "gave nan for a completion of row 8"),
+  ([1, -math.inf, 1, 1], "gave -inf for a completion of row 3"),
+  ([1, 1, 1, 1e39], "gave 1e.39 for a completion of row 9"),
+  ([10**400, 1, 1, 1], "gave 1000"),
+  ([1, 1, "1", 1], "gave '1' for a completion of row 8"),
+  ([1, 1, 1, [1]], r"gave \[1\] for a completion of row 9"),
+  (np.ones((4, 1)), "gave array"), ([1, 1, 1, 1j], "gave 1j")])
+def test_anything_else_names_the_reward_the_row_and_the_columns(values, text):
+  with pytest.raises(strict.ConfigError, match=text) as error:
+    each(fixed(values))
+  last = str(error.value).splitlines()[-1]
+  assert last.startswith("the reward 'mine' ")
+  assert "The columns are ['answer', 'index', 'prompt']" in last
+  assert last.endswith("(config.rollout.rewards)")
+
+
+def test_an_exception_shows_where_the_function_raised_it():
+  def judge(prompts, completions, **columns):
+    return [columns["gold"][i] for i in range(4)]
+
+  with pytest.raises(strict.ConfigError) as error:
+    each(judge)
+  *frames, last = str(error.value).splitlines()
+  assert frames[0] == "in the reward 'mine':"
+  assert __file__ in frames[1]
+  assert 'columns["gold"]' in "".join(frames)
+  assert "dlrl/tasks/reward_calls.py" not in "".join(frames)
+  assert last.startswith("the reward 'mine' raised KeyError(\"'gold'\") for "
+                         "completions of rows 3, 8, 9. The columns are ['ans")
+
+
+def test_an_exception_that_quotes_a_completion_cannot_write_to_a_terminal():
+  def judge(prompts, completions, **columns):
+    raise ValueError("\x1b[2J" + "x" * 10_000 + "\nfirst line")
+
+  with pytest.raises(strict.ConfigError) as error:
+    each(judge)
+  assert "\x1b" not in str(error.value)
+  assert len(str(error.value).splitlines()[-1]) < 300
+
+
+@pytest.mark.parametrize(("function", "text"), [
+  (lambda prompts, completions, *, gold, **columns: [1] * 4, "'gold'"),
+  (lambda prompts, completions: [1] * 4, "unexpected keyword argument 'index'"),
+  (lambda completions, **columns: [1] * 4, "positional")])
+def test_a_function_that_cannot_take_the_columns_is_found_before_any_call(
+    function, text):
+  for look in (each, lambda f: reward_calls.check({"mine": f}, COLUMNS)):
+    with pytest.raises(strict.ConfigError, match=text) as error:
+      look(function)
+    assert "'mine' cannot be called as f(prompts, completions, **columns)" in (
+      str(error.value))
+    assert "['answer', 'index', 'prompt']" in str(error.value)
+  reward_calls.check({"mine": fixed(1), "max": max}, COLUMNS)
+
+
+def test_functions_are_called_once_each_and_with_lists_of_their_own():
+  calls = []
+
+  def first(prompts, completions, *, answer, **columns):
+    calls.append(len(completions))
+    prompts.clear()
+    completions.sort(key=id)
+    answer.clear()
+    return [1] * 4
+
+  def second(prompts, completions, *, answer, **columns):
+    assert len(prompts) == len(answer) == 4
+    calls.append(len(completions))
+    return [0] * 4
+
+  found = reward_calls.each(
+    {"first": first, "second": second}, ["p"] * 4, ["c"] * 4, COLUMNS)
+  assert found == [{"first": 1.0, "second": 0.0}] * 4
+  assert calls == [4, 4]
+  assert len(COLUMNS["answer"]) == 4
+  assert reward_calls.each({"first": first}, [], [], {}) == []
+  assert calls == [4, 4]
+
+
+def test_many_rows_are_named_by_the_first_and_tasks_are_told_apart():
+  columns = {"index": list(range(20)), "task": ["gsm8k", "files"] * 10}
+  with pytest.raises(strict.ConfigError, match=(
+      r"rows 0 of gsm8k, 1 of files, .*7 of files and 12 more;")):
+    each(fixed([]), columns, 20)

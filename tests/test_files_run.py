@@ -1,0 +1,178 @@
+"""Runs on users' own files with their own rewards."""
+
+import json
+import random
+
+import jax
+import pytest
+import runs
+
+from dlrl import evaluate
+from dlrl.evaluation import held_out
+from dlrl.run import setup as setup_lib
+from dlrl.run import summary as summary_lib
+from dlrl.runtime import goodput
+from dlrl.storage import metrics
+
+ROWS = [{"prompt": f"{a}+{b}=", "solution": str(a + b)}
+        for a in range(4) for b in range(3)]
+CALLS = []  # of `judge`: how many completions each time
+
+
+def write(path, rows):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return str(path)
+
+
+def configured(tmp_path, reward, rows=ROWS, **changes):
+  path = write(tmp_path / "rows.jsonl", rows)
+  return runs.tiny("", **{
+    "task__name": "files", "task__train_files": path, "sft__steps": 0,
+    "task__validation_files": path, "task__test_files": path,
+    "sft__difficulty": (0, 9), "rollout__difficulty": (0, 9),
+    "eval__difficulty": (0, 9), "eval__size": 4, "steps": 2,
+    "rollout__rewards": (f"test_files_run:{reward}",), **changes})
+
+
+def summarized(cfg, workdir):
+  workdir.mkdir()
+  goodput.start(workdir)
+  seconds, rows = runs.run_here(cfg, workdir)
+  summary = summary_lib.write(cfg, workdir, seconds)
+  return rows, summary, summary_lib.table(summary)
+
+
+def ones(prompts, completions, **columns):
+  return [None if p.startswith("1") else c.count("1") / 8
+          for p, c in zip(prompts, completions, strict=True)]
+
+
+def judge(prompts, completions, **columns):
+  CALLS.append(len(completions))
+  return [random.random() for _ in completions]
+
+
+def length(prompts, completions, **columns):
+  return [10 + len(c) for c in completions]
+
+
+def minus(prompts, completions, **columns):
+  return [-1.0 for _ in completions]
+
+
+def lost(prompts, completions, **columns):
+  return [None] * len(completions)
+
+
+def gold(prompts, completions, *, answer, **columns):
+  return [1.0] * len(completions)
+
+
+def test_unknown_rewards_are_left_out_and_counted_everywhere(tmp_path):
+  rows, summary, table = summarized(
+    configured(tmp_path, "ones", eval__size=12), tmp_path / "run")
+  for row in rows:
+    if "eval/items" in row:
+      # A quarter of the prompts begins with 1.
+      assert (row["eval/items"], row["eval/infrastructure_errors"]) == (12, 3)
+      assert row["eval/ones_low"] <= row["eval/ones"] <= row["eval/ones_high"]
+  assert summary["n_eval"] == 12
+  assert summary["before"]["infrastructure_errors"] == 3
+  assert "items lost" in table
+
+
+def test_a_reward_is_called_once_for_each_completion(tmp_path):
+  del CALLS[:]
+  rows, *_ = summarized(
+    configured(tmp_path, "judge", eval__every=9), tmp_path / "run")
+  # Validation and test before, two steps of 4 groups of 4, both again.
+  assert CALLS == [4, 4, 16, 16, 4, 4]
+  for row in rows[1:]:
+    assert row["rollout/judge"] == pytest.approx(row["reward/judge"])
+
+
+@pytest.mark.parametrize(("reward", "mean"), [("length", None), ("minus", -1)])
+def test_rewards_of_any_size_have_intervals_around_their_mean_and_no_percent(
+    reward, mean, tmp_path):
+  cfg = configured(tmp_path, reward)
+  rows, summary, table = summarized(cfg, tmp_path / "run")
+  for row in (rows[0], rows[-1]):
+    for part in ("eval", "test"):
+      low, value, high = (row[f"{part}/{reward}{end}"]
+                          for end in ("_low", "", "_high"))
+      assert low <= value <= high
+      assert value >= 10 if mean is None else value == mean
+  assert summary["unbounded"] == [reward]
+  line, = (one for one in table.splitlines() if one.startswith(reward))
+  assert "%" not in line
+  assert "%" in next(x for x in table.splitlines() if x.startswith("solved"))
+  setup = setup_lib.make(cfg)
+  with jax.set_mesh(setup.mesh):
+    text = evaluate.evaluate(
+      setup, setup.init_params(), {"step": 0}, tmp_path / "out")
+  line, = (one for one in text.splitlines() if f"| 16 | {reward} |" in one)
+  assert "%" not in line
+  scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
+  found, = (one for one in scores if one["metric"] == reward)
+  assert found["low"] <= found["mean"] <= found["high"]
+
+
+def test_a_run_of_which_nothing_is_known_goes_on_and_says_so(
+    tmp_path, capsys):
+  rows, summary, table = summarized(
+    configured(tmp_path, "lost"), tmp_path / "run")
+  assert [row["step"] for row in rows] == [0, 1, 2]
+  for row in rows:
+    assert not {k for k in row if k.endswith(("/solved", "/lost", "_low"))} - {
+      "reward/lost"}
+  assert summary["before"] == {"items": 4, "infrastructure_errors": 4}
+  assert "solved                     not known               not known" in table
+  said = capsys.readouterr().out
+  assert "reward not known  solved not known  no gradient: no reward" in said
+  assert "held-out not known" in said
+  assert len(metrics.samples(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("when", [0, 2])
+def test_an_evaluation_of_which_nothing_is_known_is_not_another_ones(
+    when, tmp_path, monkeypatch):
+  real = held_out.make
+
+  def make(setup):
+    evaluator, calls = real(setup), []
+
+    def evaluate(params, *, ends):
+      row = evaluator(params, ends=ends)
+      calls.append(ends)
+      if ends and (len(calls) == 1) == (when == 0):
+        return {k: v for k, v in row.items() if not k.startswith("test/")} | {
+          "test/items": 4, "test/infrastructure_errors": 4}
+      return row
+
+    return evaluate
+
+  monkeypatch.setattr(held_out, "make", make)
+  _, summary, table = summarized(
+    configured(tmp_path, "length"), tmp_path / "run")
+  lines = {line.split()[0]: line.split(maxsplit=1)[1]
+           for line in table.splitlines() if line.startswith(("len", "solved"))}
+  absent, there = ("before", "after") if when == 0 else ("after", "before")
+  assert "length" not in summary[absent]
+  assert summary[there]["length"] >= 10
+  for line in lines.values():
+    assert line.startswith("not known") == (when == 0)
+    assert line.endswith("not known") == (when == 2)
+    assert line.count("not known") == 1
+
+
+def test_fewer_rows_than_eval_size_are_all_evaluated(tmp_path, capsys):
+  rows, summary, table = summarized(
+    configured(tmp_path, "length", ROWS[:2], eval__size=512,
+               eval__batch_size=16), tmp_path / "run")
+  assert rows[0]["eval/items"] == rows[-1]["test/items"] == 2
+  assert summary["n_eval"] == 2
+  assert table.startswith("2 held-out items")
+  said = capsys.readouterr().out
+  for split in ("validation", "test"):
+    assert (f"{split} has 2 examples, of which 2 are evaluated instead of "
+            "eval.size = 512") in said
