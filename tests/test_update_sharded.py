@@ -23,15 +23,7 @@ from dlrl.run import setup as setup_lib
 from dlrl.run import train_state
 
 SHARDED = config.Config(
-  model=config.ModelConfig(
-    vocab_size=64,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=4,
-    head_dim=8,
-    mlp_width=64,
-  ),
+  model=networks.SHARDED,
   learn=config.LearnConfig(n_mc=2, micro_batch=8),
 )
 

@@ -253,15 +253,7 @@ def assert_placed(tree, like):
 
 def test_adapters_are_split_as_their_matrices_and_change_nothing_by_it():
   cfg = config.Config(
-    model=config.ModelConfig(
-      vocab_size=64,
-      width=32,
-      layers=2,
-      heads=4,
-      kv_heads=4,
-      head_dim=8,
-      mlp_width=64,
-    ),
+    model=networks.SHARDED,
     mesh=config.MeshConfig(2, 2, 2),
     lora=LORA,
     sft=config.SftConfig(batch_size=16, gen_length=updates.T),

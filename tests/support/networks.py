@@ -21,6 +21,17 @@ TINY = config.ModelConfig(
   remat="none",
 )
 
+# Its axes can be split over 2 x 2 x 2 devices.
+SHARDED = config.ModelConfig(
+  vocab_size=64,
+  width=32,
+  layers=2,
+  heads=4,
+  kv_heads=4,
+  head_dim=8,
+  mlp_width=64,
+)
+
 # Names in the published checkpoints, whose matrices are [out, in].
 TOP = {
   "embed/embedding": "wte", "norm/scale": "ln_f", "unembed/kernel": "ff_out"}
