@@ -4,9 +4,9 @@ Most of the suite's time would be XLA compiling the same programs again. A
 program is found by a hash of its code and of the compiler's options, so that a
 change of either compiles anew; `pytest --cold` compiles everything.
 
-With JAX 0.10, programs are compiled by XLA's old generator of loops, which takes
-half the time; newer versions lack it, so that the tests on the newest JAX try
-the one that users have.
+With JAX 0.10, XLA's old generator of loops compiles the programs, in half the
+time. Newer versions lack it, so the tests on the newest JAX try the generator
+that users have.
 
 Tried and dropped: no LLVM optimisation in all tests. Whole training runs take
 as long as before, since they also compute, and loading 3 GB takes four times as
