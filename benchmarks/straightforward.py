@@ -70,11 +70,15 @@ def check(cfg: config.Config) -> None:
   """Refuses settings that the straightforward code does not implement.
 
   Raises:
-    strict.ConfigError: prompts are masked, or the sampler is not the exact one.
+    strict.ConfigError: prompts are masked, not all tokens count, or the sampler
+      is not the exact one.
   """
   noise, decoding = cfg.learn.prompt_noise, cfg.rollout.sampler
   strict.require(
     not noise, "learn.prompt_noise", noise, "must be 0 with --vs")
+  strict.require(
+    cfg.learn.tokens == "canvas", "learn.tokens", cfg.learn.tokens,
+    "must be 'canvas' with --vs")
   strict.require(
     decoding.gen_length % decoding.steps == 0, "rollout.sampler.steps",
     decoding.steps, f"must divide {decoding.gen_length} tokens with --vs")

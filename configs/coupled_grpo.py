@@ -23,6 +23,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.forward_process = "coupled"
   cfg.learn.n_mc = 3
   cfg.learn.epochs = 2
+  cfg.learn.tokens = "until_eos"
   cfg.learn.score_norm = "none"
   if preset.startswith(llada_8b.PREFIX):
     # 80 completions per step, ten per prompt: the settings of DiffuCoder.

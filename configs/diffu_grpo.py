@@ -23,6 +23,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.forward_process = "all_masked"
   cfg.learn.prompt_noise = 0.15
   cfg.learn.n_mc = 1
+  cfg.learn.tokens = "until_eos"
   cfg.learn.score_norm = "none"
   if preset.startswith(llada_8b.PREFIX):
     llada_8b.d1(cfg, epochs=8, math_epochs=12)

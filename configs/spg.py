@@ -24,6 +24,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.process_args = {"block_length": 8}  # of 16 tokens
   cfg.learn.prompt_noise = 0.15
   cfg.learn.n_mc = 2
+  cfg.learn.tokens = "until_eos"
   cfg.learn.score_norm = "none"
   if preset.startswith(llada_8b.PREFIX):
     llada_8b.d1(cfg, epochs=4)

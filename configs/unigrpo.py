@@ -21,6 +21,7 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.01}
   cfg.learn.forward_process = "random_ratio"
   cfg.learn.n_mc = 4
+  cfg.learn.tokens = "until_eos"
   cfg.learn.score_norm = "none"
   if preset.startswith(llada_8b.PREFIX):
     llada_8b.d1(cfg, epochs=4)  # its own settings are not published

@@ -262,6 +262,10 @@ class LearnConfig:
   prompt_noise: float = knob(
     0.0, "share of the prompt's tokens masked in each draw", at_least=0,
     at_most=1)
+  tokens: str = knob(
+    "canvas", "tokens of a completion that count: all of its canvas, or those "
+    "up to its first end-of-text token, which counts too",
+    choices=("canvas", "until_eos"))
   n_mc: int = knob(16, "Monte-Carlo samples per completion", at_least=1)
   score_norm: str = knob(
     "token", "the ELBO is divided by the canvas length, or not at all",

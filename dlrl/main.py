@@ -108,7 +108,8 @@ def run(config_file: str, workdir: str) -> None:
 
     def claim() -> list[object]:
       claimed = stack.enter_context(workdir_lib.claim(
-        workdir, strict.to_json(cfg), config.OPERATIONS))
+        workdir, strict.to_json(cfg), config.OPERATIONS,
+        strict.to_json(config.Config())))
       summary = summary_lib.read(claimed.path)
       if summary is None:
         goodput.start(claimed.path)

@@ -76,7 +76,7 @@ class Batch:
     prompt: [b, p] int32, padded on the right.
     prompt_length: [b] int32.
     completion: [b, t] int32.
-    maskable: [b, t] bool, the tokens whose likelihood counts.
+    maskable: [b, t] bool, the tokens that draws may mask: all but a prior's.
     keys: [b] keys of the Monte-Carlo draws.
     advantage: [b] fp32; None until the completions have rewards.
     trace: [b, t] int32, the denoising step that committed each token; only
@@ -84,6 +84,8 @@ class Batch:
     old_logps: [b, n_mc, t] fp32, the draws' log-probs under the parameters that
       made the rollout; None if these are the parameters trained.
     ref_logps: the same under the reference policy; None if there is none.
+    counted: [b, t] bool, those of the maskable tokens whose likelihood counts;
+      None: all of them.
   """
 
   prompt: jax.Array
@@ -96,6 +98,13 @@ class Batch:
   trace: Any = None
   old_logps: Any = None
   ref_logps: Any = None
+  counted: Any = None
+
+  @property
+  def valid(self) -> jax.Array:
+    """The tokens whose likelihood counts, [b, t] bool."""
+    valid: jax.Array = self.maskable if self.counted is None else self.counted
+    return valid
 
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -125,14 +134,18 @@ def make_learn(
         cfg.rollout.prior.min_reward))
     rate = optimizer.rate(
       cfg.learn.optimizer, optimizer.rl_updates(cfg), state.opt_state)
-    state, metrics = update(
-      state, dataclasses.replace(batch, advantage=advantage))
     # A completion's length is that of its text; what the sampler wrote after
     # the end does not count.
-    ends = jnp.cumsum(batch.completion == eos_id, 1) > 0
+    ended = jnp.cumsum(batch.completion == eos_id, 1)
+    counted = batch.maskable
+    if cfg.learn.tokens == "until_eos":
+      # The token that ends a text is part of it.
+      counted &= (ended == 0) | ((ended == 1) & (batch.completion == eos_id))
+    state, metrics = update(state, dataclasses.replace(
+      batch, advantage=advantage, counted=counted))
     return state, metrics | {
       "learning_rate": rate,
-      "rollout/length": jnp.mean(jnp.sum(~ends, 1, dtype=jnp.float32)),
+      "rollout/length": jnp.mean(jnp.sum(ended == 0, 1, dtype=jnp.float32)),
       "rollout/steps": jnp.mean(1.0 + jnp.max(batch.trace, 1))}
 
   return learn
@@ -187,22 +200,33 @@ def make(
   return update
 
 
-def draw_logps(
-  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  j: jax.Array | int,
-) -> tuple[forward_process.Draw, token_logps.TokenLogps]:
-  """Draw j of every row, and log-probs and entropies of its tokens [b, t]."""
+def _draw(
+  cfg: config.LearnConfig, batch: Batch, j: jax.Array | int
+) -> tuple[forward_process.Draw, jax.Array]:
+  """Draw j as the loss sees it, and all that the model does not see [b, t]."""
   if cfg.forward_process in method_processes.OF_TRACE:
     source, process = (
       batch.trace, method_processes.OF_TRACE[cfg.forward_process])
   else:
     source, process = (
       batch.keys, method_processes.PROCESSES[cfg.forward_process])
-  mask, weight = process(
-    source, batch.maskable, j, cfg.n_mc, **cfg.process_args)
+  drawn, rest = batch.maskable, jnp.zeros_like(batch.maskable)
+  if process in method_processes.HIDES_REST:
+    drawn, rest = batch.valid, batch.maskable & ~batch.valid
+  mask, weight = process(source, drawn, j, cfg.n_mc, **cfg.process_args)
+  return forward_process.Draw(
+    mask & batch.valid, jnp.where(batch.valid, weight, 0.0)), mask | rest
+
+
+def draw_logps(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  j: jax.Array | int,
+) -> tuple[forward_process.Draw, token_logps.TokenLogps]:
+  """Draw j of every row, and log-probs and entropies of its tokens [b, t]."""
+  (mask, weight), hides = _draw(cfg, batch, j)
   # Regenerated from its key whenever it is needed, so the n_mc noisy copies of
   # the batch never exist side by side.
-  noisy = jnp.where(mask, model.mask_id, batch.completion)
+  noisy = jnp.where(hides, model.mask_id, batch.completion)
   prompt = batch.prompt
   if cfg.prompt_noise:
     live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
@@ -271,7 +295,7 @@ def micro_batch_grads(
 
   (loss, means), grads = montecarlo.value_and_grad(
     losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
-    losses.Responses(batch.advantage, batch.maskable, tokens), trained,
+    losses.Responses(batch.advantage, batch.valid, tokens), trained,
     cfg.n_mc, onto)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
   means["score_std"] = jnp.sqrt(var)
@@ -291,8 +315,9 @@ def batch_grads(
   live = (batch.advantage != 0) | (not objective.skips_zero)
   # Of the whole batch, not of each micro-batch, or the loss would depend on how
   # the batch is split.
-  tokens = jnp.broadcast_to(
-    jnp.mean(jnp.sum(batch.maskable, -1, dtype=jnp.float32)), live.shape)
+  tokens = jnp.mean(jnp.sum(batch.valid, -1, dtype=jnp.float32))
+  # Where no token counts, losses divide zero by it.
+  tokens = jnp.broadcast_to(jnp.maximum(tokens, 1e-9), live.shape)
   # Rows that teach nothing go last, so that whole micro-batches of them exist.
   # Rows that the objective takes together stay together.
   together = objective.together

@@ -129,7 +129,8 @@ def block(
   The row's blocks that have a maskable token are visited in a random order,
   again and again if n exceeds their number. Within a block the number of masked
   tokens is uniform. Every masked token, of later blocks too, has weight 1.
-  Source: SPG (arXiv 2510.09541) and its code.
+  Source: SPG (arXiv 2510.09541) and its code, in which what follows the first
+  end-of-text token is masked in every draw.
 
   Raises:
     ValueError: the canvas is not a whole number of blocks.
@@ -241,6 +242,11 @@ PROCESSES: dict[str, Callable[..., Draw]] = {
   "block": block,
   "truncated": truncated,
 }
+
+# These draw from the tokens that count alone, and all others that could be
+# masked are, in every draw. With other processes the tokens that do not count
+# are masked like those that do, but have no weight.
+HIDES_REST = frozenset({block})
 
 # Their first argument is the steps of the decode trace [b, t] instead of keys.
 OF_TRACE: dict[str, Callable[..., Draw]] = {"trace": trace, "forks": forks}

@@ -11,7 +11,9 @@ import fcntl
 import json
 import os
 import pathlib
+import types
 from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 from dlrl import strict
@@ -21,7 +23,9 @@ _OWN = {"lock", "config.json.tmp"}
 
 
 def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
-          free: Collection[str] = ()) -> "Workdir":
+          free: Collection[str] = (),
+          defaults: Mapping[str, Any] = types.MappingProxyType({})
+          ) -> "Workdir":
   """Creates the directory `path` if needed and reserves it for this process.
 
   In a job of several processes, process 0 claims. Only local paths are
@@ -32,6 +36,8 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
     path: the directory; `~` is expanded.
     cfg_json: the config, from `strict.to_json`.
     free: its keys whose values may differ from those of the first start.
+    defaults: the default config. A run that is older than a setting had its
+      default.
 
   Raises:
     strict.FlagError: the directory cannot be written, is in use by another
@@ -58,7 +64,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
   try:
     resumed = (root / "config.json").exists()
     if resumed:
-      _compare(root, cfg_json, free)
+      _compare(root, cfg_json, free, defaults)
     else:
       write_json(root / "config.json", cfg_json)
   except BaseException:
@@ -141,8 +147,17 @@ def _lock(root: pathlib.Path) -> int:
   return fd
 
 
+def _filled(cfg: dict[str, Any], defaults: Mapping[str, Any]
+            ) -> dict[str, Any]:
+  """`cfg` with the settings that it lacks."""
+  return {**defaults, **{
+    key: _filled(value, defaults[key])
+    if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    else value for key, value in cfg.items()}}
+
+
 def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
-             free: Collection[str]) -> None:
+             free: Collection[str], defaults: Mapping[str, Any]) -> None:
   try:
     old = json.loads((root / "config.json").read_text(encoding="utf-8"))
   except ValueError:
@@ -151,7 +166,7 @@ def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
                  "its config.json is not of a run; choose another --workdir",
                  strict.FlagError)
   before, now = ({k: v for k, v in cfg.items() if k not in free}
-                 for cfg in (old, cfg_json))
+                 for cfg in (_filled(old, defaults), cfg_json))
   lines = strict.diff(before, now)
   strict.require(not lines, "workdir", str(root), "\n  ".join([
     "belongs to a run with another config; choose another --workdir, or go "

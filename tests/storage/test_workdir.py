@@ -73,6 +73,19 @@ def test_free_parts_of_a_config_may_change_or_be_new(tmp_path):
   assert (tmp_path / "config.json").read_text() == before
 
 
+def test_a_setting_newer_than_the_run_had_its_default(tmp_path):
+  workdir.claim(tmp_path, CFG).close()
+  defaults = {"seed": 5, "update": {"loss": "", "tokens": "canvas"}, "new": {}}
+  same = {**CFG, "update": {**CFG["update"], "tokens": "canvas"}, "new": {}}
+  with workdir.claim(tmp_path, same, defaults=defaults) as run:
+    assert run.resumed
+  other = {**same, "update": {**CFG["update"], "tokens": "until_eos"}}
+  with pytest.raises(strict.FlagError) as e:
+    workdir.claim(tmp_path, other, defaults=defaults)
+  assert str(e.value).splitlines()[1:] == [
+    "  config.update.tokens: 'canvas' -> 'until_eos'"]
+
+
 def test_a_refused_claim_does_not_keep_the_lock(tmp_path):
   workdir.claim(tmp_path, CFG).close()
   with pytest.raises(strict.FlagError) as kept:
