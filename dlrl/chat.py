@@ -31,6 +31,7 @@ from dlrl.sampling import padding
 from dlrl.sampling import remasking
 from dlrl.sampling import replay
 from dlrl.sampling.steps import DecodeState
+from dlrl.storage import output_paths
 
 # Flags that are passed on as fields of `config.SamplerConfig`.
 SETTINGS = ("gen_length", "block_length", "temperature", "top_p", "cfg_scale",
@@ -121,6 +122,7 @@ def run() -> None:
     ValueError: a file is damaged, or the template refuses a message.
   """
   options = flags.FLAGS
+  page = output_paths.file("html", options.html) if options.html else None
   error = functools.partial(strict.FlagError, "model")
   tokenizer = hf_tokenizer.load(options.model, error=error)
   model, params = models.load(options.model, dtype=options.dtype, error=error)
@@ -145,12 +147,13 @@ def run() -> None:
     text = tokenizer.decode(answer)
     screen.draw(printable(text), last=True)
     messages.append({"role": "assistant", "content": text})
-    if options.html:
-      _write_page(tokenizer, question, state)
+    if page:
+      _write_page(page, tokenizer, question, state)
 
 
 def _write_page(
-  tokenizer: hf_tokenizer.HfTokenizer, question: str, decoded: DecodeState
+  path: pathlib.Path, tokenizer: hf_tokenizer.HfTokenizer, question: str,
+  decoded: DecodeState,
 ) -> None:
   # Decoded one by one, because the page shows when each token was committed. A
   # character made of several tokens is shown as replacement characters.
@@ -159,8 +162,10 @@ def _write_page(
                  sure, end=i in tokenizer.ends)
     for i, step, sure in zip(*(np.asarray(x)[0].tolist() for x in (
       decoded.completion, decoded.trace, decoded.confidence)), strict=True)]
-  path = pathlib.Path(str(flags.FLAGS.html)).expanduser()
-  path.write_text(replay.page(question, tokens, str(flags.FLAGS.model)))
+  with output_paths.reporting("html", path):
+    path.write_text(
+      replay.page(question, tokens, str(flags.FLAGS.model)), encoding="utf-8",
+      errors="replace")
   progress.say(f"wrote {path}")
 
 

@@ -7,7 +7,6 @@ be present. Nothing is allocated, loaded or written, and no data are prepared.
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from dlrl import losses
 from dlrl import optimizer
 from dlrl import rollout
 from dlrl import sft
-from dlrl import strict
 from dlrl import train
 from dlrl.costs import chips
 from dlrl.costs import flops as flops_lib
@@ -32,6 +30,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.sampling import denoise
+from dlrl.storage import output_paths
 
 ASSUMED = (
   "Least times assume that products, memory and links work at the chip's peak "
@@ -52,9 +51,7 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
     strict.ConfigError: the devices are unknown, or the config does not fit
       their number.
   """
-  if path and not pathlib.Path(path).absolute().parent.is_dir():
-    raise strict.FlagError(
-      "json", path, "its directory does not exist; create it first")
+  target = output_paths.file("json", path) if path else None
   if name == "cpu":
     mesh_lib.split_cpu(cfg.mesh.cpu_devices)
   devices = topology.devices(name)
@@ -75,8 +72,8 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
     "mesh": dict(setup.mesh.shape), "jax": jax.__version__,
     "state": state, "assumed": ASSUMED, "suggestions": advice,
     "programs": [_as_json(r, chip) for r in reports]}
-  if path:
-    pathlib.Path(path).write_text(json.dumps(result, indent=1) + "\n")
+  if target:
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
   terminal.show(text(reports, state, chip, advice))
   return not lacking
 

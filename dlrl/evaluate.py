@@ -5,7 +5,9 @@ Writes into `--out`
 
     completions.jsonl  every completion: text, answer, scores, commit steps
     results.md, results.json  the table, with all settings it depends on
-    settings.json      these settings; the directory is refused for others
+    settings.json      these settings, with fingerprints of parameters, prompts,
+                       examples and rewards; the directory is refused for others
+    lock               locked by the process that evaluates
 
 `config.evaluation` selects the items and `config.eval.sampler` the decoding, or
 `--protocol` sets both as a paper does. Without `--config`, the config is that
@@ -14,9 +16,11 @@ checkpoints with `--config.evaluation.split=validation` and use the test split
 once. The exit codes are those of `dlrl.main`.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +37,7 @@ from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
 from dlrl.evaluation import completions_log
+from dlrl.evaluation import identity
 from dlrl.evaluation import protocols
 from dlrl.evaluation import table as table_lib
 from dlrl.run import command
@@ -40,6 +45,7 @@ from dlrl.run import grading
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import preemption
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.sampling import check
@@ -62,8 +68,8 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
     out: directory for the files listed above; created if absent.
 
   Raises:
-    strict.ConfigError: `out` holds other files or an evaluation with other
-      settings, or the split has too few rows.
+    strict.ConfigError: `out` cannot be written, is in use, or holds other files
+      or an evaluation of something else; or the split has too few rows.
   """
   cfg = setup.cfg
   source = setup.examples(
@@ -72,17 +78,18 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
     source, setup.tokenizer, setup.prompt,
     items=cfg.evaluation.size or len(source),
     prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
-  settings = describe(setup, len(items["position"]), origin)
+  settings = describe(setup, len(items["position"]), origin) | {
+    "fingerprints": identity.of(setup, params, source, items)}
   progress.say("{task}: {items} items of {split}, {samples} completion(s) "
                "each, prompt {prompt}".format(**settings))
   with completions_log.CompletionsLog(out, settings) as log:
     for length in lengths(cfg):
       _complete(setup, params, length, source, items, log)
     table = table_lib.summarize(log.records, setup.task.unbounded)
-  workdir_lib.write_json(out / "results.json", {
-    "settings": settings, "scores": [row._asdict() for row in table]})
-  text = table_lib.markdown(table, _lines(settings))
-  workdir_lib.write_text(out / "results.md", text)
+    workdir_lib.write_json(out / "results.json", {
+      "settings": settings, "scores": [row._asdict() for row in table]})
+    text = table_lib.markdown(table, _lines(settings))
+    workdir_lib.write_text(out / "results.md", text)
   return text
 
 
@@ -127,7 +134,9 @@ def _lines(settings: dict[str, Any]) -> dict[str, str]:
   decoding = ", ".join(f"{k} {v}" for k, v in s["sampler"].items())
   steps = ", ".join(f"{n} in {k}" for n, k in s["lengths"].items())
   return {
-    "parameters": ", ".join(f"{k} {v}" for k, v in s["parameters"].items()),
+    "parameters": ", ".join(
+      [*(f"{k} {v}" for k, v in s["parameters"].items()),
+       f"fingerprint {s['fingerprints']['parameters']}"]),
     "task": f"{s['task']}, version {s['version']}, checksum {s['checksum']}",
     "items": f"{s['items']} of {s['split']}, {s['samples']} completion(s) each",
     "prompt": f"{s['prompt']}, {s['few_shot']} worked examples",
@@ -265,12 +274,16 @@ def run() -> None:
     ValueError: the files of a model do not match its config.json.
   """
   options = flags.FLAGS
-  strict.require(
+  problems = strict.Problems()
+  problems.require(
     bool(options.workdir) != bool(options.model), "workdir", options.workdir,
     "pass either --workdir=DIR of a run or --model=DIR of a published model",
     strict.FlagError)
-  values = options.config or (
-    (options.workdir and saved_params.settings(options.workdir)) or None)
+  with problems.catch():
+    out = completions_log.check(options.out or pathlib.Path(
+      options.workdir or ".") / "evaluation")
+  problems.finish()
+  values = options.config
   strict.require(
     values is not None, "config", "", "--model needs --config=FILE, which "
     "names the task", strict.FlagError)
@@ -284,13 +297,11 @@ def run() -> None:
   except ValueError as e:
     raise strict.ConfigError(
       "evaluation.scorer", cfg.evaluation.scorer, str(e)) from e
-  out = pathlib.Path(options.out or pathlib.Path(
-    options.workdir or ".") / "evaluation").expanduser()
   setup.start_graders()
   with jax.set_mesh(setup.mesh):
     if options.workdir:
-      step = saved_params.step(options.workdir, options.checkpoint)
-      params = saved_params.policy(setup, options.workdir, step)
+      params, step = saved_params.policy(
+        setup, options.workdir, options.checkpoint)
       origin = {"workdir": options.workdir, "step": step}
     else:
       params, origin = setup.init_params(), {"model": options.model}
@@ -298,11 +309,46 @@ def run() -> None:
   terminal.show(f"{text}\n{out / 'results.md'}")
 
 
+def define_config(argv: Sequence[str]) -> None:
+  """Defines `--config`: a file; without one, the config of the run.
+
+  So that `--config.SECTION.KEY=VALUE` can change single settings of either.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Raises:
+    strict.FlagError: `--workdir` is not the directory of a run.
+  """
+  known = flags.FlagValues()
+  for name in ("config", "workdir"):
+    flags.DEFINE_string(name, "", "", flag_values=known)
+  with contextlib.suppress(flags.Error):  # reported when all are parsed
+    known(argv, known_only=True)
+  if known.workdir and not known.config:
+    # What is wrong is reported with all other flags, by `command.start`.
+    right = [arg for arg in argv if command.possible(arg, strict.Problems())]
+    config_flags.DEFINE_config_dict(
+      "config", saved_params.settings(known.workdir), "settings of the run",
+      lock_config=True, sys_argv=right)
+  else:
+    config_flags.DEFINE_config_file(
+      "config", None, "config file, optionally FILE:PRESET", lock_config=True)
+
+
+def main(argv: list[str]) -> None:
+  """Evaluates; SIGTERM ends with a line, after which it can be continued."""
+  del argv
+  with preemption.Notice():
+    run()
+
+
 if __name__ == "__main__":
   # Not at import: other programs define flags of the same names.
-  config_flags.DEFINE_config_file(
-    "config", None, "config file, optionally FILE:PRESET",
-    lock_config=True)
+  try:
+    define_config(sys.argv)
+  except strict.ConfigError as e:
+    sys.exit(command.say_error(str(e), 2))
   flags.DEFINE_string("workdir", "", "directory of a run")
   flags.DEFINE_string(
     "checkpoint", "latest", "step of a checkpoint of the run, 'latest', or "
@@ -315,5 +361,5 @@ if __name__ == "__main__":
     "evaluation protocol of a paper; overrides the config")
   flags.DEFINE_string(
     "prompt_file", "", "prompt template: a text file, or chat messages as JSON")
-  command.start(lambda args: run(),
+  command.start(main,
                 interrupted="interrupted; the same command continues")

@@ -12,6 +12,7 @@ written, in PEFT's format.
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 
 import jax
@@ -28,6 +29,7 @@ from dlrl.run import command
 from dlrl.run import start_params
 from dlrl.runtime import progress
 from dlrl.storage import checkpoint
+from dlrl.storage import output_paths
 
 
 def export(
@@ -48,7 +50,9 @@ def export(
   """
   require = functools.partial(strict.require, error=strict.FlagError)
   root, target = (pathlib.Path(x).expanduser() for x in (workdir, out))
-  require(not target.exists(), "out", out, "exists; choose another name")
+  require(not os.path.lexists(target), "out", out,
+          "exists; choose another name")
+  output_paths.directory("out", out)
   cfg, dtype = _config(root, source)
   source = source or cfg.pretrained
   require(
@@ -69,8 +73,10 @@ def export(
     jax.eval_shape(model.init, jax.random.key(0)))
   wanted = lora.shapes(abstract, cfg.lora) if adapted else abstract
   try:
-    params = checkpoint.load_params(root / "checkpoints", wanted)
-    meta = checkpoint.load_meta(root / "checkpoints")
+    # Both of one step, also while the run goes on.
+    params, meta = checkpoint.newest(root / "checkpoints", lambda step: (
+      checkpoint.load_params(root / "checkpoints", wanted, step=step),
+      checkpoint.load_meta(root / "checkpoints", step=step)))
   except FileNotFoundError as e:
     raise strict.FlagError("workdir", workdir, str(e)) from e
   if adapter:

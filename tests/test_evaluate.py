@@ -1,5 +1,7 @@
 import dataclasses
+import importlib
 import json
+import sys
 
 import jax
 import pytest
@@ -9,6 +11,7 @@ from dlrl import evaluate
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
+from dlrl.evaluation import completions_log
 from dlrl.evaluation import table as table_lib
 from dlrl.models import char_tokenizer
 from dlrl.run import setup as setup_lib
@@ -148,6 +151,98 @@ def test_a_published_scorer_reads_past_the_end_and_counts_cells_together(
 def test_other_settings_need_another_directory(setup, evaluated):
   with pytest.raises(strict.ConfigError, match=r"parameters\.step"):
     evaluate.evaluate(setup, None, {"step": 1}, evaluated[0])
+
+
+def changed(setup, section, **values):
+  part = dataclasses.replace(getattr(setup.cfg, section), **values)
+  return dataclasses.replace(
+    setup, cfg=dataclasses.replace(setup.cfg, **{section: part}))
+
+
+def refused(setup, out, params):
+  before = (out / "completions.jsonl").read_bytes()
+  with (jax.set_mesh(setup.mesh),
+        pytest.raises(strict.FlagError, match="other settings") as error):
+    evaluate.evaluate(setup, params, {"step": 0}, out)
+  assert (out / "completions.jsonl").read_bytes() == before
+  return str(error.value)
+
+
+def test_other_parameters_at_the_same_place_are_refused(setup, evaluated):
+  params = setup.init_params()
+  last = jax.tree.leaves(params)[-1]
+  other = jax.tree.map(
+    lambda x: x.at[(0,) * x.ndim].add(1e-3) if x is last else x, params)
+  message = refused(setup, evaluated[0], other)
+  assert "fingerprints.parameters: " in message
+  assert message.count("->") == 2  # the heading, and what differs
+
+
+def test_the_same_prompts_of_another_room_are_the_same(setup, evaluated):
+  longer = changed(
+    setup, "task", prompt_length=setup.cfg.task.prompt_length + 8)
+  assert by_place(run(longer, evaluated[0])[1]) == by_place(evaluated[2])
+
+
+def test_prompts_that_are_cut_elsewhere_are_refused(setup, tmp_path):
+  cut = changed(setup, "task", long_prompts="truncate", prompt_length=10)
+  with jax.set_mesh(cut.mesh):
+    evaluate.evaluate(cut, cut.init_params(), {"step": 0}, tmp_path)
+  shorter = changed(cut, "task", prompt_length=9)
+  assert "fingerprints.prompts: " in refused(
+    shorter, tmp_path, cut.init_params())
+
+
+def test_other_arithmetic_is_refused(setup, evaluated):
+  other = changed(setup, "model", compute_dtype="bfloat16")
+  assert "fingerprints.arithmetic: " in refused(
+    other, evaluated[0], setup.init_params())
+
+
+def test_other_rows_at_the_same_place_are_refused(setup, evaluated):
+  def load(*args, **kwargs):
+    return [row | {"solution": row["solution"][::-1]}
+            for row in setup.task.load(*args, **kwargs)]
+  other = dataclasses.replace(
+    setup, task=dataclasses.replace(setup.task, load=load))
+  assert "fingerprints.examples: " in refused(
+    other, evaluated[0], setup.init_params())
+
+
+def test_other_rewards_of_users_files_are_refused(tmp_path, monkeypatch):
+  (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+  monkeypatch.syspath_prepend(tmp_path)
+
+  def judged(module, value, out="out"):
+    text = f"def judge(prompts, completions, **columns):\n  return {value}\n"
+    (tmp_path / f"{module}.py").write_text(text)
+    sys.modules.pop(module, None)
+    importlib.invalidate_caches()
+    values = configured("", size=1, lengths=(16,), samples=1)
+    values.task.update({
+      f"{split}_files": str(tmp_path / "rows.jsonl")
+      for split in ("train", "validation", "test")})
+    values.task.name = "files"
+    values.rollout.rewards = (f"{module}:judge",)
+    values.rollout.reward_weights = (1.0,)
+    made = setup_lib.make(evaluate.prepare(values, model="", protocol=""))
+    with jax.set_mesh(made.mesh):
+      evaluate.evaluate(
+        made, made.init_params(), {"step": 0}, tmp_path / out)
+
+  judged("judge_a", "[1.0] * len(prompts)")
+  judged("judge_a", "[1.0] * len(prompts)")  # continues
+  for module, value in (("judge_b", "[1.0] * len(prompts)"),
+                        ("judge_a", "[0.0] * len(prompts)")):
+    with pytest.raises(strict.FlagError, match=r"fingerprints\.rewards"):
+      judged(module, value)
+
+
+def test_two_evaluations_at_a_time_are_refused(setup, evaluated):
+  settings = json.loads((evaluated[0] / "settings.json").read_text())
+  with (completions_log.CompletionsLog(evaluated[0], settings),
+        pytest.raises(strict.FlagError, match="another evaluation")):
+    evaluate.evaluate(setup, setup.init_params(), {"step": 0}, evaluated[0])
 
 
 def test_several_greedy_samples_are_refused(sudoku_dir):

@@ -1,5 +1,6 @@
 """The completions of an evaluation on disk, so that a killed one continues.
 
+    DIR/lock                locked by the process that evaluates
     DIR/settings.json       the settings of the evaluation
     DIR/completions.jsonl   one JSON object a line, appended a batch at a time
 """
@@ -11,9 +12,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from dlrl import strict
+from dlrl.runtime import own_files
+from dlrl.storage import output_paths
 from dlrl.storage import workdir
 
 Record = dict[str, Any]
+_SETTINGS, _COMPLETIONS = "settings.json", "completions.jsonl"
 
 
 class CompletionsLog:
@@ -21,7 +25,9 @@ class CompletionsLog:
 
   Attributes:
     path: the directory.
-    records: all completions, in the order of the file.
+    records: all completions, in the order of the file. Of several with equal
+      length, sample and item, which two processes wrote in former versions,
+      the first.
   """
 
   def __init__(self, directory: str | os.PathLike[str],
@@ -34,32 +40,57 @@ class CompletionsLog:
 
     Raises:
       strict.FlagError: `directory` holds other files, or completions with other
-        settings; the message lists the differences.
+        settings, of which the message lists the differences; it is in use by
+        another process; it cannot be written; or a line is damaged.
     """
-    self.path = pathlib.Path(directory).expanduser()
-    _claim(self.path, settings)
-    file = self.path / "completions.jsonl"
-    file.touch()
-    whole = file.read_bytes()
-    # A process that was killed while writing leaves an incomplete line.
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-      os.truncate(file, end)
-    self.records: list[Record] = [
-      json.loads(line) for line in whole[:end].splitlines()]
-    self._file = file.open("a", encoding="utf-8")
+    self.path = check(directory)
+    with output_paths.reporting("out", directory):
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._lock = workdir.lock(self.path, "out", "evaluation")
+      try:
+        _claim(self.path, settings)
+        self.records = self._open()
+      except BaseException:
+        os.close(self._lock)
+        raise
+
+  def _open(self) -> list[Record]:
+    fd = own_files.open_fd(
+      self.path / _COMPLETIONS, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    self._file = open(fd, "r+b")  # noqa: SIM115  (`close` closes it)
+    try:
+      whole = self._file.read()
+      # A process that was killed while writing leaves an incomplete line.
+      end = whole.rfind(b"\n") + 1
+      self._file.truncate(end)
+      return _distinct(self._parse(whole[:end]))
+    except BaseException:
+      self._file.close()
+      raise
+
+  def _parse(self, text: bytes) -> Iterable[Record]:
+    for number, line in enumerate(text.splitlines(), 1):
+      try:
+        yield json.loads(line)
+      except ValueError as e:
+        raise strict.FlagError(
+          "out", str(self.path), f"{_COMPLETIONS}:{number} is not JSON; "
+          "delete the line, whose completion is then decoded again") from e
 
   def append(self, records: Iterable[Record]) -> None:
     """Appends records and flushes the file."""
     new = list(records)
     # ASCII only, because `splitlines` splits at Unicode line separators too.
-    self._file.write("".join(json.dumps(r) + "\n" for r in new))
+    self._file.write("".join(json.dumps(r) + "\n" for r in new).encode())
     self._file.flush()
     self.records += new
 
   def close(self) -> None:
-    """Closes the file."""
+    """Closes the file and releases the directory; may be called twice."""
     self._file.close()
+    if self._lock >= 0:
+      os.close(self._lock)
+      self._lock = -1
 
   def __enter__(self) -> "CompletionsLog":
     return self
@@ -68,18 +99,50 @@ class CompletionsLog:
     self.close()
 
 
-def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
-  marker = path / "settings.json"
-  if marker.exists():
-    lines = strict.diff(json.loads(marker.read_text()), settings)
-    strict.require(not lines, "out", str(path), "\n  ".join([
-      "holds an evaluation with other settings; choose another directory. "
-      "Differences, there -> here:",
-      *(line.removeprefix("config.") for line in lines)]), strict.FlagError)
-    return
+def check(directory: str | os.PathLike[str]) -> pathlib.Path:
+  """The path of a directory that a log may be in; creates nothing.
+
+  Raises:
+    strict.FlagError: it cannot be written, or holds other files.
+  """
+  path = output_paths.directory("out", directory)
+  with output_paths.reporting("out", directory):
+    names = {p.name for p in path.iterdir()} if path.exists() else set()
   strict.require(
-    not path.exists() or (path.is_dir() and not any(path.iterdir())), "out",
-    str(path), "is not empty and holds no evaluation; choose another directory",
+    _SETTINGS in names or all(
+      name == "lock" or own_files.is_tmp(name, _SETTINGS) for name in names),
+    "out", str(path),
+    "is not empty and holds no evaluation; choose another directory",
     strict.FlagError)
-  path.mkdir(parents=True, exist_ok=True)
-  workdir.write_json(marker, settings)
+  return path
+
+
+def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
+  marker = path / _SETTINGS
+  if not marker.exists():
+    workdir.write_json(marker, settings)
+    return
+  try:
+    there = json.loads(marker.read_text(encoding="utf-8"))
+  except ValueError:
+    there = None
+  strict.require(
+    isinstance(there, dict), "out", str(path), f"its {_SETTINGS} is not of an "
+    "evaluation; choose another directory", strict.FlagError)
+  lines = strict.diff(there, settings)
+  strict.require(not lines, "out", str(path), "\n  ".join([
+    "holds an evaluation with other settings; choose another directory. "
+    "Differences, there -> here:",
+    *(line.removeprefix("config.") for line in lines)]), strict.FlagError)
+
+
+def _distinct(records: Iterable[Record]) -> list[Record]:
+  """The first record of each completion."""
+  seen: set[tuple[Any, ...]] = set()
+  found = []
+  for record in records:
+    place = tuple(map(record.get, ("length", "sample", "item")))
+    if place not in seen or None in place:
+      found.append(record)
+    seen.add(place)
+  return found

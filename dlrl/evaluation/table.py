@@ -65,42 +65,45 @@ def summarize(records: Iterable[Record], unbounded: Collection[str] = ()
   Metrics in `unbounded` may be any number, see `Task.unbounded`.
 
   With k > 1 completions per item, `METRIC` is the mean over completions, the
-  usual estimate of pass@1. Metrics that are 0 or 1 get two more rows:
-  `METRIC_pass@k` is 1 if any completion of an item is right, `METRIC_maj@k` if
-  the most frequent answer is, see `majority`.
+  usual estimate of pass@1, and every metric gets two more rows:
+  `METRIC_pass@k` is the best score among the completions of an item, so 1 if
+  any is right; `METRIC_maj@k` is the score of the most frequent answer, see
+  `majority`. Which rows there are does not depend on the scores. Of several
+  records of one completion the first counts.
   """
-  cells: dict[tuple[str, int, str], dict[int, list[Record]]] = {}
+  cells: dict[tuple[str, int, str], dict[int, dict[int, Record]]] = {}
   for record in sorted(records, key=lambda r: (r["item"], r["sample"])):
     for metric in record["scores"]:
       key = record["task"], record["length"], metric
       items = cells.setdefault(key, {})
-      items.setdefault(record["item"], []).append(record)
+      items.setdefault(record["item"], {}).setdefault(record["sample"], record)
   return [
     accuracy for (task, length, metric), items in cells.items()
     for accuracy in _rows(
-      task, length, metric, items,
+      task, length, metric,
+      [list(samples.values()) for samples in items.values()],
       share=not {metric, f"{task}/{metric}"} & set(unbounded))]
 
 
 def _rows(
-  task: str, length: int, metric: str, items: Mapping[int, list[Record]],
+  task: str, length: int, metric: str, items: Sequence[list[Record]],
   share: bool
 ) -> list[Accuracy]:
   known = [[r for r in records if r["scores"][metric] is not None]
-           for records in items.values()]
-  lost = sum(map(len, items.values())) - sum(map(len, known))
+           for records in items]
+  lost = sum(map(len, items)) - sum(map(len, known))
   known = [records for records in known if records]
   values = [[r["scores"][metric] for r in records] for records in known]
   means = [statistics.fmean(v) for v in values]
   sizes = [records[0].get("out_of", {}).get(metric, 1) for records in known]
   rows = [_accuracy(task, length, metric, means, lost, sizes, share)]
-  k = max(map(len, values), default=0)
-  if k > 1 and all(x in (0, 1) for v in values for x in v):
+  k = max(map(len, items))
+  if k > 1:
     rows.append(_accuracy(task, length, f"{metric}_pass@{k}",
-                          [float(max(v)) for v in values], lost))
+                          [float(max(v)) for v in values], lost, sizes, share))
     rows.append(_accuracy(task, length, f"{metric}_maj@{k}",
                           [majority(records, metric) for records in known],
-                          lost))
+                          lost, sizes, share))
   return rows
 
 

@@ -12,9 +12,11 @@ from absl import logging
 
 from dlrl import config
 from dlrl import strict
+from dlrl.runtime import preemption
 from dlrl.runtime import terminal
 
 INTERRUPTED = 130  # exit code, as shells have it
+CONTINUES = "the same command continues"
 # How absl reads values of these types. Other types are checked with the config.
 _PARSERS: dict[Any, flags.ArgumentParser[Any]] = {
   int: flags.IntegerParser(), float: flags.FloatParser(),
@@ -32,7 +34,7 @@ def start(main: Callable[[list[str]], object], *, check: Check | None = None,
   """Calls `main` with the arguments that are not flags, and ends the process.
 
   Exit codes: 0; 2 if flags, settings or files cannot work, after a line that
-  says which; 130 if interrupted.
+  says which; 42 if a `preemption.Notice` told it to stop; 130 if interrupted.
 
   Args:
     main: the program.
@@ -56,6 +58,8 @@ def _run(main: Callable[[list[str]], object],
     main(argv[1:])
   except errors as e:
     sys.exit(say_error(str(e), 2))
+  except preemption.Preempted:
+    sys.exit(say_error(f"told to stop; {CONTINUES}", preemption.EXIT_CODE))
   except KeyboardInterrupt:
     sys.exit(say_error(interrupted, INTERRUPTED))
 
@@ -69,7 +73,9 @@ def say_error(text: str, code: int) -> int:
 def parse(argv: list[str], check: Check | None = None) -> list[str]:
   """Parses the flags, or reports all that are wrong and exits with code 2."""
   problems = strict.Problems()
-  kept = [arg for arg in argv if _possible(arg, problems)]
+  bare = "config" in flags.FLAGS and flags.FLAGS["config"].value is None and (
+    not any(arg.partition("=")[0] in ("--config", "-config") for arg in argv))
+  kept = [arg for arg in argv if possible(arg, problems, bare)]
   if problems.found:
     sys.argv = kept  # where ml_collections looks for settings
   try:
@@ -85,8 +91,10 @@ def parse(argv: list[str], check: Check | None = None) -> list[str]:
   sys.exit(say_error(text, 2))
 
 
-def _possible(arg: str, problems: strict.Problems) -> bool:
+def possible(arg: str, problems: strict.Problems, bare: bool = False) -> bool:
   """Whether a flag is known and a value of its type; if not adds a problem.
+
+  `bare`: there is no config whose settings could be changed.
 
   Here, because absl stops at the first wrong flag, and ml_collections raises a
   bare AttributeError for an unknown setting.
@@ -98,6 +106,9 @@ def _possible(arg: str, problems: strict.Problems) -> bool:
   if path and not with_config:
     with problems.catch():
       kind = strict.find(config.Config, path, value)
+      strict.require(
+        not bare, name, value, "changes a setting of --config=FILE, or of the "
+        "run in --workdir=DIR; name one", strict.FlagError)
       if not given or kind not in _PARSERS:
         return True
       try:

@@ -65,18 +65,36 @@ def step(workdir: str, which: str) -> int:
   return int(which)
 
 
-def policy(setup: setup_lib.Setup, workdir: str, step: int) -> Any:
-  """The policy of a checkpoint, as the model takes it.
+def policy(setup: setup_lib.Setup, workdir: str, which: str
+           ) -> tuple[Any, int]:
+  """The policy of a checkpoint, as the model takes it, and its step.
+
+  Args:
+    setup: of the run.
+    workdir: the run's directory. The run may go on: `latest` is then a step
+      that was the latest while this was called.
+    which: the checkpoint, see `step`.
 
   Raises:
-    strict.ConfigError: the checkpoint is of another model or base.
+    strict.ConfigError: there is no such checkpoint, the run replaced it
+      meanwhile, or it is of another model or base.
   """
   root = pathlib.Path(workdir).expanduser() / "checkpoints"
+
+  def read(at: int) -> tuple[Any, dict[str, Any], int]:
+    return (checkpoint.load_params(root, setup.abstract_trained(), step=at),
+            checkpoint.load_meta(root, step=at), at)
+
+  chosen = step(workdir, which)
   try:
-    trained = checkpoint.load_params(
-      root, setup.abstract_trained(), step=step)
-  except ValueError as e:
-    raise strict.FlagError("workdir", workdir, str(e)) from e
+    trained, meta, at = (
+      checkpoint.newest(root, read) if which == "latest" else read(chosen))
+  except (FileNotFoundError, ValueError) as e:
+    gone = chosen not in checkpoint.steps(root)
+    raise strict.FlagError(
+      *(("checkpoint", which) if gone else ("workdir", workdir)),
+      f"the run removed step {chosen} while it was read; choose another, or "
+      "let it keep more (checkpoint_keep)" if gone else str(e)) from e
   base = setup.load_base()
-  base.check(checkpoint.load_meta(root, step=step).get("base", ""))
-  return lora.join(base.params, trained)
+  base.check(meta.get("base", ""))
+  return lora.join(base.params, trained), at

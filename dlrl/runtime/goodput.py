@@ -9,10 +9,13 @@ restarts.
 
 import itertools
 import json
+import os
 import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from dlrl.runtime import own_files
 
 STEPS = ("fine-tuning", "rollout", "reward", "update")
 _FILE = "starts.jsonl"
@@ -25,7 +28,8 @@ def start(workdir: pathlib.Path) -> None:
                        *workdir.glob("warm_start/*/metrics.jsonl"))
            if p.exists()]
   seen = max((p.stat().st_mtime for p in files), default=None)
-  with path.open("a", encoding="utf-8") as f:
+  fd = own_files.open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+  with open(fd, "a", encoding="utf-8") as f:
     f.write(json.dumps({"start": time.time(), "last_seen": seen}) + "\n")
 
 

@@ -42,8 +42,12 @@ def _weighted_sum(x: jax.Array) -> jax.Array:
   """
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
     x = jax.random.key_data(x)
-  if x.dtype == bool:
-    x = x.astype(jnp.uint8)
+  if x.dtype == bool or (
+      jax.dtypes.issubdtype(x.dtype, jnp.integer)
+      and jnp.iinfo(x.dtype).bits < 8):  # NF4
+    x = x.astype(jnp.int8)
+  if x.dtype.itemsize == 8:
+    x = jax.lax.bitcast_convert_type(x, jnp.uint32)  # a pair for each element
   kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
   bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
   place = jnp.zeros(x.shape, jnp.uint32)

@@ -8,8 +8,10 @@ returns flipped bits without an error.
 
 import itertools
 import os
+from collections.abc import Callable
 from collections.abc import Collection
 from typing import Any
+from typing import TypeVar
 
 import jax
 from etils import epath
@@ -19,6 +21,8 @@ from orbax.checkpoint import v1 as ocp
 from dlrl.runtime import progress
 from dlrl.storage import array_checksums
 
+T = TypeVar("T")
+_ATTEMPTS = 5  # to read a checkpoint that a run keeps replacing
 _policies = ocp.training.preservation_policies
 _decisions = ocp.training.save_decision_policies
 
@@ -181,6 +185,31 @@ class Checkpoints:
     self.close()
 
 
+def newest(directory: str | os.PathLike[str], read: Callable[[int], T]) -> T:
+  """`read(step)` of the newest checkpoint, also while a run replaces them.
+
+  Args:
+    directory: directory of `Checkpoints`.
+    read: called again with a newer step if the checkpoint could not be read
+      because it was replaced meanwhile.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint; or, after several attempts, each
+      was replaced while it was read.
+    Exception: whatever `read` raises while its step is the newest.
+  """
+  for _ in range(_ATTEMPTS):
+    step = int(_path(directory, None).name)
+    try:
+      return read(step)
+    except (FileNotFoundError, ValueError):
+      if steps(directory)[-1:] == [step]:
+        raise
+  raise FileNotFoundError(
+    f"the run removed each of {_ATTEMPTS} checkpoints in {_root(directory)} "
+    "while it was read; let it keep more (checkpoint_keep)")
+
+
 def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
                 step: int | None = None) -> Any:
   """Reads only the parameters of a checkpoint.
@@ -196,6 +225,9 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
     OtherModel: leaves differ; lists their names and shapes.
     Damaged: the checkpoint cannot be read; choose another step.
   """
+  if step is None:
+    return newest(directory, lambda at: load_params(
+      directory, abstract_params, step=at))
   path, wanted = _path(directory, step), {"params": abstract_params}
   extra = _metadata(path, wanted, exact=False)
   context = ocp.Context()
@@ -214,6 +246,8 @@ def load_meta(directory: str | os.PathLike[str], *, step: int | None = None
     FileNotFoundError: there is no such checkpoint.
     Damaged: the checkpoint cannot be read.
   """
+  if step is None:
+    return newest(directory, lambda at: load_meta(directory, step=at))
   return _metadata(_path(directory, step), {}, exact=False)["meta"]
 
 

@@ -21,6 +21,9 @@ def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
         root in pathlib.Path(str(e.filename)).parents):
       return (f"{e.filename}: {e.strerror}. Put it back, or start again in "
               "another --workdir")
+    if isinstance(e, OSError) and e.errno == errno.ELOOP and e.filename:
+      return (f"{e.filename} is a symbolic link, through which nothing is "
+              "written; remove it")
   return None
 
 

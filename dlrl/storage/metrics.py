@@ -22,6 +22,7 @@ from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto import summary_pb2
 
+from dlrl.runtime import own_files
 from dlrl.storage import wandb_log
 from dlrl.storage import workdir as workdir_lib
 
@@ -200,7 +201,7 @@ def _append(fd: int, row: dict[str, Any]) -> None:
 
 
 def _open_whole_lines(path: pathlib.Path) -> int:
-  fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+  fd = own_files.open_fd(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
   # Cuts an incomplete last line: appending to it would damage two rows.
   os.ftruncate(fd, path.read_bytes().rfind(b"\n") + 1)
   return fd

@@ -1,6 +1,7 @@
 """The figure `curves.png`: a run's metrics as a page of small panels."""
 
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from typing import Any
 from matplotlib import axes
 from matplotlib import figure
 from matplotlib import ticker
+
+from dlrl.runtime import own_files
 
 BLUE, ORANGE, GREEN = "#2a6fbb", "#d9822b", "#3f9c6d"
 INK, PALE = "#333333", "#d9d9d9"
@@ -94,7 +97,9 @@ def curves(rows: Rows, path: str | os.PathLike[str], *, title: str) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     if i + columns >= len(panels):
       ax.set_xlabel("step", fontsize=9, color=INK)
-  page.savefig(path, format="png")
+  drawn = io.BytesIO()
+  page.savefig(drawn, format="png")
+  own_files.replace(path, drawn.getvalue())
 
 
 def _draw(ax: axes.Axes, panel: Panel, rows: Rows) -> None:

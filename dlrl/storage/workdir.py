@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlrl import strict
-
-# Files left by a run that died before it had written its config.
-_OWN = {"lock", "config.json.tmp"}
+from dlrl.runtime import own_files
+from dlrl.storage import output_paths
 
 
 def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
@@ -30,7 +29,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
 
   In a job of several processes, process 0 claims. Only local paths are
   supported: object stores have no locks that the kernel releases. For `gs://`
-  paths `_lock` would need a replacement, and `write_text` an atomic upload.
+  paths `lock` would need a replacement, and `write_text` an atomic upload.
 
   Args:
     path: the directory; `~` is expanded.
@@ -56,11 +55,11 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
     names = {entry.name for entry in root.iterdir()}
     # Before locking, so that nothing is added to a foreign directory.
     _refuse_foreign(root, names)
-    fd = _lock(root)
+    fd = lock(root, "workdir", "run")
   except OSError as e:
     raise strict.FlagError(
-      "workdir", text, f"not a directory that can be written ({e.strerror}); "
-      "choose another --workdir") from e
+      "workdir", text, "not a directory that can be written "
+      f"({output_paths.explained(e)}); choose another --workdir") from e
   try:
     resumed = (root / "config.json").exists()
     if resumed:
@@ -103,44 +102,53 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Replaces the file atomically; the text is on disk when this returns."""
-  path = pathlib.Path(path)
-  tmp = path.with_name(path.name + ".tmp")
-  with open(tmp, "w", encoding="utf-8") as f:
-    f.write(text)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(tmp, path)
-  # The rename changes the directory, which has to be synced by itself.
-  fd = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
+  """Replaces the file atomically; see `own_files.replace`."""
+  own_files.replace(path, text.encode())
 
 
 def _refuse_foreign(root: pathlib.Path, names: set[str]) -> None:
-  if "config.json" not in names and names - _OWN:
-    found = ", ".join(sorted(names - _OWN)[:3])
+  if "config.json" in names:
+    return
+  # Left by a run that died before it had written its config; the last name is
+  # of older versions.
+  foreign = [name for name in sorted(names) if not (
+    name in ("lock", "config.json.tmp")
+    or own_files.is_tmp(name, "config.json"))]
+  if foreign:
+    found = ", ".join(foreign[:3])
     raise strict.FlagError(
       "workdir", str(root), f"holds files that are not of a run ({found}); "
       "choose an empty or new --workdir")
 
 
-def _lock(root: pathlib.Path) -> int:
+def lock(root: pathlib.Path, flag: str, holder: str) -> int:
+  """Locks `root` by its file `lock`, which then holds this process's id.
+
+  Args:
+    root: an existing directory.
+    flag: names it in messages.
+    holder: what usually holds the lock, "run".
+
+  Returns:
+    A descriptor. Closing it, or the end of the process, releases the lock.
+
+  Raises:
+    strict.FlagError: another process has it.
+    OSError: it cannot be opened or written.
+  """
   # The kernel releases the lock with the open file, however the process ends.
   # Python does not pass the descriptor on to child processes.
-  fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+  fd = own_files.open_fd(root / "lock", os.O_RDWR | os.O_CREAT)
   try:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.ftruncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n".encode())
   except BlockingIOError as e:
-    holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+    pid = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
     os.close(fd)
     raise strict.FlagError(
-      "workdir", str(root), f"in use by another run (pid {holder}); wait for "
-      "it, end it, or choose another --workdir") from e
+      flag, str(root), f"in use by another {holder} (pid {pid}); wait for "
+      f"it, end it, or choose another --{flag}") from e
   except BaseException:
     os.close(fd)
     raise

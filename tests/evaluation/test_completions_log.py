@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from dlrl import strict
@@ -39,6 +41,57 @@ def test_other_settings_are_refused_with_what_differs(tmp_path):
   other = {"task": "sudoku", "sampler": {"steps": 16}}
   with pytest.raises(strict.ConfigError, match=r"sampler\.steps: 8 -> 16"):
     completions_log.CompletionsLog(tmp_path, other)
+
+
+def test_a_second_evaluation_waits_its_turn(tmp_path):
+  with (completions_log.CompletionsLog(tmp_path, SETTINGS),
+        pytest.raises(strict.FlagError, match=rf"pid {os.getpid()}\)") as e):
+    completions_log.CompletionsLog(tmp_path, SETTINGS)
+  assert e.value.field == "out"
+  write(tmp_path, {"a": 1})
+  with pytest.raises(strict.FlagError, match="other settings"):
+    completions_log.CompletionsLog(tmp_path, {})
+  write(tmp_path, {"a": 2})  # the refused one keeps no lock
+
+
+def test_of_a_completion_written_twice_the_first_counts(tmp_path):
+  rows = [{"length": n, "sample": s, "item": i, "text": f"{n} {s} {i}"}
+          for n in (8, 16) for s in range(2) for i in range(3)]
+  write(tmp_path, *rows, *({**r, "text": "again"} for r in rows[::-1]))
+  with completions_log.CompletionsLog(tmp_path, SETTINGS) as log:
+    assert log.records == rows
+
+
+@pytest.mark.parametrize("name, text, match", [
+  ("completions.jsonl", '{"a": 1}\n{"a"\n', r"completions.jsonl:2 is not"),
+  ("completions.jsonl", "\xff\n", r"completions.jsonl:1 is not"),
+  ("settings.json", "port = 80", "not of an evaluation"),
+  ("settings.json", "[1]", "not of an evaluation")])
+def test_a_damaged_file_is_named(tmp_path, name, text, match):
+  write(tmp_path, {"a": 1})
+  (tmp_path / name).write_text(text, encoding="latin-1")
+  with pytest.raises(strict.FlagError, match=match):
+    completions_log.CompletionsLog(tmp_path, SETTINGS)
+
+
+def test_a_start_killed_early_can_begin_again(tmp_path):
+  (tmp_path / "lock").write_text("1\n")
+  (tmp_path / "settings.json.0123456789abcdef.tmp").write_text('{"ta')
+  write(tmp_path, {"a": 1})
+
+
+@pytest.mark.parametrize("check", [
+  completions_log.check,
+  lambda path: completions_log.CompletionsLog(path, SETTINGS)])
+def test_a_path_that_cannot_be_written_is_one_line(check, tmp_path):
+  (tmp_path / "file").touch()
+  (tmp_path / "dangling").symlink_to("nowhere")
+  for path in (tmp_path / "file", tmp_path / "file" / "x", "a\0b",
+               tmp_path / "dangling", "x" * 300, "gs://bucket/out"):
+    with pytest.raises(strict.FlagError) as error:
+      check(path)
+    assert error.value.field == "out"
+    assert "\n" not in str(error.value)
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path):

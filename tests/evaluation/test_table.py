@@ -133,6 +133,32 @@ def test_tasks_and_lengths_are_apart():
     ("t", 16): 1.0, ("t", 32): 0.0, ("u", 16): 0.0}
 
 
+def test_which_rows_there_are_does_not_depend_on_the_scores():
+  def rows(*shares):
+    return [s.metric for s in table.summarize([
+      record(item, sample, "x", cells=share, right=1.0)
+      for item in range(2) for sample, share in enumerate(shares)])]
+  wanted = [f"{name}{end}" for name in ("cells", "right")
+            for end in ("", "_pass@3", "_maj@3")]
+  for shares in ((0.0, 0.0, 0.0), (0.0, 0.5, 1.0), (1.0, 0.0, None),
+                 (None, None, None), (17.0, -2.0, 0.5)):
+    assert rows(*shares) == wanted, shares
+
+
+def test_the_best_and_the_majoritys_share():
+  rows = [record(0, 0, "a", cells=0.25), record(0, 1, "b", cells=0.75),
+          record(0, 2, "a", cells=0.25), record(1, 0, "c", cells=0.5),
+          record(1, 1, "d", cells=0.5), record(1, 2, "d", cells=0.5)]
+  assert found(rows, "cells_pass@3").mean == pytest.approx((0.75 + 0.5) / 2)
+  assert found(rows, "cells_maj@3").mean == pytest.approx((0.25 + 0.5) / 2)
+  sized = [r | {"out_of": {"cells": 4 if r["item"] else 12}} for r in rows]
+  assert found(sized, "cells_pass@3").mean == pytest.approx((9 + 2) / 16)
+
+
+def test_a_completion_that_was_written_twice_counts_once():
+  assert table.summarize([*SAMPLES, *SAMPLES]) == table.summarize(SAMPLES)
+
+
 def test_the_table_names_what_it_is_true_of():
   text = table.markdown(
     table.summarize([record(0, 0, "x", right=1.0)]), {"prompt": "dlrl"})

@@ -8,6 +8,19 @@ import test_checkpoint
 from dlrl.storage import array_checksums
 
 
+def test_every_element_of_small_and_large_integers_counts():
+  for dtype in ("int4", "uint4", "int8", "uint8"):
+    whole = jnp.arange(6).astype(dtype).reshape(2, 3)
+    found = {array_checksums.fingerprint({"x": x}) for x in (
+      whole, whole.at[0, 1].set(7), whole.at[1, 2].set(0), whole[:, ::-1])}
+    assert len(found) == 4, dtype
+  with jax.enable_x64(True):
+    whole = jnp.arange(6, dtype="int64")
+    found = {array_checksums.fingerprint({"x": x}) for x in (
+      whole, whole.at[3].add(1 << 40), whole.at[3].add(1))}
+    assert len(found) == 3
+
+
 def test_a_fingerprint_tells_any_two_trees_apart_and_no_two_meshes():
   rng = np.random.default_rng(0)
   tree = {"w": rng.normal(size=(16, 8)).astype(np.float32),

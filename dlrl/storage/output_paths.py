@@ -1,0 +1,82 @@
+"""Paths that flags name for results, checked before there are any.
+
+So that hours of work do not end at a path that cannot be written.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+from collections.abc import Iterator
+
+from dlrl import strict
+
+
+def directory(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
+  """The path of a directory that exists or can be created; creates nothing.
+
+  Args:
+    flag: names it in messages.
+    value: the directory; `~` is expanded.
+
+  Raises:
+    strict.FlagError: it is a file or below one, or cannot be written.
+  """
+  path = _path(flag, value)
+  with reporting(flag, value):
+    existing = next(
+      p for p in (path, *path.parents) if p.exists() or p.is_symlink())
+    _require(existing.is_dir(), errno.ENOTDIR, existing)
+    _require(os.access(existing, os.W_OK | os.X_OK), errno.EACCES, existing)
+  return path
+
+
+def file(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
+  """The path of a file that can be written; creates nothing.
+
+  Arguments and errors are those of `directory`; its directory has to exist.
+  """
+  path = _path(flag, value)
+  with reporting(flag, value):
+    strict.require(
+      path.parent.is_dir(), flag, os.fspath(value),
+      "its directory does not exist; create it first", strict.FlagError)
+    _require(not path.is_dir(), errno.EISDIR, path)
+    _require(os.access(path if path.exists() else path.parent, os.W_OK),
+             errno.EACCES, path)
+  return path
+
+
+def _path(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
+  text = os.fspath(value)
+  strict.require(bool(text) and "\0" not in text, flag, text,
+                 f"give a path: --{flag}=PATH", strict.FlagError)
+  strict.require("://" not in text, flag, text,
+                 "only local paths are supported; mount the bucket",
+                 strict.FlagError)
+  with reporting(flag, value):
+    return pathlib.Path(text).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def reporting(flag: str, value: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns errors of the system about a path into errors about its flag."""
+  try:
+    yield
+  except (OSError, RuntimeError) as e:  # no home for `~user`
+    reason = explained(e) if isinstance(e, OSError) else str(e)
+    raise strict.FlagError(
+      flag, os.fspath(value), f"cannot be written ({reason}); choose another "
+      f"--{flag}") from e
+
+
+def _require(ok: bool, number: int, path: pathlib.Path) -> None:
+  if not ok:
+    raise OSError(number, f"{path}: {os.strerror(number)}")
+
+
+def explained(error: OSError) -> str:
+  """What an error of the system means, for messages."""
+  if error.errno == errno.ELOOP and error.filename:
+    return f"{error.filename} is a symbolic link; remove it"
+  return error.strerror or str(error)
