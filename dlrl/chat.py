@@ -126,6 +126,10 @@ def run() -> None:
   error = functools.partial(strict.FlagError, "model")
   tokenizer = hf_tokenizer.load(options.model, error=error)
   model, params = models.load(options.model, dtype=options.dtype, error=error)
+  strict.require(
+    model.cfg.vocab_size >= tokenizer.vocab_size, "model", options.model,
+    f"its tokenizer has ids up to {tokenizer.vocab_size - 1}, and its model "
+    f"only {model.cfg.vocab_size} rows; download it again", strict.FlagError)
   sampler = config.SamplerConfig(
     steps=options.steps or options.gen_length, eos="stop",
     **{name: getattr(options, name) for name in SETTINGS})

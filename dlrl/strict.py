@@ -10,12 +10,20 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
+import reprlib
 import typing
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
+
+# Arguments may be arrays, or lists of thousands of ids.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 300
+_SHORT.maxlist = _SHORT.maxtuple = 8
+_SHORT.maxlevel = 3
 
 
 class ConfigError(ValueError):
@@ -54,7 +62,7 @@ class ArgumentError(ConfigError):
   def __init__(self, field: str, value: object, fix: str) -> None:
     super().__init__(field, value, fix)
     function, _, argument = field.rpartition(".")
-    self.args = (f"{function}({argument}={value!r}): {fix}",)
+    self.args = (f"{function}({argument}={_SHORT.repr(value)}): {fix}",)
 
   @staticmethod
   def shown(field: str) -> str:
@@ -151,9 +159,10 @@ class Bounds:
   choices: tuple[str, ...] = ()
 
   def __call__(self, value: Any) -> bool:
-    """Whether `value` is allowed; never NaN where there is a bound."""
+    """Whether `value` is allowed; NaN and infinities never are."""
     return (
-      (self.at_least is None or value >= self.at_least)
+      not (isinstance(value, float) and not math.isfinite(value))
+      and (self.at_least is None or value >= self.at_least)
       and (self.at_most is None or value <= self.at_most)
       and (self.above is None or value > self.above)
       and (not self.choices or value in self.choices))
@@ -208,7 +217,9 @@ def check_bounds(obj: Any, problems: Problems, name: Callable[[str], str] = str,
   for path, field, value in knobs(obj):
     bounds = field.metadata.get("bounds", Bounds())
     if not bounds(value):
-      problems.add(error(name(path), value, str(bounds)))
+      infinite = isinstance(value, float) and math.isinf(value)
+      problems.add(error(
+        name(path), value, (not infinite and str(bounds)) or "must be finite"))
 
 
 def arguments(function: Any, values: Knobs, field: str,

@@ -4,6 +4,7 @@ import html.parser
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +78,24 @@ def test_questions_of_another_encoding_are_answered(published):
       "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     capture_output=True, timeout=120, check=False)
   assert done.returncode == 0, done.stderr
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(
+    published, tmp_path):
+  root = tmp_path / "model"
+  shutil.copytree(published, root)
+  path = root / "tokenizer_config.json"
+  options = json.loads(path.read_text())
+  options["added_tokens_decoder"] |= {
+    str(i): {"content": f"<{i}>"} for i in range(42, 49)}
+  path.write_text(json.dumps(options))
+  done = subprocess.run(
+    [sys.executable, "-m", "dlrl.chat", f"--model={root}", "--prompt=<48>",
+     "--dtype=float32", "--gen_length=8", "--block_length=4"],
+    cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+  assert done.returncode == 2
+  assert done.stderr.startswith(f"dlrl: --model={root}: its tokenizer has ids "
+                                "up to 48, and its model only 48 rows")
 
 
 def test_the_picture_has_masks_and_ends_at_the_end(published):

@@ -58,6 +58,7 @@ def test_a_section_with_a_problem_makes_its_fields_unsound_and_the_reverse():
 class Inner:
   share: float = strict.knob(0.5, "a share", at_least=0, at_most=1)
   rate: float = strict.knob(1.0, "a rate", above=0)
+  offset: float = strict.knob(0.0, "any number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,12 @@ class Outer:
   (Outer(kind="c"), "f(kind='c'): choose from 'a', 'b'"),
   (Outer(inner=Inner(share=1.5)), "f.inner(share=1.5): must be in 0..1"),
   (Outer(inner=Inner(rate=0.0)), "f.inner(rate=0.0): must be above 0"),
-  (Outer(inner=Inner(rate=math.nan)), "f.inner(rate=nan): must be above 0")])
+  (Outer(inner=Inner(rate=math.nan)), "f.inner(rate=nan): must be above 0"),
+  (Outer(inner=Inner(rate=math.inf)), "f.inner(rate=inf): must be finite"),
+  (Outer(inner=Inner(share=-math.inf)), "f.inner(share=-inf): must be finite"),
+  (Outer(inner=Inner(offset=math.inf)), "f.inner(offset=inf): must be finite"),
+  (Outer(inner=Inner(offset=math.nan)), "f.inner(offset=nan): must be finite"),
+])
 def test_bounds_are_those_beside_the_knob(values, message):
   problems = strict.Problems()
   strict.check_bounds(Outer(), problems, "f.{}".format, strict.ArgumentError)

@@ -1,20 +1,19 @@
 """Tokenizers and chat templates of published checkpoints, without their code.
 
-The vocabulary is read by Hugging Face's `tokenizers`, the chat template by
-`jinja2` in its sandbox: both are downloads and are treated as untrusted data.
+The vocabulary is read by Hugging Face's `tokenizers`, the chat template runs in
+a process of its own: both are downloads and are treated as untrusted data.
 """
 
+import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
 import tokenizers
 from tokenizers import decoders
 from tokenizers import models
@@ -22,9 +21,10 @@ from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
 from dlrl import strict
+from dlrl.models import chat_template
 from dlrl.models import families
-
-Message = Mapping[str, str]  # role: system, user or assistant; content
+from dlrl.models import json_file
+from dlrl.models.chat_template import Message
 
 # How Qwen's tokenizer, which Dream uses as well, splits a text before merging.
 # Needed where a checkpoint has vocab.json and merges.txt only.
@@ -50,7 +50,7 @@ class HfTokenizer:
   """
 
   table: tokenizers.Tokenizer
-  template: jinja2.Template | None
+  template: chat_template.ChatTemplate | None
   pad_id: int
   eos_id: int
   mask_id: int
@@ -62,8 +62,20 @@ class HfTokenizer:
     return 1 + max(self.table.get_vocab(with_added_tokens=True).values())
 
   def encode(self, text: str) -> list[int]:
-    """Encodes `text`; names of special tokens in it become these tokens."""
-    return self.table.encode(text, add_special_tokens=False).ids
+    """Encodes `text`; names of special tokens in it become these tokens.
+
+    Raises:
+      ValueError: the text contains the mask token, which would stand for one
+        that is to be predicted; or the vocabulary has no token for a part.
+    """
+    with _values(f"the tokenizer cannot encode {json_file.shown(text)}"):
+      ids = self.table.encode(text, add_special_tokens=False).ids
+    if self.mask_id in ids:
+      raise ValueError(
+        f"{json_file.shown(text)} contains the mask token "
+        f"{self.table.id_to_token(self.mask_id)!r}, which stands for tokens "
+        "that are to be predicted; remove it")
+    return ids
 
   def chat(self, messages: Sequence[Message]) -> list[int]:
     """Encodes a conversation up to the point where the assistant answers.
@@ -71,8 +83,8 @@ class HfTokenizer:
     If the last message is the assistant's, the answer continues it.
 
     Raises:
-      ValueError: the model has no chat template, or the template refuses these
-        messages.
+      ValueError: the model has no chat template, the template refuses these
+        messages, or as `encode`.
     """
     begun = ""
     if messages and messages[-1]["role"] == "assistant":
@@ -87,7 +99,7 @@ class HfTokenizer:
     A model without a chat template gets the bare text of a single message.
 
     Raises:
-      ValueError: as `chat`, for a conversation.
+      ValueError: as `encode`, or as `chat`.
     """
     if not isinstance(prompt, str):
       return self.chat(prompt)
@@ -113,9 +125,10 @@ class HfTokenizer:
       raise ValueError(
         "this model has no chat template; give a prompt as one text")
     try:
-      return self.template.render(messages=messages, **options)
-    except (jinja2.TemplateError, TypeError, KeyError) as e:
-      raise ValueError(f"the chat template refuses {messages!r}: {e}") from e
+      return self.template.render(messages, **options)
+    except ValueError as e:
+      raise ValueError("the chat template refuses "
+                       f"{json_file.shown(list(messages))}: {e}") from e
 
 
 def load(
@@ -132,96 +145,162 @@ def load(
     strict.ConfigError: a file is missing or damaged, or the special tokens do
       not agree with config.json; by default an `ArgumentError`.
   """
-  root = pathlib.Path(directory).expanduser()
-  bad = functools.partial(error, str(directory))
-  try:
-    options = json.loads((root / "tokenizer_config.json").read_text())
-    model = json.loads((root / "config.json").read_text())
-    table = _table(root, options)
-  except (OSError, ValueError) as e:
-    raise bad(f"has no tokenizer that can be read ({e}); name the directory of "
-              "a downloaded checkpoint") from e
-  except Exception as e:  # `tokenizers` is in Rust and raises plain Exceptions
-    raise bad(f"its tokenizer is damaged: {e}") from e
-
-  def id_of(name: str) -> int | None:
-    value = options.get(name)
-    text = value["content"] if isinstance(value, dict) else value
-    return None if text is None else table.token_to_id(text)
-
-  mask_id = model.get("mask_token_id")
-  if mask_id is None or table.id_to_token(mask_id) is None:
-    raise bad(f"mask_token_id is {mask_id!r} in its config.json, which is not "
-              "the id of a token")
-  if options.get("mask_token") is not None and id_of("mask_token") != mask_id:
-    raise bad(f"mask_token is id {id_of('mask_token')} in its "
-              f"tokenizer_config.json and {mask_id} in its config.json")
-  eos_id = id_of("eos_token")
+  refuse = functools.partial(error, str(directory))
+  root = families.folder(directory, refuse)
+  options, model = (
+    json_file.Fields(name, json_file.read(root / name, lambda fix: refuse(
+      f"has no tokenizer that can be read: {fix}")))
+    for name in ("tokenizer_config.json", "config.json"))
+  mask_id = model.integer("mask_token_id", 0, 2**24)
+  names = {name: _token(options, name)
+           for name in ("mask_token", "eos_token", "pad_token")}
+  added = _added(options)
+  text = _template(root, options)
+  for fields in (model, options):
+    fields.finish(refuse)
+  table = _table(root, added, refuse)
+  ids = {name: table.token_to_id(text) for name, text in names.items() if text}
+  if table.id_to_token(mask_id) is None:
+    raise refuse(f"mask_token_id is {mask_id} in its config.json, which is not "
+                 "the id of a token")
+  if names["mask_token"] and ids["mask_token"] != mask_id:
+    raise refuse(f"mask_token is id {ids['mask_token']} in its "
+                 f"tokenizer_config.json and {mask_id} in its config.json")
+  eos_id = ids.get("eos_token")
   if eos_id is None:
-    raise bad("eos_token is missing in its tokenizer_config.json, or is not in "
-              "the vocabulary")
-  pad_id = id_of("pad_token")
-  tokenizer = HfTokenizer(
-    table, _template(root, options), eos_id if pad_id is None else pad_id,
-    eos_id, mask_id, frozenset({eos_id}))
-  ends = {eos_id, *_end_of_turn(tokenizer)} - {mask_id}
+    raise refuse("eos_token is missing in its tokenizer_config.json, or is not "
+                 "in the vocabulary")
+  pad_id = ids.get("pad_token")
+  try:
+    template = (chat_template.ChatTemplate(text, _tokens(options)) if text
+                else None)
+    tokenizer = HfTokenizer(
+      table, template, eos_id if pad_id is None else pad_id, eos_id, mask_id,
+      frozenset({eos_id}))
+    ends = {eos_id, *_end_of_turn(tokenizer)} - {mask_id}
+  except ValueError as e:
+    raise refuse(f"its chat template cannot be used: {e}") from e
   return dataclasses.replace(tokenizer, ends=frozenset(ends))
 
 
+def _token(options: json_file.Fields, name: str) -> str | None:
+  """Reads the text of a special token: a string, or an object with one."""
+  text = _content(options.values.get(name))
+  options.require(
+    text is None or json_file.is_text(text), f"{name} is "
+    f"{json_file.shown(text)} in its tokenizer_config.json; must be a text")
+  return text if isinstance(text, str) else None
+
+
+def _content(value: Any) -> Any:
+  return value.get("content") if isinstance(value, dict) else value
+
+
+def _tokens(options: json_file.Fields) -> dict[str, str]:
+  """The special tokens that a chat template may use, by name."""
+  return {name: text for name, text in (
+    (name, _content(value)) for name, value in options.values.items())
+    if name.endswith("_token") and json_file.is_text(text)}
+
+
+def _added(options: json_file.Fields) -> dict[int, tokenizers.AddedToken]:
+  """Reads the tokens that come on top of the vocabulary, by id."""
+  value = options.values.get("added_tokens_decoder")
+  options.require(
+    value is None or isinstance(value, dict), "added_tokens_decoder is "
+    f"{json_file.shown(value)} in its tokenizer_config.json; must be an object")
+  found = {}
+  for key, token in (value if isinstance(value, dict) else {}).items():
+    flags = {name: _flag(token, name, False) for name in (
+      "special", "lstrip", "rstrip", "single_word")}
+    flags["normalized"] = _flag(token, "normalized", not flags["special"])
+    if (key.isascii() and key.isdigit() and len(key) < 10
+        and json_file.is_text(_content(token))
+        and all(isinstance(flag, bool) for flag in flags.values())):
+      found[int(key)] = tokenizers.AddedToken(_content(token), **flags)
+    else:
+      options.problems.append(
+        f"added_tokens_decoder has {json_file.shown({key: token})} in its "
+        "tokenizer_config.json; must map an id to an object with content, a "
+        "text, and flags")
+  return found
+
+
+def _flag(token: Any, name: str, default: bool) -> Any:
+  return token.get(name, default) if isinstance(token, dict) else None
+
+
 def _table(
-  root: pathlib.Path, options: Mapping[str, Any]
+  root: pathlib.Path, added: Mapping[int, tokenizers.AddedToken],
+  refuse: json_file.Refuse,
 ) -> tokenizers.Tokenizer:
   """Reads the vocabulary and adds the tokens of tokenizer_config.json."""
-  if (root / "tokenizer.json").exists():
-    table = tokenizers.Tokenizer.from_file(str(root / "tokenizer.json"))
-  else:
-    table = tokenizers.Tokenizer(models.BPE.from_file(
-      str(root / "vocab.json"), str(root / "merges.txt")))
-    table.normalizer = normalizers.NFC()
-    table.pre_tokenizer = pre_tokenizers.Sequence([
-      pre_tokenizers.Split(
-        tokenizers.Regex(_QWEN_SPLIT), behavior="isolated"),
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    table.decoder = decoders.ByteLevel()
-  # tokenizer.json may ask for either; both would change prompts silently.
-  table.no_truncation()
-  table.no_padding()
-  added = options.get("added_tokens_decoder", {})
-  for number, token in sorted(added.items(), key=lambda item: int(item[0])):
-    text, special = token["content"], token["special"]
-    add = table.add_special_tokens if special else table.add_tokens
-    add([tokenizers.AddedToken(
-      text, special=special, normalized=token.get("normalized", not special),
-      lstrip=token["lstrip"], rstrip=token["rstrip"])])
-    if table.token_to_id(text) != int(number):
-      raise ValueError(f"{text!r} has id {table.token_to_id(text)}, but "
-                       f"{number} in tokenizer_config.json")
+  files = [root / name for name in (
+    ("tokenizer.json",) if (root / "tokenizer.json").exists()
+    else ("vocab.json", "merges.txt"))]
+  for file in files:
+    if not file.is_file():
+      raise refuse(f"has no tokenizer that can be read: {file} is missing or "
+                   "not a file; name the directory of a downloaded checkpoint")
+  try:
+    with _values("its tokenizer is damaged"):
+      table = (tokenizers.Tokenizer.from_file(str(files[0])) if len(files) == 1
+               else _bpe(*files))
+      # tokenizer.json may ask for either; both would change prompts silently.
+      table.no_truncation()
+      table.no_padding()
+      for token in (added[number] for number in sorted(added)):
+        add = table.add_special_tokens if token.special else table.add_tokens
+        add([token])
+  except ValueError as e:
+    raise refuse(str(e)) from e
+  for number, token in added.items():
+    if table.token_to_id(token.content) != number:
+      raise refuse(
+        f"{token.content!r} has id {table.token_to_id(token.content)} in its "
+        f"tokenizer, but {number} in its tokenizer_config.json")
   return table
 
 
-def _template(
-  root: pathlib.Path, options: Mapping[str, Any]
-) -> jinja2.Template | None:
-  """Compiles the chat template; None if the checkpoint has none."""
-  text = options.get("chat_template")
-  if (root / "chat_template.jinja").exists():
-    text = (root / "chat_template.jinja").read_text()
-  if text is None:
+def _bpe(vocab: pathlib.Path, merges: pathlib.Path) -> tokenizers.Tokenizer:
+  table = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+  table.normalizer = normalizers.NFC()
+  table.pre_tokenizer = pre_tokenizers.Sequence([
+    pre_tokenizers.Split(
+      tokenizers.Regex(_QWEN_SPLIT), behavior="isolated"),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+  table.decoder = decoders.ByteLevel()
+  return table
+
+
+def _template(root: pathlib.Path, options: json_file.Fields) -> str | None:
+  """Reads the chat template; None if the checkpoint has none.
+
+  Of several named ones, it is the one that is called `default`.
+  """
+  path = root / "chat_template.jinja"
+  if path.exists():
+    try:
+      return json_file.text(path)
+    except (OSError, ValueError) as e:
+      options.problems.append(f"cannot read {path} ({e}); download it again")
+      return None
+  value = options.values.get("chat_template")
+  if value is None:
     return None
-
-  def refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-  # The settings of `transformers`, or whitespace would differ. Sandboxed,
-  # because a template is a program, and this one is a download.
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True,
-    extensions=["jinja2.ext.loopcontrols"])
-  environment.globals["raise_exception"] = refuse
-  tokens = {name: value["content"] if isinstance(value, dict) else value
-            for name, value in options.items()
-            if name.endswith("_token") and value is not None}
-  return environment.from_string(text, globals=tokens)
+  if isinstance(value, list):
+    named = [(entry.get("name"), entry.get("template")) for entry in value
+             if isinstance(entry, dict)]
+    chosen = [text for name, text in named if name == "default"]
+    options.require(
+      len(chosen) == 1, "chat_template is a list of templates in its "
+      "tokenizer_config.json, and one must have the name 'default'; found "
+      f"{json_file.shown([name for name, _ in named])}")
+    value = chosen[0] if chosen else ""
+  options.require(
+    json_file.is_text(value), f"chat_template is {json_file.shown(value)} in "
+    "its tokenizer_config.json; must be a text or a list of named texts")
+  return value if isinstance(value, str) else None
 
 
 def _end_of_turn(tokenizer: HfTokenizer) -> list[int]:
@@ -234,8 +313,23 @@ def _end_of_turn(tokenizer: HfTokenizer) -> list[int]:
   text = tokenizer._render([
     {"role": "user", "content": "question"},
     {"role": "assistant", "content": _PROBE}], add_generation_prompt=False)
-  after = tokenizer.table.encode(
-    text.split(_PROBE)[-1], add_special_tokens=False)
+  with _values("its end of turn cannot be encoded"):
+    after = tokenizer.table.encode(
+      text.split(_PROBE)[-1], add_special_tokens=False)
   special = tokenizer.table.get_added_tokens_decoder()
   return [token for token in after.ids[:1]
           if token in special and special[token].special]
+
+
+@contextlib.contextmanager
+def _values(what: str) -> Iterator[None]:
+  """Turns what `tokenizers`, which is in Rust, raises into ValueError.
+
+  It raises plain Exceptions, and when it panics one that is not even that.
+  """
+  try:
+    yield
+  except (KeyboardInterrupt, SystemExit):
+    raise
+  except BaseException as e:
+    raise ValueError(f"{what}: {e}") from e

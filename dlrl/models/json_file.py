@@ -24,6 +24,20 @@ def shown(value: object) -> str:
   return _REPR.repr(value)
 
 
+def text(path: pathlib.Path) -> str:
+  """Returns what a file holds, in UTF-8 with or without a byte order mark.
+
+  Raises:
+    OSError, ValueError: the file cannot be read, is huge, or is not UTF-8.
+  """
+  # Opening a pipe would wait for a writer.
+  if path.exists() and not path.is_file():
+    raise ValueError("not a file")
+  if path.stat().st_size > _MAX_BYTES:
+    raise ValueError(f"more than {_MAX_BYTES >> 20} MiB")
+  return path.read_text(encoding="utf-8-sig")
+
+
 def read(path: pathlib.Path, refuse: Refuse) -> dict[str, Any]:
   """Reads the JSON object that a file holds.
 
@@ -38,12 +52,7 @@ def read(path: pathlib.Path, refuse: Refuse) -> dict[str, Any]:
     What `refuse` makes: the file cannot be read, or holds something else.
   """
   try:
-    # Opening a pipe would wait for a writer.
-    if path.exists() and not path.is_file():
-      raise ValueError("not a file")
-    if path.stat().st_size > _MAX_BYTES:
-      raise ValueError(f"more than {_MAX_BYTES >> 20} MiB")
-    value = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+    value = json.loads(text(path), object_pairs_hook=_unique)
   except (OSError, ValueError) as e:
     raise refuse(f"cannot read {path} ({e}); name the directory of a "
                  "downloaded checkpoint") from e

@@ -1,5 +1,6 @@
 """Completes prompts, for interactive use and for other code bases."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dlrl import config
 from dlrl import strict
 from dlrl.models import transformer
+from dlrl.sampling import arguments
 from dlrl.sampling import check
 from dlrl.sampling import denoise
 from dlrl.sampling import padding
@@ -33,7 +34,8 @@ def generate(
   Args:
     model: from `dlrl.models.load`.
     params: the model's parameters.
-    prompts: b lists of token ids, of any lengths, without padding.
+    prompts: b lists or arrays of token ids, of any lengths, without padding;
+      ids in 0..vocab_size - 1.
     gen_length: tokens per completion.
     steps: denoising steps per completion; None: one per token. Ignored with a
       threshold or factor, which decide how many tokens a step commits.
@@ -49,31 +51,55 @@ def generate(
     top_p: sample from the likeliest tokens with this total probability.
     eos: "free"; "suppress" it; commit it "last"; or "stop" the row there.
     eos_id: the end-of-sequence token; needed unless `eos` is "free".
-    seed: seed of all randomness.
+    seed: seed of all randomness, in 0..2^32 - 1.
 
   Returns:
     [b, gen_length] int32, without mask tokens.
 
   Raises:
-    strict.ArgumentError: an argument is invalid.
+    strict.ConfigError: arguments are invalid; an `ArgumentError` if one is.
   """
-  sampler = config.SamplerConfig(
-    gen_length=gen_length, block_length=block_length,
-    steps=gen_length if steps is None else steps, temperature=temperature,
-    cfg_scale=cfg_scale, remasking=remasking, cache=cache or "none",
-    threshold=threshold or 0.0, factor=factor or 0.0, top_p=top_p, eos=eos)
-  check.sampler(sampler, "generate", strict.ArgumentError)
-  _require(eos == "free" or eos_id is not None, "generate.eos_id", eos_id,
-           f"is needed for eos={eos!r}")
-  _require(len(prompts) > 0, "generate.prompts", prompts,
-           "must contain at least one prompt")
-  ids, lengths = padding.pad(prompts)
-  keys = jax.random.split(jax.random.key(seed), len(prompts))
+  problems = strict.Problems()
+  sampler = arguments.sampler(
+    "generate", problems, gen_length=gen_length, block_length=block_length,
+    steps=1 if steps is None else steps, temperature=temperature,
+    cfg_scale=cfg_scale, remasking=remasking, top_p=top_p, eos=eos,
+    cache="none" if cache is None else cache,
+    threshold=0 if threshold is None else threshold,
+    factor=0 if factor is None else factor)
+  if steps is None and sampler.gen_length > 0:
+    sampler = dataclasses.replace(sampler, steps=sampler.gen_length)
+  if not problems.found:
+    with problems.catch():
+      check.sampler(sampler, "generate", strict.ArgumentError)
+  ids, keys, end = _inputs(model, prompts, seed, eos, eos_id, problems)
   return np.asarray(_decode(
-    model, params, ids, lengths, keys, sampler=sampler, eos_id=eos_id
+    model, params, *padding.pad(ids), keys, sampler=sampler, eos_id=end
   ).completion)
 
 
-_require = functools.partial(strict.require, error=strict.ArgumentError)
+def _inputs(
+  model: transformer.Model, prompts: object, seed: object, eos: str,
+  eos_id: object, problems: strict.Problems,
+) -> tuple[list[list[int]], jax.Array, int | None]:
+  """Returns the prompts, a key for each, and the end; raises all problems."""
+  rows, number, end = [], 0, None
+  size = model.cfg.vocab_size
+  with problems.catch():
+    rows = arguments.prompts(prompts, size, "generate.prompts")
+  with problems.catch():
+    number = arguments.integer(seed, "generate.seed", 0, arguments.MAX_SEED)
+  with problems.catch():
+    if eos_id is not None:
+      end = arguments.integer(eos_id, "generate.eos_id", 0, size - 1)
+    require = functools.partial(strict.require, error=strict.ArgumentError)
+    require(end is not None or eos == "free", "generate.eos_id", eos_id,
+            f"is needed for eos={eos!r}")
+    require(end != model.mask_id, "generate.eos_id", eos_id,
+            "is the mask token, which no completion contains")
+  problems.finish()
+  return rows, jax.random.split(jax.random.key(number), len(rows)), end
+
+
 _decode = functools.partial(
   jax.jit, static_argnames=("model", "sampler", "eos_id"))(denoise.decode)

@@ -1,6 +1,7 @@
 """Tokenizers and chat templates, published and made up."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from tokenizers import models as token_models
 from tokenizers import pre_tokenizers
 
 from dlrl import strict
+from dlrl.models import chat_template
 from dlrl.models import hf_tokenizer
 
 TEMPLATE = (
@@ -81,12 +83,10 @@ def test_a_template_in_a_file_of_its_own_counts(tmp_path):
   "{{ messages.append(1) }}",
   "{{ raise_exception('no system message') }}"])
 def test_a_template_cannot_reach_out_and_may_refuse(tmp_path, template):
-  write(tmp_path, template=None)
-  tokenizer = hf_tokenizer.load(tmp_path)
+  tokenizer = hf_tokenizer.load(write(tmp_path, template=(
+    "{% if messages | length > 1 %}ok{% else %}" + template + "{% endif %}")))
   with pytest.raises(ValueError, match="refuses"):
-    hf_tokenizer.dataclasses.replace(
-      tokenizer, template=hf_tokenizer._template(
-        tmp_path, {"chat_template": template})).prompt("yes")
+    tokenizer.prompt("yes")
 
 
 @pytest.mark.parametrize("changes, match", [
@@ -152,8 +152,9 @@ def test_lladas_template_is_read_as_published(shared, tmp_path):
   """LLaDA's vocabulary is not in the reference data; words stand in for it."""
   folder = shared / "hf" / "LLaDA-8B-Instruct"
   options = json.loads((folder / "tokenizer_config.json").read_text())
-  template = hf_tokenizer._template(folder, options)
-  assert template.render(messages=[{"role": "user", "content": " hi "}]) == (
+  template = chat_template.ChatTemplate(options["chat_template"], {
+    "bos_token": options["bos_token"]})
+  assert template.render([{"role": "user", "content": " hi "}]) == (
     "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n")
   shutil.copyfile(folder / "config.json", tmp_path / "config.json")
@@ -165,3 +166,143 @@ def test_lladas_template_is_read_as_published(shared, tmp_path):
   tokenizer = hf_tokenizer.load(tmp_path)
   assert tokenizer.mask_id == 126336
   assert tokenizer.ends == {126081, 126348}
+
+
+@pytest.mark.parametrize("form", [
+  [{"name": "default", "template": TEMPLATE},
+   {"name": "tool_use", "template": "{{ tools }}"}],
+  [{"name": "rag", "template": "no"}, {"name": "default",
+                                       "template": TEMPLATE}]])
+def test_of_several_named_templates_the_default_counts(tmp_path, form):
+  tokenizer = hf_tokenizer.load(write(tmp_path, template=form))
+  assert tokenizer.prompt("yes") == [6, 0, 8, 7]
+
+
+NO_TEMPLATE = [
+  1, True, {}, {"default": TEMPLATE}, [], [TEMPLATE], [None],
+  [{"name": "tool_use", "template": TEMPLATE}], [{"template": TEMPLATE}],
+  [{"name": "default", "template": None}], [{"name": "default"}],
+  [{"name": ["default"], "template": TEMPLATE}], "\ud800",
+  [{"name": "default", "template": TEMPLATE}] * 2, "{{", "{% for %}",
+  "{{ 10 ** (10 ** 10) }}", "{{ raise_exception('\x1b[2J') }}",
+  "{{ messages[5].content.x }}"]
+NO_TOKEN = [1, True, [], ["<|end|>"], {"content": 1}, {"content": ["a"]},
+            "\ud800", "<|nothing|>", {}, ""]
+PLAIN = {"content": "<|end|>", "special": True}
+NO_ADDED = [
+  [], "x", 1, {"4": None}, {"4": "<|end|>"}, {"4": {}}, {"x": PLAIN},
+  {"-4": PLAIN}, {"4.0": PLAIN}, {"": PLAIN}, {"\u0664": PLAIN},
+  {"9" * 5000: PLAIN}, {"4": PLAIN | {"content": 1}},
+  {"4": PLAIN | {"lstrip": "no"}}, {"4": PLAIN | {"special": 1}},
+  {"4": PLAIN | {"content": "\ud800"}}, {"999999999": PLAIN}]
+NO_ID = [None, -1, 9, 77, 2**64, 10**400, 5.0, "5", True, [5], float("nan")]
+
+
+@pytest.mark.parametrize("field, value", [
+  *[("chat_template", value) for value in NO_TEMPLATE],
+  *[("eos_token", value) for value in (*NO_TOKEN, None)],
+  *[("mask_token", value) for value in NO_TOKEN if value not in ({}, "")],
+  *[("pad_token", value) for value in NO_TOKEN[:7]],
+  *[("added_tokens_decoder", value) for value in NO_ADDED],
+  *[("mask_token_id", value) for value in NO_ID]],
+  ids=lambda x: ascii(x)[:30])
+def test_each_field_is_read_by_type_and_range(tmp_path, field, value):
+  changes = ({"config": {field: value}} if field == "mask_token_id"
+             else {"template": value} if field == "chat_template"
+             else {field: value})
+  write(tmp_path, **changes)
+  with pytest.raises(strict.ArgumentError) as error:
+    hf_tokenizer.load(tmp_path)
+  text = str(error.value)
+  assert text.startswith(f"hf_tokenizer.load(directory={str(tmp_path)!r}): ")
+  assert field.replace("_", " ") in text.replace("_", " ") or (
+    field == "added_tokens_decoder" and "tokenizer" in text)
+  assert len(text) < 2000
+
+
+FILES = {
+  "empty": b"", "cut": b'{"a": ', "list": b"[]", "null": b"null",
+  "text": b'"a"',
+  "deep": b'{"a":' * 100_000, "latin": b'{"a": "\xe9"}', "zeros": bytes(99),
+  "wide": "{}".encode("utf-16"), "no model": b'{"model": {}}',
+  "no words": b'{"model": {"type": "BPE", "vocab": [], "merges": 1}}'}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+@pytest.mark.parametrize("name", [
+  "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"])
+def test_each_kind_of_damaged_file_is_refused(tmp_path, name, content):
+  write(tmp_path)
+  if name in ("vocab.json", "merges.txt"):
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(strict.ArgumentError):
+    hf_tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [
+  "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_not_a_file_is_refused_and_not_waited_for(
+    tmp_path, name, make):
+  write(tmp_path)
+  (tmp_path / name).unlink(missing_ok=True)
+  make(tmp_path / name)
+  with pytest.raises(strict.ArgumentError, match=name):
+    hf_tokenizer.load(tmp_path)
+
+
+def test_a_template_of_another_encoding_is_refused(tmp_path):
+  write(tmp_path, template=None)
+  path = tmp_path / "chat_template.jinja"
+  path.write_bytes("\ufeff\u00e9{{ messages[0].content }}".encode())
+  assert hf_tokenizer.load(tmp_path).template.render(
+    [{"role": "user", "content": "yes"}]) == "\u00e9yes"
+  path.write_bytes("\u00e9".encode("latin-1"))
+  with pytest.raises(strict.ArgumentError, match=r"chat_template\.jinja"):
+    hf_tokenizer.load(tmp_path)
+
+
+def test_flags_of_a_token_may_be_absent_and_a_single_word_is_one(tmp_path):
+  tokenizer = hf_tokenizer.load(write(tmp_path, template=None))
+  added = {str(4 + i): {"content": text} for i, text in enumerate(SPECIAL)}
+  added["9"] = {"content": "maybenot", "single_word": True}
+  plain = hf_tokenizer.load(write(
+    tmp_path, template=None, added_tokens_decoder=added))
+  assert plain.encode("yes") == tokenizer.encode("yes")
+  assert plain.encode("maybenot") == [9]
+  assert 9 not in plain.encode("maybenots")
+
+
+@pytest.mark.parametrize("text", [
+  "<|mask|>", "yes <|mask|> no", "yes<|mask|>", "<|mask|>" * 3])
+def test_a_text_with_the_mask_token_is_refused(tmp_path, text):
+  tokenizer = hf_tokenizer.load(write(tmp_path))
+  bare = hf_tokenizer.load(write(tmp_path, template=None))
+  for encode in (
+      tokenizer.encode, tokenizer.prompt, bare.prompt,
+      lambda text: tokenizer.chat([{"role": "user", "content": text}]),
+      lambda text: tokenizer.chat([{"role": "user", "content": "yes"},
+                                   {"role": "assistant", "content": text}])):
+    with pytest.raises(ValueError, match="contains the mask token"):
+      encode(text)
+  # A completion that is not finished still shows its masks.
+  assert "<|mask|>" in tokenizer.decode([0, 5])
+
+
+def test_a_text_that_the_vocabulary_cannot_encode_is_refused(tmp_path):
+  path = write(tmp_path) / "tokenizer.json"
+  table = json.loads(path.read_text())
+  table["model"]["unk_token"] = "absent"
+  path.write_text(json.dumps(table))
+  with pytest.raises(ValueError, match="cannot encode 'zzz'"):
+    hf_tokenizer.load(tmp_path).encode("zzz")
+  table["model"]["unk_token"] = "no"
+  table["pre_tokenizer"] = {  # Rust panics, instead of searching for hours
+    "type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated",
+    "invert": False}
+  path.write_text(json.dumps(table))
+  with pytest.raises(ValueError, match="cannot encode 'aaa"):
+    hf_tokenizer.load(tmp_path).encode("a" * 100)

@@ -101,6 +101,7 @@ class Parquet:
 
   def __init__(self, path: str) -> None:
     self._path, self._file = path, parquet.ParquetFile(path)
+    _check_names(list(self._file.schema_arrow))
     self._starts = [0]  # of row groups
     for group in range(self._file.num_row_groups):
       rows = self._file.metadata.row_group(group).num_rows
@@ -166,8 +167,22 @@ def scan(table: Table, path: str, field: str) -> Iterator[ScannedRow]:
 def _readable(path: str, field: str) -> Iterator[None]:
   try:
     yield
-  except (OSError, pa.ArrowException) as error:
+  except (OSError, ValueError, pa.ArrowException) as error:
     raise FileError(field, path, f"cannot be read: {error}") from error
+
+
+def _check_names(fields: Sequence[pa.Field]) -> None:
+  """Raises ValueError if columns have the same name, at any depth.
+
+  A Python dict would hold only one of them.
+  """
+  names = collections.Counter(field.name for field in fields)
+  twice = sorted(name for name, count in names.items() if count > 1)
+  if twice:
+    raise ValueError(f"it has the columns {twice} twice; rename one")
+  for field in fields:
+    kind = field.type
+    _check_names([kind.field(i) for i in range(kind.num_fields)])
 
 
 def _python(table: pa.Table, i: int) -> Row:

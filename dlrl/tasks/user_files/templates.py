@@ -30,15 +30,19 @@ _MEANT = re.compile(rf"(?<![\w\\^}}{{])\{{{_NAME}\}}(?!\}})")
 
 
 def read(path: str) -> str:
-  """Returns the content of a file.
+  """Returns the content of a file, without a byte order mark at its start.
 
   Raises:
     strict.ConfigError: the file cannot be read, is not UTF-8, or has Windows
       line ends.
   """
   try:
-    text = pathlib.Path(path).expanduser().read_bytes().decode()
-  except (OSError, UnicodeDecodeError) as e:
+    file = pathlib.Path(path).expanduser()
+    # Opening a pipe would wait for a writer.
+    if file.exists() and not (file.is_file() or file.is_dir()):
+      raise ValueError("not a file")
+    text = file.read_bytes().decode("utf-8-sig")
+  except (OSError, ValueError, RuntimeError) as e:
     reason = e.strerror if isinstance(e, OSError) else e
     raise strict.ConfigError(
       _FIELD, path, f"cannot be read as UTF-8 text: {reason}") from e
@@ -108,5 +112,5 @@ def _messages(path: str, text: str) -> task_lib.Text:
       raise messages.MalformedError(
         'must be a list of {"role": ..., "content": ...}')
     return messages.checked(value)
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise strict.ConfigError(_FIELD, path, f"chat messages: {e}") from e

@@ -95,6 +95,25 @@ def test_rows_of_parquet_are_python_values_in_any_order(table):
     assert type(rows[i]["tests"]) is list
 
 
+def columns_twice(depth):
+  """Arrays and names of a table with two columns `x`, `depth` levels deep."""
+  if depth == 0:
+    return [pa.array([1]), pa.array([2])], ["x", "x"]
+  inner = pa.StructArray.from_arrays(*columns_twice(depth - 1))
+  return [pa.ListArray.from_arrays([0, 1], inner)], ["outer"]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_two_columns_of_one_name_are_an_error(tmp_path, depth):
+  arrays, names = columns_twice(depth)
+  path = tmp_path / "a.parquet"
+  parquet.write_table(pa.Table.from_arrays(
+    [pa.array(["a"]), *arrays], ["prompt", *names]), path)
+  for bad_rows in ("error", "skip"):
+    with pytest.raises(strict.ConfigError, match=r"columns \['x'\] twice"):
+      load(str(path), bad_rows)
+
+
 def test_files_follow_each_other_and_share_their_columns(tmp_path, table):
   one = write(tmp_path / "a1.jsonl", {"prompt": "a", "x": 1})
   two = write(tmp_path / "a2.jsonl", {"prompt": "b", "y": 2})

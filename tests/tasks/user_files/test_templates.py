@@ -1,6 +1,7 @@
 """Prompts in users' own words, from a file."""
 
 import json
+import os
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from dlrl import evaluate
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
+from dlrl.tasks import prompts
 from dlrl.tasks.user_files import templates
 
 ROWS = {
@@ -86,6 +88,7 @@ def test_a_json_file_is_a_conversation(tmp_path):
   ("gsm8k", "p.json", [{"role": "user", "content": "?"}],
    r"must contain \{question\}"),
   ("gsm8k", "p.json", [{"role": "human", "content": "?"}], "the role 'human'"),
+  ("gsm8k", "p.json", "[" * 100_000, "chat messages: maximum recursion"),
 ])
 def test_a_file_that_does_not_fit_is_refused(
     tmp_path, task, name, text, message):
@@ -97,10 +100,21 @@ def test_a_file_that_does_not_fit_is_refused(
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
   (tmp_path / "bytes").write_bytes(b"{question}\xff")
+  os.mkfifo(tmp_path / "pipe")
   for name, reason in (("absent", "No such file"), ("bytes", "'utf-8' codec"),
-                       (".", "Is a directory")):
+                       (".", "Is a directory"), ("pipe", "not a file"),
+                       ("a\0b", "embedded null")):
     with pytest.raises(strict.ConfigError, match=f"UTF-8 text: {reason}"):
       templates.read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(("name", "text"), [
+  ("p.txt", "{question}\ufeff?"),
+  ("p.json", '[{"role": "user", "content": "{question}\ufeff?"}]')])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, text):
+  plain = asked(tmp_path, text, name=name)
+  assert prompts.as_text(plain) == "Is {numbers} {question} 3?\ufeff?"
+  assert asked(tmp_path, "\ufeff" + text, name=name) == plain
 
 
 def test_users_own_examples_have_their_own_prompt(tmp_path):
