@@ -1,9 +1,11 @@
 """Code tasks: the completion contains a program, and tests judge it.
 
-The program is the last complete fenced block that is marked as Python or not
-marked at all. A completion without fences can be a program as a whole. Programs
-run only in `dlrl.sandbox`; this process does not even parse them. Rewards have
-TRL's signature. They are None where the sandbox failed, not the program: such a
+The program is the last complete fenced block that defines the entry point and
+is marked as Python or not marked at all; `fences` says where a fence may stand.
+The prompt may have opened the block. A completion without fences can be a
+program as a whole. Programs run only in `dlrl.sandbox`; this process does not
+even parse them. Rewards have TRL's signature. They are None where the sandbox
+failed, not the program, and where a test decides nothing there: such a
 completion is left out of the loss.
 
 Columns that the rewards read; all but `tests` may be missing or empty:
@@ -16,10 +18,7 @@ Columns that the rewards read; all but `tests` may be missing or empty:
                  prompts; complete in itself and trusted as tests are
 """
 
-import base64
 import re
-from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,68 +26,24 @@ from dlrl import strict
 from dlrl.sandbox import client
 from dlrl.sandbox import sandbox
 from dlrl.tasks import task as task_lib
+from dlrl.tasks.coding import fences
 from dlrl.tasks.coding import results as code_results
+from dlrl.tasks.coding import syntax
 
 Texts = Sequence[str]
 Rewards = list[float | None]
 
 _MAX_CHARACTERS = 100_000  # of a completion; in longer ones no program is read
-_FENCE = re.compile(r" {0,3}(`{3,})[ \t]*([^`\s]*)[^`]*")
-_PYTHON = frozenset({"python", "python3", "py", ""})
-
-# Trusted code that reads hostile text. It runs in the sandbox as well, because
-# such a text can crash Python's parser.
-_CHECK = """
-import base64
-import re
-import signal
-import warnings
-
-warnings.simplefilter("ignore")
-
-def compiled(source):
-  return compile(source, "program", "exec", dont_inherit=True)
-
-EMPTY = compiled("").co_code
-
-def defines(encoded, defined, seconds):
-  # Some short texts, such as nested `try` statements, take hours to compile.
-  signal.setitimer(signal.ITIMER_PROF, seconds)
-  source = base64.b64decode(encoded).decode("utf-8", "surrogatepass")
-  # The time to compile these, if nested, is quadratic in their number.
-  if source.count("lambda") > 200 or source.count("else") > 500:
-    return False
-  return compiled(source).co_code != EMPTY and bool(re.search(defined, source))
-"""
-_CHECK_S = 0.5  # processor time; 100 kB of ordinary code take less than 0.1 s
-_COMPILES: Mapping[client.Outcome | None, float] = {
-    client.Outcome.PASSED: 1.0, client.Outcome.FAILED: 0.0}
-_CHECKS_PER_PROCESS = 32  # so that their times are within the sandbox's limits
-
 
 def blocks(completion: str) -> tuple[list[tuple[str, str]], bool]:
   """Finds the fenced blocks of a completion.
-
-  A fence with a language never closes a block: the block before was incomplete.
 
   Returns:
     `(language, content)` of each complete block, the language in lower case;
     and whether any block is incomplete.
   """
-  found: list[tuple[str, str]] = []
-  content: list[str] = []
-  fence, language, broken = "", "", False
-  for line in completion.split("\n"):
-    match = _FENCE.fullmatch(line.rstrip())
-    if match is None or len(match[1]) < len(fence):
-      content.append(line)
-    elif fence and not match[2]:
-      found.append((language, "".join(f"{text}\n" for text in content)))
-      fence = ""
-    else:
-      broken = broken or fence != ""
-      fence, language, content = match[1], match[2].lower(), []
-  return found, broken or fence != ""
+  reading = fences.read(fences.lines(completion))
+  return reading.complete, reading.broken
 
 
 def program(completion: str, *, prefix: str = "",
@@ -96,20 +51,68 @@ def program(completion: str, *, prefix: str = "",
   """Returns the program of a completion, after `prefix`; None without one."""
   if len(completion) > _MAX_CHARACTERS:
     return None
-  found, broken = blocks(completion)
-  programs = [text for language, text in found if language in _PYTHON]
-  if programs:
-    text = programs[-1]
-  elif found or broken:
-    return None
-  else:
-    text = completion
-  if not text.strip():
-    return None
-  text = prefix + text
-  if not programs and not re.search(_defined(entry_point), text):
-    return None
-  return text
+  lines, pieces = fences.lines(completion), fences.pieces(completion)
+  opened = fences.Fence("", "```")  # by the prompt
+  readings = [fences.read(parts) for parts in (
+      lines, pieces, [opened, *lines], [opened, *pieces])]
+  if any(isinstance(line, fences.Fence) for line in lines):
+    text = _fitting(readings, prefix, entry_point) or _last(
+        readings[:1] if entry_point else readings)
+  else:  # what stands between a program's backticks is not the program
+    whole = [reading for reading in readings if not reading.broken]
+    text = _fitting(whole, "", entry_point) or completion
+    if not re.search(_defined(entry_point), prefix + text):
+      return None
+  return prefix + text if text.strip() else None
+
+
+def _last(readings: Sequence[fences.Reading]) -> str:
+  """The last block in Python by the first reading with one, or nothing."""
+  programs = [reading.programs() for reading in readings]
+  return next((texts[-1] for texts in programs if texts), "")
+
+
+def _fitting(readings: Sequence[fences.Reading], prefix: str,
+             entry_point: str) -> str:
+  """The last block that fits the task by the best reading, or nothing.
+
+  A reading without an incomplete block is better than one with one, and an
+  earlier reading better than a later one.
+  """
+  if not entry_point:
+    return ""
+  for reading in sorted(readings, key=lambda reading: reading.broken):
+    for text in reversed(reading.programs()):
+      if _fits(text, prefix, entry_point):
+        return text
+  return ""
+
+
+def _fits(text: str, prefix: str, entry_point: str) -> bool:
+  """Whether a block defines the entry point, or may be the rest of `prefix`."""
+  return (re.search(_defined(entry_point), text) is not None
+          or (prefix != "" and text.lstrip("\n")[:1] in (" ", "\t")))
+
+
+def _continued(prompts: Sequence[task_lib.Text], completions: Texts
+               ) -> list[str]:
+  """The completions, after the fence at the end of their prompt if it has one.
+  """
+  return [_opened(prompt) + completion for prompt, completion in zip(
+      prompts, completions, strict=True)]
+
+
+def _opened(prompt: task_lib.Text) -> str:
+  """The line of the fence with which a prompt ends, or nothing.
+
+  A message ends with one only if it is the beginning of the answer.
+  """
+  if not isinstance(prompt, str):
+    last = prompt[-1]
+    prompt = last["content"] if last["role"] == "assistant" else ""
+  opened = fences.read(fences.lines(prompt.rstrip())).open
+  return (f"{opened.text}\n"
+          if opened and prompt.rstrip().endswith(opened.text.rstrip()) else "")
 
 
 def answer(example: task_lib.Example, completion: str) -> str | None:
@@ -137,8 +140,9 @@ def passed_reward(prompts: Texts, completions: Texts, *,
   Raises:
     strict.ConfigError: an example has no test, or the sandbox cannot start.
   """
-  del prompts, columns
-  fractions = _fractions(completions, tests, setup, entry_point, prefix)
+  del columns
+  fractions = _fractions(_continued(prompts, completions), tests, setup,
+                         entry_point, prefix)
   return [None if fraction is None else float(fraction == 1)
           for fraction in fractions]
 
@@ -152,8 +156,9 @@ def fraction_reward(prompts: Texts, completions: Texts, *,
   Raises:
     strict.ConfigError: same as `passed_reward`.
   """
-  del prompts, columns
-  return _fractions(completions, tests, setup, entry_point, prefix)
+  del columns
+  return _fractions(_continued(prompts, completions), tests, setup, entry_point,
+                    prefix)
 
 
 def format_reward(prompts: Texts, completions: Texts, *,
@@ -164,37 +169,13 @@ def format_reward(prompts: Texts, completions: Texts, *,
   If there is an entry point, the block, after the prefix, must define it.
   None where the sandbox fails, or takes no text as long as block and prefix.
   """
-  del prompts, columns
-  found = [_only_block(completion) for completion in completions]
-  checks = [
-      None if text is None else
-      f"assert defines({_encoded(before + text)}, {_defined(name)!r}, "
-      f"{_CHECK_S})"
-      for text, before, name in zip(
-          found, _column(prefix, found), _column(entry_point, found),
-          strict=True)]
-  outcomes = _outcomes(
-      dict.fromkeys(c for c in checks if c is not None), _CHECKS_PER_PROCESS)
-  # A check that others left no time gets some of its own.
-  outcomes |= _outcomes([check for check, outcome in outcomes.items()
-                         if outcome is client.Outcome.LATE], 1)
-  # Unknown, with the rest: what is too long for the sandbox with its prefix.
-  return [0.0 if check is None else _COMPILES.get(outcomes.get(check))
-          for check in checks]
-
-
-def _outcomes(checks: Iterable[str], at_once: int
-              ) -> dict[str, client.Outcome]:
-  """Runs checks as tests of one program, `_CHECK`: a process does `at_once`.
-
-  A check that crashes the process fails only itself.
-  """
-  chunks = _chunks(checks, at_once)
-  results = code_results.run([
-      sandbox.Program(_CHECK, chunk, entry_point="defines")
-      for chunk in chunks])
-  return {check: outcome for chunk, result in zip(chunks, results, strict=True)
-          for check, outcome in zip(chunk, result.outcomes, strict=True)}
+  del columns
+  found = [_only_block(text) for text in _continued(prompts, completions)]
+  asked = [(before + text, _defined(name)) for text, before, name in zip(
+      found, _column(prefix, found), _column(entry_point, found), strict=True)
+      if text is not None]
+  known = iter(syntax.defines(asked))
+  return [0.0 if text is None else next(known) for text in found]
 
 
 def metrics(prompts: Texts, completions: Texts,
@@ -234,28 +215,6 @@ def _fractions(completions: Texts, tests: Sequence[Texts], setup: Texts,
 def _fraction(result: sandbox.Result) -> float | None:
   return (None if client.Outcome.UNKNOWN in result.outcomes
           else sum(result.passed) / len(result.passed))
-
-
-def _encoded(text: str) -> str:
-  """A literal of at most 16 characters for three of any text.
-
-  `repr` may need ten characters for one.
-  """
-  return repr(base64.b64encode(text.encode("utf-8", "surrogatepass")).decode())
-
-
-def _chunks(checks: Iterable[str], at_once: int) -> list[tuple[str, ...]]:
-  """The checks in their order, as many at a time as the sandbox takes."""
-  chunks: list[list[str]] = []
-  room = 0
-  for check in checks:
-    if not chunks or len(chunks[-1]) == at_once or len(check) > room:
-      chunks.append([])
-      room = sandbox.MAX_CHARACTERS - len(_CHECK)
-    if len(check) <= room:
-      chunks[-1].append(check)
-      room -= len(check)
-  return [tuple(chunk) for chunk in chunks if chunk]
 
 
 def _only_block(completion: str) -> str | None:
