@@ -347,6 +347,8 @@ class ProfileConfig:
 
 # Sections that do not affect the numbers: they may differ when a run continues.
 OPERATIONS = ("watchdog", "profile", "wandb")
+# Neither do these, where a run could begin without them: all rows were checked.
+READING = ("task.long_prompts", "task.bad_rows")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -142,6 +142,11 @@ def sft_item(
   return item
 
 
+def samples(source: tasks.Examples) -> list[tasks.Example]:
+  """One example of each task that the source has, with all its columns."""
+  return [source[part.start] for part in _parts(source)[0] if part]
+
+
 def check(source: tasks.Examples, item: Callable[[int], object]) -> None:
   """Makes all rows, so that none stops a run by which it is drawn.
 
@@ -281,7 +286,8 @@ def _fit(ids: list[int], length: int, fill: int, what: str, field: str
   """`ids` padded to [length] with `fill`, and their number before."""
   strict.require(len(ids) <= length, field, length,
                  f"the {what} has {len(ids)} tokens, the limit is {length}; "
-                 "raise it"
-                 + (", or set task.long_prompts to 'truncate'"
-                    if field == "task.prompt_length" else ""))
+                 "raise it" + (
+                   " in a new --workdir, or set task.long_prompts to "
+                   "'truncate' in any" if field == "task.prompt_length" else
+                   ""))
   return np.array(ids + [fill] * (length - len(ids)), np.int32), len(ids)

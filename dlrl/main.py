@@ -18,6 +18,7 @@ import contextlib
 import pathlib
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,10 +27,12 @@ from ml_collections import config_flags
 
 from dlrl import compile_only
 from dlrl import config
+from dlrl import rollout
 from dlrl import sft
 from dlrl import strict
 from dlrl import train
 from dlrl import validate
+from dlrl.evaluation import held_out
 from dlrl.run import command
 from dlrl.run import setup as setup_lib
 from dlrl.run import summary as summary_lib
@@ -70,6 +73,10 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
   lower_bound=1)
 
 JOBS = {"rl": train.train, "sft": sft.main}
+# What each of them checks of its rows before it begins.
+CHECKS: dict[str, tuple[Callable[[setup_lib.Setup], None], ...]] = {
+  "rl": (sft.check, rollout.check, held_out.check),
+  "sft": (sft.check, held_out.check)}
 
 
 def default_workdir(config_file: str) -> str:
@@ -104,11 +111,13 @@ def run(config_file: str, workdir: str) -> None:
   problems.finish()
   mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
   setup = setup_lib.make(cfg)
+  if summary_lib.read(pathlib.Path(workdir).expanduser()) is None:
+    _check_rows(setup)  # before the workdir is bound to the config
   with contextlib.ExitStack() as stack:
 
     def claim() -> list[object]:
       claimed = stack.enter_context(workdir_lib.claim(
-        workdir, strict.to_json(cfg), config.OPERATIONS,
+        workdir, strict.to_json(cfg), config.OPERATIONS + config.READING,
         strict.to_json(config.Config())))
       summary = summary_lib.read(claimed.path)
       if summary is None:
@@ -123,6 +132,15 @@ def run(config_file: str, workdir: str) -> None:
                    "another --workdir")
     if processes.first():
       terminal.show(summary_lib.table(summary))
+
+
+def _check_rows(setup: setup_lib.Setup) -> None:
+  """Raises `strict.ConfigError` for examples or rewards that cannot be used."""
+  problems = strict.Problems()
+  for check in CHECKS[setup.cfg.job]:
+    with problems.catch():
+      check(setup)
+  problems.finish()
 
 
 def _work(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.sampling import denoise
+from dlrl.tasks import reward_calls
 
 # (state, prompt [g, p], prompt_length [g], index [g], template [g, t]) ->
 # (completions, forward passes)
@@ -168,6 +169,31 @@ def examples(setup: setup_lib.Setup) -> tasks.Examples:
   """The training examples that are asked in rollouts."""
   return setup.examples("train", setup.cfg.rollout.difficulty,
                         field="rollout.difficulty")
+
+
+def check(setup: setup_lib.Setup) -> None:
+  """Checks rewards and rows of rollouts before anything else begins.
+
+  Raises:
+    strict.ConfigError: a reward function cannot take the columns; or an
+      example cannot be asked, or has a template longer than the canvas.
+  """
+  cfg = setup.cfg
+  source = setup.task.load(
+    cfg.task.data_dir, "train", cfg.rollout.difficulty,
+    field="rollout.difficulty")
+  reward_calls.check(setup.rewards, tasks.columns(data.samples(source)))
+  item = data.rl_item(
+    source, setup.tokenizer, setup.prompt,
+    prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
+
+  def whole(position: int) -> None:
+    item(position)
+    with data.located(source, position):
+      templates(setup.task, setup.tokenizer, [source[position]],
+                cfg.rollout.sampler.gen_length, setup.model.mask_id)
+
+  data.check(source, whole)
 
 
 def prompt_batches(

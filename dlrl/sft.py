@@ -87,6 +87,24 @@ def main(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     lambda params: evaluator(params, ends=True))[1]
 
 
+def check(setup: setup_lib.Setup) -> None:
+  """Checks the rows of fine-tuning, unless RL goes without.
+
+  Raises:
+    strict.ConfigError: an example cannot be asked, or its answer has a
+      character without an id or is longer than the canvas.
+  """
+  cfg = setup.cfg
+  if cfg.job == "rl" and (cfg.init_from or not cfg.sft.steps):
+    return
+  source = setup.task.load(
+    cfg.task.data_dir, "train", cfg.sft.difficulty, field="sft.difficulty")
+  data.check(source, data.sft_item(
+    source, setup.tokenizer, setup.prompt,
+    prompt_length=cfg.task.prompt_length, gen_length=cfg.sft.gen_length,
+    truncate=cfg.task.truncates))
+
+
 def warm_start(
   setup: setup_lib.Setup, workdir: pathlib.Path, base: start_params.Base
 ) -> tuple[Any, dict[str, float]]:
@@ -128,8 +146,8 @@ def train(
   line = progress.Progress(cfg.steps, "sft")
 
   with session.start(
-      setup.cfg, directory, batches, base, tracked=setup.cfg.job == "sft",
-      steps="fine-tuning step") as run:
+      setup.cfg, directory, batches, base, setup.task.checksum,
+      tracked=setup.cfg.job == "sft", steps="fine-tuning step") as run:
     restored = run.restore(abstract)
     if restored:
       state, start = restored

@@ -87,6 +87,7 @@ def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
   row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
   log.begin(now, row, metrics, step_log.sample(done, share, reward))
   # From here on the host works while the update runs.
+  log.watch(done)
   log.row |= step_log.rollout_row(setup, done, share, prompts) | {
     "rollout/free": int(free) / batch.maskable.size,
     "rollout/forwards": float(forwards)}
@@ -105,8 +106,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   source, evaluator = rollout_lib.examples(setup), held_out.make(setup)
   batches = rollout_lib.prompt_batches(setup, source)
 
-  with session.start(cfg, workdir, batches, base, tracked=True,
-                     profiled=cfg.profile.steps) as run:
+  with session.start(cfg, workdir, batches, base, setup.task.checksum,
+                     tracked=True, profiled=cfg.profile.steps) as run:
     restored = run.restore(abstract)
     if restored:
       state, start = restored

@@ -164,6 +164,35 @@ def test_long_prompts_may_lose_their_beginning_and_are_counted():
   assert "truncated" not in held_out(2, rows, 5)
 
 
+def test_all_rows_are_checked_and_the_first_of_each_kind_is_shown():
+  rows = [dict(row) for row in ROWS]
+  for i in (2, 5, 7):
+    rows[i]["asked"] = "1+2+3"
+  rows[6]["asked"] = "Q"
+  rows[8]["solution"] = "1234"
+  rows[9]["solution"] = "q"
+  item = data.sft_item(
+    rows, TOKENIZER, PROMPT, prompt_length=4, gen_length=3)
+  with pytest.raises(strict.ConfigErrors) as error:
+    data.check(rows, item)
+  long, unread, answer = error.value.errors
+  assert long.field == "task.prompt_length"
+  assert "'1+2+3' has 5 tokens, the limit is 4" in str(long)
+  assert str(long).endswith("The same holds for 2 more of 10 examples")
+  assert (unread.field, unread.value) == ("task.prompt", "Q")
+  assert "1 more of 10" in str(unread)  # the answer 'q'
+  assert answer.field == "sft.gen_length"
+  assert "more" not in str(answer)
+  data.check(ROWS, data.sft_item(
+    ROWS, TOKENIZER, PROMPT, prompt_length=4, gen_length=3))
+
+
+def test_an_answer_that_the_model_cannot_read_is_named():
+  rows = [{"asked": "1", "solution": "x", "index": 0}]
+  with pytest.raises(strict.ConfigError, match="read the answer 'x'"):
+    next(sft(rows=rows))
+
+
 def test_a_long_completion_is_named_with_its_limit():
   rows = [{"asked": "1", "solution": "1234", "index": 0}]
   with pytest.raises(strict.ConfigError) as error:

@@ -1,18 +1,29 @@
 """Runs on users' own files with their own rewards."""
 
+import dataclasses
+import functools
 import json
+import os
 import random
+import subprocess
+import sys
 
 import jax
 import pytest
 import runs
 
+from dlrl import config
 from dlrl import evaluate
+from dlrl import main
+from dlrl import sft
+from dlrl import strict
 from dlrl.evaluation import held_out
+from dlrl.run import session
 from dlrl.run import setup as setup_lib
 from dlrl.run import summary as summary_lib
 from dlrl.runtime import goodput
 from dlrl.storage import metrics
+from dlrl.storage import workdir
 
 ROWS = [{"prompt": f"{a}+{b}=", "solution": str(a + b)}
         for a in range(4) for b in range(3)]
@@ -34,11 +45,11 @@ def configured(tmp_path, reward, rows=ROWS, **changes):
     "rollout__rewards": (f"test_files_run:{reward}",), **changes})
 
 
-def summarized(cfg, workdir):
-  workdir.mkdir()
-  goodput.start(workdir)
-  seconds, rows = runs.run_here(cfg, workdir)
-  summary = summary_lib.write(cfg, workdir, seconds)
+def summarized(cfg, root):
+  root.mkdir()
+  goodput.start(root)
+  seconds, rows = runs.run_here(cfg, root)
+  summary = summary_lib.write(cfg, root, seconds)
   return rows, summary, summary_lib.table(summary)
 
 
@@ -176,3 +187,92 @@ def test_fewer_rows_than_eval_size_are_all_evaluated(tmp_path, capsys):
   for split in ("validation", "test"):
     assert (f"{split} has 2 examples, of which 2 are evaluated instead of "
             "eval.size = 512") in said
+
+
+def checked(cfg):
+  setup = setup_lib.make(cfg)
+  for check in main.CHECKS[cfg.job]:
+    check(setup)
+
+
+@pytest.mark.parametrize(("row", "changes", "problem"), [
+  ({"prompt": "1+" * 12 + "1="}, {}, "the prompt '1\\+1.*' has 26 tokens, the "
+   "limit is 16; raise it in a new --workdir, or set task.long_prompts to "
+   "'truncate' in any"),
+  ({"prompt": "1+?="}, {}, "the tokenizer cannot read the prompt '1\\+\\?='"),
+  ({"prompt": "1+1=", "solution": None}, {"sft__steps": 1},
+   "need a string in the column `solution`"),
+  ({"prompt": "1+1=", "solution": "2" * 17}, {"sft__steps": 1},
+   "the answer '2+' has 17 tokens, the limit is 16"),
+  ({"prompt": "1+1=", "solution": "two"}, {"job": "sft", "sft__steps": 1},
+   "the tokenizer cannot read the answer 'two'")])
+def test_a_row_that_cannot_be_used_is_found_with_its_line(
+    row, changes, problem, tmp_path):
+  rows = ROWS * 3
+  checked(configured(
+    tmp_path, "length", rows, task__prompt_length=16, **changes))
+  cfg = configured(tmp_path, "length", [*rows[:18], row, *rows[18:]],
+                   task__prompt_length=16, **changes)
+  with pytest.raises(strict.ConfigError, match=problem) as error:
+    checked(cfg)
+  assert str(error.value).startswith(f"{tmp_path}/rows.jsonl:19: ")
+
+
+def test_a_reward_that_lacks_a_column_is_found_before_anything_begins(tmp_path):
+  with pytest.raises(strict.ConfigError, match="'gold' cannot.*'answer'.*"
+                     r"\['difficulty', 'index', 'prompt', 'solution'\]"):
+    checked(configured(tmp_path, "gold"))
+
+
+def test_a_start_with_a_bad_row_begins_nothing(tmp_path):
+  rows = [*ROWS, {"prompt": "1+" * 12 + "1=", "solution": "13"}]
+  cfg = configured(tmp_path, "length", rows, task__prompt_length=16)
+  flags = {f"task.{split}_files": getattr(cfg.task, f"{split}_files")
+           for split in ("train", "validation", "test")} | {
+    "task.name": "files", "task.prompt_length": 16, "sft.steps": 0,
+    "rollout.rewards": '("test_files_run:length",)', "eval.size": 4}
+  done = subprocess.run(
+    [sys.executable, "-m", "dlrl.main", "--config=configs/bgpo.py:smoke",
+     f"--workdir={tmp_path / 'run'}", *(
+      f"--config.{name}={value}" for name, value in flags.items())],
+    env=os.environ | {"PYTHONPATH": ":".join(
+      f"{runs.ROOT}/{part}" for part in ("", "tests", "tests/support"))},
+    cwd=runs.ROOT, text=True, capture_output=True)
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.splitlines()[-1].startswith(
+    f"dlrl: {tmp_path}/rows.jsonl:13: the prompt ")
+  assert "Traceback" not in done.stderr
+  assert not (tmp_path / "run").exists()
+  # So that what the message advises can be done in the same workdir.
+  claim = functools.partial(
+    workdir.claim, tmp_path / "run", free=config.OPERATIONS + config.READING)
+  claim(strict.to_json(cfg)).close()
+  cut = dataclasses.replace(cfg.task, long_prompts="truncate")
+  claim(strict.to_json(dataclasses.replace(cfg, task=cut))).close()
+
+
+def test_a_run_does_not_continue_on_other_data(tmp_path):
+  cfg = configured(tmp_path, "length", checkpoint_every=1)
+  runs.run_here(cfg, tmp_path / "run")
+  longer = dataclasses.replace(cfg, steps=3)
+  write(tmp_path / "rows.jsonl", ROWS[7:])
+  with pytest.raises(strict.ConfigError, match="not those that the run"):
+    runs.run_here(longer, tmp_path / "run")
+  write(tmp_path / "rows.jsonl", ROWS)
+  _, rows = runs.run_here(longer, tmp_path / "run")
+  assert rows[-1]["step"] == 3
+  session.Data("files", "1").check(None)  # a checkpoint of an older version
+
+
+def test_a_warm_start_does_not_continue_on_other_data(tmp_path):
+  def warm_start():
+    setup = setup_lib.make(cfg)
+    with jax.set_mesh(setup.mesh):
+      sft.warm_start(setup, tmp_path, setup.load_base())
+
+  cfg = configured(tmp_path, "length", sft__steps=1)
+  warm_start()
+  warm_start()
+  write(tmp_path / "rows.jsonl", ROWS[:-1])
+  with pytest.raises(strict.ConfigError, match="not those that the run"):
+    warm_start()

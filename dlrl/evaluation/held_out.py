@@ -74,6 +74,18 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
   return evaluate
 
 
+def check(setup: setup_lib.Setup) -> None:
+  """Checks the held-out items before anything else begins.
+
+  Raises:
+    strict.ConfigError: see `make`.
+  """
+  cfg = setup.cfg
+  for split in dict.fromkeys((cfg.eval.split, "test")):
+    _rows(setup, setup.task.load(
+      cfg.task.data_dir, split, cfg.eval.difficulty, field="eval.difficulty"))
+
+
 def _local(batches: Sequence[jax.Array], size: int
            ) -> tuple[processes.Share, np.ndarray]:
   """This process's share of the first `size` rows, and these rows' tokens."""
@@ -93,9 +105,7 @@ def _items(setup: setup_lib.Setup, split: str
   """The rows of a split and the result of `data.eval_rows`."""
   cfg = setup.cfg
   source = setup.examples(split, cfg.eval.difficulty, field="eval.difficulty")
-  arrays = data.eval_rows(
-    source, setup.tokenizer, setup.prompt, items=cfg.eval.size,
-    prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
+  arrays = _rows(setup, source)
   size = len(arrays["position"])
   if size < cfg.eval.size:
     progress.say(f"{split} has {len(source)} examples, of which {size} are "
@@ -103,6 +113,14 @@ def _items(setup: setup_lib.Setup, split: str
   if cut := int(arrays.get("truncated", np.zeros(1)).sum()):
     progress.say(f"{cut} of {size} {split} prompts are truncated")
   return source, arrays
+
+
+def _rows(setup: setup_lib.Setup, source: tasks.Examples
+          ) -> dict[str, np.ndarray]:
+  cfg = setup.cfg
+  return data.eval_rows(
+    source, setup.tokenizer, setup.prompt, items=cfg.eval.size,
+    prompt_length=cfg.task.prompt_length, truncate=cfg.task.truncates)
 
 
 def _summary(found: dict[str, list[float]], items: int,

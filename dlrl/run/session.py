@@ -22,6 +22,35 @@ from dlrl.storage import metrics
 from dlrl.storage import wandb_log
 
 
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """What a run learns from.
+
+  Attributes:
+    task: name of the task.
+    checksum: of the task's data.
+  """
+
+  task: str
+  checksum: str
+
+  def check(self, saved: str | None) -> None:
+    """Checks that a run continues on the data that it began with.
+
+    Args:
+      saved: the checksum in the checkpoint; None in those of older versions.
+
+    Raises:
+      strict.ConfigError: the data are others.
+    """
+    strict.require(
+      saved in (None, self.checksum), "task.name", self.task,
+      "its data are not those that the run in this --workdir began with: their "
+      f"checksum was {str(saved)[:12]} and is {self.checksum[:12]}. Restore "
+      "the files of train, validation and test, or start again in another "
+      "--workdir")
+
+
 @dataclasses.dataclass
 class Session:
   """A running loop; `start` opens it and releases everything at the end.
@@ -34,6 +63,7 @@ class Session:
     writer: writes the loop's metrics, in process 0 only.
     batches: the loop's iterator, whose position is saved.
     base: frozen parameters beneath adapters, whose fingerprint is saved.
+    data: identifies the task and the data that it reads.
     clock: seconds per phase, over all restarts.
     steps: what a step is called in messages.
   """
@@ -45,6 +75,7 @@ class Session:
   writer: metrics.MetricsWriter
   batches: Any
   base: start_params.Base
+  data: Data
   clock: clock_lib.Clock
   steps: str
 
@@ -81,7 +112,8 @@ class Session:
       abstract: the state's shapes with shardings.
 
     Raises:
-      strict.ConfigError: the adapters were trained on another base.
+      strict.ConfigError: the adapters were trained on another base, or the data
+        have changed.
       ValueError: the checkpoint is of another model.
     """
     restored = self.checkpoints.restore_latest(abstract.saved, self.batches)
@@ -89,6 +121,7 @@ class Session:
       return None
     state, meta, step = restored
     self.base.check(meta["base"])
+    self.data.check(meta.get("data"))
     self.clock = clock_lib.Clock(meta["seconds"])
     self.writer.truncate_after(step)
     progress.say(f"continuing after {self.steps} {step}")
@@ -110,7 +143,8 @@ class Session:
     self.writer.flush()
     self.checkpoints.save(
       step, state.saved, self.batches,
-      {"seconds": self.clock.totals, "base": self.base.id})
+      {"seconds": self.clock.totals, "base": self.base.id,
+       "data": self.data.checksum})
     if stops:
       raise preemption.Preempted(f"{self.steps} {step} is saved")
 
@@ -118,7 +152,7 @@ class Session:
 @contextlib.contextmanager
 def start(
   cfg: config.Config, directory: pathlib.Path, batches: Any,
-  base: start_params.Base, *, tracked: bool, profiled: str = "",
+  base: start_params.Base, data: str, *, tracked: bool, profiled: str = "",
   steps: str = "step",
 ) -> Iterator[Session]:
   """Opens a loop's session.
@@ -128,6 +162,7 @@ def start(
     directory: for the loop's metrics and checkpoints.
     batches: the loop's iterator.
     base: frozen parameters beneath adapters.
+    data: the checksum of the task's data.
     tracked: whether Weights & Biases, if configured, gets the metrics.
     profiled: first and last step to trace, into `directory`/profile; "": none.
     steps: what a step is called in messages.
@@ -145,4 +180,4 @@ def start(
   ):
     yield Session(
       notice, dog, window, checkpoints, writer, batches, base,
-      clock_lib.Clock(), steps)
+      Data(cfg.task.name, data), clock_lib.Clock(), steps)

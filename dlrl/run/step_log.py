@@ -26,6 +26,7 @@ from dlrl.tasks import prompts
 Sample = tuple[str, str, float]  # prompt, completion, reward
 
 _UNKNOWN = "not known"
+_NO_ENTROPY = 1e-3  # nats per token
 _SHOWN = 100  # characters of a prompt or completion in a progress line
 
 
@@ -43,6 +44,7 @@ class StepLog:
     self._line = progress.Progress(cfg.steps, "rl")
     self._metrics: Any = None
     self._step: int | None = None
+    self._warned: set[str] = set()
     self.row: dict[str, float] = {}
 
   def begin(self, step: int, row: dict[str, float], metrics: Any,
@@ -50,6 +52,26 @@ class StepLog:
     """Opens the row of step `step`, whose update will return `metrics`."""
     self._step, self.row, self._metrics = step, row, metrics
     self._sample, self._started = sample, clock_lib.now()
+
+  def watch(self, done: grading.Answers) -> None:
+    """Warns once of a collapse: completions that should differ are identical.
+
+    Of the completions that this process grades.
+    """
+    by_prompt: dict[str, set[str]] = {}
+    for prompt, text in zip(done.prompts, done.texts, strict=True):
+      by_prompt.setdefault(prompts.as_text(prompt), set()).add(text)
+    if len(by_prompt) > 1 and len(set.union(*by_prompt.values())) == 1:
+      self._warn("identical", f"the completions of all {len(by_prompt)} prompts "
+                 "are identical")
+    elif by_prompt and all(len(texts) == 1 for texts in by_prompt.values()):
+      self._warn("entropy", "all completions of each prompt are identical")
+
+  def _warn(self, kind: str, text: str) -> None:
+    if kind not in self._warned:
+      self._warned.add(kind)
+      progress.say(f"warning: {text}; the policy has collapsed, or has nothing "
+                   "left to learn from these prompts")
 
   def wait(self) -> None:
     """Waits for the update and adds its metrics to the row."""
@@ -73,6 +95,9 @@ class StepLog:
     row |= utilization.rates(self._cfg, row, self._work)
     self._writer.write(step, row)
     self._line.tick()
+    if row["update/computed"] and row["update/entropy"] < _NO_ENTROPY:
+      self._warn(
+        "entropy", f"entropy is {row['update/entropy']:.1e} nats per token")
     if step % self._cfg.log_every == 0 or "eval/items" in row:
       progress.say(self._line.line(step, **_shown(row)))
     # A run that is shorter than the interval leaves a sample, too.

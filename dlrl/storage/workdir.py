@@ -34,7 +34,8 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
   Args:
     path: the directory; `~` is expanded.
     cfg_json: the config, from `strict.to_json`.
-    free: its keys whose values may differ from those of the first start.
+    free: its keys, with dots in nested ones, whose values may differ from those
+      of the first start.
     defaults: the default config. A run that is older than a setting had its
       default.
 
@@ -173,9 +174,17 @@ def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
   strict.require(isinstance(old, dict), "workdir", str(root),
                  "its config.json is not of a run; choose another --workdir",
                  strict.FlagError)
-  before, now = ({k: v for k, v in cfg.items() if k not in free}
-                 for cfg in (_filled(old, defaults), cfg_json))
-  lines = strict.diff(before, now)
+  lines = strict.diff(_without(_filled(old, defaults), free),
+                      _without(cfg_json, free))
   strict.require(not lines, "workdir", str(root), "\n  ".join([
     "belongs to a run with another config; choose another --workdir, or go "
     "back to the values on the left:", *lines]), strict.FlagError)
+
+
+def _without(values: dict[str, Any], names: Collection[str], prefix: str = ""
+             ) -> dict[str, Any]:
+  """Nested dicts without the entries of these dotted names."""
+  return {
+    key: (_without(value, names, f"{prefix}{key}.") if isinstance(value, dict)
+          else value)
+    for key, value in values.items() if f"{prefix}{key}" not in names}

@@ -86,6 +86,18 @@ def test_a_setting_newer_than_the_run_had_its_default(tmp_path):
     "  config.update.tokens: 'canvas' -> 'until_eos'"]
 
 
+def test_a_part_of_a_section_may_be_free(tmp_path):
+  first = {"seed": 1, "task": {"name": "a", "long_prompts": "error"}}
+  workdir.claim(tmp_path, first).close()
+  cut = {"seed": 1, "task": {"name": "a", "long_prompts": "truncate"}}
+  with workdir.claim(tmp_path, cut, free=("task.long_prompts",)) as run:
+    assert run.resumed
+  other = {"seed": 1, "task": {"name": "b", "long_prompts": "truncate"}}
+  with pytest.raises(strict.FlagError, match=r"task\.name") as error:
+    workdir.claim(tmp_path, other, free=("task.long_prompts", "name"))
+  assert "long_prompts" not in str(error.value)
+
+
 def test_a_refused_claim_does_not_keep_the_lock(tmp_path):
   workdir.claim(tmp_path, CFG).close()
   with pytest.raises(strict.FlagError) as kept:

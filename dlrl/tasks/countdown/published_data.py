@@ -38,4 +38,5 @@ COUNTDOWN_D1 = published.Published(
     published.D1_URL + "countdown_cd3_test.jsonl",
     ("9916f614621e26fb2b035ed4ea641e35"
      "e4fff0d533bb9b9c7bcaaa61017d88c6",))},
-  sha256={"test": ""})
+  sha256={"test": "2544e9b374d95d86dde6d227cca63de8"
+                  "25105fefac9dae22fb791f4509634f5d"})

@@ -73,9 +73,17 @@ class Dataset(abc.ABC):
     """SHA-256 of the rows in the given order, in hex."""
 
   @property
+  def origin(self) -> str:
+    """Identifies what the rows are made of."""
+    return f"{self.name} {self.version}"
+
+  @property
   def checksum(self) -> str:
-    """One SHA-256 of the checksums of all splits, in hex."""
-    lines = "".join(f"{split} {digest}\n"
+    """One SHA-256 of the checksums of all splits, in hex.
+
+    `origin` stands for the rows whose checksum is not known.
+    """
+    lines = "".join(f"{split} {digest or self.origin}\n"
                     for split, digest in sorted(self.sha256.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 

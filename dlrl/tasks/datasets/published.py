@@ -57,6 +57,13 @@ class Published(checked.Dataset):
   parse: Callable[[Mapping[str, bytes]], Mapping[str, list[checked.Row]]]
   difficulties: tuple[int, int] = (1, 1)
 
+  @property
+  def origin(self) -> str:
+    """Name, version and the checksums of the files."""
+    return " ".join([super().origin, *(
+      digest for key in sorted(self.files)
+      for digest in self.files[key].sha256)])
+
   def splits(self, placed: epath.Path) -> Mapping[str, Sequence[checked.Row]]:
     """The rows of the files; raises `strict.ConfigError` if one is missing."""
     return self.parse({key: _content(file, placed / file.name)

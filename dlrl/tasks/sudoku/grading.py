@@ -89,8 +89,8 @@ def solved(puzzle: str, answer: str) -> bool:
 def cells(puzzle: str, answer: str, solution: str) -> float:
   """Fraction of blanks filled as in `solution`; 0 if not well formed.
 
-  The score of published tables. Like them, it assumes that the puzzle has one
-  solution, and ignores clues that were overwritten.
+  As in published tables, which pool the blanks of all puzzles, it is assumed
+  that the puzzle has one solution, and overwritten clues are ignored.
   """
   _check_puzzle(puzzle)
   if not well_formed(answer, len(puzzle)):
@@ -116,7 +116,8 @@ def units_reward(prompts: Sequence[task_lib.Text], completions: Sequence[str],
                  *, puzzle: Sequence[str], **columns: object) -> list[float]:
   """`units_score`: in [0, 1], and 1 only for a solved puzzle.
 
-  Dense enough to give an untrained model a gradient.
+  Dense enough to give an untrained model a gradient. One valid grid as the
+  answer to all puzzles earns 0.63 on average, without solving any.
 
   Raises:
     ValueError: see `solved_reward`.

@@ -45,7 +45,8 @@ SUDOKU_D1 = published.Published(
     published.D1_URL + "4x4_test_sudoku.csv",
     ("ef86c7c28ebef88484d85fda59b3909a"
      "7b621241aa1abf36343437dbc4a3ffb6",))},
-  sha256={"test": ""})
+  sha256={"test": "ca884da798ae66f5664db5e37e8bdd6e"
+                  "25e91fd1764b216e6ba4f305cf3c7cb5"})
 SUDOKU_SPG = dataclasses.replace(
   SUDOKU_D1,
   name="sudoku_spg",
@@ -57,4 +58,6 @@ SUDOKU_SPG = dataclasses.replace(
     "a1c712091aee3fde759bbf73b7850546265cd52d/dataset/"
     "test_sudoku_split_new.csv",
     ("bd93420f34f57f6b73c1a4080e70dd2f"
-     "9366901b9b759132bb8f098c5339929d",))})
+     "9366901b9b759132bb8f098c5339929d",))},
+  sha256={"test": "d2b4de2e547491a4af733d2d353bb993"
+                  "fe8eb4fed0928ce199450067b95d6754"})

@@ -11,6 +11,7 @@ All rows are checked at the start. Later each is read again from its file when
 it is needed.
 """
 
+import collections
 import dataclasses
 import glob
 import hashlib
@@ -88,7 +89,8 @@ class Files:
   """The files of each split, in the form of a task's `load`.
 
   Attributes:
-    train: paths, separated by commas; `*`, `?`, `[]` and `**` are patterns.
+    train: paths, separated by commas; `*`, `?`, `[]` and `**` are patterns,
+      except in what exists by that very name.
     validation: same as `train`.
     test: same as `train`.
     bad_rows: "error" stops at a malformed row, "skip" leaves it out.
@@ -233,15 +235,32 @@ def _solution(example: task_lib.Example) -> str:
 
 def _paths(patterns: str, field: str) -> list[str]:
   found: list[str] = []
-  for pattern in patterns.split(","):
+  whole = os.path.expanduser(patterns.strip())
+  for pattern in [whole] if os.path.isfile(whole) else patterns.split(","):
     pattern = os.path.expanduser(pattern.strip())
-    paths = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+    paths = sorted(filter(
+      os.path.isfile, glob.glob(_literal(pattern), recursive=True)))
     strict.require(bool(paths), field, patterns, f"{pattern!r} matches no "
                    "file; give .jsonl or .parquet files")
     found += paths
-  twice = sorted({path for path in found if found.count(path) > 1})
-  strict.require(not twice, field, patterns, f"matches {twice} twice")
+  files = collections.defaultdict(list)
+  for path in found:
+    files[os.path.realpath(path)].append(path)
+  twice = sorted({path for paths in files.values() if len(paths) > 1
+                  for path in paths})
+  strict.require(not twice, field, patterns,
+                 f"names a file twice: {', '.join(map(repr, twice))}")
   return found
+
+
+def _literal(pattern: str) -> str:
+  """The pattern with its first folders escaped, as far as they exist."""
+  parts = pattern.split(os.sep)
+  for count in range(len(parts), 0, -1):
+    start = os.sep.join(parts[:count])
+    if os.path.exists(start):
+      return os.sep.join([glob.escape(start), *parts[count:]])
+  return pattern
 
 
 def _check(row: Mapping[str, Any]) -> int:

@@ -11,9 +11,12 @@ import threading
 import pytest
 
 from dlrl import strict
+from dlrl.tasks import registry
 from dlrl.tasks.coding import data as code_data
+from dlrl.tasks.countdown import published_data as countdown_published
 from dlrl.tasks.mathematics import competition_data
 from dlrl.tasks.mathematics import gsm8k_data
+from dlrl.tasks.sudoku import published_data as sudoku_published
 
 EVERY = (0, 9)
 SPLITS = ("train", "validation", "test")
@@ -312,6 +315,18 @@ def test_without_a_network_the_error_says_where_to_put_the_file(
   assert error.value.field == "task.data_dir"
   assert error.value.value == (
     f"{made_up}/downloads/manual/humaneval/HumanEval.jsonl.gz")
+
+
+def test_no_two_tasks_have_one_identity():
+  checksums = [task.checksum for task in registry.TASKS.values()]
+  assert len(set(checksums)) == len(checksums)
+  # Also where no row is known: the files are.
+  unknown = [dataclasses.replace(dataset, sha256={"test": ""})
+             for dataset in DATASETS]
+  assert len({dataset.checksum for dataset in unknown}) == len(unknown)
+  for dataset in (sudoku_published.SUDOKU_D1, sudoku_published.SUDOKU_SPG,
+                  countdown_published.COUNTDOWN_D1):
+    assert all(len(digest) == 64 for digest in dataset.sha256.values())
 
 
 def test_every_file_and_split_has_its_checksum_but_one_that_says_so():

@@ -109,6 +109,14 @@ def test_a_valid_grid_that_ignores_the_clues_is_not_solved():
       assert 0.5 <= rewarded(sudoku.units_reward, PUZZLE, grid)[0] < 1.0
 
 
+def test_units_pay_a_constant_grid_what_the_page_says():
+  # Over all grids, a clue is kept by a quarter of them, whatever the puzzle.
+  for puzzle in ("1" + "0" * 15, "1034" + "0" * 11 + "2"):
+    scores = [sudoku.units_score(puzzle, grid) for grid in sudoku.grids()]
+    assert sum(scores) / len(scores) == pytest.approx(0.625)
+  assert sudoku.units_score("1234" + "0" * 12, "1" * 16) == 0.125
+
+
 @pytest.mark.parametrize("digit", "1234")
 def test_a_constant_answer_never_solves(digit):
   answer = digit * 16

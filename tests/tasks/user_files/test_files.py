@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from dlrl import strict
 from dlrl.models.char_tokenizer import CharTokenizer
+from dlrl.tasks import mixture
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.user_files import files
 from dlrl.tasks.user_files import messages
@@ -139,6 +140,50 @@ def test_paths_without_rows_are_errors(tmp_path, patterns, fix):
   with pytest.raises(strict.ConfigError, match=fix) as error:
     load(patterns.replace("{}", str(tmp_path)))
   assert error.value.field == "task.train_files"
+
+
+@pytest.mark.parametrize(("name", "pattern"), [
+  ("data[1].jsonl", "{}"), ("dir [v2]/train.jsonl", "{}"), ("[ab].jsonl", "{}"),
+  ("a,b.jsonl", "{}"), ("what?.jsonl", "{}"), ("*.jsonl", "{}"),
+  ("dir [v2]/train.jsonl", "dir [v2]/*.jsonl"),
+  ("a[1]/b[2]/train.jsonl", "a[1]/**/t*n.jsonl"),
+  ("a[1]/b2/train.jsonl", "a[1]/b[2]/train.jsonl")])
+def test_a_path_that_exists_is_taken_as_it_is(tmp_path, name, pattern):
+  for other in ("data1.jsonl", "a.jsonl", "whats.jsonl"):  # what it matches
+    write(tmp_path / other, {"prompt": "other"})
+  (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+  write(tmp_path / name, {"prompt": "mine"})
+  path = f"{tmp_path}/{pattern.replace('{}', name)}"
+  rows = load(path)
+  assert [row["prompt"] for row in rows] == ["mine"]
+  assert rows.where(0) == f"{tmp_path}/{name}:1"
+  assert files.checksum(files.Files(train=path)) == files.checksum(
+    files.Files(train=str(tmp_path / name)))
+  both = load(f"{path},{tmp_path}/[d]ata1.jsonl") if "," not in name else None
+  assert both is None or len(both) == 2
+
+
+def test_a_file_and_a_link_to_it_are_the_same_rows_twice(tmp_path):
+  write(tmp_path / "a.jsonl", {"prompt": "a"})
+  (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
+  with pytest.raises(strict.ConfigError, match=r"twice: .*a.jsonl.*b.jsonl"):
+    load(f"{tmp_path}/*.jsonl")
+  assert len(load(f"{tmp_path}/b.jsonl")) == 1
+
+
+def test_an_example_tells_its_file_and_line(tmp_path, table):
+  path = tmp_path / "a.jsonl"
+  path.write_bytes(b'\n{"prompt": "a"}\r\n\n  \n{"prompt": "\xc3\xa9"}\n'
+                   + b'{"prompt": "' + b"x" * 3_000_000 + b'"}\n\n'
+                   + b'{"prompt": "last"}')
+  rows = load(f"{path},{table}")
+  assert [rows.where(i) for i in range(4)] == [
+    f"{path}:{line}" for line in (2, 5, 6, 8)]
+  assert [rows.where(i) for i in (4, 8)] == [f"{table}:1", f"{table}:5"]
+  mixed = mixture.MixedExamples({"a": [{}], "b": rows, "c": [{}]}, (1, 1, 1))
+  assert [mixture.where(mixed, i) for i in (0, 1, 9)] == [
+    "", f"{path}:2", f"{table}:5"]
+  assert mixture.where(mixed, len(mixed) - 1) == ""
 
 
 MALFORMED = [
