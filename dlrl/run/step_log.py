@@ -62,8 +62,8 @@ class StepLog:
     for prompt, text in zip(done.prompts, done.texts, strict=True):
       by_prompt.setdefault(prompts.as_text(prompt), set()).add(text)
     if len(by_prompt) > 1 and len(set.union(*by_prompt.values())) == 1:
-      self._warn("identical", f"the completions of all {len(by_prompt)} prompts "
-                 "are identical")
+      self._warn("identical", "the completions of all "
+                 f"{len(by_prompt)} prompts are identical")
     elif by_prompt and all(len(texts) == 1 for texts in by_prompt.values()):
       self._warn("entropy", "all completions of each prompt are identical")
 
