@@ -8,7 +8,6 @@ it. Nothing is unpickled and no code of a checkpoint is run.
 import functools
 import json
 import pathlib
-import shutil
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors import numpy as safetensors_numpy
 from dlrl import strict
 from dlrl.models import families
 from dlrl.models import json_file
+from dlrl.models import published_files
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
 
@@ -152,8 +152,6 @@ def save(
     ValueError: the parameters do not fit the config.json of `source`.
   """
   source, out = (pathlib.Path(x).expanduser() for x in (source, out))
-  if out.exists():
-    raise FileExistsError(f"{out} exists; choose another name")
   cfg, hf = families.read_config(source)
   family = families.FAMILIES[hf["model_type"]]
   model = transformer.build(cfg, hf["mask_token_id"])
@@ -163,32 +161,30 @@ def save(
                      f"{sorted(wanted.items() ^ _shapes(params).items())[:4]}")
   leaves = {path: leaf for path, leaf in _paths(params)}
   plan = _plan(family, leaves, shard_bytes)
-  partial = out.with_name(out.name + ".partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  for file in source.iterdir():
-    if file.is_file() and file.suffix != ".safetensors" and file.name != INDEX:
-      shutil.copyfile(file, partial / file.name)
   dtype = str(next(iter(leaves.values())).dtype)
   # transformers 5 calls it `dtype`.
   keys = [key for key in ("torch_dtype", "dtype") if key in hf]
-  (partial / "config.json").write_text(json.dumps(
-    hf | dict.fromkeys(keys or ["torch_dtype"], dtype), indent=2) + "\n")
   placed: dict[str, str] = {}
-  for number, names in enumerate(plan, 1):
-    shard = SINGLE if len(plan) == 1 else (
-      f"model-{number:05}-of-{len(plan):05}.safetensors")
-    safetensors_numpy.save_file(
-      {name: _published_array(leaves[path], path, layer)
-       for name, (path, layer) in names.items()},
-      partial / shard, metadata={"format": "pt"})
-    placed |= dict.fromkeys(names, shard)
-  if len(plan) > 1:
-    size = sum(x.size * x.dtype.itemsize for x in leaves.values())
-    (partial / INDEX).write_text(json.dumps(
-      {"metadata": {"total_size": size}, "weight_map": placed}, indent=2)
-      + "\n")
-  partial.rename(out)
+  with published_files.directory(out) as partial:
+    published_files.copy(source, partial)
+    _write_json(partial / "config.json",
+                hf | dict.fromkeys(keys or ["torch_dtype"], dtype))
+    for number, names in enumerate(plan, 1):
+      shard = SINGLE if len(plan) == 1 else (
+        f"model-{number:05}-of-{len(plan):05}.safetensors")
+      safetensors_numpy.save_file(
+        {name: _published_array(leaves[path], path, layer)
+         for name, (path, layer) in names.items()},
+        partial / shard, metadata={"format": "pt"})
+      placed |= dict.fromkeys(names, shard)
+    if len(plan) > 1:
+      size = sum(x.size * x.dtype.itemsize for x in leaves.values())
+      _write_json(partial / INDEX, {
+        "metadata": {"total_size": size}, "weight_map": placed})
+
+
+def _write_json(path: pathlib.Path, obj: Any) -> None:
+  path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
 
 
 def _plan(

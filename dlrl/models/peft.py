@@ -13,7 +13,6 @@ Source: PEFT's documentation, "PEFT checkpoint format".
 
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from safetensors import numpy as safetensors_numpy
 
 from dlrl import config
 from dlrl.models import families
+from dlrl.models import published_files
 
 PREFIX = "base_model.model."
 # Our names to PEFT's; matrices are [out, in] there.
@@ -47,8 +47,6 @@ def save(
     strict.ConfigError: the family of `source` is not supported.
   """
   out = pathlib.Path(out).expanduser()
-  if out.exists():
-    raise FileExistsError(f"{out} exists; choose another name")
   _, hf = families.read_config(source)
   names = families.FAMILIES[hf["model_type"]].names
   tensors, modules = {}, []
@@ -58,18 +56,16 @@ def save(
       module = names[matrix + "/kernel"].format(layer).removesuffix(".weight")
       tensors[f"{PREFIX}{module}.{PARTS[part]}"] = np.ascontiguousarray(array.T)
       modules.append(module)
-  partial = out.with_name(out.name + ".partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  safetensors_numpy.save_file(
-    tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-  (partial / "adapter_config.json").write_text(json.dumps({
-    "peft_type": "LORA", "task_type": None, "inference_mode": True,
-    "base_model_name_or_path": str(source), "r": cfg.rank,
-    "lora_alpha": cfg.alpha, "lora_dropout": 0.0, "bias": "none",
-    "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
-    "modules_to_save": None,
-    # Full names: in LLaDA, the suffix `ff_out` is the head's name as well.
-    "target_modules": sorted(set(modules)),
-  }, indent=2) + "\n")
-  partial.rename(out)
+  with published_files.directory(out) as partial:
+    safetensors_numpy.save_file(
+      tensors, partial / "adapter_model.safetensors",
+      metadata={"format": "pt"})
+    (partial / "adapter_config.json").write_text(json.dumps({
+      "peft_type": "LORA", "task_type": None, "inference_mode": True,
+      "base_model_name_or_path": str(source), "r": cfg.rank,
+      "lora_alpha": cfg.alpha, "lora_dropout": 0.0, "bias": "none",
+      "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
+      "modules_to_save": None,
+      # Full names: in LLaDA, the suffix `ff_out` is the head's name as well.
+      "target_modules": sorted(set(modules)),
+    }, indent=2) + "\n", encoding="utf-8")
