@@ -146,14 +146,15 @@ def growth(run: Callable[[], Any]) -> int | None:
   ctypes.CDLL(None).mallopt(-3, 2**16)  # M_MMAP_THRESHOLD
   run()  # one-time allocations do not count
   time.sleep(0.2)  # buffers are freed shortly after the result is ready
-  clear.write_text("5")  # resets the peak, VmHWM, to the current value
+  # Resets the peak, VmHWM, to the current value.
+  clear.write_text("5", encoding="ascii")
   before = _resident("VmHWM")
   run()
   return max(0, _resident("VmHWM") - before)
 
 
 def _resident(name: str) -> int:
-  status = pathlib.Path("/proc/self/status").read_text()
+  status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
   match = re.search(rf"{name}:\s+(\d+) kB", status)
   assert match is not None
   return 1024 * int(match[1])

@@ -42,7 +42,8 @@ def command() -> str:
 
 def read(name: str) -> Any:
   """The content of `NAME.json`."""
-  return json.loads((pathlib.Path(OUT.value) / f"{name}.json").read_text())
+  path = pathlib.Path(OUT.value) / f"{name}.json"
+  return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write(name: str, result: Any) -> None:
@@ -53,7 +54,7 @@ def write(name: str, result: Any) -> None:
     text = json.dumps(result, indent=1)
   directory = pathlib.Path(OUT.value)
   directory.mkdir(parents=True, exist_ok=True)
-  (directory / f"{name}.json").write_text(text + "\n")
+  (directory / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def obtain(name: str, measure: Callable[[], Any]) -> Any:

@@ -97,7 +97,7 @@ def child(python: str, threads: int, inputs: dict[str, Any]) -> Iterator[Torch]:
     np.savez(path / "inputs.npz", **inputs)
     script = pathlib.Path(__file__).with_name("torch_llada.py")
     with subprocess.Popen(
-        [python, str(script), folder, str(threads)], text=True,
+        [python, str(script), folder, str(threads)], encoding="utf-8",
         stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
       try:
         yield Torch(process, path)

@@ -103,7 +103,7 @@ def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
     The config, with `pretrained` replaced by `source`; the parameters' dtype.
   """
   try:
-    run = json.loads((root / "config.json").read_text())
+    run = json.loads((root / "config.json").read_text(encoding="utf-8"))
     known = {k: run[k] for k in ("seed", "init_from") if k in run}
     adapters = strict.build(
       config.LoraConfig,

@@ -23,7 +23,8 @@ FILES = ("LICENSE", "CITATION.cff")  # linked to, and shown as they are
 
 def on_files(files, config):
   """Adds the generated pages and the figures of `benchmarks/results`."""
-  pages = {page: (ROOT / name).read_text() for page, name in COPIES.items()}
+  pages = {page: (ROOT / name).read_text(encoding="utf-8")
+           for page, name in COPIES.items()}
   pages["settings.md"] = settings()
   pages["examples.md"] = examples()
   for page, text in pages.items():
@@ -53,7 +54,7 @@ def examples() -> str:
            "dlrl. Both programs run on a CPU in seconds.\n")
   paths = sorted((ROOT / "docs" / "examples").glob("*.py"))
   return "\n".join([intro, *(
-    f"## {path.name}\n\n```python\n{path.read_text()}```\n"
+    f"## {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n"
     for path in paths)])
 
 

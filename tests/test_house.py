@@ -6,6 +6,8 @@ import graphlib
 import pathlib
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 # From the ground up: whatever is in a row imports only from rows above it.
 LAYERS = (
@@ -94,6 +96,48 @@ def test_no_module_has_the_name_of_one_of_the_standard_library():
   # A process that is started in its folder would import it instead.
   assert not {m for m in MODULES
               if m.rpartition(".")[2] in sys.stdlib_module_names}
+
+
+def has_no_encoding(call):
+  """Whether a call reads or writes text in whatever the locale says."""
+  given = {keyword.arg: keyword.value for keyword in call.keywords}
+  name = ast.unparse(call.func)
+  if "encoding" in given:
+    return False
+  if name.startswith("subprocess."):
+    return "text" in given or "universal_newlines" in given
+  if name.endswith((".read_text", ".write_text")):
+    # Not modules' own functions of that name.
+    return name.partition(".")[0] not in ("workdir_lib", "workdir")
+  if name.rpartition(".")[2] not in ("open", "fdopen") or name in (
+      "os.open", "tarfile.open", "urllib.request.urlopen", "Image.open"):
+    return False
+  place = 1 if name in ("open", "os.fdopen") else 0  # of the mode
+  mode = given.get("mode") or (
+    call.args[place] if len(call.args) > place else ast.Constant("r"))
+  return not (isinstance(mode, ast.Constant) and "b" in str(mode.value))
+
+
+def test_texts_are_read_and_written_in_an_encoding_that_is_named():
+  found = [
+    f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}"
+    for path in SOURCES if "tests" not in path.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Call) and has_no_encoding(node)]
+  assert not found
+
+
+@pytest.mark.parametrize("text, bad", [
+  ("open(p)", True), ("open(p, 'w')", True), ("open(p, 'rb')", False),
+  ("open(p, mode='r+b')", False), ("open(p, encoding='utf-8')", False),
+  ("path.open()", True), ("path.open('ab')", False), ("os.open(p, f)", False),
+  ("path.read_text()", True), ("path.write_text(t)", True),
+  ("path.write_text(t, encoding='ascii')", False),
+  ("os.fdopen(fd)", True), ("os.fdopen(fd, 'rb')", False),
+  ("subprocess.run(c, text=True)", True), ("subprocess.run(c)", False),
+  ("subprocess.run(c, text=True, encoding='utf-8')", False)])
+def test_the_search_for_encodings_finds_what_lacks_one(text, bad):
+  assert has_no_encoding(ast.parse(text, mode="eval").body) == bad
 
 
 def test_files_and_functions_are_short():

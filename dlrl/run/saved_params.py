@@ -26,7 +26,7 @@ def settings(workdir: str) -> ml_collections.ConfigDict:
   path = pathlib.Path(workdir).expanduser() / "config.json"
   try:
     values = config.default()
-    values.update(json.loads(path.read_text()))
+    values.update(json.loads(path.read_text(encoding="utf-8")))
     return values
   except (OSError, ValueError, TypeError) as e:
     raise strict.FlagError(

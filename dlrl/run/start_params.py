@@ -48,7 +48,7 @@ def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
   root = pathlib.Path(workdir).expanduser()
   run = root / "config.json"
   adapted = run.exists() and (
-    json.loads(run.read_text()).get("lora", {}).get("rank"))
+    json.loads(run.read_text(encoding="utf-8")).get("lora", {}).get("rank"))
   strict.require(
     not adapted, "init_from", workdir, "its checkpoint holds only adapters; "
     "merge them with dlrl.export and set config.pretrained to the result")

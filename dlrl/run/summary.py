@@ -48,7 +48,7 @@ def write(
 def read(workdir: pathlib.Path) -> dict[str, Any] | None:
   """The summary of a finished run, or None."""
   path = workdir / "summary.json"
-  return json.loads(path.read_text()) if path.exists() else None
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ def _error_in_child(action: Callable[[], None]) -> str:
     os._exit(0)
   os.close(write)
   os.waitpid(child, 0)
-  with os.fdopen(read) as pipe:
+  with os.fdopen(read, encoding="utf-8") as pipe:
     return pipe.read()
 
 
@@ -88,9 +88,9 @@ def enter(*, namespaces: bool, use_filter: bool) -> Confinement:
   """
   # When memory runs out, the kernel should kill these processes first.
   with (contextlib.suppress(OSError),
-        open("/proc/self/oom_score_adj", "w") as file):
+        open("/proc/self/oom_score_adj", "w", encoding="ascii") as file):
     file.write("1000")
-  with open("/proc/self/statm") as file:
+  with open("/proc/self/statm", encoding="ascii") as file:
     server_bytes = int(file.read().split()[0]) * resource.getpagesize()
   # A container's root may lack the right to change users, or have no nobody.
   nobody = os.geteuid() == 0 and not _error_in_child(_become_nobody)
@@ -127,7 +127,7 @@ def _enter_namespaces() -> None:
     for name, text in (("setgroups", "deny"),
                        ("uid_map", f"{_NOBODY} {user} 1"),
                        ("gid_map", f"{_NOBODY} {group} 1")):
-      with open(f"/proc/self/{name}", "w") as file:
+      with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
         file.write(text)
   # Some kernels create the namespaces but grant no rights in them. Mounting
   # shows it.
