@@ -22,9 +22,9 @@ from safetensors import numpy as safetensors_numpy
 from dlrl import strict
 from dlrl.models import families
 from dlrl.models import json_file
-from dlrl.models import published_files
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import published_files
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -21,7 +21,7 @@ from safetensors import numpy as safetensors_numpy
 
 from dlrl import config
 from dlrl.models import families
-from dlrl.models import published_files
+from dlrl.runtime import published_files
 
 PREFIX = "base_model.model."
 # Our names to PEFT's; matrices are [out, in] there.

@@ -9,7 +9,7 @@ from safetensors import numpy as safetensors_numpy
 
 from dlrl import models
 from dlrl.models import hf_checkpoints
-from dlrl.models import published_files
+from dlrl.runtime import published_files
 
 
 def exported(source, out):
