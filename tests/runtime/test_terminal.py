@@ -2,7 +2,9 @@
 
 import ast
 import io
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -38,6 +40,21 @@ def test_everything_that_prints_is_safe(print_it, prefix, capsys):
   print_it(EVIL)
   found = "".join(capsys.readouterr())
   assert found.endswith(f"{prefix}{SAFE}\n")
+
+
+def test_an_error_that_nobody_handles_is_safe(tmp_path):
+  program = tmp_path / "program.py"
+  program.write_text(
+    "from dlrl.run import command\n"
+    "def main(args): raise RuntimeError('tensor \\x1b[2J')\n"
+    "command.start(main)\n")
+  done = subprocess.run(
+    [sys.executable, program], capture_output=True, timeout=100, check=False,
+    env=os.environ | {"PYTHONPATH": str(ROOT)})
+  assert done.returncode == 1
+  assert b"RuntimeError: tensor \xef\xbf\xbd[2J" in done.stderr
+  # The source line in the traceback is text of ours: a backslash, no escape.
+  assert b"\x1b" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("encoding, text", [
