@@ -20,6 +20,7 @@ from absl import flags
 
 from dlrl import config
 from dlrl import strict
+from dlrl import validate
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import lora
@@ -104,17 +105,37 @@ def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
   """
   try:
     run = json.loads((root / "config.json").read_text(encoding="utf-8"))
-    known = {k: run[k] for k in ("seed", "init_from") if k in run}
-    adapters = strict.build(
-      config.LoraConfig,
-      run.get("lora", dataclasses.asdict(config.NO_LORA)), "lora.")
-    return dataclasses.replace(
-      config.Config(), **known, lora=adapters,
-      pretrained=run["pretrained"] and (source or run["pretrained"]),
-    ), run["model"]["param_dtype"]
-  except (OSError, ValueError, KeyError) as e:
+    defaults = strict.to_json(_Kept())
+    kept = strict.build(
+      _Kept, {key: run.get(key, value) for key, value in defaults.items()})
+    model = strict.build(
+      _KeptModel, {"param_dtype": run["model"]["param_dtype"]}, "model.")
+    strict.require(
+      model.param_dtype in validate.DTYPES, "model.param_dtype",
+      model.param_dtype, strict.one_of(validate.DTYPES))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError,
+          RecursionError) as e:
     raise strict.FlagError(
       "workdir", str(root), f"is not the directory of a run: {e}") from e
+  return dataclasses.replace(
+    config.Config(), seed=kept.seed, init_from=kept.init_from, lora=kept.lora,
+    pretrained=kept.pretrained and (source or kept.pretrained),
+  ), model.param_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+  """The settings of a run that an export needs; old runs lack some."""
+
+  seed: int = 0
+  init_from: str = ""
+  pretrained: str = ""
+  lora: config.LoraConfig = config.NO_LORA
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeptModel:
+  param_dtype: str = "float32"
 
 
 def run() -> None:

@@ -160,3 +160,19 @@ def test_a_prompt_that_is_too_long_with_its_template_is_an_error(
   batch = next(rollout.prompt_batches(setup, rollout.examples(setup)))
   assert batch["truncated"].tolist() == [1] * cfg.rollout.prompts
   assert (batch["prompt_ids"][:, -1] == setup.tokenizer.encode("|")[0]).all()
+
+
+@pytest.mark.parametrize("content", [
+  "", "[]", "null", "1", '"a"', "[" * 100_000, "{}", '{"model": {}}',
+  '{"model": null}', '{"model": []}', '{"model": {"param_dtype": 1}}',
+  '{"model": {"param_dtype": "int8"}}',
+  *[f'{{"model": {{"param_dtype": "float32"}}, {pair}}}' for pair in (
+    '"seed": "0"', '"seed": null', '"init_from": 1', '"pretrained": []',
+    '"pretrained": null', '"lora": null', '"lora": {"rank": 1}',
+    '"lora": []')]], ids=lambda x: x[:60])
+def test_a_damaged_config_of_a_run_is_one_error(tmp_path, content):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(strict.FlagError) as error:
+    export.export(str(tmp_path), str(tmp_path / "out"))
+  assert str(error.value).startswith(
+    f"--workdir={tmp_path}: is not the directory of a run: ")

@@ -26,10 +26,11 @@ from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import published_files
 
+DTYPES = ("float32", "bfloat16")  # that a model is loaded in
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _ARGUMENT = functools.partial(strict.ArgumentError, "models.load.directory")
-_DTYPES = ("F64", "F32", "F16", "BF16")
+_STORED = ("F64", "F32", "F16", "BF16")
 # Rotary frequencies, which older versions of transformers stored with the
 # parameters. They follow from config.json.
 _DERIVED = ".rotary_emb.inv_freq"
@@ -45,7 +46,7 @@ def load(
 
   Args:
     directory: a LLaDA, Dream or bidirectional Qwen checkpoint.
-    dtype: of parameters and computation, "float32" or "bfloat16".
+    dtype: of parameters and computation, one of `DTYPES`.
     mesh: splits the parameters over devices, from `dlrl.runtime.mesh.make`;
       None: one device holds all.
     error: makes the error about a directory that cannot be used.
@@ -56,10 +57,16 @@ def load(
   Raises:
     strict.ConfigError: config.json is missing or not supported, a file is
       damaged, or tensors are unknown, missing, or of the wrong shape or dtype;
-      lists them. By default an `ArgumentError`.
+      lists them. By default an `ArgumentError`, as for another dtype.
     FileNotFoundError: a safetensors file is missing.
   """
-  cfg, hf = families.read_config(directory, dtype=dtype, error=error)
+  try:
+    name = jnp.dtype(dtype).name
+  except (TypeError, ValueError):
+    name = ""
+  strict.require(name in DTYPES, "models.load.dtype", dtype,
+                 strict.one_of(DTYPES), strict.ArgumentError)
+  cfg, hf = families.read_config(directory, dtype=name, error=error)
   model = transformer.build(cfg, hf["mask_token_id"])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
@@ -253,9 +260,9 @@ def _find(
       if tuple(part.get_shape()) != wanted[name]:
         misshapen.append(f"{name} is {part.get_shape()}, "
                          f"expected {list(wanted[name])}")
-      elif part.get_dtype() not in _DTYPES:
+      elif part.get_dtype() not in _STORED:
         misshapen.append(f"{name} is of {part.get_dtype()}, expected one of "
-                         f"{', '.join(_DTYPES)}")
+                         f"{', '.join(_STORED)}")
   if misshapen or wanted.keys() != found.keys():
     raise refuse(_listing(
       f"{root} does not fit its config.json", wanted.keys() - found.keys(),

@@ -83,9 +83,10 @@ class HfTokenizer:
     If the last message is the assistant's, the answer continues it.
 
     Raises:
-      ValueError: the model has no chat template, the template refuses these
-        messages, or as `encode`.
+      ValueError: the messages are malformed, the model has no chat template,
+        the template refuses them, or as `encode`.
     """
+    _check(messages)
     begun = ""
     if messages and messages[-1]["role"] == "assistant":
       *messages, last = messages
@@ -319,6 +320,16 @@ def _end_of_turn(tokenizer: HfTokenizer) -> list[int]:
   special = tokenizer.table.get_added_tokens_decoder()
   return [token for token in after.ids[:1]
           if token in special and special[token].special]
+
+
+def _check(messages: Any) -> None:
+  ok = isinstance(messages, Sequence) and all(
+    isinstance(message, Mapping) and json_file.is_text(message.get(key))
+    for message in messages for key in ("role", "content"))
+  if not ok:
+    raise ValueError(
+      'a conversation is a list of {"role": ..., "content": ...}, both texts; '
+      f"got {json_file.shown(messages)}")
 
 
 @contextlib.contextmanager

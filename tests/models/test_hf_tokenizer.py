@@ -292,6 +292,19 @@ def test_a_text_with_the_mask_token_is_refused(tmp_path, text):
   assert "<|mask|>" in tokenizer.decode([0, 5])
 
 
+@pytest.mark.parametrize("prompt", [
+  None, 1, b"yes", {}, {"role": "user", "content": "yes"}, [1], ["yes"],
+  [{"content": "yes"}], [{"role": "user"}], [{"role": "user", "content": 1}],
+  [{"role": None, "content": "yes"}], [{"role": "user", "content": ["yes"]}],
+  "\ud800", [{"role": "user", "content": "\ud800"}]], ids=ascii)
+def test_what_is_no_conversation_is_refused(tmp_path, prompt):
+  tokenizer = hf_tokenizer.load(write(tmp_path))
+  with pytest.raises(ValueError, match="a conversation is a list of"):
+    tokenizer.prompt(prompt)
+  with pytest.raises(ValueError):
+    tokenizer.encode(prompt)
+
+
 def test_a_text_that_the_vocabulary_cannot_encode_is_refused(tmp_path):
   path = write(tmp_path) / "tokenizer.json"
   table = json.loads(path.read_text())

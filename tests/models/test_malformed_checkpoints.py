@@ -4,6 +4,7 @@ import json
 import math
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
@@ -244,6 +245,21 @@ def test_a_directory_that_cannot_be_is_refused(directory):
   with pytest.raises(strict.ArgumentError) as error:
     models.load(directory)
   assert "name the directory of a downloaded checkpoint" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [
+  "int8", "float16", "float64", "bf16", "", None, 1, jnp.int32, "\ud800"],
+  ids=ascii)
+def test_other_dtypes_are_refused(tmp_path, dtype):
+  with pytest.raises(strict.ArgumentError, match=r"^models\.load\(dtype="):
+    models.load(write(tmp_path), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16")])
+def test_a_dtype_may_be_an_object(tmp_path, dtype):
+  model, params = models.load(write(tmp_path), dtype=dtype)
+  assert model.cfg.param_dtype == "bfloat16"
+  assert params["norm"]["scale"].dtype == dtype
 
 
 def index_of(tensors, **changes):
