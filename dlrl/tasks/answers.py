@@ -4,13 +4,14 @@ The first of these rules that finds something decides:
 
 1. the last pair `<answer>...</answer>` without another tag inside,
 2. the last `\boxed{...}` with balanced braces,
-3. a last line `#### ...`, else the last `The answer is ...` to the end of its
-   line or sentence.
+3. the last of these: a last line `#### ...`, an earlier line `#### 42` that is
+   a number, and `The answer is ...` to the end of its line or sentence.
 
-The answer is then unwrapped: a fenced block to its code, and a box inside the
-pair or the code to its content. A pair or box that never closes is ignored, and
-an earlier one counts. Only the last answer counts, so that writing several pays
-no more than writing one.
+The answer is then unwrapped: a fenced block or code span to its code, `$...$`
+and `**...**` to what they hold, and a box inside the pair or the code to its
+content, even if that box never closes. Any other pair or box that never closes
+is ignored, and an earlier one counts. Only the last answer counts, so that
+writing several pays no more than writing one.
 
 Completions may be hostile. Each rule is one pass from left to right over the
 end of the text, and no pattern backtracks, so the time is linear.
@@ -25,8 +26,11 @@ _TAG = re.compile(r"</?answer>")
 # Models that write JSON or Python double the backslash.
 _BRACE = re.compile(r"\\\\?(?:boxed|fbox)\s*\{|\\[{}\\]|[{}]")
 _FENCE = "```"
-_PHRASE = re.compile(r"the (?:final )?answer is:?", re.ASCII | re.I)
-_SENTENCE_END = re.compile(r"\n|\.(?:\s|$)")
+_PHRASE = re.compile(
+  r"the (?:(?:final|correct|right|exact|numerical|required|only) ){0,2}"
+  r"answer is:?(?:\*\*)?:?\s*", re.ASCII | re.I)
+_SENTENCE_END = re.compile(r"\n|[.!](?:\s|$)")
+_QUOTES = ("`", "**", "$$", "$")
 
 
 def final(text: str) -> str:
@@ -94,20 +98,51 @@ def _marked(text: str) -> str | None:
   if content is None:
     content = boxed(text)
     return None if content is None else content.strip()
-  content = unfenced(content)
+  content = _unquoted(unfenced(content))
   inner = boxed(content)
-  return (content if inner is None else inner).strip()
+  return _unquoted(_unboxed(content) if inner is None else inner)
+
+
+def _unquoted(text: str) -> str:
+  """Without the marks of code, formulas and bold around the whole text."""
+  for mark in _QUOTES:
+    text = text.strip()
+    inside = text[len(mark):-len(mark)]
+    if text == mark + inside + mark and mark not in inside:
+      text = inside
+  return text.strip()
+
+
+def _unboxed(text: str) -> str:
+  """Without a box that is opened first of all and never closed."""
+  text = text.lstrip()
+  opening = _BRACE.match(text)
+  return text[opening.end():] if opening and len(opening[0]) > 2 else text
 
 
 def _phrased(text: str) -> str | None:
-  # Only on the last line: elsewhere it is a heading, "#### 2. The total".
-  line = text.rstrip().rpartition("\n")[2]
+  *lines, line = text.rstrip().split("\n")
   if line.startswith("####") and not line.startswith("#####"):
     return line[4:].strip()
-  start = -1
+  start, number, at = -1, None, -1
   for phrase in _PHRASE.finditer(text):
     start = phrase.end()
+  end = 0
+  for line in lines:
+    if line.startswith("####") and _is_number(line[4:]):
+      number, at = line[4:].strip(), end
+    end += len(line) + 1
+  if at > start:
+    return number
   if start < 0:
     return None
-  end = _SENTENCE_END.search(text, start)
-  return text[start:end.start() if end else None].strip()
+  stop = _SENTENCE_END.search(text, start)
+  return text[start:stop.start() if stop else None].strip()
+
+
+def _is_number(line: str) -> bool:
+  """Whether a line is a number, perhaps with a unit: no heading, "2. Total"."""
+  number, *unit = line.split(maxsplit=2) or [""]
+  return (any(c.isdigit() for c in number) and number[-1] not in ".:)#"
+          and (not any(c.isalpha() for c in number) or "\\" in number[:3])
+          and len(unit) < 2 and all(u.isalpha() and u.islower() for u in unit))

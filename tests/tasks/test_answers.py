@@ -33,6 +33,14 @@ from dlrl.tasks import answers
   ("boxed{5}", "boxed{5}"),
   ("The answer is 5.", "The answer is 5."),
   ("<ANSWER>5</ANSWER>", "<ANSWER>5</ANSWER>"),
+  ("<answer>`5`</answer>", "5"),
+  ("<answer>**5**</answer>", "5"),
+  ("<answer>$5$</answer>", "5"),
+  ("<answer>`5` or `6`</answer>", "`5` or `6`"),
+  ("<answer>$5$ and $6$</answer>", "$5$ and $6$"),
+  ("<answer>\n\\boxed{5\n</answer>", "5"),  # the tags close, so this is it
+  ("<answer>\\boxed{\\text{a}</answer>", "\\text{a}"),
+  ("<answer>\\boxed{5} or \\boxed{6</answer>", "5"),
 ])
 def test_the_final_answer(text, final):
   assert answers.final(text) == final
@@ -54,6 +62,23 @@ def test_the_final_answer(text, final):
   ("the FINAL answer is: $3.14$.\nGood", "$3.14$"),
   ("The answer is 5, I think; no, the answer is 6", "6"),
   ("The answer is 5\n#### 6", "6"),
+  ("The answer is\n\n5", "5"),
+  ("The answer is:\n$$5$$", "$$5$$"),
+  ("**The answer is:** 5", "5"),
+  ("The correct answer is 5.", "5"),
+  ("The final correct answer is: 5", "5"),
+  ("The wrong answer is 5.", None),
+  ("The answer is 5!", "5"),
+  ("The answer is $5!$.", "$5!$"),
+  ("#### 5\nThis is right.", "5"),
+  ("#### -1,234.5 dollars\n\nSo it is.", "-1,234.5 dollars"),
+  ("#### $5\nThis is right.", "$5"),
+  ("#### \\frac{1}{2}\nThis is right.", "\\frac{1}{2}"),
+  ("#### 5\nNo, the answer is 6", "6"),
+  ("The answer is 6\n#### 5\nThis is right.", "5"),
+  ("#### 2)\nIt is 5.", None),  # headings
+  ("#### 2 Total\nIt is 5.", None),
+  ("#### Step2\nIt is 5.", None),
 ])
 def test_the_stated_answer(text, stated):
   assert answers.stated(text) == stated

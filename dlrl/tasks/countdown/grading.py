@@ -20,7 +20,7 @@ from dlrl.tasks import task as task_lib
 
 # Only ASCII digits without a leading zero: str.isdigit and int() would accept
 # other scripts' digits. Longer numbers and texts cannot be an answer.
-_TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})|([-+*/()])| ")
+_TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})|([-+*/()])|[ \t\r\n]")
 _LONGEST = 200  # characters
 _PROBLEM = re.compile(r"([1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})+)=([0-9]{1,9})")
 
@@ -69,7 +69,7 @@ def tokens(expression: str) -> list[str] | None:
     # refuses them, because no operator is between them.
     if match is None:
       return None
-    if match[0] != " ":
+    if not match[0].isspace():
       found.append(match[0])
     end = match.end()
   return found

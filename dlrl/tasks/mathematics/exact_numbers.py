@@ -5,7 +5,7 @@ and nothing else. Both ignore differences of spelling: `$` and other currencies,
 thousands commas, a leading plus or zeros, trailing zeros, units, degrees, bold,
 and LaTeX's spaces, `\text`, `\frac` and dollar signs. Numbers are integers,
 decimals, fractions and mixed fractions. They are kept as fractions, never as
-floats. A percent sign is remembered.
+floats. "1.5 million" is worked out, and a percent sign is remembered.
 
 A numeral that is part of something bigger is not read: of a power, product,
 sum, function, root, list without spaces, time, date, version or name (`10**9`,
@@ -21,8 +21,14 @@ from typing import NamedTuple
 _MAX_READ = 1_000  # characters, at the end of a text
 _MAX_DIGITS = 100  # of one number; a longer numeral is not read
 
+# 10\,080. Not a plain space, which is as often between two numbers.
+_THIN = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:(?:[\u00a0\u2009\u202f~]"
+                   r"|\\[,;: ])[0-9]{3})+(?![0-9])")
+_FONTS = ("text|mathrm|mbox|textbf|mathbf|textrm|textnormal|textit|mathit"
+          "|textsf|mathsf|texttt|mathtt|underline|boldsymbol|emph")
 # In order: Unicode and LaTeX become the ASCII that the patterns below expect.
 _REWRITES = tuple((re.compile(pattern), with_) for pattern, with_ in (
+    (r"<<[^<>]*>>", ""),  # GSM8K's calculator, <<2*3=6>>6
     (r"[\u00a0\u2009\u202f]", " "),
     ("\u2212", "-"),
     ("[\u201c\u201d\u2018\u2019]", "'"),
@@ -37,8 +43,8 @@ _REWRITES = tuple((re.compile(pattern), with_) for pattern, with_ in (
     (r"\^(?:\{\\circ\}|\\circ)|\\degree(?![A-Za-z])|\u00b0", " "),
     (r"\\?[$\u20ac\u00a3\u00a5]", ""),
     (r"\\[()\[\]]", " "),
-    (r"\\(?:text|mathrm|mbox|textbf|mathbf|textrm) *\{([^{}\\]*)\}", r" \1 "),
-    (r"\\[dt]?frac *(?:\{ *(-?[0-9]+) *\}|([0-9])) *"
+    (rf"\\(?:{_FONTS}) *\{{([^{{}}\\]*)\}}", r" \1 "),
+    (r"\\[cdt]?frac *(?:\{ *(-?[0-9]+) *\}|([0-9])) *"
      r"(?:\{ *([0-9]+) *\}|([0-9])(?![0-9]))", r" \1\2/\3\4"),
     (r"(?:(?<=\s)|^)\*\*([^\s*][^*\n]*)\*\*(?=\s|[.,]|$)", r"\1"),
     # The exponent of a unit: cm^2.
@@ -62,7 +68,11 @@ _PART_AFTER = re.compile(
     rf"{_FOREIGN}|[(\[{{!]|[.,:][0-9]"
     r"|[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}[0-9^_(\[{]"
     r"|[ \t]*[*/^_+<>|\\]|[ \t]*-[ \t]*(?:[0-9.(]|[A-Za-z](?![A-Za-z]))"
-    r"|\s*(?:thousand|million|billion|trillion)\b", re.ASCII | re.IGNORECASE)
+    r"|\s*(?:squared|cubed|factorial)\b", re.ASCII | re.IGNORECASE)
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6,
+           "billion": 10**9, "trillion": 10**12}
+_MAX_SCALES = 2
+_SCALE = re.compile(rf"\s+({'|'.join(_SCALES)})s?\b", re.A | re.I)
 _CONTEXT = 20  # characters before a number to which `_PART_BEFORE` is applied
 _PERCENT = re.compile(r"\s*(?:%|percent\b)", re.A | re.I)
 # Only these words of two letters: others are as often variables as units.
@@ -114,13 +124,20 @@ def whole(text: str) -> Number | None:
   match = _NUMBER.match(text)
   if match is None or not _apart(text, match):
     return None
-  percent = _PERCENT.match(text, match.end())
-  if not _UNITS.fullmatch(text, (percent or match).end()):
+  end = _scaled(text, match.end())[1]
+  percent = _PERCENT.match(text, end)
+  if not _UNITS.fullmatch(text, percent.end() if percent else end):
     return None
   return _value(text, match)
 
 
+def without_thin_spaces(text: str) -> str:
+  r"""Joins thousands that are separated by spaces of LaTeX, `10\,080`."""
+  return _THIN.sub(lambda match: re.sub("[^0-9]", "", match[0]), text)
+
+
 def _plain(text: str) -> str:
+  text = without_thin_spaces(text)
   for pattern, replacement in _REWRITES:
     text = pattern.sub(replacement, text)
   return text
@@ -131,7 +148,7 @@ def _apart(text: str, number: re.Match[str]) -> bool:
   start = number.start("sign" if number["sign"] else
                        "whole" if number["whole"] else "value")
   before = text[max(0, start - _CONTEXT):start]
-  if _PART_AFTER.match(text, number.end()):
+  if _PART_AFTER.match(text, _scaled(text, number.end())[1]):
     return False
   if not number["sign"]:
     return not _PART_BEFORE.search(before)
@@ -156,5 +173,16 @@ def _value(text: str, number: re.Match[str]) -> Number | None:
     value += int(number["whole"])
   if number["sign"] == "-":
     value = -value
-  percent = _PERCENT.match(text, number.end())
-  return Number(value, percent is not None)
+  scale, end = _scaled(text, number.end())
+  return Number(value * scale, _PERCENT.match(text, end) is not None)
+
+
+def _scaled(text: str, end: int) -> tuple[int, int]:
+  """Reads "hundred thousand" at `end`: its value, and where it ends."""
+  scale = 1
+  for _ in range(_MAX_SCALES):
+    match = _SCALE.match(text, end)
+    if match is None:
+      break
+    scale, end = scale * _SCALES[match[1].lower()], match.end()
+  return scale, end

@@ -18,7 +18,23 @@ from collections.abc import Sequence
 from typing import IO
 from typing import NamedTuple
 
-_WORKER = pathlib.Path(__file__).with_name("verify_worker.py")
+from dlrl.tasks.mathematics import questions
+
+# Packages without their `__init__`, which would import all tasks.
+_BOOT = """
+import json, sys, types
+sys.path[:] = json.loads(sys.argv[1])
+for name, path in json.loads(sys.argv[2]).items():
+  sys.modules[name] = types.ModuleType(name)
+  sys.modules[name].__path__ = [path]
+from dlrl.tasks.mathematics import verify_worker
+verify_worker.main(float(sys.argv[3]), int(sys.argv[4]))
+"""
+_HERE = pathlib.Path(__file__).parent
+_PACKAGES = {
+  "dlrl": str(_HERE.parents[1]),
+  "dlrl.sandbox": str(_HERE.parents[1] / "sandbox"),
+  "dlrl.tasks": str(_HERE.parent), "dlrl.tasks.mathematics": str(_HERE)}
 _TRIES = 2  # of a comparison whose worker was ended by something else
 
 
@@ -56,13 +72,13 @@ class VerifyPool:
     """How many comparisons ended without a verdict so far."""
     return sum(worker.unresolved for worker in self._workers)
 
-  def verify(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Whether each `(gold, answer)` is equal; False without a verdict.
+  def verify(self, asked: Sequence[questions.Question]) -> list[bool]:
+    """Answers each question; False without a verdict.
 
     Raises:
       RuntimeError: a worker does not start.
     """
-    return list(self._threads.map(self._compare, pairs))
+    return list(self._threads.map(self._compare, asked))
 
   def close(self) -> None:
     """Ends the workers."""
@@ -70,10 +86,10 @@ class VerifyPool:
     for worker in self._workers:
       worker.end()
 
-  def _compare(self, pair: tuple[str, str]) -> bool:
+  def _compare(self, question: questions.Question) -> bool:
     worker = self._idle.get()
     try:
-      return worker.compare(pair)
+      return worker.compare(question)
     finally:
       self._idle.put(worker)
 
@@ -92,9 +108,9 @@ class _Worker:
     self._running: _Process | None = None
     self.unresolved = 0
 
-  def compare(self, pair: tuple[str, str]) -> bool:
+  def compare(self, question: questions.Question) -> bool:
     """Returns the verdict, or False without one."""
-    request = json.dumps(pair).encode() + b"\n"
+    request = json.dumps(question).encode() + b"\n"
     for _ in range(_TRIES):
       if self._running is None:
         self._running = self._started()
@@ -120,17 +136,18 @@ class _Worker:
 
   def _started(self) -> _Process:
     limits = self._limits
-    command = [sys.executable, str(_WORKER), str(limits.cpu_seconds),
-               str(limits.memory)]
-    # A new session, so that Ctrl-C at the terminal reaches only the parent.
+    # The environment may hold secrets. A new session, so that Ctrl-C at the
+    # terminal reaches only the parent.
     popen = subprocess.Popen(
-      command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-      start_new_session=True)
+      [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path),
+       json.dumps(_PACKAGES), str(limits.cpu_seconds), str(limits.memory)],
+      bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={},
+      cwd="/", start_new_session=True)
     assert popen.stdin and popen.stdout
     process = _Process(popen, popen.stdin, popen.stdout)
     if process.replies.read(1) != b"R":
       raise RuntimeError(
-        f"{' '.join(command)} does not start (exit status {popen.wait()}); "
+        f"math-verify's process does not start (exit status {popen.wait()}); "
         f"check that math-verify is installed and that {limits.memory} bytes "
         "of memory are enough")
     return process

@@ -1,27 +1,52 @@
-"""The child process that compares two LaTeX answers with math-verify.
+r"""The child process that compares LaTeX answers with math-verify.
 
-`verify_pool` runs this file as a script, which imports nothing of dlrl and so
-starts fast. A request is a line of JSON, `[gold, answer]`; the reply is one
-byte, "1" or "0". A comparison may need endless time or memory (a tower of
-powers), also inside C code. The kernel therefore ends the process after
-`argv[1]` seconds of processor time for one comparison, and denies memory beyond
-`argv[2]` bytes. math-verify reads only LaTeX here, because its reader of plain
-expressions calls Python's `eval`.
+`verify_pool` starts it with nothing of dlrl but this folder and the system call
+filter, so that it starts fast. A request is a line of JSON, a question
+(`questions`); the reply is one byte, "1" or "0". A comparison may need endless
+time or memory (a tower of powers), also inside C code. The kernel therefore
+ends the process after some processor time for one question, and denies memory
+beyond a limit. Once sympy is loaded, the process gives up files, sockets and
+other processes, where the kernel has seccomp. math-verify reads only LaTeX
+here, because its reader of plain expressions calls Python's `eval`.
 """
 
+import dataclasses
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
+from typing import Any
 
 import math_verify
+import sympy
 
-_LATEX = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
-# Decimals are read as binary floats. Rounding to 12 places forgives their error
-# and still refuses approximations.
-_ROUNDING = 12
+from dlrl.sandbox import seccomp
+from dlrl.sandbox import syscalls
+from dlrl.tasks.mathematics import exact_values
+from dlrl.tasks.mathematics import questions
+
+_DEFAULT = math_verify.LatexExtractionConfig(boxed_match_priority=0)
+# Its units are letters at the end, of `60m` and of `x+3t` alike; ours are gone.
+_LATEX = [dataclasses.replace(
+  _DEFAULT, normalization_config=dataclasses.replace(
+    _DEFAULT.normalization_config, units=False))]
+_DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
+# sympy imports much only when it is needed; later there are no files.
+_WARM_UP = (
+  ("x+1", "1+x"), (r"\sqrt{5+2\sqrt{6}}", r"\sqrt{2}+\sqrt{3}"),
+  ("y=2x+3", "2x-y+3=0"), ("x^2=4", "y^3=x"), ("1<x<2", "(1,2)"),
+  (r"(-\infty,1)\cup[2,3]", r"[2,3]\cup(-\infty,1)"), ("x>1", "1<x"),
+  (r"\begin{pmatrix}1/2\\2\end{pmatrix}",
+   r"\begin{pmatrix}0.5\\2\end{pmatrix}"),
+  (r"\sin^2 x", r"1-\cos^2 x"), (r"\{1,2\}\cup\{3\}", r"\{3,2,1\}"),
+  (r"\sqrt{1+e^{-2000}}", "1"), (r"\log_2 x", r"\frac{\ln x}{\ln 2}"),
+  (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"), (r"|x|", r"\sqrt{x^2}"),
+  (r"\frac{1}{1+i}", r"\frac{1-i}{2}"), (r"n!", r"n\cdot(n-1)!"),
+  (r"\int_0^1 x^2 dx", r"\sum_{k=1}^{3} \frac{k}{18}"),
+  (r"\lfloor x\rfloor", r"\tan^{-1} x"), ("x^2+y^2=1", "y=x^5+x"))
 
 
 def same(gold: str, answer: str) -> bool:
@@ -29,11 +54,33 @@ def same(gold: str, answer: str) -> bool:
 
   The order matters: a relation as the gold, `1 < x < 2`, is read as a set.
   """
+  exact_values.install(decimal=_DECIMAL.search(gold) is not None)
   right, found = (
-    math_verify.parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None)
-    for text in (gold, answer))
-  return math_verify.verify(right, found, float_rounding=_ROUNDING,
-                            timeout_seconds=None)
+    math_verify.parse(rf"\boxed{{{_DECIMAL.sub(_fraction, text)}}}", _LATEX,
+                      parsing_timeout=None) for text in (gold, answer))
+  if right and found and _equivalent(right[0], found[0]):
+    return True
+  return math_verify.verify(right, found, timeout_seconds=None)
+
+
+def _fraction(decimal: re.Match[str]) -> str:
+  """Exactly the number; sympy would make it a binary float."""
+  whole, rest = decimal.groups()
+  return rf"(\frac{{{int(whole + rest)}}}{{1{'0' * len(rest)}}})"
+
+
+def _equivalent(gold: Any, answer: Any) -> bool:
+  """Whether two equations differ only in a factor."""
+  if not (isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq)):
+    return False
+  try:
+    left, right = (side.lhs.doit() - side.rhs.doit() for side in (gold, answer))
+    if exact_values.equal(left, 0) or exact_values.equal(right, 0):
+      return False
+    ratio = sympy.simplify(left / right)
+    return bool(ratio.is_number and ratio.is_finite)
+  except Exception:  # what sympy cannot subtract is for math-verify
+    return False
 
 
 def _limit(memory: int) -> None:
@@ -43,26 +90,34 @@ def _limit(memory: int) -> None:
   signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
-def main() -> None:
+def _confine() -> None:
+  if seccomp.supported():
+    syscalls.check(syscalls.prctl(syscalls.SET_NO_NEW_PRIVS, 1),
+                   "no new privileges")
+    seccomp.install(files=False)
+
+
+def main(seconds: float, memory: int) -> None:
   """Answers requests until the input ends."""
-  seconds, memory = float(sys.argv[1]), int(sys.argv[2])
   logging.disable()
   replies = os.dup(1)
   _limit(memory)
-  # The first comparison is slow, so it must not count against a limit. It also
-  # fails if there is too little memory, where all answers would be wrong.
-  if not same("x+1", "1+x"):
+  # The first comparisons are slow, so they must not count against a limit. They
+  # also fail if there is too little memory, where all answers would be wrong.
+  right, *_ = [same(*pair) for pair in _WARM_UP]
+  if not right:
     sys.exit("math-verify finds that x+1 is not 1+x")
   # Discards what libraries print; only `replies` goes to the parent.
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, 1)
   os.dup2(nowhere, 2)
+  _confine()
   os.write(replies, b"R")
   for line in sys.stdin:
-    gold, answer = json.loads(line)
+    question = json.loads(line)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-      verdict = same(gold, answer)
+      verdict = questions.answered(question, same)
     except Exception:  # hostile text can make the library raise anything
       verdict = False
     signal.setitimer(signal.ITIMER_PROF, 0)
@@ -70,7 +125,3 @@ def main() -> None:
     # Memory that a library keeps after a comparison must not starve the next.
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > memory / 2:
       break
-
-
-if __name__ == "__main__":
-  main()

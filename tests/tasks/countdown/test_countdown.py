@@ -73,6 +73,8 @@ def test_the_parser_agrees_with_pythons(expression):
 
 @pytest.mark.parametrize("expression", [
   "2*4-3", "2 * 4 - 3", "(2*4)-3", "((2)*(4))-(3)", " 4*2-3 ", "4*2-3\n",
+  "<answer>2*4\n-3</answer>", "2\t*4\r\n-3", "<answer>`2*4-3`</answer>",
+  "<answer>$2*4-3$</answer>", "<answer>**2*4-3**</answer>",
   "<answer> 2*4-3 </answer>", "2*3 is 6, \\boxed{2*4-3}",
   "<answer>2*3-4</answer> no, <answer>\n2*4-3\n</answer>"])
 def test_what_solves(expression):
@@ -103,6 +105,9 @@ def test_fractions_on_the_way_are_exact():
   ("5,3,2=4", "5-3+2+2-2"),
   ("5,5,4=4", "4"),
   ("5,3,2=4", "5 3 2"),
+  ("5,3,2=4", "<answer>`5-3+2` or `5+3-2`</answer>"),
+  ("53,2=55", "<answer>5\n3+2</answer>"),
+  ("5,3,2=4", "5-3\u2028+2"),
   ("5,3,2=4", "()5-3+2"),
   ("5,3,2=4", "5(-3+2)"),
   ("5,3,2=4", "4"),

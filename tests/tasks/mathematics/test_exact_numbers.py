@@ -35,6 +35,12 @@ def value(read, text):
   ("\\frac{270}7\\text{ degrees}", Fraction(270, 7)),
   ("1\\frac{4}{5}", Fraction(9, 5)), ("137 \\frac{1}{2}", Fraction(275, 2)),
   ("9" * 100, int("9" * 100)),
+  ("5 million", 5 * 10**6), ("2 thousand dollars", 2000),
+  ("1.5 \\text{ million}", 15 * 10**5), ("2 hundred thousand", 200_000),
+  ("130\\,000", 130_000), ("1\\,234\\,567", 1_234_567),
+  ("130~000", 130_000), ("130\u202f000", 130_000), ("130\\ 000", 130_000),
+  ("<<16-4=12>>12", 12), ("\\cfrac{1}{2}", Fraction(1, 2)),
+  ("\\textit{18}", 18),
 ])
 def test_one_number_in_many_spellings(text, want):
   assert value(exact_numbers.whole, text) == want
@@ -62,7 +68,7 @@ def test_the_last_number_of_a_sentence(text, want):
   "a5", "52_8", "4210_{5}", "x_1",
   "5,6", "1,23", "1,2345", "0,123", "1.2.3", "12:30", "3/4/2020", "1 234",
   "5/0", "1/-2", "1.5/2", "1 2/1", "9" * 101, "9" * 10**6, "1/" + "9" * 101,
-  "5 million", "2 thousand dollars",
+  "5 squared", "5 million + 1",
   "5\u00b2", "\u00b2", "\u0665", "1\u0665", "\u0661\u0662", "\uff15", "\u2167",
   "\u4e94", "5\u5143", "1\u200b2", "1\x002", "5\u0338", "\U0001d7d3",
 ])

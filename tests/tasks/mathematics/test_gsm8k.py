@@ -13,6 +13,11 @@ GOLD = "She sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs.\n#### 1,018"
   "<answer>9 eggs at $2, so +1018 dollars</answer>",
   "1. \\boxed{9} eggs 2. \\boxed{1018 \\text{ dollars}}",
   "#### 5\n<answer>x = 1018</answer>",
+  "The answer is\n\n1018", "The correct answer is 1018.",
+  "1000+18=1018\n#### 1018\nThis confirms that it is right.",
+  "\\boxed{1\\,018}", "\\boxed{1.018 \\text{ thousand}}",
+  "<answer>\n\\boxed{1018\n</answer>", "The answer is 1018!",
+  "The answer is <<1000+18=1018>>1018", "<answer>\\textbf{1018}</answer>",
 ])
 def test_the_number_stated_as_the_answer_is_right(completion):
   assert gsm8k.correct_reward([""], [completion], answer=[GOLD]) == [1.0]
@@ -29,6 +34,9 @@ def test_the_number_stated_as_the_answer_is_right(completion):
   "<answer>1018.0000001</answer>", "<answer>-1018</answer>",
   "<answer>1018\u00b2</answer>", "<answer>\u0661\u0660\u0661\u0668</answer>",
   "<answer>10181018</answer>", "<answer>018</answer>",
+  "The wrong answer is 1018.", "#### 1018. The total\nIt is 5.",
+  "\\boxed{10\\,18}", "\\boxed{1018!}", "\\boxed{1018 million}",
+  "\\boxed{1018 squared}", "<answer>\\boxed{5} \\boxed{1018</answer>",
 ])
 def test_everything_else_is_wrong(completion):
   assert gsm8k.correct_reward([""], [completion], answer=[GOLD]) == [0.0]

@@ -1,11 +1,13 @@
 import concurrent.futures
 import os
+import pathlib
 import resource
 import signal
 import time
 
 import pytest
 
+from dlrl.sandbox import seccomp
 from dlrl.tasks.mathematics import verify_pool
 
 # math-verify reads a relation as a set if it is the gold, but not if it is the
@@ -57,6 +59,37 @@ def test_memory_and_files_are_limited(pool):
   child = process(pool).pid
   assert resource.prlimit(child, resource.RLIMIT_AS) == (2**30, 2**30)
   assert resource.prlimit(child, resource.RLIMIT_FSIZE) == (0, 0)
+
+
+def test_the_process_has_no_environment_and_no_files(pool, monkeypatch):
+  monkeypatch.setenv("SECRET", "1")
+  fresh = verify_pool.VerifyPool(verify_pool.WorkerLimits(processes=1))
+  assert fresh.verify([("x+1", "1+x")]) == [True]
+  folder = pathlib.Path("/proc", str(process(fresh).pid))
+  assert b"SECRET" not in (folder / "environ").read_bytes()
+  assert (folder / "cwd").resolve() == pathlib.Path("/")
+  status = (folder / "status").read_text()
+  fresh.close()
+  assert "NoNewPrivs:\t1\n" in status or not seccomp.supported()
+  assert "Seccomp:\t2\n" in status or not seccomp.supported()
+
+
+@pytest.mark.parametrize("question, verdict", [
+  (True, True), (False, False),
+  ({"all": [("x+1", "1+x"), ("2x", "x+x")]}, True),
+  ({"all": [("x+1", "1+x"), ("2x", "x")]}, False),
+  ({"match": [[("x", "y"), ("x+1", "1+x")], [("y", "y"), False]]}, True),
+  ({"match": [[("x", "y"), ("x", "x")], [False, ("y", "y")]]}, False),
+])
+def test_a_question_of_several_parts_is_one_request(pool, question, verdict):
+  assert pool.verify([question]) == [verdict]
+
+
+def test_a_question_of_many_endless_parts_has_the_time_of_one(pool):
+  start = time.monotonic()
+  endless = ("\\pi", "9^{9^{9^{9^{9}}}}")
+  assert pool.verify([{"match": [[endless] * 9] * 9}]) == [False]
+  assert time.monotonic() - start < 30
 
 
 def test_a_comparison_is_repeated_if_something_else_ends_its_process(pool):
