@@ -9,10 +9,10 @@ Scores generations in files, one JSON object a line with `question`,
     math500    LaTeX
 
 Prints one JSON object: `score` is the percentage of the `n` generations that
-our graders find right. `--scorer=legacy_d1` and `legacy_spg` score like the
-published evaluations of d1 and SPG; for Sudoku, `points` are then cells and
-`out_of` is the number of blanks. Exit codes: 0 scored, 2 a file cannot be
-scored.
+our graders find right; those for which a grader failed are left out and counted
+as `unknown`. `--scorer=legacy_d1` and `legacy_spg` score like the published
+evaluations of d1 and SPG; for Sudoku, `points` are then cells and `out_of` is
+the number of blanks. Exit codes: 0 scored, 2 a file cannot be scored.
 """
 
 import json
@@ -174,9 +174,13 @@ def score(task: str, scorer: str, paths: Sequence[str | pathlib.Path]
   beside: dict[str, float] = {}
   if scorer == "sound":
     metrics = sound(task, generations)
-    total, out_of = int(sum(filter(None, metrics["solved"]))), len(generations)
-    beside = {name: _percent(sum(filter(None, metrics[name])), out_of)
+    known = {name: [value for value in values if value is not None]
+             for name, values in metrics.items()}
+    total, out_of = int(sum(known["solved"])), len(known["solved"])
+    beside = {name: _percent(sum(known[name]), len(known[name]))
               for name in TASKS[task].beside}
+    if out_of < len(generations):
+      beside["unknown"] = len(generations) - out_of
   else:
     pairs = [points(task, scorer, one) for one in generations]
     total, out_of = (sum(column) for column in zip(*pairs, strict=True))

@@ -62,6 +62,16 @@ def test_files_count_together_and_empty_lines_not_at_all(tmp_path):
   assert (result["n"], result["score"]) == (4, 50.0)
 
 
+def test_generations_that_no_grader_judged_are_no_failures(
+    tmp_path, monkeypatch):
+  path = write(tmp_path / "1.jsonl", ROWS["gsm8k"])
+  monkeypatch.setattr(score, "sound", lambda *args: {
+    "solved": [1.0, None, 0.0, None], "format": [1.0, None, 1.0, 1.0]})
+  result = score.score("gsm8k", "sound", [path])
+  assert result.items() >= {"n": 4, "score": 50.0, "points": 1, "out_of": 2,
+                            "format": 100.0, "unknown": 2}.items()
+
+
 @pytest.mark.shared_data
 @pytest.mark.parametrize("task, points, more", [
   ("countdown", 46, {"format": 28.12}),
