@@ -45,6 +45,7 @@ from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.storage import disk_errors
 from dlrl.storage import workdir as workdir_lib
+from dlrl.tasks import reward_calls
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "config file, with its preset after a colon",
@@ -174,6 +175,8 @@ def main(argv: list[str]) -> None:
       run(config_file, workdir)
   except strict.ConfigError as e:
     processes.leave(command.say_error(str(e), 2))
+  except reward_calls.RewardError as e:
+    processes.leave(command.say_error(str(e), 1))
   except preemption.Preempted as e:
     processes.leave(command.say_error(
       f"told to stop: {e}; the same command continues", preemption.EXIT_CODE))

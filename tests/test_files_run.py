@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import json
 import os
-import random
 import subprocess
 import sys
 
 import jax
+import many_rewards
 import pytest
 import runs
 
@@ -27,7 +27,6 @@ from dlrl.storage import workdir
 
 ROWS = [{"prompt": f"{a}+{b}=", "solution": str(a + b)}
         for a in range(4) for b in range(3)]
-CALLS = []  # of `judge`: how many completions each time
 
 
 def write(path, rows):
@@ -42,7 +41,7 @@ def configured(tmp_path, reward, rows=ROWS, **changes):
     "task__validation_files": path, "task__test_files": path,
     "sft__difficulty": (0, 9), "rollout__difficulty": (0, 9),
     "eval__difficulty": (0, 9), "eval__size": 4, "steps": 2,
-    "rollout__rewards": (f"test_files_run:{reward}",), **changes})
+    "rollout__rewards": (f"many_rewards:{reward}",), **changes})
 
 
 def summarized(cfg, root):
@@ -53,30 +52,20 @@ def summarized(cfg, root):
   return rows, summary, summary_lib.table(summary)
 
 
-def ones(prompts, completions, **columns):
-  return [None if p.startswith("1") else c.count("1") / 8
-          for p, c in zip(prompts, completions, strict=True)]
-
-
-def judge(prompts, completions, **columns):
-  CALLS.append(len(completions))
-  return [random.random() for _ in completions]
-
-
-def length(prompts, completions, **columns):
-  return [10 + len(c) for c in completions]
-
-
-def minus(prompts, completions, **columns):
-  return [-1.0 for _ in completions]
-
-
-def lost(prompts, completions, **columns):
-  return [None] * len(completions)
-
-
-def gold(prompts, completions, *, answer, **columns):
-  return [1.0] * len(completions)
+def started(cfg, tmp_path, reward):
+  """The same as users start it, with another reward, in `tmp_path`/run."""
+  flags = {f"task.{split}_files": getattr(cfg.task, f"{split}_files")
+           for split in ("train", "validation", "test")} | {
+    "task.name": "files", "task.prompt_length": 16, "sft.steps": 0,
+    "rollout.rewards": f'("many_rewards:{reward}",)', "eval.size": 4,
+    "model.width": 16, "model.layers": 1, "eval.batch_size": 16}
+  return subprocess.run(
+    [sys.executable, "-m", "dlrl.main", "--config=configs/bgpo.py:smoke",
+     f"--workdir={tmp_path / 'run'}", *(
+      f"--config.{name}={value}" for name, value in flags.items())],
+    env=os.environ | {"PYTHONPATH": ":".join(
+      f"{runs.ROOT}/{part}" for part in ("", "tests", "tests/support"))},
+    cwd=runs.ROOT, text=True, capture_output=True)
 
 
 def test_unknown_rewards_are_left_out_and_counted_everywhere(tmp_path):
@@ -93,11 +82,11 @@ def test_unknown_rewards_are_left_out_and_counted_everywhere(tmp_path):
 
 
 def test_a_reward_is_called_once_for_each_completion(tmp_path):
-  del CALLS[:]
+  del many_rewards.CALLS[:]
   rows, *_ = summarized(
     configured(tmp_path, "judge", eval__every=9), tmp_path / "run")
   # Validation and test before, two steps of 4 groups of 4, both again.
-  assert CALLS == [4, 4, 16, 16, 4, 4]
+  assert many_rewards.CALLS == [4, 4, 16, 16, 4, 4]
   for row in rows[1:]:
     assert row["rollout/judge"] == pytest.approx(row["reward/judge"])
 
@@ -219,25 +208,28 @@ def test_a_row_that_cannot_be_used_is_found_with_its_line(
 
 
 def test_a_reward_that_lacks_a_column_is_found_before_anything_begins(tmp_path):
-  with pytest.raises(strict.ConfigError, match="'gold' cannot.*'answer'.*"
+  with pytest.raises(strict.ConfigError, match="'gold': cannot.*'answer'.*"
                      r"\['difficulty', 'index', 'prompt', 'solution'\]"):
     checked(configured(tmp_path, "gold"))
+
+
+def test_a_reward_that_fails_ends_the_run_with_a_line_that_names_it(tmp_path):
+  cfg = configured(tmp_path, "length")
+  done = started(cfg, tmp_path, "broken")
+  assert done.returncode == 1, done.stderr
+  assert "    raise KeyError" in done.stderr  # where it is in the function
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith("the reward 'broken' raised KeyError(\"'x'\") for "
+                         "completions of rows ")
+  assert last.endswith("The columns are ['difficulty', 'index', 'prompt', "
+                       "'solution'] (config.rollout.rewards)")
+  assert "Traceback" not in done.stderr
 
 
 def test_a_start_with_a_bad_row_begins_nothing(tmp_path):
   rows = [*ROWS, {"prompt": "1+" * 12 + "1=", "solution": "13"}]
   cfg = configured(tmp_path, "length", rows, task__prompt_length=16)
-  flags = {f"task.{split}_files": getattr(cfg.task, f"{split}_files")
-           for split in ("train", "validation", "test")} | {
-    "task.name": "files", "task.prompt_length": 16, "sft.steps": 0,
-    "rollout.rewards": '("test_files_run:length",)', "eval.size": 4}
-  done = subprocess.run(
-    [sys.executable, "-m", "dlrl.main", "--config=configs/bgpo.py:smoke",
-     f"--workdir={tmp_path / 'run'}", *(
-      f"--config.{name}={value}" for name, value in flags.items())],
-    env=os.environ | {"PYTHONPATH": ":".join(
-      f"{runs.ROOT}/{part}" for part in ("", "tests", "tests/support"))},
-    cwd=runs.ROOT, text=True, capture_output=True)
+  done = started(cfg, tmp_path, "length")
   assert done.returncode == 2, done.stderr
   assert done.stderr.splitlines()[-1].startswith(
     f"dlrl: {tmp_path}/rows.jsonl:13: the prompt ")

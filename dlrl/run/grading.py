@@ -51,7 +51,7 @@ def rewarded(setup: setup_lib.Setup, done: Answers) -> Answers:
   that they are what is learned.
 
   Raises:
-    reward_calls.RewardError: a function cannot be used; names it.
+    reward_calls.RewardError: a function failed; names it.
   """
   found = reward_calls.each(
     setup.rewards, done.prompts, done.texts, done.columns)

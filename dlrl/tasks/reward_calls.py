@@ -23,15 +23,14 @@ _LARGEST = float(np.finfo(np.float32).max)  # rewards are summed up in fp32
 _SHOWN = 8  # rows named in a message
 
 
-class RewardError(strict.ConfigError):
-  """A reward function that cannot be used; the last line says which and why."""
+class RewardError(ValueError):
+  """A reward function failed; the last line says which, where and why."""
 
   def __init__(self, name: str, problem: str, columns: Mapping[str, Any],
                before: str = "") -> None:
-    super().__init__("rollout.rewards", name, problem)
-    self.args = (
-      f"{before}the reward {name!r} {problem}. The columns are "
-      f"{sorted(columns)} ({self.shown(self.field)})",)
+    super().__init__(
+      f"{before}the reward {name!r} {problem}. {_there(columns)} "
+      "(config.rollout.rewards)")
 
 
 def each(
@@ -62,24 +61,34 @@ def each(
 
 def check(functions: Mapping[str, task_lib.Reward],
           columns: Mapping[str, Any]) -> None:
-  """Raises `RewardError` for a function that cannot take these columns."""
+  """Raises `strict.ConfigError` for a function that cannot take the columns."""
   for name, function in functions.items():
-    try:
-      signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins have none
-      continue
-    try:
-      signature.bind([], [], **columns)
-    except TypeError as error:
-      raise RewardError(
-        name, f"cannot be called as f(prompts, completions, **columns): "
-        f"{error}", columns) from error
+    if problem := _unfit(function, columns):
+      raise strict.ConfigError(
+        "rollout.rewards", name, f"{problem}. {_there(columns)}")
+
+
+def _unfit(function: task_lib.Reward, columns: Mapping[str, Any]) -> str:
+  try:
+    signature = inspect.signature(function)
+  except (TypeError, ValueError):  # some builtins have none
+    return ""
+  try:
+    signature.bind([], [], **columns)
+  except TypeError as error:
+    return f"cannot be called as f(prompts, completions, **columns): {error}"
+  return ""
+
+
+def _there(columns: Mapping[str, Any]) -> str:
+  return f"The columns are {sorted(columns)}"
 
 
 def _call(name: str, function: task_lib.Reward,
           prompts: Sequence[task_lib.Text], completions: Sequence[str],
           columns: Mapping[str, Sequence[Any]]) -> list[Any]:
-  check({name: function}, columns)
+  if problem := _unfit(function, columns):
+    raise RewardError(name, problem, columns)
   rows = _rows(columns, range(len(completions)))
   try:
     # Of copies, which a function may sort or empty.

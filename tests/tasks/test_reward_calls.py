@@ -48,7 +48,7 @@ def test_numbers_of_any_kind_are_taken(values):
   ([1, 1, 1, [1]], r"gave \[1\] for a completion of row 9"),
   (np.ones((4, 1)), "gave array"), ([1, 1, 1, 1j], "gave 1j")])
 def test_anything_else_names_the_reward_the_row_and_the_columns(values, text):
-  with pytest.raises(strict.ConfigError, match=text) as error:
+  with pytest.raises(reward_calls.RewardError, match=text) as error:
     each(fixed(values))
   last = str(error.value).splitlines()[-1]
   assert last.startswith("the reward 'mine' ")
@@ -60,7 +60,7 @@ def test_an_exception_shows_where_the_function_raised_it():
   def judge(prompts, completions, **columns):
     return [columns["gold"][i] for i in range(4)]
 
-  with pytest.raises(strict.ConfigError) as error:
+  with pytest.raises(reward_calls.RewardError) as error:
     each(judge)
   *frames, last = str(error.value).splitlines()
   assert frames[0] == "in the reward 'mine':"
@@ -75,7 +75,7 @@ def test_an_exception_that_quotes_a_completion_cannot_write_to_a_terminal():
   def judge(prompts, completions, **columns):
     raise ValueError("\x1b[2J" + "x" * 10_000 + "\nfirst line")
 
-  with pytest.raises(strict.ConfigError) as error:
+  with pytest.raises(reward_calls.RewardError) as error:
     each(judge)
   assert "\x1b" not in str(error.value)
   assert len(str(error.value).splitlines()[-1]) < 300
@@ -87,11 +87,15 @@ def test_an_exception_that_quotes_a_completion_cannot_write_to_a_terminal():
   (lambda completions, **columns: [1] * 4, "positional")])
 def test_a_function_that_cannot_take_the_columns_is_found_before_any_call(
     function, text):
-  for look in (each, lambda f: reward_calls.check({"mine": f}, COLUMNS)):
-    with pytest.raises(strict.ConfigError, match=text) as error:
-      look(function)
-    assert "'mine' cannot be called as f(prompts, completions, **columns)" in (
+  with pytest.raises(reward_calls.RewardError, match=text) as failed:
+    each(function)
+  with pytest.raises(strict.ConfigError, match=text) as refused:
+    reward_calls.check({"mine": function}, COLUMNS)
+  assert refused.value.field == "rollout.rewards"
+  for error in (failed, refused):
+    assert "cannot be called as f(prompts, completions, **columns)" in (
       str(error.value))
+    assert "'mine'" in str(error.value)
     assert "['answer', 'index', 'prompt']" in str(error.value)
   reward_calls.check({"mine": fixed(1), "max": max}, COLUMNS)
 
@@ -122,6 +126,6 @@ def test_functions_are_called_once_each_and_with_lists_of_their_own():
 
 def test_many_rows_are_named_by_the_first_and_tasks_are_told_apart():
   columns = {"index": list(range(20)), "task": ["gsm8k", "files"] * 10}
-  with pytest.raises(strict.ConfigError, match=(
+  with pytest.raises(reward_calls.RewardError, match=(
       r"rows 0 of gsm8k, 1 of files, .*7 of files and 12 more;")):
     each(fixed([]), columns, 20)

@@ -1,0 +1,35 @@
+"""Reward functions of all kinds, good and bad."""
+
+import random
+
+CALLS = []  # of `judge`: how many completions each time
+
+
+def broken(prompts, completions, **columns):
+  raise KeyError("x")
+
+
+def ones(prompts, completions, **columns):
+  return [None if p.startswith("1") else c.count("1") / 8
+          for p, c in zip(prompts, completions, strict=True)]
+
+
+def judge(prompts, completions, **columns):
+  CALLS.append(len(completions))
+  return [random.random() for _ in completions]
+
+
+def length(prompts, completions, **columns):
+  return [10 + len(c) for c in completions]
+
+
+def minus(prompts, completions, **columns):
+  return [-1.0 for _ in completions]
+
+
+def lost(prompts, completions, **columns):
+  return [None] * len(completions)
+
+
+def gold(prompts, completions, *, answer, **columns):
+  return [1.0] * len(completions)
