@@ -11,6 +11,10 @@ ratio of ELBOs, DPO, ...). By the chain rule its gradient is
 
 a sum over draws as soon as f' at the mean is known. A forward pass over the
 draws gives the mean: one more forward per draw, again one draw at a time.
+
+In `jax.shard_map`, gradients are those of `jax.grad`: of parameters that do not
+vary over a mesh axis they are sums over it, of parameters that do
+(`jax.lax.pcast`) each device has its own.
 """
 
 import functools
@@ -20,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective as losses
 
 Params = Any
@@ -45,7 +50,12 @@ def separable_value_and_grad(
     n: number of draws, at least 1.
     onto: tree to which the gradients are added, shaped like `zeros(params)`;
       None for zeros. With it, several calls share one accumulator.
+
+  Raises:
+    ValueError: n is less than 1.
   """
+  _require_draws(n)
+
   def value_and_grad(
     params: Params, j: jax.Array
   ) -> tuple[tuple[jax.Array, Any], Params]:
@@ -57,13 +67,11 @@ def separable_value_and_grad(
     with jax.named_scope("update/backward"):
       return (value, extras), pull(jnp.ones_like(value))[0]
 
-  def step(total: Any, j: jax.Array) -> tuple[Any, None]:
-    return add(total, value_and_grad(params, j)), None
+  def start(shapes: Any) -> Any:
+    return zeros(shapes[0]), zeros(shapes[1]) if onto is None else onto
 
-  shapes, _ = jax.eval_shape(value_and_grad, params, jnp.int32(0))
-  start = zeros(shapes), zeros(params) if onto is None else onto
-  total, _ = jax.lax.scan(step, start, jnp.arange(n, dtype=jnp.int32))
-  return total
+  sums, grads = _sum(value_and_grad, params, start, n)
+  return sums, grads
 
 
 def joint_value_and_grad(
@@ -78,23 +86,22 @@ def joint_value_and_grad(
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
     onto: see `separable_value_and_grad`.
+
+  Raises:
+    ValueError: n is less than 1.
   """
-  draws = jnp.arange(n, dtype=jnp.int32)
-  shapes = jax.eval_shape(statistic, params, jnp.int32(0))
+  _require_draws(n)
 
-  @jax.named_scope("update/forward")
-  def step(total: Any, j: jax.Array) -> tuple[Any, None]:
-    return add(total, statistic(params, j)), None
-
-  total, _ = jax.lax.scan(step, zeros(shapes), draws)
-  mean = _mean(total, n)
+  scoped = jax.named_scope("update/forward")(statistic)
+  mean = _mean(_sum(scoped, params, zeros, n), n)
   value, slope = jax.value_and_grad(outer, has_aux=True)(mean)
 
   # `slope` is a constant here: differentiating <slope, s_j> gives the second
   # factor of the chain rule.
   def term(params: Params, j: jax.Array) -> tuple[jax.Array, None]:
     each = statistic(params, j)
-    parts = jax.tree.map(lambda s, x: jnp.sum(s * x) / n, slope, each)
+    parts = jax.tree.map(
+      lambda s, x: jnp.sum(s * x.astype(s.dtype)) / n, slope, each)
     return jax.tree.reduce(jnp.add, parts), None
 
   _, grads = separable_value_and_grad(term, params, n, onto)
@@ -118,14 +125,18 @@ def value_and_grad(
   Returns:
     The loss, a scalar; metrics [b], averaged over draws; and `onto` +
     gradients.
+
+  Raises:
+    ValueError: n is less than 1, or there are no responses.
   """
+  _require_responses(rows)
   if isinstance(objective, losses.Separable):
     loss_of = objective.loss
 
     def term(params: Params, j: jax.Array) -> tuple[jax.Array, losses.Metrics]:
       draw, metrics = score(params, j)
       loss, more = loss_of(draw, rows)
-      return jnp.mean(loss) / n, _mean(metrics | more, n)
+      return jnp.mean(loss) / n, _mean(floats.each_wide(metrics | more), n)
 
     return separable_value_and_grad(term, params, n, onto)
   statistic, outer = _joint(objective, score, rows)
@@ -141,6 +152,8 @@ def stacked_value_and_grad(
   This is how other frameworks compute it. Not for training: the tests use it as
   the oracle and the benchmarks as the baseline.
   """
+  _require_draws(n)
+  _require_responses(rows)
   if isinstance(objective, losses.Separable):
     objective = losses.Joint(objective.loss, lambda means, _: means)
   statistic, outer = _joint(objective, score, rows)
@@ -148,7 +161,7 @@ def stacked_value_and_grad(
   def loss(params: Params) -> tuple[jax.Array, losses.Metrics]:
     each = jax.vmap(functools.partial(statistic, params))(
       jnp.arange(n, dtype=jnp.int32))
-    return outer(jax.tree.map(lambda x: jnp.mean(x, 0), each))
+    return outer(jax.tree.map(losses.over_draws, floats.each_wide(each)))
 
   value, grads = jax.value_and_grad(loss, has_aux=True)(params)
   return value, grads if onto is None else add(onto, grads)
@@ -170,15 +183,45 @@ def _joint(
   return statistic, outer
 
 
+def _require_draws(n: int) -> None:
+  if n < 1:
+    raise ValueError(f"n is {n}; a mean over draws takes at least one draw")
+
+
+def _require_responses(rows: losses.Responses) -> None:
+  if not rows.advantage.size:
+    raise ValueError(
+      "there are no responses: rows.advantage has the shape "
+      f"{rows.advantage.shape}; leave out batches without rows")
+
+
+def _sum(
+  term: Statistic, params: Params, start: Callable[[Any], Any], n: int
+) -> Any:
+  """The sum over draws of a tree, from `start` of the shapes of one."""
+  total = start(jax.eval_shape(term, params, jnp.int32(0)))
+  return jax.lax.scan(
+    lambda total, j: (add(total, term(params, j)), None), total,
+    jnp.arange(n, dtype=jnp.int32))[0]
+
+
 def _mean(sums: Any, n: int) -> Any:
   return jax.tree.map(lambda x: x / n, sums)
 
 
 def zeros(shapes: Any) -> Any:
-  """Accumulators for a tree of arrays or shapes: zeros, at least fp32."""
-  return jax.tree.map(
-    lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)),
-    shapes)
+  """Accumulators for a tree of arrays or shapes: zeros, at least fp32.
+
+  They have the types of the arrays, as a scan requires of what it carries: the
+  axes of `jax.shard_map` over which an array varies, and its sharding where the
+  mesh is Explicit.
+  """
+  def zero(like: jax.ShapeDtypeStruct) -> jax.Array:
+    x = jnp.zeros_like(like, floats.widened(like.dtype))
+    # None where no axis is Explicit or Manual.
+    return x if like.sharding is None else jax.reshard(x, like.sharding)
+
+  return jax.tree.map(zero, jax.eval_shape(lambda x: x, shapes))
 
 
 def add(total: Any, term: Any) -> Any:

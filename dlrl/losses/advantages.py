@@ -4,25 +4,69 @@ A reward of NaN is unknown: that completion's advantage is zero, and the others
 get the advantages that they would have in a group without it.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+
+from dlrl.losses import floats
+
+
+class _Groups(NamedTuple):
+  """Rewards by group; arrays [g, G], or [g, 1] for what a group has one of."""
+
+  known: jax.Array  # bool
+  apart: jax.Array  # reward - mean; zero if unknown or all are equal
+  std: jax.Array  # [g, 1]
+  size: jax.Array  # [g, 1], known rewards, at least 1
+
+
+def _groups(reward: jax.Array, group_size: int) -> _Groups:
+  known, reward = _split(reward, group_size)
+  size = jnp.maximum(
+    jnp.sum(known, 1, keepdims=True, dtype=reward.dtype), 1)
+  mean = jnp.sum(reward, 1, keepdims=True) / size
+  apart = jnp.where(known, reward - mean, 0.0)
+  std = jnp.sqrt(
+    jnp.sum(apart**2, 1, keepdims=True) / jnp.maximum(size - 1, 1))
+  # Tested explicitly: the mean of equal numbers can be off by one ulp, which
+  # `normalized` would divide by a tiny std and turn into an advantage of
+  # order one.
+  most = jnp.max(reward, 1, keepdims=True, where=known, initial=-jnp.inf)
+  least = jnp.min(reward, 1, keepdims=True, where=known, initial=jnp.inf)
+  return _Groups(known, jnp.where(most <= least, 0.0, apart), std, size)
+
+
+def _split(x: jax.Array, group_size: int) -> tuple[jax.Array, jax.Array]:
+  """Where x [b] is known, and x with zeros elsewhere, [g, G] each.
+
+  NaN is replaced before anything is computed: with jax_debug_nans, every NaN
+  that an operation returns is an error.
+
+  Raises:
+    ValueError: `group_size` does not divide b.
+  """
+  x = floats.wide(x)
+  if group_size < 1 or x.size % group_size:
+    raise ValueError(
+      f"group_size {group_size} does not divide {x.size} rewards; every group "
+      "has to be whole")
+  known = ~jnp.isnan(x)
+  x = jnp.where(known, x, 0.0)
+  return known.reshape(-1, group_size), x.reshape(-1, group_size)
 
 
 def centered(reward: jax.Array, group_size: int) -> jax.Array:
   """r - mean within each group, [b]; exactly zero where all are equal.
 
   Args:
-    reward: [b] fp32, groups contiguous; NaN where unknown.
+    reward: [b] numbers or bools, groups contiguous; NaN where unknown.
     group_size: completions per prompt, at least 2; divides b.
+
+  Raises:
+    ValueError: `group_size` does not divide b.
   """
-  groups = reward.reshape(-1, group_size)
-  # Tested explicitly: the mean of equal numbers can be off by one ulp, which
-  # `normalized` would divide by a tiny std and turn into an advantage of
-  # order one.
-  equal = jnp.nanmax(groups, 1, keepdims=True) == jnp.nanmin(
-    groups, 1, keepdims=True)
-  apart = groups - jnp.nanmean(groups, 1, keepdims=True)
-  return jnp.where(equal | jnp.isnan(groups), 0.0, apart).reshape(-1)
+  return _groups(reward, group_size).apart.reshape(-1)
 
 
 def normalized(reward: jax.Array, group_size: int) -> jax.Array:
@@ -31,11 +75,8 @@ def normalized(reward: jax.Array, group_size: int) -> jax.Array:
   The standard deviation has G - 1 in the denominator, as in the published
   training code. Source: arXiv 2510.11683, Eq. 18. Arguments: see `centered`.
   """
-  groups = reward.reshape(-1, group_size)
-  std = jnp.nanstd(groups, 1, ddof=1, keepdims=True)
-  apart = centered(reward, group_size).reshape(-1, group_size)
-  # The std of a single known reward is 0 / 0.
-  return jnp.where(apart == 0, 0.0, apart / (std + 1e-6)).reshape(-1)
+  groups = _groups(reward, group_size)
+  return (groups.apart / (groups.std + 1e-6)).reshape(-1)
 
 
 def leave_one_out(reward: jax.Array, group_size: int) -> jax.Array:
@@ -45,11 +86,9 @@ def leave_one_out(reward: jax.Array, group_size: int) -> jax.Array:
   reward and so adds no bias. Source: arXiv 2402.14740 (RLOO); DiffuCoder (arXiv
   2506.20639) and ESPO (arXiv 2512.03759) use it. Arguments: see `centered`.
   """
-  groups = reward.reshape(-1, group_size)
-  known = jnp.sum(~jnp.isnan(groups), 1, keepdims=True)
-  apart = centered(reward, group_size).reshape(-1, group_size)
+  _, apart, _, size = _groups(reward, group_size)
   # r - (sum - r) / (G - 1) = (r - mean) G / (G - 1)
-  return (apart * (known / jnp.maximum(known - 1, 1))).reshape(-1)
+  return (apart * (size / jnp.maximum(size - 1, 1))).reshape(-1)
 
 
 def softmax_weights(
@@ -64,12 +103,19 @@ def softmax_weights(
     advantage: [b] fp32, groups contiguous; NaN where unknown.
     group_size: G, completions per prompt; divides b.
     psi: sharpness of the softmaxes.
+
+  Raises:
+    ValueError: `group_size` does not divide b.
   """
-  groups = psi * advantage.reshape(-1, group_size)
-  known = ~jnp.isnan(groups)
-  up, down = (jax.nn.softmax(groups, 1, where=known),
-              jax.nn.softmax(-groups, 1, where=known))
-  size = jnp.sum(known, 1, keepdims=True)
+  known, groups = _split(advantage, group_size)
+  return _weights(known, psi * groups)
+
+
+def _weights(known: jax.Array, groups: jax.Array) -> jax.Array:
+  # Where nothing is known, a softmax over no number would be 0 / 0.
+  counted = known | ~jnp.any(known, 1, keepdims=True)
+  up, down = (jax.nn.softmax(x, 1, where=counted) for x in (groups, -groups))
+  size = jnp.sum(known, 1, keepdims=True, dtype=groups.dtype)
   return jnp.where(known, size * (up - down), 0.0).reshape(-1)
 
 
@@ -80,6 +126,7 @@ def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
   the cheapest way to lower it is to make the denoiser worse everywhere. A
   weight below 1 keeps the raising terms in charge; 1 changes nothing.
   """
+  advantage = floats.wide(advantage)
   return jnp.where(advantage < 0, weight * advantage, advantage)
 
 
@@ -88,10 +135,8 @@ def softmax_centered(reward: jax.Array, group_size: int) -> jax.Array:
 
   Arguments: see `centered`.
   """
-  # `centered` turns an unknown reward into 0, which the softmax would count.
-  advantage = jnp.where(
-    jnp.isnan(reward), jnp.nan, centered(reward, group_size))
-  return softmax_weights(advantage, group_size)
+  known, apart, *_ = _groups(reward, group_size)
+  return _weights(known, apart)
 
 
 # (reward [b], group size) -> the factors [b] of the log-likelihoods.

@@ -15,6 +15,7 @@ loss of a response with a negative advantage.
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 
@@ -24,10 +25,7 @@ def _ratio(
 ) -> jax.Array:
   delta = score - jax.lax.stop_gradient(old_score)
   good = advantage >= 0
-  # `where` computes both branches. Without the inner one, an exp that overflows
-  # in the branch not taken would have the gradient inf * 0 = NaN.
-  falling = jnp.exp(jnp.where(good, 0.0, delta))
-  return jnp.where(good, 1 + delta, falling)
+  return jnp.where(good, 1 + delta, floats.exp(delta))
 
 
 def bgpo_statistic(
@@ -40,6 +38,7 @@ def bgpo_statistic(
     old_score: [b] fp32, under the parameters that generated the rollout.
     advantage: [b] fp32.
   """
+  score, old_score, advantage = floats.wide(score, old_score, advantage)
   # (1 + d) A is linear in d. exp(d) A is concave in d where A < 0. So the mean
   # over draws of g_j bounds the joint objective from below, and its gradient is
   # a sum of the draws' gradients.
@@ -59,8 +58,9 @@ def bgpo(
   Returns:
     The loss [b] and metrics [b]: `delta`, the mean absolute change of a score.
   """
-  loss = -jnp.mean(bgpo_statistic(score, old_score, advantage[None]), 0)
-  return loss, {"delta": jnp.mean(jnp.abs(score - old_score), 0)}
+  score, old_score, a = floats.wide(score, old_score, advantage)
+  loss = -objective.over_draws(bgpo_statistic(score, old_score, a[None]))
+  return loss, {"delta": objective.over_draws(jnp.abs(score - old_score))}
 
 
 def bgpo_clipped(
@@ -79,6 +79,7 @@ def bgpo_clipped(
   Returns:
     The loss [b] and metrics [b]: `clip`, the share of clipped draws.
   """
+  score, old_score, advantage = floats.wide(score, old_score, advantage)
   a = advantage[None]
   term, flat = ratio_lib.clipped(_ratio(score, old_score, a), a, clip)
   limit = dual_clip * a
@@ -86,7 +87,8 @@ def bgpo_clipped(
   # bound as the ratio does.
   over = (a < 0) & (term < limit)
   term = jnp.where(over, limit, term)
-  return -jnp.mean(term, 0), {"clip": jnp.mean(flat | over, 0)}
+  return -objective.over_draws(term), {
+    "clip": objective.over_draws(floats.wide(flat | over))}
 
 
 def bgpo_objective() -> objective.Separable:

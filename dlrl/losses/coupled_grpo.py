@@ -10,6 +10,7 @@ joint. Source: arXiv 2506.20639.
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 from dlrl.losses.diffu_grpo import diffu_grpo
@@ -41,7 +42,7 @@ def coupled_grpo(
     ValueError: `kl_coef` is set, but `ref_logps` is None.
   """
   def mean(x: jax.Array) -> jax.Array:
-    return jnp.mean(x * weight, 0)
+    return objective.over_draws(floats.weighted(x, weight))
 
   return diffu_grpo(
     mean(logps), mean(old_logps), advantage, mask, clip=clip,
@@ -57,13 +58,16 @@ def coupled_grpo_objective(
     rows: objective.Responses,
   ) -> objective.LossAndMetrics:
     terms = token_terms(
-      *means[:2], rows.advantage, (clip_low, clip_high), means[2], kl_coef)
+      *means[:2], rows.advantage, rows.valid, (clip_low, clip_high), means[2],
+      kl_coef)
     # One mean over all tokens of the batch: a long response counts for more
     # than a short one, as in the published code.
-    weight = rows.valid / rows.tokens[:, None]
-    return objective.reduce(terms, lambda x: jnp.sum(x * weight, -1))
+    tokens = floats.wide(rows.tokens)[:, None]
+    return objective.reduce(terms, lambda x: jnp.sum(
+      x * (rows.valid.astype(x.dtype) / tokens.astype(x.dtype)), -1))
 
   return objective.Joint(
     lambda draw, rows: jax.tree.map(
-      lambda x: x * draw.weight, (draw.logps, draw.old_logps, draw.ref_logps)),
+      lambda x: floats.weighted(x, jnp.where(rows.valid, draw.weight, 0.0)),
+      (draw.logps, draw.old_logps, draw.ref_logps)),
     outer, skips_zero=not kl_coef, needs_ref=bool(kl_coef))

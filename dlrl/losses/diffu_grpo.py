@@ -9,28 +9,39 @@ token scored at the denoising step that committed it) and JustGRPO (arXiv
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 
 
 def token_terms(
   logps: jax.Array, old_logps: jax.Array, advantage: jax.Array,
-  clip: ratio_lib.Clip, ref_logps: jax.Array | None, kl_coef: float,
+  mask: jax.Array, clip: ratio_lib.Clip, ref_logps: jax.Array | None,
+  kl_coef: float,
 ) -> objective.LossAndMetrics:
-  """The loss and metrics of every token, [..., b, t].
+  """The loss and metrics of every token, [..., b, t]; finite off the mask too.
 
   Args:
     logps: [..., b, t] fp32.
     old_logps: [..., b, t] fp32, under the rollout's parameters; a constant.
     advantage: [b] fp32.
+    mask: bool, broadcastable to `logps`: the tokens that count. Log-probs of
+      others may be anything, even -inf.
     clip: how far the ratio counts below and above 1.
     ref_logps: [..., b, t] fp32, under the reference; None without a KL.
     kl_coef: factor of the k3 estimate of the KL to the reference.
   """
-  ratio = jnp.exp(logps - jax.lax.stop_gradient(old_logps))
+  logps, old_logps, advantage, ref_logps = floats.wide(
+    logps, old_logps, advantage, ref_logps)
+  # Here, and not only where tokens are summed: the gradient of a sum would be
+  # 0 * NaN at the others.
+  mask = jnp.broadcast_to(mask, logps.shape)
+  logps, old_logps, ref_logps = jax.tree.map(
+    lambda x: jnp.where(mask, x, 0.0), (logps, old_logps, ref_logps))
+  ratio = floats.exp(logps - jax.lax.stop_gradient(old_logps))
   by_token = jnp.broadcast_to(advantage[:, None], ratio.shape)
   term, flat = ratio_lib.clipped(ratio, by_token, clip)
-  metrics = {"clip": flat.astype(jnp.float32)}
+  metrics = {"clip": floats.wide(flat)}
   if ref_logps is None:
     return -term, metrics
   kl = ratio_lib.kl(logps, ref_logps, "k3")
@@ -62,11 +73,14 @@ def diffu_grpo(
   """
   ratio_lib.require_reference("diffu_grpo", "ref_logps", ref_logps, kl_coef)
   shape = (-1, *logps.shape[-2:])
-  mask = jnp.broadcast_to(mask, logps.shape).reshape(shape)
-  tokens = jnp.maximum(jnp.sum(mask) / mask[0, :, 0].size, 1e-9)
-  terms = token_terms(logps, old_logps, advantage, clip, ref_logps, kl_coef)
+  mask = jnp.broadcast_to(mask, logps.shape)
+  terms = token_terms(
+    logps, old_logps, advantage, mask, clip, ref_logps, kl_coef)
+  mask = objective.require_draws(mask.reshape(shape))
+  tokens = jnp.maximum(
+    jnp.sum(mask, dtype=jnp.float32) / logps.shape[-2], 1e-9)
   return objective.reduce(terms, lambda x: jnp.sum(
-    jnp.where(mask, x.reshape(shape), 0.0), (0, 2)) / tokens)
+    jnp.where(mask, x.reshape(shape), 0.0), (0, 2)) / tokens.astype(x.dtype))
 
 
 def diffu_grpo_objective(
@@ -81,10 +95,13 @@ def diffu_grpo_objective(
     draw: objective.Scored, rows: objective.Responses
   ) -> objective.LossAndMetrics:
     terms = token_terms(
-      draw.logps, draw.old_logps, rows.advantage, (clip_low, clip_high),
+      draw.logps, draw.old_logps, rows.advantage,
+      (draw.weight != 0) & rows.valid, (clip_low, clip_high),
       draw.ref_logps, kl_coef)
-    weight = jnp.where(rows.valid, draw.weight, 0.0) / rows.tokens[:, None]
-    return objective.reduce(terms, lambda x: jnp.sum(x * weight, -1))
+    weight, tokens = floats.wide(draw.weight, rows.tokens)
+    weight = jnp.where(rows.valid, weight, 0.0) / tokens[:, None]
+    return objective.reduce(
+      terms, lambda x: jnp.sum(x * weight.astype(x.dtype), -1))
 
   return objective.Separable(
     loss, skips_zero=not kl_coef, needs_ref=bool(kl_coef))

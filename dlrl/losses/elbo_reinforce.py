@@ -4,8 +4,8 @@ On-policy, every ELBO objective has this gradient (arXiv 2510.11683, Eq. 15-17).
 """
 
 import jax
-import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 
 
@@ -13,11 +13,13 @@ def elbo_reinforce(
   score: jax.Array, advantage: jax.Array
 ) -> objective.LossAndMetrics:
   """The loss [b] of scores [n, b] and advantages [b], and no metrics."""
-  return -jnp.mean(score, 0) * advantage, {}
+  score, advantage = floats.wide(score, advantage)
+  return -objective.over_draws(score) * advantage, {}
 
 
 def elbo_reinforce_objective() -> objective.Separable:
   """REINFORCE, one draw at a time."""
   return objective.Separable(
-    lambda draw, rows: (-draw.score(draw.logps) * rows.advantage, {}),
+    lambda draw, rows: elbo_reinforce(
+      draw.score(draw.logps)[None], rows.advantage),
     takes_norm=True)

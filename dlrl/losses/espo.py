@@ -7,8 +7,8 @@ keeps it near 1 for long responses; the KL is also per token. Source: arXiv
 """
 
 import jax
-import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 
@@ -43,7 +43,7 @@ def espo(
   """
   ratio_lib.require_reference("espo", "ref_score", ref_score, kl_coef)
   means = jax.tree.map(
-    lambda x: jnp.mean(x, 0), (score, old_score, ref_score))
+    objective.over_draws, floats.wide(score, old_score, ref_score))
   return _outer(means, advantage, length, clip, kl_coef, kl)
 
 
@@ -82,10 +82,11 @@ def _outer(
   means: _Scores, advantage: jax.Array, length: float | jax.Array,
   clip: ratio_lib.Clip, kl_coef: float, kl: str,
 ) -> objective.LossAndMetrics:
+  *means, advantage, length = floats.wide(*means, advantage, length)
   score, old_score, ref_score = means
-  ratio = jnp.exp((score - jax.lax.stop_gradient(old_score)) / length)
+  ratio = floats.exp((score - jax.lax.stop_gradient(old_score)) / length)
   term, flat = ratio_lib.clipped(ratio, advantage, clip)
-  metrics = {"ratio": ratio, "clip": flat.astype(jnp.float32)}
+  metrics = {"ratio": ratio, "clip": floats.wide(flat)}
   if ref_score is None:
     return -term, metrics
   penalty = ratio_lib.kl(score, ref_score, kl) / length

@@ -9,6 +9,7 @@ reference, here per token as in ESPO).
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 
@@ -38,14 +39,17 @@ def gdsd(
     ValueError: `kl_coef` is set, but `ref_score` is None.
   """
   ratio_lib.require_reference("gdsd", "ref_score", ref_score, kl_coef)
+  score, old_score, advantage, ref_score, length = floats.wide(
+    score, old_score, advantage, ref_score, length)
   delta = score - jax.lax.stop_gradient(old_score)
   # Clamped in log space: exp(delta) within 1 - clip..1 + clip.
   delta = jnp.clip(delta, jnp.log1p(-clip), jnp.log1p(clip))
   terms = (delta / length - psi * advantage[None]) ** 2
   if ref_score is None:
-    return jnp.mean(terms, 0), {}
+    return objective.over_draws(terms), {}
   kl = ratio_lib.kl(score, ref_score, "k2") / length
-  return jnp.mean(terms + kl_coef * kl, 0), {"kl": jnp.mean(kl, 0)}
+  return objective.over_draws(terms + kl_coef * kl), {
+    "kl": objective.over_draws(kl)}
 
 
 def gdsd_objective(

@@ -13,8 +13,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
+
 Metrics = dict[str, jax.Array]  # per response, [b]
 LossAndMetrics = tuple[jax.Array, Metrics]  # the loss is per response, [b]
+
+
+def require_draws(x: jax.Array) -> jax.Array:
+  """The array [n, ...]; raises ValueError if n is 0."""
+  if not x.shape[0]:
+    raise ValueError(
+      f"a loss of n = 0 draws (an array has the shape {x.shape}); pass at "
+      "least one draw")
+  return x
+
+
+def over_draws(x: jax.Array) -> jax.Array:
+  """The mean over the draws of [n, ...]; raises ValueError if n is 0."""
+  return jnp.mean(require_draws(x), 0)
 
 
 def reduce(
@@ -29,7 +45,8 @@ class Scored(NamedTuple):
   """One masked copy of each response, scored.
 
   Attributes:
-    logps: [b, t] fp32, log-probs of the true tokens; zero where not masked.
+    logps: [b, t] fp32, log-probs of the true tokens; anything where the weight
+      is zero, even -inf.
     old_logps: [b, t] fp32, log-probs under the parameters that generated the
       rollout; constants.
     ref_logps: [b, t] fp32, log-probs under the reference parameters; constants.
@@ -47,7 +64,7 @@ class Scored(NamedTuple):
 
   def score(self, logps: jax.Array) -> jax.Array:
     """The draw's ELBO estimate from log-probs [b, t], [b] fp32."""
-    return jnp.sum(logps * self.weight, -1)
+    return jnp.sum(floats.weighted(logps, self.weight), -1)
 
 
 class Responses(NamedTuple):

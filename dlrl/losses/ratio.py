@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
+
 Clip = float | tuple[float, float]  # how far below and above 1
 
 
@@ -47,7 +49,7 @@ def _k2(logp: jax.Array, ref: jax.Array) -> jax.Array:
 
 
 def _k3(logp: jax.Array, ref: jax.Array) -> jax.Array:
-  return jnp.exp(ref - logp) - (ref - logp) - 1
+  return floats.exp(ref - logp) - (ref - logp) - 1
 
 
 KL = {"k1": _k1, "k2": _k2, "k3": _k3}
@@ -73,6 +75,7 @@ def kl(logp: jax.Array, ref: jax.Array, kind: str) -> jax.Array:
   """
   if kind not in KL:
     raise ValueError(f"kl: unknown estimator {kind!r}; use {', '.join(KL)}")
+  logp, ref = floats.wide(logp, ref)
   return KL[kind](logp, jax.lax.stop_gradient(ref))
 
 

@@ -9,11 +9,16 @@ the mean log-prob of the masked tokens, without 1/t.
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 
 # exp(-80) is a normal number in fp32, so its log is finite. A token this
-# improbable has no gradient from the upper bound.
-_FLOOR = -80.0
+# improbable has no gradient from the upper bound. The other end is out of reach
+# of probabilities, and keeps what is not one finite.
+_LOGS = -80.0, 40.0
+# Powers are kept in units of 2^-40, which changes no digit: the slope of the
+# log of exp(-80) would leave no room in fp32 for an advantage.
+_UNIT = 2.0**-40
 
 
 def spg(
@@ -37,9 +42,9 @@ def spg(
   shape = (-1, *logps.shape[-2:])
   draws = jax.vmap(_statistic, (0, 0, None, None))(
     logps.reshape(shape), weight.reshape(shape), mask, beta)
-  means = jax.tree.map(lambda x: jnp.mean(x, 0), draws)
   return _outer(
-    means, advantage, mask, jnp.mean(jnp.sum(mask, -1)), beta, mix)
+    jax.tree.map(objective.over_draws, draws), advantage, mask,
+    jnp.mean(jnp.sum(mask, -1, dtype=jnp.float32)), beta, mix)
 
 
 def spg_objective(
@@ -57,11 +62,12 @@ def _statistic(
 ) -> tuple[jax.Array, jax.Array]:
   """The draw's ELBO [b] and terms of the EUBO's inner means [b, t]."""
   live = mask & (weight > 0)
+  logps = jnp.where(live, floats.wide(logps), 0.0)
   # At least 1: a draw that masked no valid token contributes zero, not 0/0.
-  count = jnp.maximum(jnp.sum(live, -1), 1)
-  share = count / jnp.maximum(jnp.sum(mask, -1), 1)
-  elbo = jnp.sum(jnp.where(live, logps, 0.0), -1) / count
-  power = jnp.exp(jnp.maximum(beta * jnp.where(live, logps, 0.0), _FLOOR))
+  count = _count(live, logps.dtype)
+  share = count / _count(mask, logps.dtype)
+  elbo = jnp.sum(logps, -1) / count
+  power = jnp.exp(jnp.clip(beta * logps, *_LOGS)) / _UNIT
   return elbo, jnp.where(live, power / share[:, None], 0.0)
 
 
@@ -69,14 +75,27 @@ def _outer(
   means: tuple[jax.Array, jax.Array], advantage: jax.Array, mask: jax.Array,
   tokens: jax.Array, beta: float, mix: float,
 ) -> objective.LossAndMetrics:
-  elbo, inner = means
+  elbo, inner, advantage, tokens = floats.wide(*means, advantage, tokens)
   # EUBO = mean_i log(mean_j p_ij^beta / share_j) / beta, over the tokens i that
   # some draw j masked.
   seen = mask & (inner > 0)
-  logs = jnp.where(seen, jnp.log(jnp.where(seen, inner, 1.0)), 0.0)
-  eubo = jnp.sum(logs, -1) / jnp.maximum(jnp.sum(seen, -1), 1) / beta
+  inner = jnp.where(seen, inner, 1 / _UNIT)
+  eubo = jnp.sum(_log(inner), -1) / _count(seen, inner.dtype) / beta
   bound = jnp.where(advantage > 0, elbo, mix * eubo + (1 - mix) * elbo)
   # The bounds are means over tokens; this makes the batch's loss a mean over
   # all its tokens instead of over responses.
-  length = jnp.sum(mask, -1) / jnp.maximum(tokens, 1e-9)
+  length = jnp.sum(mask, -1, dtype=tokens.dtype) / jnp.maximum(tokens, 1e-9)
   return -advantage * bound * length, {"elbo": elbo, "eubo": eubo}
+
+
+def _log(inner: jax.Array) -> jax.Array:
+  """The log of a number of units, with the slope 1 / `inner`."""
+  log = jnp.log(inner)
+  # `log` minus itself adds nothing but its slope.
+  still = jax.lax.stop_gradient
+  return still(jnp.log(inner * _UNIT)) + (log - still(log))
+
+
+def _count(mask: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """Set positions of every row [b, t], at least 1."""
+  return jnp.maximum(jnp.sum(mask, -1, dtype=dtype), 1)

@@ -12,6 +12,7 @@ ESPO).
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 
@@ -33,7 +34,8 @@ def stable_drl(
   Returns:
     The loss [b] and metrics [b]: `ratio`, and `clip`, 1 where it is clipped.
   """
-  means = jnp.mean(score, 0), jnp.mean(old_score, 0)
+  means = jax.tree.map(
+    objective.over_draws, floats.wide(score, old_score))
   return _outer(means, advantage, length, clip, group_size)
 
 
@@ -53,13 +55,16 @@ def _outer(
   means: tuple[jax.Array, jax.Array], advantage: jax.Array,
   length: float | jax.Array, clip: ratio_lib.Clip, group_size: int,
 ) -> objective.LossAndMetrics:
+  *means, advantage, length = floats.wide(*means, advantage, length)
   score, old_score = (x / length for x in means)
-  ratio = jnp.exp(jax.lax.stop_gradient(score) - old_score)
+  ratio = floats.exp(jax.lax.stop_gradient(score) - old_score)
   weight = jnp.clip(ratio, *ratio_lib.bounds(clip))
   # Divided by the group's mean, not its sum: the loss is averaged over
   # responses, so that on-policy all weights are 1.
   groups = weight.reshape(-1, group_size)
-  share = groups / jnp.mean(groups, -1, keepdims=True)
+  # With a clip of 1 below, all the weights of a group can be zero.
+  mean = jnp.mean(groups, -1, keepdims=True)
+  share = groups / jnp.where(mean > 0, mean, 1.0)
   loss = -jax.lax.stop_gradient(share.reshape(-1)) * advantage * score
   return loss, {
-    "ratio": ratio, "clip": (weight != ratio).astype(jnp.float32)}
+    "ratio": ratio, "clip": floats.wide(weight != ratio)}

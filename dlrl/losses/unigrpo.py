@@ -39,9 +39,10 @@ def unigrpo(
     ValueError: `kl_coef` is set, but `ref_logps` is None.
   """
   ratio_lib.require_reference("unigrpo", "ref_logps", ref_logps, kl_coef)
-  terms = token_terms(logps, old_logps, advantage, clip, ref_logps, kl_coef)
+  terms = token_terms(
+    logps, old_logps, advantage, mask, clip, ref_logps, kl_coef)
   return objective.reduce(
-    terms, lambda x: jnp.mean(_masked_mean(x, mask), 0))
+    terms, lambda x: objective.over_draws(_masked_mean(x, mask)))
 
 
 def trace_rl(
@@ -81,9 +82,9 @@ def _objective(
   def loss(
     draw: objective.Scored, rows: objective.Responses
   ) -> objective.LossAndMetrics:
-    terms = token_terms(draw.logps, draw.old_logps, rows.advantage, clip,
-                        reference(draw), kl_coef)
     mask = (draw.weight > 0) & rows.valid
+    terms = token_terms(draw.logps, draw.old_logps, rows.advantage, mask, clip,
+                        reference(draw), kl_coef)
     return objective.reduce(terms, lambda x: _masked_mean(x, mask))
 
   return objective.Separable(loss, skips_zero=not kl_coef)
@@ -92,4 +93,4 @@ def _objective(
 def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   # Divides by at least 1: zero without a masked token, not 0/0.
   return jnp.sum(jnp.where(mask, x, 0.0), -1) / jnp.maximum(
-    jnp.sum(mask, -1), 1)
+    jnp.sum(mask, -1, dtype=x.dtype), 1)

@@ -9,6 +9,7 @@ arXiv 2505.19223.
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 
 
@@ -28,19 +29,23 @@ def vrpo_offline(
   Returns:
     The loss [b] and metrics [b]: `margin`, and `right`, 1 where it is positive.
   """
+  chosen, rejected, ref_chosen, ref_rejected = floats.wide(
+    chosen, rejected, ref_chosen, ref_rejected)
   return vrpo_offline_outer(
-    jnp.mean(chosen - jax.lax.stop_gradient(ref_chosen), 0),
-    jnp.mean(rejected - jax.lax.stop_gradient(ref_rejected), 0), beta=beta)
+    objective.over_draws(chosen - jax.lax.stop_gradient(ref_chosen)),
+    objective.over_draws(rejected - jax.lax.stop_gradient(ref_rejected)),
+    beta=beta)
 
 
 def vrpo_offline_outer(
   chosen: jax.Array, rejected: jax.Array, *, beta: float
 ) -> objective.LossAndMetrics:
   """`vrpo_offline` of the mean changes of the scores, [b] each."""
+  chosen, rejected = floats.wide(chosen, rejected)
   margin = beta * (chosen - rejected)
   # softplus(-x) = -log sigmoid(x), without overflow
   return jax.nn.softplus(-margin), {
-    "margin": margin, "right": (margin > 0).astype(jnp.float32)}
+    "margin": margin, "right": floats.wide(margin > 0)}
 
 
 def vrpo_offline_objective(beta: float = 0.2) -> objective.Joint:
@@ -59,14 +64,19 @@ def vrpo_offline_objective(beta: float = 0.2) -> objective.Joint:
   def outer(
     means: tuple[jax.Array, jax.Array], rows: objective.Responses
   ) -> objective.LossAndMetrics:
-    score, ref_score = means
+    score, ref_score, advantage = floats.wide(*means, rows.advantage)
     change = (score - jax.lax.stop_gradient(ref_score)).reshape(-1, 2)
-    first, second = rows.advantage.reshape(-1, 2).T
+    first, second = advantage.reshape(-1, 2).T
     # Multiplying both changes by -1 swaps chosen and rejected.
     sign = jnp.sign(first - second)
     pairs = vrpo_offline_outer(
       sign * change[:, 0], sign * change[:, 1], beta=beta)
-    return objective.reduce(
-      pairs, lambda x: jnp.repeat(jnp.where(sign == 0, 0.0, x), 2))
+
+    def of_rows(x: jax.Array) -> jax.Array:
+      x = jnp.where(sign == 0, 0.0, x)
+      # Not `repeat`, which has no sharding where the mesh is Explicit.
+      return jnp.stack([x, x], 1).reshape(-1)
+
+    return objective.reduce(pairs, of_rows)
 
   return objective.Joint(statistic, outer, needs_ref=True, together=2)

@@ -8,6 +8,7 @@ arXiv 2505.19223.
 import jax
 import jax.numpy as jnp
 
+from dlrl.losses import floats
 from dlrl.losses import objective
 
 
@@ -18,19 +19,32 @@ def vrpo_online(
 
   Average the loss over responses. Arguments: see `bgpo`.
   """
-  return _outer(jnp.mean(score - jax.lax.stop_gradient(old_score), 0),
-                advantage)
+  score, old_score = floats.wide(score, old_score)
+  return _outer(
+    objective.over_draws(score - jax.lax.stop_gradient(old_score)), advantage)
 
 
 def vrpo_online_objective() -> objective.Joint:
   """VRPO-OL as a function of the mean change of a score."""
   return objective.Joint(
-    lambda draw, rows: draw.score(draw.logps - draw.old_logps),
+    _delta,
     lambda delta, rows: _outer(delta, rows.advantage), takes_norm=True)
+
+
+def _delta(
+  draw: objective.Scored, rows: objective.Responses
+) -> jax.Array:
+  del rows
+  logps, old_logps = floats.wide(draw.logps, draw.old_logps)
+  # -inf - -inf would be NaN.
+  live = draw.weight != 0
+  return draw.score(
+    jnp.where(live, logps, 0.0) - jnp.where(live, old_logps, 0.0))
 
 
 def _outer(
   delta: jax.Array, advantage: jax.Array
 ) -> objective.LossAndMetrics:
-  ratio = jnp.exp(delta)
+  delta, advantage = floats.wide(delta, advantage)
+  ratio = floats.exp(delta)
   return -ratio * advantage, {"ratio": ratio}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dlrl.losses import advantages
+from dlrl.losses import floats
 from dlrl.losses import objective
 
 
@@ -29,7 +30,9 @@ def wd1(
   Returns:
     The loss [b] and metrics [b]: `weight`, the factor of the log-likelihood.
   """
+  logps, advantage = floats.wide(logps, advantage)
   weight = advantages.softmax_weights(advantage, group_size, psi)
+  mask = jnp.broadcast_to(mask, logps.shape)
   total = jnp.sum(jnp.where(mask, logps, 0.0), -1)
-  total = jnp.mean(total.reshape(-1, total.shape[-1]), 0)
+  total = objective.over_draws(total.reshape(-1, total.shape[-1]))
   return -weight * total, {"weight": weight}

@@ -21,9 +21,9 @@ BOTH = {"clip": (0.1, 0.2)}
 
 def in_pairs(new, ref, rows):
   """The rows of each pair by advantage, as `vrpo_offline` takes them."""
-  pairs = np.asarray(rows.advantage).reshape(-1, 2)
-  first = np.arange(0, B, 2) + pairs.argmax(1)
-  other = np.arange(0, B, 2) + pairs.argmin(1)
+  pairs = jnp.asarray(rows.advantage).reshape(-1, 2)
+  first = jnp.arange(0, B, 2) + pairs.argmax(1)
+  other = jnp.arange(0, B, 2) + pairs.argmin(1)
   loss, metrics = losses.vrpo_offline(
     new[:, first], new[:, other], ref[:, first], ref[:, other], beta=0.7)
   return jax.tree.map(lambda x: jnp.repeat(x, 2), (loss, metrics))
