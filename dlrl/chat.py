@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from dlrl import config
+from dlrl import keys as keys_lib
 from dlrl import models
 from dlrl import strict
 from dlrl.models import hf_tokenizer
@@ -134,6 +135,8 @@ def run() -> None:
     steps=options.steps or options.gen_length, eos="stop",
     **{name: getattr(options, name) for name in SETTINGS})
   check.sampler(sampler, "", strict.FlagError)
+  key = jax.random.split(keys_lib.of(
+    jax.random.key(options.seed), keys_lib.Seed.GENERATION), 1)
   messages: list[dict[str, str]] = []
   for question in [options.prompt] if options.prompt else _questions():
     # What is not of the terminal's encoding arrives as half characters.
@@ -144,7 +147,7 @@ def run() -> None:
     ids, lengths = padding.pad([prompt])
     screen = Screen()
     for state in denoise.stream(
-        model, params, ids, lengths, jax.random.key(options.seed)[None],
+        model, params, ids, lengths, key,
         sampler=sampler, eos_id=tokenizer.eos_id):
       answer = np.asarray(state.completion)[0]
       screen.draw(picture(tokenizer, answer))

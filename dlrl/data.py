@@ -27,6 +27,7 @@ Arrays = dict[str, np.ndarray]
 Item = Callable[[int], Arrays]  # from an example's position to its arrays
 
 _EVAL_SEED = 20251  # one held-out set for all runs, whatever their seed
+_SFT_ORDER = 1  # what a run's seed is for, beside RL's order
 
 
 class Tokenizer(Protocol):
@@ -121,7 +122,9 @@ def sft_batches(
   """
   item = sft_item(source, tokenizer, prompt, prompt_length=prompt_length,
                   gen_length=gen_length, truncate=truncate)
-  return _batches(source, item, batch_size, seed)
+  # Not the order in which RL asks the same examples.
+  own = np.random.SeedSequence((seed, _SFT_ORDER)).generate_state(1)
+  return _batches(source, item, batch_size, int(own[0]))
 
 
 def sft_item(

@@ -33,6 +33,7 @@ from ml_collections import config_flags
 
 from dlrl import config
 from dlrl import data
+from dlrl import keys as keys_lib
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
@@ -174,7 +175,8 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
 
   The device decodes the next batch while the host scores this one.
   """
-  root, used = setup.root_key, sampler(setup.cfg, length)
+  root = keys_lib.of(setup.root_key, keys_lib.Seed.EVALUATION)
+  used = sampler(setup.cfg, length)
 
   @jax.jit
   def decode(params, prompt, prompt_length, places):

@@ -17,6 +17,7 @@ import numpy as np
 
 from dlrl import config
 from dlrl import data
+from dlrl import keys as keys_lib
 from dlrl import strict
 from dlrl import tasks
 from dlrl import update
@@ -55,11 +56,12 @@ def _rollout(
   # One key per prompt or completion, by its place in the global batch, so that
   # a completion does not depend on the number of hosts.
   prompts, group = prompt.shape[0], cfg.rollout.group_size
-  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  key = jax.random.fold_in(keys_lib.of(
+    jax.random.wrap_key_data(state.key), keys_lib.Seed.RL), state.step)
   sample_keys, draw_keys, prior_keys = (
-    jax.random.split(k, n) for k, n in zip(
-      jax.random.split(key, 3), (prompts * group,) * 2 + (prompts,),
-      strict=True))
+    jax.random.split(keys_lib.of(key, purpose), n) for purpose, n in (
+      (keys_lib.Step.SAMPLE, prompts * group),
+      (keys_lib.Step.DRAWS, prompts * group), (keys_lib.Step.PRIOR, prompts)))
   rows = jnp.arange(prompts * group) // group
   prompt, prompt_length, template = (
     mesh_lib.shard_batch(x[rows]) for x in (prompt, prompt_length, template))
@@ -110,8 +112,8 @@ def canvases(
   """
   prior = cfg.prior
 
-  def put(canvas: jax.Array, tokens: jax.Array, known: jax.Array, share: float
-          ) -> jax.Array:
+  def put(canvas: jax.Array, tokens: jax.Array, known: jax.Array, share: float,
+          purpose: keys_lib.Prior) -> jax.Array:
     tokens = jnp.where(known, tokens, model.mask_id)
     kept = pruning.annealed(share, state.step, prior.anneal_steps)
     # XLA drops this forward pass unless the rule reads the log-probs.
@@ -120,17 +122,19 @@ def canvases(
     logps, _ = token_logps.token_logps(
       hidden[:, : tokens.shape[1]], model.unembed(state.policy), tokens, known,
       chunk=tokens.shape[1], shards=mesh_lib.batch_parts(tokens.shape[0]))
-    order = pruning.REMASK[prior.remask](keys, logps)
+    order = pruning.REMASK[prior.remask](
+      jax.vmap(lambda key: keys_lib.of(key, purpose))(keys), logps)
     return jnp.where(pruning.keep(order, known, kept), tokens, canvas)
 
   canvas = jnp.full_like(template, model.mask_id)
   if state.memory is not None:
     tokens, found = pruning.recall(state.memory, index)
     known = jnp.broadcast_to(found[:, None], tokens.shape)
-    canvas = put(canvas, tokens, known, prior.memory)
+    canvas = put(canvas, tokens, known, prior.memory, keys_lib.Prior.MEMORY)
   if prior.template:
     # After the memory: where both know a token, the template wins.
-    canvas = put(canvas, template, template != model.mask_id, prior.template)
+    canvas = put(canvas, template, template != model.mask_id, prior.template,
+                 keys_lib.Prior.TEMPLATE)
   return canvas
 
 

@@ -16,6 +16,7 @@ import optax
 
 from dlrl import config
 from dlrl import data
+from dlrl import keys as keys_lib
 from dlrl import optimizer
 from dlrl import strict
 from dlrl import update
@@ -61,7 +62,9 @@ def make_step(
   def step(state: update.TrainState, batch: dict[str, jax.Array]
            ) -> tuple[update.TrainState, update.Metrics]:
     rate = optimizer.rate(cfg.optimizer, cfg.steps, state.opt_state)
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    key = jax.random.fold_in(keys_lib.of(
+      jax.random.wrap_key_data(state.key), keys_lib.Seed.FINE_TUNING),
+      state.step)
     keys = jax.random.split(key, batch["completion"].shape[0])
     value, grads = jax.value_and_grad(loss)(
       state.params, state.base, batch, keys)

@@ -21,6 +21,8 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 
+from dlrl import keys as keys_lib
+
 
 class Draw(NamedTuple):
   """One masked copy of each response.
@@ -158,7 +160,7 @@ def complementary(
   pairs. n should be even. Source: ESPO (arXiv 2512.03759).
   """
   m = count(maskable)
-  k_0 = jax.random.randint(jax.random.fold_in(key, n), (), 0, m + 1)
+  k_0 = jax.random.randint(keys_lib.level(key, n), (), 0, m + 1)
   pair, pairs = j // 2, (n + 1) // 2
   k = (k_0 + pair * (m + 1) // pairs) % (m + 1)
   first = ranks(jax.random.fold_in(key, pair), maskable) < k
@@ -192,7 +194,7 @@ def _tile(
   """Masks the k[j] tokens that follow those of draws 0..j-1 on a circle."""
   n = k.shape[0]
   start = jnp.sum(jnp.where(jnp.arange(n) < j, k, 0))
-  place = ranks(jax.random.fold_in(key, n + 1), maskable) - start
+  place = ranks(keys_lib.circle(key, n), maskable) - start
   mask = maskable & (place % count(maskable) < k[j])
   return Draw(mask, jnp.where(mask, weight, 0.0))
 
@@ -205,7 +207,7 @@ def _spread_k(key: jax.Array, m: jax.Array, j: Index, n: int) -> jax.Array:
   """`stratified`'s number of masked tokens of draw j."""
   # In integers, because rounding half to even, as in the published code, makes
   # some k more likely than others. Key n: 0..n-1 belong to the draws' masks.
-  k_0 = _uniform_k(jax.random.fold_in(key, n), m)
+  k_0 = _uniform_k(keys_lib.level(key, n), m)
   return (k_0 - 1 + j * m // n) % m + 1
 
 
@@ -221,7 +223,7 @@ def _important_k(
   ks = jnp.arange(1, maskable.shape[0] + 1)
   chance = jnp.where(ks <= m, ks**-0.5, 0.0)
   chance = chance / jnp.sum(chance)
-  u = jax.random.uniform(jax.random.fold_in(key, n)) + jnp.arange(n) / n
+  u = jax.random.uniform(keys_lib.level(key, n)) + jnp.arange(n) / n
   below = jnp.cumsum(chance)[None] <= (u % 1.0)[:, None]
   # At most m: the cumulative sum may end below 1 by rounding, and u above it.
   k = jnp.minimum(1 + jnp.sum(below, -1), m)

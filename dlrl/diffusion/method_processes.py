@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dlrl import keys as keys_lib
 from dlrl.diffusion import forward_process
 from dlrl.diffusion.forward_process import Draw
 from dlrl.diffusion.forward_process import Index
@@ -57,7 +58,7 @@ def random_ratio(
   r_j = (r_0 + j / n) mod 1 with r_0 ~ U(0, 1): the first noise level is random
   and the others are spaced evenly. Source: arXiv 2505.15809.
   """
-  r_0 = jax.random.uniform(jax.random.fold_in(key, n))
+  r_0 = jax.random.uniform(keys_lib.level(key, n))
   r = (r_0 + j / n) % 1.0
   noise = jax.random.uniform(jax.random.fold_in(key, j), maskable.shape)
   mask = maskable & (noise < r)
@@ -114,7 +115,7 @@ def truncated(
   # 1e-3: fp32 may round least * m up past the integer that it should be.
   low = jnp.clip(jnp.ceil(least * m - 1e-3).astype(jnp.int32), 1, m)
   levels = m - low + 1
-  offset = jax.random.randint(jax.random.fold_in(key, n), (), 0, levels)
+  offset = jax.random.randint(keys_lib.level(key, n), (), 0, levels)
   k = low + (offset + j * levels // n) % levels
   return subset(jax.random.fold_in(key, j), maskable, k, m / k)
 
@@ -222,11 +223,13 @@ def prompt_noise(
     keys: [b], the keys of the draws.
     live: [b, p] bool, the prompts' tokens.
     j: the draw.
-    n: number of draws; separates these keys from those of the masks.
+    n: number of draws; no key depends on it.
     rate: in 0..1.
   """
+  del n
+
   def row(key: jax.Array, live: jax.Array) -> jax.Array:
-    key = jax.random.fold_in(key, n + 1 + j)
+    key = jax.random.fold_in(keys_lib.of(key, keys_lib.Draws.PROMPT), j)
     return live & (jax.random.uniform(key, live.shape) < rate)
 
   return jax.vmap(row)(keys, live)

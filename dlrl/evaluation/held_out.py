@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dlrl import data
+from dlrl import keys as keys_lib
 from dlrl import tasks
 from dlrl.evaluation import table
 from dlrl.run import grading
@@ -38,11 +39,12 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
   cfg = setup.cfg.eval
   items = {split: _items(setup, split)
            for split in dict.fromkeys((cfg.split, "test"))}
-  keys = jax.random.split(jax.random.key(0), cfg.batch_size)
 
   @functools.partial(
     jax.jit, out_shardings=mesh_lib.batch_sharding(setup.mesh))
-  def decode(params, prompt, prompt_length):
+  def decode(params, prompt, prompt_length, places):
+    keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(
+      jax.random.key(0), place[0]), place[1]))(places)
     return denoise.decode(
       setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
       eos_id=setup.tokenizer.eos_id).completion
@@ -54,12 +56,14 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
     for start in range(0, size, cfg.batch_size):
       # The last batch wraps around, so that all have one shape and program.
       index = np.arange(start, start + cfg.batch_size) % size
-      prompt, length = setup.put_batch(
-        (arrays["prompt_ids"][index], arrays["prompt_length"][index]))
-      pending.append(decode(params, prompt, length))
+      places = np.stack([np.full_like(index, keys_lib.Seed[split.upper()]),
+                         index], 1).astype(np.uint32)
+      rows = setup.put_batch((arrays["prompt_ids"][index],
+                              arrays["prompt_length"][index], places))
+      pending.append(decode(params, *rows))
     share, ids = _local(pending, size)
-    rows = [source[i] for i in arrays["position"][share.places].tolist()]
-    done = grading.read(setup, rows, ids)
+    asked = [source[i] for i in arrays["position"][share.places].tolist()]
+    done = grading.read(setup, asked, ids)
     found = grading.metrics(setup, done, share)
     return _summary(found, size, setup.task.unbounded)
 

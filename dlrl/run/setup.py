@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from dlrl import config
+from dlrl import keys as keys_lib
 from dlrl import strict
 from dlrl import tasks
 from dlrl.data import Tokenizer
@@ -124,9 +125,8 @@ class Setup:
     like = self.abstract_trained()
     init = jax.jit(
       functools.partial(lora.init, like=like), out_shardings=shardings_of(like))
-    # No step and no other use of the root key folds in this number.
     return lora.join(
-      base.params, init(jax.random.fold_in(self.root_key, 2**32 - 1)))
+      base.params, init(keys_lib.of(self.root_key, keys_lib.Seed.ADAPTERS)))
 
 
 def make(

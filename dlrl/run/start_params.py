@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from dlrl import config
+from dlrl import keys as keys_lib
 from dlrl import strict
 from dlrl.models import hf_checkpoints
 from dlrl.models import lora
@@ -41,7 +42,7 @@ def params(
     return hf_checkpoints.load_params(cfg.pretrained, abstract)
   init = jax.jit(
     model.init, out_shardings=jax.tree.map(lambda s: s.sharding, abstract))
-  return init(jax.random.fold_in(jax.random.key(cfg.seed), 0))
+  return init(keys_lib.of(jax.random.key(cfg.seed), keys_lib.Seed.PARAMS))
 
 
 def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:

@@ -146,6 +146,7 @@ def _begin(
   if canvas is None:
     canvas = jnp.full(
       (forward.prompt.shape[0], sampler.gen_length), mask_id, jnp.int32)
+  canvas = canvas.astype(jnp.int32)  # 64 bits where JAX has them by default
   free = jnp.sum(canvas == mask_id, -1)
   state = DecodeState(
     completion=canvas, trace=jnp.full_like(canvas, -1), forwards=jnp.int32(0),

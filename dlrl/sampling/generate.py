@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dlrl import keys as keys_lib
 from dlrl import strict
 from dlrl.models import transformer
 from dlrl.sampling import arguments
@@ -98,7 +99,8 @@ def _inputs(
     require(end != model.mask_id, "generate.eos_id", eos_id,
             "is the mask token, which no completion contains")
   problems.finish()
-  return rows, jax.random.split(jax.random.key(number), len(rows)), end
+  key = keys_lib.of(jax.random.key(number), keys_lib.Seed.GENERATION)
+  return rows, jax.random.split(key, len(rows)), end
 
 
 _decode = functools.partial(

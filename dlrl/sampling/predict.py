@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
+from dlrl import keys as keys_lib
 from dlrl.sampling import remasking
 
 EOS = ("free", "suppress", "last", "stop")  # values of `sampler.eos`
@@ -39,11 +40,10 @@ def predict(
   confidence = remasking.low_confidence(logits, token, None)
   noise = None
   if sampler.remasking == "random":
-    # A further fold: the Gumbel noise has the key of (row, index) itself, and
-    # the order must not depend on the tokens drawn.
-    noise = jax.vmap(lambda key, i: jax.random.uniform(
-      jax.random.fold_in(jax.random.fold_in(key, i), 1), token.shape[1:])
-    )(keys, index)
+    # The order must not depend on the tokens drawn.
+    noise = jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(
+      keys_lib.of(key, keys_lib.Sample.ORDER), i), token.shape[1:]))(
+      keys, index)
   score = remasking.RULES[sampler.remasking](logits, token, noise)
   if sampler.eos == "last":
     score = jnp.where(token == eos_id, -jnp.inf, score)

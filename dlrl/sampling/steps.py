@@ -190,7 +190,8 @@ def _put(
     # Only the block is rewritten: a select over the whole canvas would move
     # gen_length / block_length times the bytes.
     new = jnp.where(chosen, value, _columns(array, start, chosen.shape[1]))
-    return jax.lax.dynamic_update_slice_in_dim(array, new, start, 1)
+    return jax.lax.dynamic_update_slice_in_dim(
+      array, new.astype(array.dtype), start, 1)
 
   return DecodeState(
     completion=put(state.completion, token),
