@@ -28,6 +28,7 @@ from dlrl.models import peft
 from dlrl.models import transformer
 from dlrl.run import command
 from dlrl.run import start_params
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.storage import checkpoint
 from dlrl.storage import output_paths
@@ -68,7 +69,7 @@ def export(
   published, hf = families.read_config(
     source, dtype=dtype, error=functools.partial(strict.FlagError, "source"))
   model = transformer.build(published, hf["mask_token_id"])
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  device = jax.sharding.SingleDeviceSharding(mesh_lib.found()[0])
   abstract = jax.tree.map(
     lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device),
     jax.eval_shape(model.init, jax.random.key(0)))

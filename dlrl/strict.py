@@ -56,6 +56,19 @@ class FlagError(ConfigError):
     return f"--{field}"
 
 
+class VariableError(ConfigError):
+  """An environment variable that cannot work: `FIELD=value`."""
+
+  def __init__(self, field: str, value: object, fix: str) -> None:
+    super().__init__(field, value, fix)
+    self.args = (f"{field}={value}: {fix}",)
+
+  @staticmethod
+  def shown(field: str) -> str:
+    """The variable's own name."""
+    return field
+
+
 class ArgumentError(ConfigError):
   """An invalid argument of a function; `field` is `function.argument`."""
 

@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -72,8 +73,14 @@ def test_sft_adds_the_completion_filled_with_eos():
     solution = ROWS[place]["solution"]
     assert ids.tolist() == TOKENIZER.encode(solution) + [EOS] * (
         3 - len(solution))
-  assert_same({k: v for k, v in batch.items() if k != "completion"},
-              next(rl()))
+  # The same prompts as RL's, in an order of its own.
+  asked = {int(p): (ids.tolist(), int(length)) for batch in itertools.islice(
+    rl(), 2) for p, ids, length in zip(*(batch[k] for k in (
+      "position", "prompt_ids", "prompt_length")), strict=True)}
+  for p, ids, length in zip(*(batch[k] for k in (
+      "position", "prompt_ids", "prompt_length")), strict=True):
+    assert asked[int(p)] == (ids.tolist(), int(length))
+  assert epoch(sft()).tolist() != epoch(rl()).tolist()
 
 
 def test_a_completion_may_fill_the_canvas():

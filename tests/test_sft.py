@@ -16,6 +16,7 @@ from updates import make_batch
 from updates import tiny
 
 from dlrl import config
+from dlrl import keys as keys_lib
 from dlrl import optimizer
 from dlrl import sft
 from dlrl.diffusion import forward_process
@@ -34,7 +35,8 @@ def test_a_step_s_loss_weights_k_masked_tokens_of_m_by_m_over_k():
             "completion": batch.completion})
 
   # The draws of step 3: k tokens are masked in a row, 1 to m.
-  keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 3), B)
+  keys = jax.random.split(jax.random.fold_in(keys_lib.of(
+    jax.random.key(0), keys_lib.Seed.FINE_TUNING), 3), B)
   mask, _ = jax.jit(forward_process.exact_k)(
     keys, jnp.ones((B, T), bool), jnp.int32(0), 1)
   k = np.asarray(mask).sum(-1)

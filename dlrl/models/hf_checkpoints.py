@@ -70,7 +70,7 @@ def load(
   model = transformer.build(cfg, hf["mask_token_id"])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(mesh_lib.found()[0])
     shardings = jax.tree.map(lambda _: device, shapes)
   else:
     shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)

@@ -2,7 +2,10 @@
 
 import difflib
 import functools
+import itertools
+import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -80,15 +83,53 @@ def parse(argv: list[str], check: Check | None = None) -> list[str]:
     sys.argv = kept  # where ml_collections looks for settings
   try:
     rest = flags.FLAGS(kept)
+    if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+      _ = flags.FLAGS["config"].value.is_locked  # raises if it was not found
     if problems.found and check:
       check(problems)
     problems.finish()
     return rest
   except strict.ConfigError as e:
     text = str(e)
-  except (flags.Error, OSError, ImportError) as e:
-    text = "\n  ".join([*map(str, problems.found), str(e)])
+  except Exception as e:  # a config file is code and may raise anything
+    text = "\n  ".join(map(str, [*problems.found, _explained(kept, e)]))
   sys.exit(say_error(text, 2))
+
+
+def _explained(argv: list[str], error: Exception) -> Exception:
+  """`error` as one about what the user typed, if the config is to blame.
+
+  ml_collections reports a file that it cannot run by a traceback, and a setting
+  that the file does not have by its last name alone.
+  """
+  typed = dict(arg[2:].partition("=")[::2] for arg in argv
+               if arg.startswith("--"))
+  for name, value in typed.items():
+    section, _, key = name.removeprefix("config.").rpartition(".")
+    if isinstance(error, AttributeError | KeyError) and f"'{key}'" in str(
+        error):
+      return strict.ConfigError(
+        f"{section}.{key}", value, "the config file sets no such argument; "
+        f"name all of them: --config.{section}=\"{{'{key}': {value}}}\"")
+  cause: BaseException = error
+  while (deeper := cause.__cause__ or cause.__context__) is not None:
+    cause = deeper
+  given = typed.get("config") or next(
+    (b for a, b in itertools.pairwise(argv) if a == "--config"), "")
+  path = given.partition(":")[0]
+  if path and not pathlib.Path(path).is_file():
+    return strict.FlagError("config", given, "there is no such file")
+  where = [f"line {frame.lineno}"
+           for frame in traceback.extract_tb(cause.__traceback__)
+           if path and frame.filename.endswith(path)]
+  said = str(cause).partition("\n")[0]
+  if isinstance(cause, SyntaxError):
+    said, where = cause.msg, [f"line {cause.lineno}"]
+  if not where:
+    return error
+  if not isinstance(cause, ValueError):  # raised for users, or by a mistake
+    said = f"{type(cause).__name__}: {said}"
+  return strict.FlagError("config", given, f"{said} ({path}, {where[-1]})")
 
 
 def possible(arg: str, problems: strict.Problems, bare: bool = False) -> bool:

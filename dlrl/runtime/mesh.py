@@ -7,6 +7,7 @@ shardings of parameters and batch, which are fixed only in this file.
 
 import functools
 import math
+import os
 import re
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -48,14 +49,32 @@ def split_cpu(parts: int, processes: int = 1) -> None:
     jax.config.update("jax_num_cpu_devices", parts // processes)
 
 
+def found() -> list[jax.Device]:
+  """All devices of the job.
+
+  Raises:
+    strict.VariableError: JAX finds none of the kind that JAX_PLATFORMS names.
+  """
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as e:  # the latter for "cuda"
+    named = os.environ.get("JAX_PLATFORMS")
+    if not named:
+      raise
+    raise strict.VariableError(
+      "JAX_PLATFORMS", named, "JAX finds no such device here; unset it, or "
+      f"install what JAX needs for it: {str(e) or 'its plugin'}") from e
+
+
 def make(cfg: config.MeshConfig, devices: Sequence[Any] | None = None
          ) -> jax.sharding.Mesh:
   """The mesh over `devices`; None: over all.
 
   Raises:
-    strict.ConfigError: the sizes do not multiply to the number of devices.
+    strict.ConfigError: there are no devices, or the sizes do not multiply to
+      their number.
   """
-  devices = jax.devices() if devices is None else devices
+  devices = found() if devices is None else devices
   sizes = [cfg.data, cfg.fsdp, cfg.tensor]
   text = "x".join(map(str, sizes))
   strict.require(

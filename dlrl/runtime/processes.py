@@ -29,7 +29,8 @@ from dlrl.runtime import terminal
 
 # By name, since errors travel between processes as JSON.
 _ERRORS = {kind.__name__: kind for kind in (
-  strict.ConfigError, strict.FlagError, strict.ArgumentError)}
+  strict.ConfigError, strict.FlagError, strict.ArgumentError,
+  strict.VariableError)}
 # Matches errors whose cause is that another process has ended.
 _LOST = re.compile(r"\b(gloo|nccl|heartbeats?|coordination service)\b", re.I)
 _TOGETHER = 5  # seconds to wait for processes that end for the same reason
