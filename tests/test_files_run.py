@@ -211,6 +211,12 @@ def test_a_reward_that_lacks_a_column_is_found_before_anything_begins(tmp_path):
   with pytest.raises(strict.ConfigError, match="'gold': cannot.*'answer'.*"
                      r"\['difficulty', 'index', 'prompt', 'solution'\]"):
     checked(configured(tmp_path, "gold"))
+  # Train has it, the split of the evaluations between steps has not.
+  rows = [row | {"answer": ""} for row in ROWS]
+  checked(configured(tmp_path, "gold", rows))
+  less = write(tmp_path / "less.jsonl", ROWS)
+  with pytest.raises(strict.ConfigError, match=r"'gold': cannot.*'answer'"):
+    checked(configured(tmp_path, "gold", rows, task__validation_files=less))
 
 
 def test_a_reward_that_fails_ends_the_run_with_a_line_that_names_it(tmp_path):

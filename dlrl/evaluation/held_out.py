@@ -19,6 +19,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
+from dlrl.tasks import reward_calls
 
 
 def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
@@ -82,12 +83,16 @@ def check(setup: setup_lib.Setup) -> None:
   """Checks the held-out items before anything else begins.
 
   Raises:
-    strict.ConfigError: see `make`.
+    strict.ConfigError: see `make`; or a metric is a reward function that cannot
+      take the columns of a split.
   """
   cfg = setup.cfg
   for split in dict.fromkeys((cfg.eval.split, "test")):
-    _rows(setup, setup.task.load(
-      cfg.task.data_dir, split, cfg.eval.difficulty, field="eval.difficulty"))
+    source = setup.task.load(
+      cfg.task.data_dir, split, cfg.eval.difficulty, field="eval.difficulty")
+    _rows(setup, source)
+    if tasks.FILES in cfg.task.name.split("+"):
+      reward_calls.check(setup.rewards, tasks.columns(data.samples(source)))
 
 
 def _local(batches: Sequence[jax.Array], size: int
