@@ -2,15 +2,17 @@
 
 The server enters new namespaces once (`enter`): no network, an empty read-only
 file system, no processes but its own. Each child gets a process namespace
-(`fork`), a small file system in memory, limits, no privileges and the system
-call filter (`confine`). Where the kernel permits no namespaces, the filter
-refuses files, sockets and processes by itself.
+(`fork`), a small file system in memory, a user of its own, limits, no
+privileges and the system call filter (`confine`). Where the kernel permits no
+namespaces, the filter refuses files, sockets and processes by itself.
 """
 
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
+import pathlib
 import resource
 import signal
 import time
@@ -21,6 +23,9 @@ from dlrl.sandbox import seccomp
 from dlrl.sandbox import syscalls
 
 _NOBODY = 65534
+# Where possible, each process is a user of its own: the kernel counts threads
+# and keeps keys by user. Just below `nobody`, systems rarely have users.
+_USERS = 256
 _NAMESPACES = (syscalls.NEWNS | syscalls.NEWNET | syscalls.NEWIPC
                | syscalls.NEWUTS | syscalls.NEWPID)
 _PLAIN = syscalls.NOSUID | syscalls.NODEV
@@ -34,7 +39,10 @@ class Confinement:
   Attributes:
     namespaces: whether they are in namespaces.
     filter: whether the system call filter is in force.
-    nobody: whether they run as the user nobody; only if root started them.
+    nobody: whether they run as the user nobody, or as users of their own; only
+      if root started them.
+    users: how many users there are for them; 0 if they all share one.
+    tasks: processes and threads of the server's user when it started.
     server_bytes: address space of the server, which a fork starts with.
     pid_namespace: descriptor of the server's own process namespace, to which
       it returns after a fork; -1 without namespaces.
@@ -43,6 +51,8 @@ class Confinement:
   namespaces: bool
   filter: bool
   nobody: bool
+  users: int
+  tasks: int
   server_bytes: int
   pid_namespace: int = -1
 
@@ -50,7 +60,8 @@ class Confinement:
     """Names the mechanisms in force, for people."""
     return (["namespaces (mount, net, pid, ipc, uts)"] * self.namespaces
             + ["system call filter"] * self.filter
-            + ["user nobody"] * self.nobody + ["limits"])
+            + ["user nobody"] * (self.nobody and not self.users)
+            + ["users of their own"] * (self.users > 0) + ["limits"])
 
 
 def why_no_namespaces() -> str:
@@ -74,10 +85,20 @@ def _error_in_child(action: Callable[[], None]) -> str:
     return pipe.read()
 
 
-def _become_nobody() -> None:
+def _become(user: int) -> None:
   os.setgroups([])
-  os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-  os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+  os.setresgid(user, user, user)
+  os.setresuid(user, user, user)
+
+
+def _tasks() -> int:
+  """Counts the processes and threads of this process's user."""
+  found = 0
+  for process in filter(str.isdigit, os.listdir("/proc")):
+    with contextlib.suppress(OSError):
+      if os.stat(f"/proc/{process}").st_uid == os.geteuid():
+        found += len(os.listdir(f"/proc/{process}/task"))
+  return found
 
 
 def enter(*, namespaces: bool, use_filter: bool) -> Confinement:
@@ -93,8 +114,12 @@ def enter(*, namespaces: bool, use_filter: bool) -> Confinement:
   with open("/proc/self/statm", encoding="ascii") as file:
     server_bytes = int(file.read().split()[0]) * resource.getpagesize()
   # A container's root may lack the right to change users, or have no nobody.
-  nobody = os.geteuid() == 0 and not _error_in_child(_become_nobody)
-  confinement = Confinement(namespaces, use_filter, nobody, server_bytes)
+  nobody, own = (os.geteuid() == 0
+                 and not _error_in_child(functools.partial(_become, user))
+                 for user in (_NOBODY, _NOBODY - _USERS))
+  confinement = Confinement(
+      namespaces, use_filter, nobody, _USERS if own else 0, _tasks(),
+      server_bytes)
   if not namespaces:
     return confinement
   if use_filter:
@@ -110,7 +135,8 @@ def enter(*, namespaces: bool, use_filter: bool) -> Confinement:
   # A user namespace maps only the user that this process already is.
   return dataclasses.replace(
       confinement, pid_namespace=pid_namespace,
-      nobody=nobody and os.geteuid() == 0)
+      nobody=nobody and os.geteuid() == 0,
+      users=confinement.users if os.geteuid() == 0 else 0)
 
 
 def _die_with_parent() -> None:
@@ -136,10 +162,15 @@ def _enter_namespaces() -> None:
       "private mounts")
   syscalls.check(syscalls.mount("tmpfs", "/tmp", "tmpfs", _PLAIN, "mode=0755"),
                "file system in memory")
+  # Its processes open it before they get a /tmp of their own.
+  os.mkdir("/tmp/tmp")
+  pathlib.Path("/tmp/tmp/null").touch()
+  syscalls.check(
+      syscalls.mount("/dev/null", "/tmp/tmp/null", "", syscalls.BIND, ""),
+      "null device")
 
 
 def _empty_root() -> None:
-  os.mkdir("/tmp/tmp")
   os.chdir("/tmp")
   syscalls.check(syscalls.pivot_root("."), "empty root")
   os.chdir("/")
@@ -182,8 +213,14 @@ def close_all_but(keep: list[int]) -> list[int]:
   return list(low)
 
 
-def confine(confinement: Confinement, limits: dict[str, int]) -> None:
+def confine(confinement: Confinement, limits: dict[str, int],
+            user: int) -> None:
   """Gives up everything but the open descriptors, for good.
+
+  Args:
+    confinement: what `enter` returned.
+    limits: the fields of `ProgramLimits`.
+    user: a number that no other process has at the same time.
 
   Raises:
     OSError: the kernel refused a step; nothing hostile may run.
@@ -191,18 +228,33 @@ def confine(confinement: Confinement, limits: dict[str, int]) -> None:
   # The order matters: mounting needs the privileges that later steps drop, and
   # the filter, installed last, forbids most of these calls.
   os.setsid()
+  _open_null("/tmp/null" if confinement.namespaces else "/dev/null")
+  if not confinement.nobody:
+    user = os.geteuid()
+  else:
+    user = _NOBODY - 1 - user if user < confinement.users else _NOBODY
   if confinement.namespaces:
-    syscalls.check(syscalls.unshare(syscalls.NEWNS), "new mount namespace")
-    owner = f"uid={_NOBODY},gid={_NOBODY}"
+    syscalls.check(
+        # Without a filter, a program can leave shared memory, which must end
+        # with it.
+        syscalls.unshare(syscalls.NEWNS | syscalls.NEWIPC),
+        "new mount and ipc namespaces")
+    owner = f"uid={user},gid={user}"
     syscalls.check(
         syscalls.mount(
             "tmpfs", "/tmp", "tmpfs", _PLAIN | syscalls.NOEXEC,
             f"mode=0700,nr_inodes=1024,size={limits['files_mib']}m,{owner}"),
         "temporary directory")
     os.chdir("/tmp")
-  _limit(limits, confinement)
   if confinement.nobody:
-    _become_nobody()
+    _become(user)
+  # Both may be missing, and then so may what they protect from. In a user
+  # namespace without users, the kernel counts from 0 what the user owns, and
+  # grants no further namespace and so no further rights.
+  syscalls.new_session_keyring()
+  alone = syscalls.unshare(syscalls.NEWUSER) == 0
+  _limit(limits, confinement, 0 if alone or confinement.users else
+         confinement.tasks)
   # After the change of user, which clears this signal.
   _die_with_parent()
   syscalls.check(syscalls.drop_capabilities(), "capabilities")
@@ -212,7 +264,17 @@ def confine(confinement: Confinement, limits: dict[str, int]) -> None:
     seccomp.install(files=confinement.namespaces)
 
 
-def _limit(limits: dict[str, int], confinement: Confinement) -> None:
+def _open_null(path: str) -> None:
+  """Opens the null device anew: programs can change an open file's flags."""
+  null = os.open(path, os.O_RDWR)
+  for standard in (0, 1, 2):
+    os.dup2(null, standard)
+  os.close(null)
+
+
+def _limit(limits: dict[str, int], confinement: Confinement,
+           others: int) -> None:
+  """Limits resources; `others` of the user's tasks are not the program's."""
   wanted = {
       resource.RLIMIT_AS:
           confinement.server_bytes + limits["memory_mib"] * _MIB,
@@ -222,12 +284,8 @@ def _limit(limits: dict[str, int], confinement: Confinement) -> None:
       resource.RLIMIT_MEMLOCK: 0,
       resource.RLIMIT_MSGQUEUE: 0,
       resource.RLIMIT_NOFILE: limits["open_files"],
+      resource.RLIMIT_NPROC: limits["processes"] + others,
   }
-  # The kernel counts a user's processes and threads on the whole machine, so
-  # this limit would let programs disturb each other. With the filter no process
-  # can start, and it is not needed.
-  if not confinement.filter:
-    wanted[resource.RLIMIT_NPROC] = limits["processes"]
   for kind, value in wanted.items():
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:

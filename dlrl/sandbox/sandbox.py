@@ -37,8 +37,8 @@ class ProgramLimits:
     memory_mib: address space, beyond that of an idle process.
     files_mib: all files of the program; they are kept in memory.
     open_files: file descriptors.
-    processes: of all programs together; enforced only without a system call
-      filter, which lets no program start a process.
+    processes: processes and threads of one program. Where its user cannot be
+      its own, those of all programs together.
   """
 
   cpu_s: int = 5
@@ -47,7 +47,7 @@ class ProgramLimits:
   memory_mib: int = 512
   files_mib: int = 16
   open_files: int = 64
-  processes: int = 256
+  processes: int = 64
 
   def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():

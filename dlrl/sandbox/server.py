@@ -11,6 +11,7 @@ trainer.
 import dataclasses
 import functools
 import gc
+import itertools
 import json
 import os
 import resource
@@ -31,6 +32,7 @@ from dlrl.sandbox import wire
 class _ForkedPair:
   trainer: int  # descriptor of the socket to the trainer
   judge: int  # process id
+  number: int  # that no other pair has at the same time
   alive: set[int]  # process ids, of at most two
   killed: bool = False
 
@@ -103,7 +105,10 @@ def _serve(control: int, confinement: confine.Confinement,
       sent, jobs, _, _ = socket.recv_fds(trainer, 1, 1)
       if not sent:
         break
-      pairs += [_start(job, confinement, limits) for job in jobs]
+      for job in jobs:
+        taken = {pair.number for pair in pairs}
+        number = next(n for n in itertools.count() if n not in taken)
+        pairs.append(_start(job, number, confinement, limits))
   for pair in pairs:
     pair.kill()
 
@@ -127,14 +132,18 @@ def _reap(pairs: list[_ForkedPair]) -> list[_ForkedPair]:
   return [pair for pair in pairs if pair.alive]
 
 
-def _start(trainer: int, confinement: confine.Confinement,
+def _start(trainer: int, number: int, confinement: confine.Confinement,
            limits: dict[str, int]) -> _ForkedPair:
   candidates, judges = (end.detach() for end in socket.socketpair())
-  pair = _ForkedPair(trainer, -1, set())
+  pair = _ForkedPair(trainer, -1, number, set())
   try:
     run_candidate = functools.partial(candidate.main, cpu_s=limits["cpu_s"])
-    pair.alive.add(_spawn(confinement, limits, run_candidate, [candidates]))
-    pair.judge = _spawn(confinement, limits, judge.main, [trainer, judges])
+    pair.alive.add(_spawn(
+        functools.partial(confine.confine, confinement, limits, 2 * number),
+        confinement, run_candidate, [candidates]))
+    pair.judge = _spawn(
+        functools.partial(confine.confine, confinement, limits, 2 * number + 1),
+        confinement, judge.main, [trainer, judges])
     pair.alive.add(pair.judge)
   except OSError as error:
     wire.send(trainer, {"start": str(error)})
@@ -144,7 +153,7 @@ def _start(trainer: int, confinement: confine.Confinement,
   return pair
 
 
-def _spawn(confinement: confine.Confinement, limits: dict[str, int],
+def _spawn(give_up: Callable[[], None], confinement: confine.Confinement,
            run: Callable[..., None], keep: list[int]) -> int:
   """Forks a child that only calls `run` with the descriptors `keep`."""
   process = confine.fork(confinement)
@@ -155,7 +164,7 @@ def _spawn(confinement: confine.Confinement, limits: dict[str, int],
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     keep = confine.close_all_but(keep)
     try:
-      confine.confine(confinement, limits)
+      give_up()
     except OSError as error:
       # Nothing hostile runs. The judge tells the trainer; the candidate tells
       # the judge, which passes it on.

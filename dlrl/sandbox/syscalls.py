@@ -10,12 +10,13 @@ NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
 
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
-REMOUNT, REC, PRIVATE = 32, 16384, 1 << 18
+REMOUNT, BIND, REC, PRIVATE = 32, 4096, 16384, 1 << 18
 
 # Options of `prctl`.
 SET_PDEATHSIG, SET_SECCOMP, SET_NO_NEW_PRIVS = 1, 22, 38
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -65,6 +66,11 @@ def pivot_root(root: str) -> int:
   # The old root now lies on top of the new one. It is still in use, so it can
   # only be detached (MNT_DETACH), to be unmounted when it no longer is.
   return error or _result(_LIBC.umount2(root.encode(), 2))
+
+
+def new_session_keyring() -> int:
+  """Gives this process a session keyring of its own (JOIN_SESSION_KEYRING)."""
+  return _result(_LIBC.syscall(_KEYCTL[os.uname().machine], 1, None))
 
 
 def drop_capabilities() -> int:

@@ -45,7 +45,9 @@ _LEAVES: dict[str, Callable[..., Any]] = {
     "complex": complex,
     "range": lambda *bounds: range(*map(int, bounds)),
     "type": _TYPES.__getitem__,
-    "Fraction": fractions.Fraction,
+    # Not from a decimal: the receiver would work out its power of ten.
+    "Fraction": lambda top, bottom: fractions.Fraction(
+        int(top, 16), int(bottom, 16)),
     "Decimal": decimal.Decimal,
     "date": datetime.date.fromisoformat,
     "datetime": datetime.datetime.fromisoformat,
@@ -170,8 +172,10 @@ def encode(value: object, refer: Callable[[object], Json]) -> Json:
       return ["complex", value.real, value.imag]
     if kind is range:
       return ["range", *map(str, (value.start, value.stop, value.step))]
-    if kind in (fractions.Fraction, decimal.Decimal):
-      return [kind.__name__, str(value)]
+    if kind is fractions.Fraction:
+      return ["Fraction", hex(value.numerator), hex(value.denominator)]
+    if kind is decimal.Decimal:
+      return ["Decimal", str(value)]
     if kind is type and value in _TYPES.values():
       return ["type", value.__name__]
     if kind is types.MappingProxyType:

@@ -12,8 +12,10 @@ import time
 
 import pytest
 import sandbox_attacks
+import sandbox_red_team
 import sandboxes
 
+from dlrl.sandbox import client
 from dlrl.sandbox import sandbox
 
 # To run 1,000: DLRL_HOSTILE_RUNS=1000 pytest -k zombie.
@@ -66,23 +68,48 @@ def host():
     yield Host(listeners, pathlib.Path(folder))
 
 
+ATTACKS = {**sandbox_attacks.ATTACKS, **sandbox_red_team.ATTACKS}
+
+
 def attack(name: str, host: Host) -> sandbox.Program:
-  code = f"HOST = {host.found!r}\n{sandbox_attacks.ATTACKS[name]}"
+  code = f"HOST = {host.found!r}\n{ATTACKS[name]}"
   return sandbox.Program(code, (sandbox_attacks.TEST,), entry_point="add")
 
 
 @pytest.mark.parametrize("tier", sandboxes.TIERS)
 def test_attacks_score_nothing_and_leave_nothing(tier, host):
-  names = list(sandbox_attacks.ATTACKS)
+  names = list(ATTACKS)
   with sandboxes.start(tier, workers=8) as box:
     before = sandboxes.processes()
     results = box.run([attack(name, host) for name in names])
     assert sandboxes.processes() <= before
     assert sandboxes.zombies_of({*before, os.getpid()}) == set()
   assert [(name, result) for name, result in zip(names, results, strict=True)
-          if result.passed != (False,) or result.infrastructure_error] == []
+          if result.outcomes[0] not in (
+              client.Outcome.FAILED, client.Outcome.LATE)] == []
   assert sandboxes.processes() == set()
   assert host.untouched()
+
+
+@pytest.mark.parametrize("tier", sandboxes.TIERS)
+def test_a_program_finds_nothing_that_another_left(tier):
+  names = list(sandbox_red_team.PAIRS)
+  with sandboxes.start(tier, workers=1) as box:
+    left = box.run([sandbox.Program(
+        sandbox_red_team.leaves(name), ("assert add(1, 2)",), entry_point="add")
+        for name in names])
+    found = box.run([sandbox.Program(
+        sandbox_red_team.finds(name), ("assert add(1, 2) is False",),
+        entry_point="add") for name in names])
+  assert [(name, one) for name, one in zip(names, found, strict=True)
+          if one.passed != (True,)] == []
+  # Or the test would show nothing: where the kernel is asked, it can be done.
+  if tier == "namespaces only":
+    done = {name for name, one in zip(names, left, strict=True)
+            if one.passed == (True,)}
+    assert done >= {"shared memory", "semaphores", "a queue of messages",
+                    "flags of open files", "a key", "a file",
+                    "a name on the network"}
 
 
 @pytest.mark.parametrize("tier", sandboxes.TIERS)

@@ -57,6 +57,7 @@ def indented(text: str, by: str) -> str:
     f"```python title='add' linenos\n{ADD}```",
     f"```{{.python .numberLines}}\n{ADD}```",
     f"```python:add.py\n{ADD}```",
+    "```python\rdef add2(a, b):\r    return a + b\r```",
     # Other blocks around it.
     f"```python\n{ADD}```\nFor example:\n```python\nprint(add2(1, 2))\n```",
     f"```sh\npip install x\n```\n```python\n{ADD}```",
