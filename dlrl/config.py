@@ -78,7 +78,7 @@ class ModelConfig:
   head_dim: int = knob(16, "size of a head; even, for RoPE", at_least=1)
   mlp_width: int = knob(176, "hidden size of the MLP", at_least=1)
   rope_theta: float = knob(100.0, "base of the rotary frequencies", above=0)
-  norm_eps: float = knob(1e-5, "epsilon of RMSNorm")
+  norm_eps: float = knob(1e-5, "epsilon of RMSNorm", at_least=0)
   qkv_bias: bool = knob(False, "biases on q, k and v, as in Dream and Qwen2")
   qk_norm: bool = knob(False, "RMSNorm on q and k, as in Qwen3")
   tied: bool = knob(False, "the output head is the embedding")
@@ -136,11 +136,12 @@ class OptimizerConfig:
     "adamw", "lion keeps one moment and wants rates 3 to 10 times smaller")
   learning_rate: float = knob(1e-3, "peak learning rate", above=0)
   warmup_steps: int = knob(
-    0, "linear warm-up", unit="optimizer steps", at_least=0)
+    0, "linear warm-up from zero", unit="optimizer steps", at_least=0)
   schedule: str = knob("constant", "after warm-up; cosine decays to zero")
-  b1: float = knob(0.9, "decay of the first moment")
-  b2: float = knob(0.99, "decay of the second moment")
-  weight_decay: float = knob(0.0, "decoupled weight decay, on matrices")
+  b1: float = knob(0.9, "decay of the first moment", at_least=0, below=1)
+  b2: float = knob(0.99, "decay of the second moment", at_least=0, below=1)
+  weight_decay: float = knob(
+    0.0, "decoupled weight decay, on matrices", at_least=0)
   clip_norm: float = knob(1.0, "largest global gradient norm", above=0)
   moment_dtype: str = knob("float32", "dtype of the first moment")
 

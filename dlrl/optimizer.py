@@ -16,7 +16,11 @@ OPTIMIZERS = {
 
 
 def schedule(cfg: config.OptimizerConfig, steps: int) -> optax.Schedule:
-  """Linear warm-up, then constant or a cosine to zero at step `steps`."""
+  """Linear warm-up from zero, then constant or a cosine to zero at `steps`.
+
+  The first of `warmup_steps` updates has rate 0, and the first after them the
+  peak, as in optax and in Transformers, whose schedules the papers' code uses.
+  """
   rest = max(steps - cfg.warmup_steps, 1)
   after = {
     "constant": optax.constant_schedule(cfg.learning_rate),
@@ -24,10 +28,7 @@ def schedule(cfg: config.OptimizerConfig, steps: int) -> optax.Schedule:
   }[cfg.schedule]
   if not cfg.warmup_steps:
     return after
-  # The first step must move: warm up from 1 / warmup_steps, not from zero.
-  up = optax.linear_schedule(
-    cfg.learning_rate / cfg.warmup_steps, cfg.learning_rate,
-    cfg.warmup_steps - 1)
+  up = optax.linear_schedule(0.0, cfg.learning_rate, cfg.warmup_steps)
   return optax.join_schedules([up, after], [cfg.warmup_steps])
 
 
@@ -38,9 +39,9 @@ def make(
 
   A skipped update only raises `opt_state.notfinite_count`, the number skipped
   in a row, on which the loop aborts (`stop_if_stuck`). Weight decay applies to
-  everything but norms. Moments are fp32 whatever the parameters' dtype;
-  `moment_dtype` can lower the first. The second stays fp32: with b2 near 1 it
-  moves by less than bf16 resolves, and would stand still.
+  matrices, not to norms and biases. Moments are fp32 whatever the parameters'
+  dtype; `moment_dtype` can lower the first. The second stays fp32: with b2 near
+  1 it moves by less than bf16 resolves, and would stand still.
   """
   tx = optax.chain(
     optax.clip_by_global_norm(cfg.clip_norm),
@@ -89,8 +90,9 @@ def _in_fp32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
 
 
 def _decays(params: Any) -> Any:
+  # By names, because the vectors of all layers are stacked to matrices.
   return jax.tree.map_with_path(
-    lambda path, p: "norm" not in jax.tree_util.keystr(path), params)
+    lambda path, _: path[-1].key not in ("scale", "bias"), params)
 
 
 def global_norm(tree: Any) -> jax.Array:

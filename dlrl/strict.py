@@ -170,14 +170,16 @@ class Bounds:
   at_most: float | None = None
   above: float | None = None
   choices: tuple[str, ...] = ()
+  below: float | None = None
 
   def __call__(self, value: Any) -> bool:
     """Whether `value` is allowed; NaN and infinities never are."""
     return (
-      not (isinstance(value, float) and not math.isfinite(value))
+      _finite(value)
       and (self.at_least is None or value >= self.at_least)
       and (self.at_most is None or value <= self.at_most)
       and (self.above is None or value > self.above)
+      and (self.below is None or value < self.below)
       and (not self.choices or value in self.choices))
 
   def __str__(self) -> str:
@@ -188,8 +190,15 @@ class Bounds:
       return f"must be in {self.at_least}..{self.at_most}"
     limits = [f"{words} {limit}" for words, limit in (
       ("at least", self.at_least), ("above", self.above),
-      ("at most", self.at_most)) if limit is not None]
+      ("at most", self.at_most), ("below", self.below)) if limit is not None]
     return f"must be {' and '.join(limits)}" if limits else ""
+
+
+def _finite(value: Any) -> bool:
+  """Whether `value` is no NaN or infinity and has none in it."""
+  return all(math.isfinite(x) for x in (
+    value if isinstance(value, tuple | list) else (value,))
+    if isinstance(x, float))
 
 
 def one_of(choices: Collection[str]) -> str:
@@ -199,11 +208,12 @@ def one_of(choices: Collection[str]) -> str:
 
 def knob(default: Any, meaning: str, *, unit: str = "",
          at_least: float | None = None, at_most: float | None = None,
-         above: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+         above: float | None = None, below: float | None = None,
+         choices: tuple[str, ...] = ()) -> Any:
   """A dataclass field with its documentation and its bounds as metadata."""
   return dataclasses.field(default=default, metadata={
     "meaning": meaning, "unit": unit,
-    "bounds": Bounds(at_least, at_most, above, choices)})
+    "bounds": Bounds(at_least, at_most, above, choices, below)})
 
 
 def knobs(obj: Any, prefix: str = ""
@@ -230,7 +240,7 @@ def check_bounds(obj: Any, problems: Problems, name: Callable[[str], str] = str,
   for path, field, value in knobs(obj):
     bounds = field.metadata.get("bounds", Bounds())
     if not bounds(value):
-      infinite = isinstance(value, float) and math.isinf(value)
+      infinite = value == math.inf or value == -math.inf
       problems.add(error(
         name(path), value, (not infinite and str(bounds)) or "must be finite"))
 
@@ -248,7 +258,8 @@ def arguments(function: Any, values: Knobs, field: str,
     name = f"{field}.{key}"
     if key in kinds:
       with problems.catch():
-        _value(kinds[key], value, name, problems)
+        require(_finite(_value(kinds[key], value, name, problems)), name,
+                value, "must be finite")
     else:
       problems.add(ConfigError(name, value, _unknown(key, kinds)))
 

@@ -365,5 +365,17 @@ def _epochs(batch: Batch, n: int) -> Batch:
 
 
 def _split(tree: Any, rows: int) -> Any:
-  """Arrays [b, ...] as [b / rows, rows, ...]."""
-  return jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), tree)
+  """Arrays [b, ...] as [b / rows, rows, ...]; in one part if b is smaller."""
+  return jax.tree.map(
+    lambda x: x.reshape(-1, min(rows, x.shape[0]), *x.shape[1:]), tree)
+
+
+def rows(cfg: config.Config) -> int:
+  """The completions of an optimizer step."""
+  return (cfg.rollout.prompts * cfg.rollout.group_size
+          // cfg.learn.updates_per_rollout)
+
+
+def micro_batch(cfg: config.Config) -> int:
+  """Completions per forward pass: `learn.micro_batch`, or all there are."""
+  return min(cfg.learn.micro_batch, rows(cfg))

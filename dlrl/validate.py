@@ -15,6 +15,7 @@ from dlrl import losses
 from dlrl import optimizer
 from dlrl import strict
 from dlrl import tasks
+from dlrl import update
 from dlrl.diffusion import method_processes
 from dlrl.diffusion import pruning
 from dlrl.models import attention
@@ -237,9 +238,9 @@ def _batches(cfg: config.Config, problems: strict.Problems) -> None:
       u.updates_per_rollout, f"must divide rollout.prompts = {r.prompts}")
   if problems.sound("learn.updates_per_rollout", "rollout.prompts",
                     "rollout.group_size", "learn.micro_batch"):
-    rows = r.prompts * r.group_size // u.updates_per_rollout
+    rows = update.rows(cfg)
     problems.require(
-      rows % u.micro_batch == 0, "learn.micro_batch", u.micro_batch,
+      rows % update.micro_batch(cfg) == 0, "learn.micro_batch", u.micro_batch,
       f"must divide the {rows} completions of an update (rollout.prompts * "
       "rollout.group_size / learn.updates_per_rollout)")
 
@@ -259,11 +260,12 @@ def _loss(cfg: config.Config, problems: strict.Problems) -> None:
     together in (1, cfg.rollout.group_size), "rollout.group_size",
     cfg.rollout.group_size, f"must be {together}, the number of completions "
     f"that {learn.loss} compares; or set learn.loss_args.group_size")
-  if problems.sound("rollout.group_size"):
+  if problems.sound("rollout.group_size", "rollout.prompts",
+                    "learn.updates_per_rollout", "learn.micro_batch"):
     problems.require(
-      learn.micro_batch % together == 0, "learn.micro_batch", learn.micro_batch,
-      f"must be a multiple of the {together} completions that {learn.loss} "
-      "compares")
+      update.micro_batch(cfg) % together == 0, "learn.micro_batch",
+      learn.micro_batch, f"must be a multiple of the {together} completions "
+      f"that {learn.loss} compares")
 
 
 def _process(cfg: config.Config, problems: strict.Problems) -> None:

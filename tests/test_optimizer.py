@@ -60,12 +60,13 @@ def adamw(params, gradients, cfg):
       m[k] = cfg.b1 * m[k] + (1 - cfg.b1) * clipped
       v[k] = cfg.b2 * v[k] + (1 - cfg.b2) * clipped**2
       step = m[k] / (1 - cfg.b1**t) / (np.sqrt(v[k] / (1 - cfg.b2**t)) + 1e-8)
-      decay = 0 if k.endswith("scale") else cfg.weight_decay
+      vector = k.endswith(("scale", "bias"))
+      decay = 0 if vector else cfg.weight_decay
       params[k] = p - cfg.learning_rate * (step + decay * p)
   return params
 
 
-def test_steps_are_those_of_adamw_by_hand_and_norms_do_not_decay():
+def test_steps_are_those_of_adamw_by_hand_and_vectors_do_not_decay():
   cfg = config.OptimizerConfig(
     learning_rate=3e-2, b1=0.7, b2=0.95, weight_decay=0.5, clip_norm=0.3)
   model = transformer.build(dataclasses.replace(
@@ -107,7 +108,17 @@ def test_the_rate_is_of_the_next_update_and_skipped_ones_do_not_count(name):
     found.append(float(optimizer.rate(cfg, 4, state)))
     _, state = tx.update(
       jax.tree.map(lambda g, by=scale: g * by, grads(0)), state, PARAMS)
-  np.testing.assert_allclose(found, [5e-3, 1e-2, 1e-2, 1e-2, 5e-3], rtol=1e-6)
+  np.testing.assert_allclose(found, [0, 5e-3, 5e-3, 1e-2, 5e-3], rtol=1e-6)
+
+
+def test_a_warm_up_is_optax_s_own():
+  cfg = dataclasses.replace(CFG, warmup_steps=4, schedule="cosine")
+  own = optimizer.schedule(cfg, 12)
+  want = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 4, 12)
+  np.testing.assert_allclose(
+    [own(i) for i in range(14)], [want(i) for i in range(14)], rtol=1e-6,
+    atol=1e-9)
+  assert own(0) == 0
 
 
 def test_lion_keeps_half_of_what_adamw_keeps():

@@ -12,6 +12,7 @@ from dlrl import config
 from dlrl import keys as keys_lib
 from dlrl import strict
 from dlrl import tasks
+from dlrl import update
 from dlrl.data import Tokenizer
 from dlrl.models import attention
 from dlrl.models import char_tokenizer
@@ -158,7 +159,7 @@ def make(
     f"must be at least the tokenizer's {tokenizer.vocab_size}")
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   for field, rows in (
-    ("learn.micro_batch", cfg.learn.micro_batch),
+    ("learn.micro_batch", update.micro_batch(cfg)),
     ("sft.batch_size", cfg.sft.batch_size),
     ("eval.batch_size", cfg.eval.batch_size),
   ):

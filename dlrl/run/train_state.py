@@ -28,17 +28,23 @@ Parts = tuple[optax.GradientTransformation, Maker, update.TrainState]
 def for_sft(setup: setup_lib.Setup) -> Parts:
   """Fine-tuning's optimizer, `policy -> first state`, and the state's shapes.
 
-  Prints what the state takes of the devices' memory.
+  Prints what the state takes of the devices' memory, unless RL's follows.
 
   Raises:
     strict.ConfigError: the devices have less.
   """
   tx = optimizer.for_sft(setup.cfg)
-  return tx, *maker(setup, tx, functools.partial(first, setup, tx))
+  # Before RL, whose state is no smaller and was printed.
+  return tx, *maker(setup, tx, functools.partial(first, setup, tx),
+                    says=setup.cfg.job == "sft")
 
 
 def for_rl(setup: setup_lib.Setup) -> Parts:
   """The same as `for_sft`, with RL's reference policy and memory."""
+  wanted, there = setup.cfg.learn.micro_batch, update.rows(setup.cfg)
+  if there < wanted:
+    progress.say(f"learn.micro_batch = {wanted}: an update has {there} "
+                 "completions, which are taken at once")
   tx = optimizer.for_rl(setup.cfg)
   return tx, *maker(setup, tx, functools.partial(first_of_rl, setup, tx))
 
@@ -86,7 +92,7 @@ def first_of_rl(
 
 def maker(
   setup: setup_lib.Setup, tx: optax.GradientTransformation,
-  make_first: Callable[[Any], update.TrainState],
+  make_first: Callable[[Any], update.TrainState], *, says: bool = True,
 ) -> tuple[Maker, update.TrainState]:
   """`(policy -> first state, the state's shapes with shardings)`.
 
@@ -94,13 +100,15 @@ def maker(
     setup: the run's fixed parts.
     tx: the optimizer.
     make_first: from the trained parameters to the state without its base.
+    says: whether the memory that it takes is printed.
 
   Raises:
     strict.ConfigError: the devices have less memory than the state takes.
   """
   abstract = _abstract(setup, tx, make_first)
-  progress.say(
-    memory.estimate(memory.parts(abstract), setup.mesh.shape["fsdp"]))
+  text = memory.estimate(memory.parts(abstract), setup.mesh.shape["fsdp"])
+  if says:
+    progress.say(text)
   program = jax.jit(make_first, out_shardings=setup_lib.shardings_of(
     dataclasses.replace(abstract, base=None)))
 

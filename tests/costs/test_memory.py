@@ -59,7 +59,11 @@ def test_more_than_a_device_has_is_an_error_before_anything_is_made(
   cfg = validate.from_dict(bgpo.get_config("smoke"))
   setup = setup_lib.make(cfg)
   train_state.for_rl(setup)
-  assert "memory per device: parameters" in capsys.readouterr().out
+  train_state.for_sft(setup)  # its warm start, within the same memory
+  assert capsys.readouterr().out.count("memory per device: parameters") == 1
+  train_state.for_sft(dataclasses.replace(
+    setup, cfg=dataclasses.replace(cfg, job="sft")))
+  assert capsys.readouterr().out.count("memory per device: parameters") == 1
 
   class Device:
     def memory_stats(self):

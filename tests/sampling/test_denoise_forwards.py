@@ -1,0 +1,40 @@
+"""The forward passes of pruned rollouts of several blocks, as docs/stp.md says.
+"""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from updates import tiny
+
+from dlrl import config
+from dlrl.sampling import denoise
+
+MASK, WIDTH, EACH = 2, 4, 2
+
+
+def passes(free, fill_after):
+  """By the page: `free` are the free tokens of each block."""
+  missing, steps = math.ceil(fill_after * sum(free) - 1e-9), 0
+  for of_block in free:
+    steps += math.ceil(min(of_block, missing) / EACH)
+    missing -= min(of_block, missing)
+  return steps + (fill_after < 1)
+
+
+@pytest.mark.parametrize("fill_after", [0.0, 0.3, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("free", [
+  (4, 4, 4), (1, 4, 3), (0, 3, 2), (3, 3, 3), (1, 1, 1)])
+def test_forward_passes_of_several_blocks(free, fill_after):
+  model, params = tiny()
+  canvas = np.full((1, 3 * WIDTH), 4, np.int32)
+  for i, n in enumerate(free):
+    canvas[0, i * WIDTH : i * WIDTH + n] = MASK
+  out = denoise.decode(
+    model, params, np.full((1, 2), 5, np.int32), np.array([2], np.int32),
+    jax.random.key(0)[None], canvas=jax.numpy.asarray(canvas), eos_id=1,
+    sampler=config.SamplerConfig(
+      gen_length=3 * WIDTH, block_length=WIDTH, steps=3 * WIDTH // EACH,
+      fill_after=fill_after))
+  assert int(out.forwards) == passes(free, fill_after)
