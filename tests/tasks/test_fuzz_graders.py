@@ -146,6 +146,8 @@ def test_a_number_in_something_bigger_is_never_the_answer(
   text = f"{before}{number}{after}"
   completion = form.format(text)
   assert exact_numbers.last(text) is None
+  # Prose may end with an exclamation mark.
+  hypothesis.assume(after != "!" or "answer is" not in form)
   assert gsm8k.correct_reward([""], [completion], answer=[str(number)]) == [0.0]
   assert not competition.decided(
     str(number), answers.stated(completion) or "")

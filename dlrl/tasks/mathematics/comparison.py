@@ -62,7 +62,8 @@ def _entry(gold: Item, answer: Item,
       gold.name and answer.name and gold.name != answer.name):
     # An equation is right if it is equivalent. Where the gold is solved, the
     # answer has to be solved as well.
-    solved = not gold.equation and not statements.unknowns(gold.value)
+    solved = not (gold.equation or statements.product(gold.name)
+                  or statements.unknowns(gold.value))
     both = all(item.equation or item.name for item in (gold, answer))
     return both and not solved and (gold.text, answer.text)
   return compare(gold.value, answer.value)

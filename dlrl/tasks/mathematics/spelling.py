@@ -9,6 +9,7 @@ import functools
 import re
 
 from dlrl.tasks.mathematics import exact_numbers
+from dlrl.tasks.mathematics import units
 
 _UNICODE = str.maketrans({
   "\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ",
@@ -47,23 +48,27 @@ _REWRITES = tuple((re.compile(pattern), with_) for pattern, with_ in (
     (r"\\\{\s*\\\}", r"\\emptyset "),
 ))
 _TIDY = tuple((re.compile(pattern), with_) for pattern, with_ in (
+    (r"\\text\{\s*([0-9][0-9.,]*)(\s[^{}]*)\}", r"\1\\text{\2}"),
+    (r"\\frac\{\\text\{([^{}]*)\}\}\{\\text\{([^{}]*)\}(\^[23])?\}",
+     r"\\text{\1/\2\3}"),
     (r"\{\{([^{}]*)\}\}", r"{\1}"),
     (r"(?:(?<=[-+=(,])|\A)\{(\\frac\{[^{}]*\}\{[^{}]*\})\}", r"\1"),
     (r"\\text\{\s*(?:positive )?infinity\s*\}", r"\\infty "),
 ))
 _SEPARATOR = re.compile(r"(?:(?<![0-9]),|,(?![0-9])|;|\b(?:and|or)\b)", re.A)
+_CASES = re.compile(r"\\(?:begin|end)\{cases\}")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 
 # How a subscript names a base: 11010_{two}, 11010_{\text{base 2}}.
 _NUMERALS = ("two three four five six seven eight nine ten eleven twelve "
              "thirteen fourteen fifteen sixteen")
 _BASES = {word: str(base) for base, word in enumerate(_NUMERALS.split(), 2)}
-_NAMED_BASE = (r"\s*\(?(?:base[ -]?)?(?:" + "|".join(
+_NAMED_BASE = (r"\s*\(?(?:in )?(?:base[ -]?)?(?:" + "|".join(
   sorted(_BASES, key=len, reverse=True)) + r"|[0-9]{1,2})\)?\s*")
 _BASE = re.compile(
   rf"(?<=[0-9A-Z)])(?:\s*_\s*(?:\{{{_NAMED_BASE}\}}|\\text\{{{_NAMED_BASE}\}}"
   rf"|\{{\\text\{{{_NAMED_BASE}\}}\}}|\{{\\text\{{\s*base\s*\}}\s*[0-9]{{1,2}}\}})"
-  rf"|\s*\\text\{{(?=\s*\(?base){_NAMED_BASE}\}}"
+  rf"|\s*\\text\{{(?=\s*\(?(?:in )?base){_NAMED_BASE}\}}"
   r"|\s*\\text\{\s*base\s*\}\s*[0-9]{1,2}|\s+\(?base[ -]?[0-9]{1,2}\)?)", re.I)
 
 _BRACKETED = re.compile(r"\(([0-9][0-9A-F.]*)\)_")
@@ -88,6 +93,8 @@ def spelled(text: str) -> str:
   becomes `\text{A},\text{B}`. Signs of currencies and mathematics are removed.
   """
   text = _MARKUP.sub("", text.translate(_UNICODE))
+  if r"\begin{cases}" in text and "&" not in text:
+    text = _CASES.sub(" ", text).replace(r"\\", ",")
   text = _COMMAND.sub(lambda match: _COMMANDS[match[1]], text)
   for pattern, replacement in _REWRITES:
     text = pattern.sub(replacement, text)
@@ -140,6 +147,8 @@ def _unstyled(text: str) -> str:
     elif token == "}" and open_groups and open_groups[-1][1]:
       start, _ = open_groups.pop()
       content = "".join(parts[start + 1:])
+      if units.is_unit(unit := content.replace(r"\cdot", "*")):
+        content = unit
       words = not set(content) & set("\\{}") and _LETTER.search(content)
       del parts[start:]
       parts.append(rf"\text{{{content}}}" if words else f" {content} ")

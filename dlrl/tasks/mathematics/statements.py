@@ -32,8 +32,8 @@ _NAME = re.compile(
   r"|\([A-Za-z](?:, ?[A-Za-z])+\)|\([A-Za-z] ?\\circ ?[A-Za-z]\))"
   rf"(?:{_COMMAND}|[A-Za-z' ]|_(?:[A-Za-z0-9]|\{{[^{{}}=]*\}})"
   r"|(?<=[A-Za-z])[0-9]{1,3}|\^(?:\{-1\}|\\prime|\{\\prime\}|\*)"
-  r"|\((?:[^()=]|\([^()=]*\))*\)|\{[A-Za-z ]+\})*")
-_CALL = re.compile(r"(?<![A-Za-z\\])([a-zA-Z])\(([^=]*)\)")
+  r"|\((?:[^()]|\([^()]*\))*\)|\{[A-Za-z ]+\})*")
+_CALL = re.compile(r"(?<![A-Za-z\\])([a-zA-Z])\((.*)\)")
 _FUNCTIONS = frozenset("fghpqrsFGHPQRSTENVACDLdn")
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]|\\(?:alpha|beta|theta|lambda"
                        r"|mu|phi|omega|sigma|gamma|delta)(?![A-Za-z])")
@@ -44,6 +44,7 @@ _SPACE = re.compile(r"\s|~|\\[,;: ]|\\q?quad(?![A-Za-z])")
 _SPACES_BEFORE = re.compile(rf"\A(?:{_SPACE.pattern})+")
 _SPACES_AFTER = re.compile(rf"(?:{_SPACE.pattern})+\Z")
 _WORDS = re.compile(r"\\text\{([^{}]*)\}")
+_NAME_MARKS = re.compile(r"m(?=\\angle)|\\overline")
 _BRACES = str.maketrans("", "", "{}")
 
 
@@ -139,6 +140,11 @@ def unknowns(text: str) -> bool:
   return _VARIABLE.search(re.sub(r"\\text\{[^{}]*\}", "", text)) is not None
 
 
+def product(name: str) -> bool:
+  """Whether a name may be a product of variables, `xy`."""
+  return len(name) > 1 and name.isalpha() and name.islower()
+
+
 def _deeper(token: str) -> int:
   if token in _OPEN or token == r"\{" or token.startswith(r"\begin"):
     return 1
@@ -201,4 +207,4 @@ def _name(text: str) -> str:
   for letter, arguments in _CALL.findall(name):
     if letter not in _FUNCTIONS or letter in arguments:
       return ""  # x(x+1) is a product
-  return name.replace(r"m\angle", r"\angle").translate(_BRACES)
+  return _NAME_MARKS.sub("", name).translate(_BRACES)

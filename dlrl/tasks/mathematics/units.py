@@ -40,7 +40,7 @@ _BETWEEN = re.compile(
 _BARE = re.compile(rf"{_SPACE}([A-Za-z]+(?:/[A-Za-z]+)?)"
                    r"(?:\^(?:[23]|\{[23]\}))?\Z")
 _SCALE = re.compile(r"(\^(?:\{ *\\circ *\}|\\circ)) *[CFK]\Z")
-_LETTER = re.compile(rf"(?<=[0-9}}]){_SPACE}(?:[mgLsh]|k?m/[hs]|g/L)"
+_LETTER = re.compile(rf"(?<=[0-9}}]){_SPACE}+(?:[mgLsh]|k?m/[hs]|g/L|\\Omega)"
                      r"(?:\^(?:[23]|\{[23]\}))?\Z")
 
 
@@ -73,7 +73,7 @@ def _ends(text: str, word: re.Match[str]) -> bool:
   found: re.Match[str] | None = word
   end = word.start()
   while found:
-    if not _is_unit(found[1]):
+    if not is_unit(found[1]):
       return False
     between = _BETWEEN.match(text, found.end())
     end = between.end() if between else found.end()
@@ -81,7 +81,8 @@ def _ends(text: str, word: re.Match[str]) -> bool:
   return end == len(text)
 
 
-def _is_unit(words: str) -> bool:
+def is_unit(words: str) -> bool:
+  """Whether words, without LaTeX, are a unit: `square inches` or `m/s^2`."""
   known = 0
   for token in _TOKEN.findall(words):
     if token.isascii() and token.isalpha():

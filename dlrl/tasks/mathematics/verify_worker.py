@@ -44,7 +44,7 @@ _WARM_UP = (
   (r"\sin^2 x", r"1-\cos^2 x"), (r"\{1,2\}\cup\{3\}", r"\{3,2,1\}"),
   (r"\sqrt{1+e^{-2000}}", "1"), (r"\log_2 x", r"\frac{\ln x}{\ln 2}"),
   (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"), (r"|x|", r"\sqrt{x^2}"),
-  (r"\frac{1}{1+i}", r"\frac{1-i}{2}"), (r"n!", r"n\cdot(n-1)!"),
+  (r"\frac{1}{1+i}", r"\frac{1-i}{2}"), (r"\prod_{k=1}^n k", "n!"),
   (r"\int_0^1 x^2 dx", r"\sum_{k=1}^{3} \frac{k}{18}"),
   (r"\lfloor x\rfloor", r"\tan^{-1} x"), ("x^2+y^2=1", "y=x^5+x"))
 
