@@ -31,7 +31,8 @@ class Channel:
 
   Attributes:
     lost: whether the program's process has ended or sent an invalid reply.
-    asked: how many operations were asked for.
+    asked: how many operations were asked for; a test that fails before it asks
+      for any would fail every program.
     undecidable: why the test decides nothing; empty if nothing is known
       against it. Only what the test does may set this, never what the program
       chooses: a wrong program must not escape its verdict.

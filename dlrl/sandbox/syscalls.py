@@ -4,6 +4,7 @@ Each returns 0 or the error number, which `check` turns into an exception.
 """
 
 import ctypes
+import errno
 import os
 
 NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -70,7 +71,9 @@ def pivot_root(root: str) -> int:
 
 def new_session_keyring() -> int:
   """Gives this process a session keyring of its own (JOIN_SESSION_KEYRING)."""
-  return _result(_LIBC.syscall(_KEYCTL[os.uname().machine], 1, None))
+  number = _KEYCTL.get(os.uname().machine)
+  return errno.ENOSYS if number is None else _result(
+      _LIBC.syscall(number, 1, None))
 
 
 def drop_capabilities() -> int:

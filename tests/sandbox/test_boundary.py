@@ -194,6 +194,14 @@ def test_a_failure_counts_only_if_another_program_could_pass(
   assert outcomes(box, POINTS, test, setup=setup) == (outcome,)
 
 
+def test_a_test_may_look_at_what_the_setup_asked_for(box):
+  setup = "wanted, result = 3, add(1, 2)"
+  for code, outcome in (("def add(a, b): return a + b", PASSED),
+                        ("def add(a, b): return a", FAILED)):
+    assert outcomes(box, code, "assert result == wanted", setup=setup,
+                    entry_point="") == (outcome,)
+
+
 @pytest.mark.parametrize("code", [
     "1 / 0", "def add(x)", "import os; os._exit(0)", "raise StopIteration"])
 def test_a_program_that_does_not_load_has_failed(box, code):

@@ -76,7 +76,8 @@ TEXTS = {
         "```python\n" + "".join(" " * at + "if 1:\n" for at in range(120))
         + " " * 120 + "add = 1\n```", 0),
     "levels of formatted strings": (
-        "```python\nadd = " + "f'{" * 60 + "1" + "}'" * 60 + "\n```", 0),
+        "```python\nadd = " + "f'{" * 60 + "1" + "}'" * 60 + "\n```",
+        None),
     "levels of comprehensions": (
         "```python\nadd = " + "[" * 40 + "1" + " for x in y]" * 40 + "\n```",
         1),
