@@ -120,15 +120,15 @@ def _answer(request: wire.Json, module: types.ModuleType,
 
 
 def _raised(error: BaseException) -> wire.Json:
-  """Describes an exception to the judge: its built-in base and its text."""
+  """Describes an exception to the judge: its bases and its text."""
   if isinstance(error, Exception):
     kind = next(base.__name__ for base in type(error).__mro__
                 if getattr(builtins, base.__name__, None) is base)
   else:  # SystemExit and its like must not end the judge
     kind = "RuntimeError"
-  name = type(error).__name__
+  names = [base.__name__ for base in type(error).__mro__]
   try:
     text = str(error)[:wire.MAX_REASON]
   except BaseException:
     text = ""
-  return {"raised": kind, "text": text, "name": name}
+  return {"raised": kind, "text": text, "names": names}

@@ -71,6 +71,7 @@ def main(trainer: int, program: int) -> None:
                       "decided": not faulty or _decided(channel)})
   if failed or faulty:
     return
+  channel.names = names
   if job["entry_point"]:
     # After the setup, which may define a function of the same name.
     names[job["entry_point"]] = remote.Remote(

@@ -1,6 +1,8 @@
 """Proxies in the judge's process for objects of the program's process."""
 
 import builtins
+import contextlib
+import functools
 import operator
 import sys
 from collections.abc import Iterator
@@ -33,6 +35,8 @@ class Channel:
     lost: whether the program's process has ended or sent an invalid reply.
     asked: how many operations were asked for; a test that fails before it asks
       for any would fail every program.
+    names: what the setup defined; its exceptions stand for those of the program
+      with the same name, which has the same code.
     undecidable: why the test decides nothing; empty if nothing is known
       against it. Only what the test does may set this, never what the program
       chooses: a wrong program must not escape its verdict.
@@ -42,6 +46,7 @@ class Channel:
     self._descriptor = descriptor
     self.lost = False
     self.asked = 0
+    self.names: Mapping[str, Any] = {}
     self.undecidable = ""
 
   def receive(self) -> wire.Json:
@@ -70,7 +75,8 @@ class Channel:
     Raises:
       ProgramLost: the program's process has ended.
       Undecidable: an operand cannot be sent.
-      Exception: what the operation raised, as the nearest built-in class.
+      Exception: what the operation raised, as the setup's class of its name or
+        the nearest built-in one.
     """
     try:
       self.asked += 1
@@ -105,7 +111,7 @@ class Channel:
     try:
       if "raised" not in reply:
         return self._decode(reply["value"], opaque=opaque)
-      raised = _exception(reply)
+      raised = _exception(reply, self.names)
     except Exception as error:  # whatever a malformed message leads to
       self._lose(error)
     raise raised
@@ -250,16 +256,20 @@ def _standard(value: object) -> list[str]:
   return [home, path] if found is value else []
 
 
-def _exception(reply: wire.Json) -> Exception:
-  """Rebuilds the exception that the program raised as a built-in class."""
-  kind = getattr(builtins, reply["raised"])
+def _exception(reply: wire.Json, names: Mapping[str, Any]) -> Exception:
+  """Rebuilds the exception that the program raised, of a class known here."""
+  known = [names.get(str(name)) for name in reply["names"]]
+  kind = next((one for one in known if isinstance(one, type)
+               and issubclass(one, Exception)), None)
+  kind = kind or getattr(builtins, reply["raised"])
   text = str(reply["text"])
   if not issubclass(kind, Exception):
     raise TypeError(f"{kind} is not an exception class")
-  try:
-    return kind(text)
-  except TypeError:  # a few, such as UnicodeDecodeError, need more arguments
-    return ValueError(text)
+  # Some need more arguments; their class is what a test looks at.
+  for make in (kind, functools.partial(kind.__new__, kind)):
+    with contextlib.suppress(Exception):
+      return make(text)
+  return ValueError(text)
 
 
 def _assign(old: Any, new: Any) -> None:

@@ -194,6 +194,33 @@ def test_a_failure_counts_only_if_another_program_could_pass(
   assert outcomes(box, POINTS, test, setup=setup) == (outcome,)
 
 
+def test_exceptions_that_the_setup_defines_are_the_programs(box):
+  setup = """
+class Empty(Exception): pass
+class Worse(Empty):
+  def __init__(self, where, why): self.where = where
+class Stop(StopIteration): pass
+"""
+  code = setup + """
+class Unknown(Empty): pass
+def add(which):
+  if which == 5: bytes([255]).decode()
+  if which == 3: raise Worse(1, 2)
+  raise {0: Empty, 1: Unknown, 2: KeyError, 4: Stop}[which]("x")
+"""
+  test = """
+try: add({})
+except {}: pass
+else: assert False
+"""
+  assert outcomes(
+      box, code, test.format(0, "Empty"), test.format(1, "Empty"),
+      test.format(5, "UnicodeDecodeError"),
+      test.format(2, "Empty"), test.format(2, "KeyError"),
+      test.format(3, "Empty"), "assert not list(map(add, [4]))",
+      setup=setup) == (PASSED, PASSED, PASSED, FAILED, PASSED, PASSED, FAILED)
+
+
 def test_a_test_may_look_at_what_the_setup_asked_for(box):
   setup = "wanted, result = 3, add(1, 2)"
   for code, outcome in (("def add(a, b): return a + b", PASSED),

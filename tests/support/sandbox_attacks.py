@@ -84,7 +84,7 @@ def send(fd, message):
   os.write(fd, len(body).to_bytes(4, "big") + body)
 def add(a, b):
   for kind in ("SystemExit", "exit", "KeyboardInterrupt", "GeneratorExit"):
-    send(3, {"raised": kind, "name": "x", "text": "x"})
+    send(3, {"raised": kind, "names": ["x"], "text": "x"})
   return 0
 """,
     "references to anything": """

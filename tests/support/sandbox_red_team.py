@@ -36,11 +36,13 @@ def _tries(*attempts: str) -> str:
 PROGRAMS = {
     # Replies that no honest candidate sends.
     "StopIteration as a reply": _forged(
-        {"raised": "StopIteration", "text": ""}),
-    "an exception that is none": _forged({"raised": "print", "text": ""}),
-    "an exception of no class": _forged({"raised": ["int"], "text": {}}),
+        {"raised": "StopIteration", "text": "", "names": []}),
+    "an exception that is none": _forged(
+        {"raised": "print", "text": "", "names": []}),
+    "an exception of no class": _forged(
+        {"raised": ["int"], "text": {}, "names": [{}]}),
     "a group of exceptions": _forged(
-        {"raised": "ExceptionGroup", "text": "x", "name": "x"}),
+        {"raised": "ExceptionGroup", "text": "x", "names": ["x"]}),
     "a change of what cannot change": _forged(
         {"value": 42, "changed": {"1": 0, "2": 0}}),
     "a change of the function": _forged({"value": 42, "changed": {"0": []}}),
@@ -81,7 +83,7 @@ def add(a, b):
 """,
     "replies from a thread": """
 def flood():
-  while True: reply({"raised": "KeyError", "text": "x", "name": "x"})
+  while True: reply({"raised": "KeyError", "text": "x", "names": ["x"]})
 threading.Thread(target=flood, daemon=True).start()
 """ + _WRONG,
     "a length that fills memory": """
