@@ -195,21 +195,29 @@ def metrics(prompts: Texts, completions: Texts,
 
 def _fractions(completions: Texts, tests: Sequence[Texts], setup: Texts,
             entry_point: Texts, prefix: Texts) -> Rewards:
-  jobs: list[sandbox.Program | None] = []
-  for completion, checks, before, name, start in zip(
+  found: list[float | None] = [0.0] * len(completions)
+  jobs: dict[int, sandbox.Program] = {}
+  for place, (completion, checks, before, name, start) in enumerate(zip(
       completions, tests, _column(setup, completions),
       _column(entry_point, completions), _column(prefix, completions),
-      strict=True):
+      strict=True)):
     strict.require(
         len(checks) > 0, "reward.tests", checks, "an example has no tests; "
         "give each at least one in the column `tests`", strict.ArgumentError)
     code = program(completion, prefix=start, entry_point=name)
+    if code is None:
+      continue
     # The prefix is part of the setup as well: what it defines must be the
     # tests' own, as the program may define the same names in another way.
-    jobs.append(None if code is None else sandbox.Program(
-        code, tuple(checks), f"{before}\n{start}", name))
-  results = iter(code_results.run([job for job in jobs if job is not None]))
-  return [0.0 if job is None else _fraction(next(results)) for job in jobs]
+    before = f"{before}\n{start}"
+    if sum(map(len, (code, before, *checks))) > sandbox.MAX_CHARACTERS:
+      found[place] = None  # with such tests no program can be run
+    else:
+      jobs[place] = sandbox.Program(code, tuple(checks), before, name)
+  for place, result in zip(
+      jobs, code_results.run(list(jobs.values())), strict=True):
+    found[place] = _fraction(result)
+  return found
 
 
 def _fraction(result: sandbox.Result) -> float | None:

@@ -199,6 +199,15 @@ def test_the_format_of_long_and_unprintable_batches_is_read(
   assert found == [1] * count + [0]
 
 
+def test_a_program_whose_tests_are_too_long_for_the_sandbox_is_unknown():
+  right = "```python\ndef f(x):\n  return x\n```"
+  setup = ["#" + "y" * 10**6, ""]
+  columns = dict(tests=[["assert f(1) == 1"]] * 2, setup=setup,
+                 entry_point=["f", "f"])
+  for reward in (code_grading.passed_reward, code_grading.fraction_reward):
+    assert reward(["q"] * 2, [right] * 2, **columns) == [None, 1.0]
+
+
 def test_the_format_after_a_prefix_too_long_for_the_sandbox_is_unknown():
   long = "#" + "x" * sandbox.MAX_CHARACTERS + "\n"
   assert code_grading.format_reward(
