@@ -50,12 +50,18 @@ def by_row(process: _Process) -> _Process:
 
   Args:
     process: (key, maskable [t], j, n, ...) -> Draw of arrays [t].
+
+  Returns:
+    The process; it raises ValueError if n is less than 1.
   """
   @functools.wraps(process)
   def batched(
     keys: jax.Array, maskable: jax.Array, j: Index, n: int, **knobs: Any
   ) -> Draw:
-    return jax.vmap(lambda key, row: process(key, row, j, n, **knobs))(
+    if n < 1:
+      raise ValueError(f"{process.__name__}: n is {n}; draws are 0 to n - 1")
+    index = jnp.asarray(j, jnp.int32)
+    return jax.vmap(lambda key, row: process(key, row, index, n, **knobs))(
       keys, maskable)
 
   return cast(_Process, batched)
@@ -71,9 +77,9 @@ def continuous(
   """
   del n
   key_t, key_mask = jax.random.split(jax.random.fold_in(key, j))
-  t = jax.random.uniform(key_t, minval=MIN_T)
-  mask = maskable & (jax.random.uniform(key_mask, maskable.shape) < t)
-  return Draw(mask, jnp.where(mask, 1 / t, 0.0))
+  t = uniform(key_t, minval=MIN_T)
+  mask = maskable & (uniform(key_mask, maskable.shape) < t)
+  return weighted(mask, 1 / t)
 
 
 @by_row
@@ -118,7 +124,7 @@ def tiled(key: jax.Array, maskable: jax.Array, j: Index, n: int) -> Draw:
   some tokens more often than others.
   """
   m = count(maskable)
-  k = _spread_k(key, m, jnp.arange(n), n)
+  k = _spread_k(key, m, jnp.arange(n, dtype=jnp.int32), n)
   return _tile(key, maskable, k, m / k[j], j)
 
 
@@ -160,32 +166,56 @@ def complementary(
   pairs. n should be even. Source: ESPO (arXiv 2512.03759).
   """
   m = count(maskable)
-  k_0 = jax.random.randint(keys_lib.level(key, n), (), 0, m + 1)
+  k_0 = randint(keys_lib.level(key, n), 0, m + 1)
   pair, pairs = j // 2, (n + 1) // 2
   k = (k_0 + pair * (m + 1) // pairs) % (m + 1)
   first = ranks(jax.random.fold_in(key, pair), maskable) < k
   mask = maskable & (first ^ (j % 2 == 1))
   masked = jnp.maximum(jnp.where(j % 2 == 1, m - k, k), 1)
-  return Draw(mask, jnp.where(mask, (m + 1) / masked, 0.0))
+  return weighted(mask, (m + 1) / masked)
 
 
 def count(maskable: jax.Array) -> jax.Array:
   """Number of set positions of a row [t]; at least 1, to avoid 0/0."""
-  return jnp.maximum(jnp.sum(maskable), 1)
+  return jnp.maximum(jnp.sum(maskable, dtype=jnp.int32), 1)
+
+
+# With x64, JAX's random numbers are others by default, and sums and ranks are
+# int64. Draws do not depend on it.
+
+
+def uniform(
+  key: jax.Array, shape: tuple[int, ...] = (), minval: float = 0.0,
+  maxval: float = 1.0,
+) -> jax.Array:
+  """Uniform fp32 numbers in [minval, maxval)."""
+  return jax.random.uniform(key, shape, jnp.float32, minval, maxval)
+
+
+def randint(
+  key: jax.Array, low: int | jax.Array, high: int | jax.Array
+) -> jax.Array:
+  """A scalar int32 in low..high-1."""
+  return jax.random.randint(key, (), low, high, jnp.int32)
+
+
+def weighted(mask: jax.Array, weight: float | jax.Array) -> Draw:
+  """The draw of a mask whose tokens have this weight."""
+  return Draw(mask, jnp.where(mask, jnp.asarray(weight, jnp.float32), 0.0))
 
 
 def ranks(key: jax.Array, maskable: jax.Array) -> jax.Array:
   """Ranks of a row's positions [t] in a random order, the maskable first."""
-  order = jnp.where(maskable, jax.random.uniform(key, maskable.shape), 2.0)
-  return jnp.argsort(jnp.argsort(order))  # the argsort of an order is its ranks
+  order = jnp.where(maskable, uniform(key, maskable.shape), 2.0)
+  # The argsort of an order is its ranks.
+  return jnp.argsort(jnp.argsort(order)).astype(jnp.int32)
 
 
 def subset(
   key: jax.Array, maskable: jax.Array, k: jax.Array, weight: jax.Array
 ) -> Draw:
   """Masks a uniformly random subset of k maskable positions of a row [t]."""
-  mask = maskable & (ranks(key, maskable) < k)
-  return Draw(mask, jnp.where(mask, weight, 0.0))
+  return weighted(maskable & (ranks(key, maskable) < k), weight)
 
 
 def _tile(
@@ -193,14 +223,14 @@ def _tile(
 ) -> Draw:
   """Masks the k[j] tokens that follow those of draws 0..j-1 on a circle."""
   n = k.shape[0]
-  start = jnp.sum(jnp.where(jnp.arange(n) < j, k, 0))
+  start = jnp.sum(
+    jnp.where(jnp.arange(n, dtype=jnp.int32) < j, k, 0), dtype=jnp.int32)
   place = ranks(keys_lib.circle(key, n), maskable) - start
-  mask = maskable & (place % count(maskable) < k[j])
-  return Draw(mask, jnp.where(mask, weight, 0.0))
+  return weighted(maskable & (place % count(maskable) < k[j]), weight)
 
 
 def _uniform_k(key: jax.Array, m: jax.Array) -> jax.Array:
-  return jax.random.randint(key, (), 1, m + 1)
+  return randint(key, 1, m + 1)
 
 
 def _spread_k(key: jax.Array, m: jax.Array, j: Index, n: int) -> jax.Array:
@@ -220,14 +250,15 @@ def _important_k(
   inverse of the distribution function, which spreads the draws evenly over it.
   """
   m = count(maskable)
-  ks = jnp.arange(1, maskable.shape[0] + 1)
-  chance = jnp.where(ks <= m, ks**-0.5, 0.0)
+  ks = jnp.arange(1, maskable.shape[0] + 1, dtype=jnp.float32)
+  chance = jnp.where(ks <= m.astype(jnp.float32), ks**-0.5, 0.0)
   chance = chance / jnp.sum(chance)
-  u = jax.random.uniform(keys_lib.level(key, n)) + jnp.arange(n) / n
+  u = uniform(keys_lib.level(key, n))
+  u = u + jnp.arange(n, dtype=jnp.float32) / n
   below = jnp.cumsum(chance)[None] <= (u % 1.0)[:, None]
   # At most m: the cumulative sum may end below 1 by rounding, and u above it.
-  k = jnp.minimum(1 + jnp.sum(below, -1), m)
-  return k, 1 / (k * chance[k - 1])  # m / k / (m P(k))
+  k = jnp.minimum(1 + jnp.sum(below, -1, dtype=jnp.int32), m)
+  return k, 1 / (k.astype(jnp.float32) * chance[k - 1])  # m / k / (m P(k))
 
 
 # Unbiased estimates of the ELBO; `method_processes.PROCESSES` has all of them.

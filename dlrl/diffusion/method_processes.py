@@ -16,8 +16,11 @@ from dlrl.diffusion.forward_process import Draw
 from dlrl.diffusion.forward_process import Index
 from dlrl.diffusion.forward_process import by_row
 from dlrl.diffusion.forward_process import count
+from dlrl.diffusion.forward_process import randint
 from dlrl.diffusion.forward_process import ranks
 from dlrl.diffusion.forward_process import subset
+from dlrl.diffusion.forward_process import uniform
+from dlrl.diffusion.forward_process import weighted
 
 
 def all_masked(
@@ -38,15 +41,15 @@ def coupled(key: jax.Array, maskable: jax.Array, j: Index, n: int) -> Draw:
   """
   del n
   key_r, key_mask = jax.random.split(jax.random.fold_in(key, j // 3))
-  r = jax.random.uniform(key_r, minval=0.2, maxval=0.8)
-  part = jax.random.uniform(key_mask, maskable.shape) < r
+  r = uniform(key_r, minval=0.2, maxval=0.8)
+  part = uniform(key_mask, maskable.shape) < r
   # Draws of a triple share r and the part, because j // 3 is in their key and j
   # is not.
   kind = j % 3
   mask = maskable & jnp.where(
     kind == 0, True, jnp.where(kind == 1, part, ~part))
   ratio = jnp.where(kind == 0, 1.0, jnp.where(kind == 1, r, 1 - r))
-  return Draw(mask, jnp.where(mask, 1.5 / ratio, 0.0))
+  return weighted(mask, 1.5 / ratio)
 
 
 @by_row
@@ -58,9 +61,9 @@ def random_ratio(
   r_j = (r_0 + j / n) mod 1 with r_0 ~ U(0, 1): the first noise level is random
   and the others are spaced evenly. Source: arXiv 2505.15809.
   """
-  r_0 = jax.random.uniform(keys_lib.level(key, n))
-  r = (r_0 + j / n) % 1.0
-  noise = jax.random.uniform(jax.random.fold_in(key, j), maskable.shape)
+  r_0 = uniform(keys_lib.level(key, n))
+  r = (r_0 + jnp.asarray(j, jnp.float32) / n) % 1.0
+  noise = uniform(jax.random.fold_in(key, j), maskable.shape)
   mask = maskable & (noise < r)
   return Draw(mask, mask.astype(jnp.float32))
 
@@ -78,10 +81,10 @@ def left_to_right(
   """
   del key
   m = count(maskable)
-  place = jnp.cumsum(maskable) - 1
+  place = jnp.cumsum(maskable, dtype=jnp.int32) - 1
   start, stop = j * m // n, (j + 1) * m // n
   mask = maskable & (place >= start)
-  return Draw(mask, jnp.where(mask & (place < stop), float(n), 0.0))
+  return Draw(mask, weighted(mask & (place < stop), n).weight)
 
 
 @by_row
@@ -113,9 +116,10 @@ def truncated(
   """
   m = count(maskable)
   # 1e-3: fp32 may round least * m up past the integer that it should be.
-  low = jnp.clip(jnp.ceil(least * m - 1e-3).astype(jnp.int32), 1, m)
+  low = jnp.ceil(least * m.astype(jnp.float32) - 1e-3)
+  low = jnp.clip(low.astype(jnp.int32), 1, m)
   levels = m - low + 1
-  offset = jax.random.randint(keys_lib.level(key, n), (), 0, levels)
+  offset = randint(keys_lib.level(key, n), 0, levels)
   k = low + (offset + j * levels // n) % levels
   return subset(jax.random.fold_in(key, j), maskable, k, m / k)
 
@@ -146,11 +150,11 @@ def block(
   key_k, key_mask = jax.random.split(jax.random.fold_in(key_draw, j))
   used = jnp.any(maskable.reshape(-1, block_length), -1)
   order = jnp.argsort(
-    jnp.where(used, jax.random.uniform(key_order, used.shape), 2.0))
+    jnp.where(used, uniform(key_order, used.shape), 2.0)).astype(jnp.int32)
   chosen = order[j % count(used)]
-  at = jnp.arange(t) // block_length
+  at = jnp.arange(t, dtype=jnp.int32) // block_length
   inside = maskable & (at == chosen)
-  k = jax.random.randint(key_k, (), 1, count(inside) + 1)
+  k = randint(key_k, 1, count(inside) + 1)
   mask = (inside & (ranks(key_mask, inside) < k)) | (maskable & (at > chosen))
   return Draw(mask, mask.astype(jnp.float32))
 
@@ -174,7 +178,7 @@ def trace(
   """
   at = steps // shrink
   mask = maskable & (at >= j)
-  return Draw(mask, jnp.where(mask & (at == j), float(n), 0.0))
+  return Draw(mask, weighted(mask & (at == j), n).weight)
 
 
 def forks(
@@ -193,7 +197,7 @@ def forks(
     n: number of draws, at least the largest number of forks.
   """
   mask = maskable & (steps >= 2 * j)
-  return Draw(mask, jnp.where(mask & (steps == 2 * j), float(n), 0.0))
+  return Draw(mask, weighted(mask & (steps == 2 * j), n).weight)
 
 
 def fork_steps(steps: jax.Array, unsure: jax.Array) -> jax.Array:
@@ -207,9 +211,10 @@ def fork_steps(steps: jax.Array, unsure: jax.Array) -> jax.Array:
   """
   def row(steps: jax.Array, unsure: jax.Array) -> jax.Array:
     before = unsure[None] & (steps[None] <= steps[:, None])
-    return 2 * jnp.sum(before, -1) - 1 - unsure
+    return (2 * jnp.sum(before, -1, dtype=jnp.int32) - 1
+            - unsure.astype(jnp.int32))
 
-  return jax.vmap(row)(steps, unsure).astype(jnp.int32)
+  return jax.vmap(row)(steps, unsure)
 
 
 def prompt_noise(
@@ -230,7 +235,7 @@ def prompt_noise(
 
   def row(key: jax.Array, live: jax.Array) -> jax.Array:
     key = jax.random.fold_in(keys_lib.of(key, keys_lib.Draws.PROMPT), j)
-    return live & (jax.random.uniform(key, live.shape) < rate)
+    return live & (uniform(key, live.shape) < rate)
 
   return jax.vmap(row)(keys, live)
 

@@ -37,8 +37,10 @@ def assemble(
     prompt_length: [b] int in 0..p.
   """
   t, p = canvas.shape[1], prompt.shape[1]
-  in_canvas = prompt_length[:, None] + jnp.arange(t)[None]
-  in_prompt = jnp.broadcast_to(jnp.arange(p)[None], prompt.shape)
+  start = prompt_length[:, None]
+  in_canvas = start + jnp.arange(t, dtype=start.dtype)[None]
+  # From `start`, for its sharding where the mesh is Explicit.
+  in_prompt = jnp.zeros_like(start) + jnp.arange(p, dtype=start.dtype)[None]
   return ModelInput(
     jnp.concatenate([canvas, prompt], 1),
     jnp.concatenate([in_canvas, in_prompt], 1), t + prompt_length)

@@ -10,10 +10,14 @@ A fixed token is the same in all completions of a group. The loss and the
 forward process treat it as context only.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from dlrl.diffusion import inferred_sharding
+from dlrl.losses import floats
 
 
 def annealed(share: float, step: jax.Array, steps: int) -> jax.Array:
@@ -26,16 +30,18 @@ def annealed(share: float, step: jax.Array, steps: int) -> jax.Array:
   """
   if not steps:
     return jnp.asarray(share, jnp.float32)
-  return share * jnp.maximum(1 - step / steps, 0)
+  return share * jnp.maximum(1 - jnp.asarray(step, jnp.float32) / steps, 0)
 
 
 def _random(keys: jax.Array, logps: jax.Array) -> jax.Array:
-  return jax.vmap(lambda k, x: jax.random.uniform(k, x.shape))(keys, logps)
+  return jax.vmap(lambda k, x: jax.random.uniform(
+    k, x.shape, jnp.float32))(keys, logps)
 
 
 def _tail(keys: jax.Array, logps: jax.Array) -> jax.Array:
   del keys
-  return jnp.broadcast_to(-jnp.arange(logps.shape[-1]), logps.shape)
+  return jnp.broadcast_to(
+    -jnp.arange(logps.shape[-1], dtype=jnp.float32)[None], logps.shape)
 
 
 def _lowprob(keys: jax.Array, logps: jax.Array) -> jax.Array:
@@ -59,11 +65,12 @@ def keep(
     share: scalar in 0..1 of each row's known tokens; the number is rounded,
       half up.
   """
-  count = jnp.floor(share * jnp.sum(known, -1, keepdims=True) + 0.5)
+  order, share, known_tokens = floats.wide(order, share, known)
+  count = jnp.floor(share * jnp.sum(known_tokens, -1, keepdims=True) + 0.5)
   # argsort of argsort is the rank; both sorts are stable, so ties keep their
   # order.
   rank = jnp.argsort(jnp.argsort(jnp.where(known, -order, jnp.inf), -1), -1)
-  return known & (rank < count)
+  return known & (rank.astype(count.dtype) < count)
 
 
 class Memory(NamedTuple):
@@ -91,8 +98,13 @@ def recall(memory: Memory, index: jax.Array) -> tuple[jax.Array, jax.Array]:
     Completions [g, t], and [g] bool, True if the memory has one; other
     completions are arbitrary.
   """
-  slot = index % memory.owner.shape[0]
-  return memory.completion[slot], memory.owner[slot] == index
+  def find(
+    memory: Memory, index: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    slot = index % memory.owner.shape[0]
+    return memory.completion[slot], memory.owner[slot] == index
+
+  return inferred_sharding.inside(find, index, index)(memory, index)
 
 
 def store(
@@ -111,8 +123,18 @@ def store(
     reward: [b] fp32; a completion whose reward is NaN, unknown, is not stored.
     min_reward: the smallest reward that is stored.
   """
+  update = functools.partial(_store, min_reward=min_reward)
+  return inferred_sharding.inside(update, completion, memory)(
+    memory, index, completion, reward)
+
+
+def _store(
+  memory: Memory, index: jax.Array, completion: jax.Array, reward: jax.Array,
+  min_reward: float,
+) -> Memory:
   groups = index.shape[0]
   slots = memory.owner.shape[0]
+  reward = floats.wide(reward)
   rewards = jnp.where(jnp.isnan(reward), -jnp.inf, reward).reshape(groups, -1)
   best = jnp.argmax(rewards, -1)
   found = completion.reshape(groups, -1, completion.shape[-1])[

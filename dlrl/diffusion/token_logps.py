@@ -11,6 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlrl.diffusion import inferred_sharding
+from dlrl.losses import floats
+
 
 class TokenLogps(NamedTuple):
   """Scores of each position; zero where it is not masked.
@@ -58,9 +61,27 @@ def token_logps(
   def split(x: jax.Array) -> jax.Array:
     return x.reshape(shards, n, *x.shape[2:])
 
-  out = _scores(split(hidden), unembed, split(targets), split(mask),
-                n // t * min(chunk, t))
-  return TokenLogps(*(x.reshape(b, t) for x in out))
+  def scores(
+    hidden: jax.Array, unembed: jax.Array, targets: jax.Array, mask: jax.Array
+  ) -> TokenLogps:
+    out = _scores(split(hidden), unembed, split(targets), split(mask),
+                  n // t * min(chunk, t))
+    return TokenLogps(*(x.reshape(b, t) for x in out))
+
+  return inferred_sharding.inside(scores, mask, mask)(
+    *_alike(hidden, unembed, targets, mask))
+
+
+def _alike(*arrays: jax.Array) -> list[jax.Array]:
+  """Arrays that vary over the same axes of `jax.shard_map`.
+
+  The gradient of one that did not, such as the unembedding, is summed over them
+  once, here, and not in every chunk.
+  """
+  varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+  axes = frozenset().union(*varying)
+  return [jax.lax.pcast(x, tuple(axes - own), to="varying") if axes - own else x
+          for x, own in zip(arrays, varying, strict=True)]
 
 
 # Below, arrays are [s, n, ...], the positions of each shard, or in chunks
@@ -95,7 +116,7 @@ def _forward(
       return (jnp.where(live, target, 0.0),
               jnp.where(live, _entropy(logp), 0.0))
 
-    zeros = jnp.zeros(live.shape, jnp.float32)
+    zeros = jnp.zeros_like(live, floats.widened(hidden.dtype))
     return None, jax.lax.cond(jnp.any(live), compute, lambda: (zeros, zeros))
 
   _, (logps, entropy) = jax.lax.scan(step, None, tuple(
@@ -121,20 +142,23 @@ def _backward(
       logp = _log_softmax(h, unembed)
       p = jnp.exp(logp)
       # d logp / d logits = onehot - p; d entropy / d logits = -p (logp + H)
-      slope = of_logp[..., None] * (_hit(logp, targets) - p)
+      hit = _hit(logp, targets).astype(p.dtype)
+      slope = of_logp[..., None] * (hit - p)
       slope -= of_entropy[..., None] * p * (logp + _entropy(logp)[..., None])
       slope = jnp.where(live[..., None], slope, 0).astype(h.dtype)
       of_hidden = jnp.einsum("snv,dv->snd", slope, unembed,
-                             preferred_element_type=jnp.float32)
+                             preferred_element_type=total.dtype)
       return total + jnp.einsum(
-        "snd,snv->sdv", h, slope, preferred_element_type=jnp.float32
+        "snd,snv->sdv", h, slope, preferred_element_type=total.dtype
       ), of_hidden.astype(h.dtype)
 
     out: _Pair = jax.lax.cond(
       jnp.any(live), compute, lambda: (total, jnp.zeros_like(hidden)))
     return out
 
-  total = jnp.zeros((hidden.shape[0], *unembed.shape), jnp.float32)
+  total = jnp.zeros_like(
+    unembed, floats.widened(hidden.dtype),
+    shape=(hidden.shape[0], *unembed.shape))
   total, of_hidden = jax.lax.scan(step, total, tuple(
     _chunks(x, order, size) for x in (mask, hidden, targets, *cotangents)))
   return (_whole(of_hidden, inverse),
@@ -146,7 +170,8 @@ _scores.defvjp(_forward, _backward)
 
 def _log_softmax(hidden: jax.Array, unembed: jax.Array) -> jax.Array:
   logits = jnp.einsum(
-    "snd,dv->snv", hidden, unembed, preferred_element_type=jnp.float32)
+    "snd,dv->snv", hidden, unembed,
+    preferred_element_type=floats.widened(hidden.dtype))
   # The maximum is subtracted first, the log of the sum afterwards. Their sum,
   # subtracted as one number, would lose digits where logits are large.
   logits -= jnp.max(logits, -1, keepdims=True)
@@ -159,7 +184,8 @@ def _entropy(logp: jax.Array) -> jax.Array:
 
 
 def _hit(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  return jnp.arange(logits.shape[-1])[None, None] == targets[..., None]
+  ids = jnp.arange(logits.shape[-1], dtype=targets.dtype)
+  return ids[None, None] == targets[..., None]
 
 
 def _order(mask: jax.Array) -> _Pair:

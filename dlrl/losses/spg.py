@@ -61,7 +61,7 @@ def _statistic(
   logps: jax.Array, weight: jax.Array, mask: jax.Array, beta: float
 ) -> tuple[jax.Array, jax.Array]:
   """The draw's ELBO [b] and terms of the EUBO's inner means [b, t]."""
-  live = mask & (weight > 0)
+  live = mask & (floats.wide(weight) > 0)
   logps = jnp.where(live, floats.wide(logps), 0.0)
   # At least 1: a draw that masked no valid token contributes zero, not 0/0.
   count = _count(live, logps.dtype)

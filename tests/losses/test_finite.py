@@ -166,7 +166,7 @@ def test_a_bad_response_that_rose_without_a_limit_is_pushed_back(name):
     lambda x: CLIPPED[name](x, jnp.full(3, -1.0)), [UP, 0.0, 0.0])
   assert np.isfinite(loss).all()
   assert np.isfinite(slope).all()
-  assert slope[0] > 1e20  # descent lowers its score
+  assert slope[0] > 1e15  # descent lowers its score
 
 
 def test_exp_is_exp_up_to_where_it_becomes_a_line():
@@ -174,11 +174,11 @@ def test_exp_is_exp_up_to_where_it_becomes_a_line():
   np.testing.assert_array_equal(floats.exp(x), jnp.exp(x))
   slope = jax.vmap(jax.grad(floats.exp))
   np.testing.assert_array_equal(slope(x), jnp.exp(x))
-  beyond = jnp.array([60.0, 61.0, 89.0, 1e4, 1e10])
+  beyond = jnp.array([40.0, 41.0, 89.0, 1e4, 1e10])
   np.testing.assert_allclose(
-    floats.exp(beyond), np.exp(60.0) * (1 + np.float64(beyond) - 60),
+    floats.exp(beyond), np.exp(40.0) * (1 + np.float64(beyond) - 40),
     rtol=1e-5)
-  np.testing.assert_allclose(slope(beyond), np.exp(60.0), rtol=1e-5)
+  np.testing.assert_allclose(slope(beyond), np.exp(40.0), rtol=1e-5)
 
 
 def test_a_group_whose_ratios_are_all_clipped_to_zero_has_no_gradient():
