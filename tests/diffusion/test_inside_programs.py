@@ -174,7 +174,7 @@ def memory(x):
     pruning.empty(3, T), jnp.arange(B // G, dtype=jnp.int32), x.ids, x.reward,
     0.5)
   return {"kept": kept, "recalled": pruning.recall(kept, x.length),
-          "annealed": pruning.annealed(0.5, x.length[0], 8)}
+          "annealed": pruning.annealed(0.5, jnp.int32(3), 8)}
 
 
 def scores(x):
