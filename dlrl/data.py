@@ -19,6 +19,7 @@ import numpy as np
 
 from dlrl import strict
 from dlrl import tasks
+from dlrl.runtime import progress
 from dlrl.tasks import mixture
 from dlrl.tasks import prompts
 from dlrl.tasks.user_files import tables
@@ -153,6 +154,8 @@ def samples(source: tasks.Examples) -> list[tasks.Example]:
 def check(source: tasks.Examples, item: Callable[[int], object]) -> None:
   """Makes all rows, so that none stops a run by which it is drawn.
 
+  Prints a line now and then if it takes long.
+
   Args:
     source: the examples.
     item: called with each position; raises `strict.ConfigError` for an example
@@ -164,7 +167,7 @@ def check(source: tasks.Examples, item: Callable[[int], object]) -> None:
   """
   first: dict[str, strict.ConfigError] = {}
   counts: collections.Counter[str] = collections.Counter()
-  for position in range(len(source)):
+  for position in progress.watched(range(len(source)), "rows checked"):
     try:
       item(position)
     except strict.ConfigError as error:

@@ -43,6 +43,7 @@ from dlrl.runtime import preemption
 from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
+from dlrl.storage import checkpoint
 from dlrl.storage import disk_errors
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks import reward_calls
@@ -175,6 +176,10 @@ def main(argv: list[str]) -> None:
       run(config_file, workdir)
   except strict.ConfigError as e:
     processes.leave(command.say_error(str(e), 2))
+  except (checkpoint.Damaged, checkpoint.OtherModel) as e:
+    processes.leave(command.say_error(
+      f"--workdir={workdir}: {e}. Put a checkpoint back that can be read, or "
+      "start again in another --workdir", 2))
   except reward_calls.RewardError as e:
     processes.leave(command.say_error(str(e), 1))
   except preemption.Preempted as e:

@@ -123,12 +123,11 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
     workdir.write_json(marker, settings)
     return
   try:
-    there = json.loads(marker.read_text(encoding="utf-8"))
-  except ValueError:
-    there = None
-  strict.require(
-    isinstance(there, dict), "out", str(path), f"its {_SETTINGS} is not of an "
-    "evaluation; choose another directory", strict.FlagError)
+    there = own_files.read_object(marker)
+  except ValueError as e:
+    raise strict.FlagError(
+      "out", str(path), f"its {_SETTINGS} is not of an evaluation ({e}); "
+      "choose another directory") from e
   lines = strict.diff(there, settings)
   strict.require(not lines, "out", str(path), "\n  ".join([
     "holds an evaluation with other settings; choose another directory. "

@@ -1,7 +1,6 @@
 """The settings and the parameters of a run, for programs that use its results.
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -11,6 +10,7 @@ from dlrl import config
 from dlrl import strict
 from dlrl.models import lora
 from dlrl.run import setup as setup_lib
+from dlrl.runtime import own_files
 from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 
@@ -26,9 +26,9 @@ def settings(workdir: str) -> ml_collections.ConfigDict:
   path = pathlib.Path(workdir).expanduser() / "config.json"
   try:
     values = config.default()
-    values.update(json.loads(path.read_text(encoding="utf-8")))
+    values.update(own_files.read_object(path))
     return values
-  except (OSError, ValueError, TypeError) as e:
+  except (ValueError, TypeError) as e:
     raise strict.FlagError(
       "workdir", workdir, f"is not the directory of a run: {e}") from e
 

@@ -5,7 +5,6 @@ saved. Checkpoints of adapters hold their fingerprint.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -18,6 +17,7 @@ from dlrl.models import hf_checkpoints
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
+from dlrl.runtime import own_files
 from dlrl.storage import array_checksums
 from dlrl.storage import checkpoint
 
@@ -48,10 +48,16 @@ def params(
 def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
   root = pathlib.Path(workdir).expanduser()
   run = root / "config.json"
-  adapted = run.exists() and (
-    json.loads(run.read_text(encoding="utf-8")).get("lora", {}).get("rank"))
+  try:
+    # Checkpoints alone are enough, and settings may be of another version.
+    lora_of_run = own_files.read_object(run).get("lora") if run.exists() else {}
+  except ValueError as e:
+    raise strict.ConfigError(
+      "init_from", workdir, f"its config.json is not of a run ({e}); restore "
+      "it, or name another run") from e
   strict.require(
-    not adapted, "init_from", workdir, "its checkpoint holds only adapters; "
+    not (isinstance(lora_of_run, dict) and lora_of_run.get("rank")),
+    "init_from", workdir, "its checkpoint holds only adapters; "
     "merge them with dlrl.export and set config.pretrained to the result")
   try:
     return checkpoint.load_params(root / "checkpoints", abstract)

@@ -1,6 +1,5 @@
 """The results of a finished run: a table, summary.json and curves.png."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,6 +7,8 @@ from dlrl import config
 from dlrl import strict
 from dlrl import tasks
 from dlrl.runtime import goodput
+from dlrl.runtime import own_files
+from dlrl.runtime import progress
 from dlrl.storage import metrics as metrics_lib
 from dlrl.storage import workdir as workdir_lib
 
@@ -17,6 +18,10 @@ def write(
 ) -> dict[str, Any]:
   """Writes curves.png, then summary.json, which marks the run as finished."""
   rows = metrics_lib.rows(workdir)
+  strict.require(
+    bool(rows), "workdir", str(workdir), "its metrics.jsonl lacks the rows of "
+    "the run; restore it, or start again in another --workdir",
+    strict.FlagError)
   task = tasks.find(cfg.task, cfg.rollout.rewards)
   # The test items are evaluated before the first step and after the last. A
   # metric that was not known then is absent.
@@ -33,7 +38,7 @@ def write(
     "steps": rows[-1]["step"],
     "wall_seconds": sum(seconds.values()),
     "phase_seconds": seconds,
-    "goodput": goodput.read(workdir, seconds),
+    **goodput_of(workdir, seconds),
     "config_fingerprint": strict.fingerprint(cfg),
   }
   method = cfg.learn.loss if cfg.job == "rl" else cfg.job
@@ -46,9 +51,23 @@ def write(
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """The summary of a finished run, or None."""
+  """The summary of a finished run, or None.
+
+  Raises:
+    strict.FlagError: the file is there and is no summary.
+  """
   path = workdir / "summary.json"
-  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+  if not path.exists():
+    return None
+  try:
+    summary = own_files.read_object(path)
+    table(summary)
+  except (ValueError, LookupError, TypeError, AttributeError) as e:
+    raise strict.FlagError(
+      "workdir", str(workdir), f"{path} is not the summary of a run "
+      f"({type(e).__name__}: {e}); delete it, and the same command writes it "
+      "again") from e
+  return summary
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -88,6 +107,18 @@ def _cell(row: dict[str, float], name: str, share: bool) -> str:
   low, high = ends
   return (f"{mean:6.1%} [{low:5.1%}, {high:5.1%}]" if share
           else f"{mean:.4g} [{low:.4g}, {high:.4g}]")
+
+
+def goodput_of(workdir: pathlib.Path, seconds: dict[str, float]
+               ) -> dict[str, Any]:
+  """`{"goodput": ...}`; empty, after a line, if it cannot be computed."""
+  try:
+    return {"goodput": goodput.read(workdir, seconds)}
+  except (OSError, ValueError, LookupError, TypeError) as e:
+    # Not worth the results of a run that has come to its end.
+    progress.say("goodput is not known, because starts.jsonl is damaged: "
+                 f"{type(e).__name__}: {e}")
+    return {}
 
 
 def _held_out(row: dict[str, Any]) -> dict[str, float]:

@@ -46,8 +46,8 @@ def read(workdir: pathlib.Path, seconds: Mapping[str, float]
     `idle_seconds` between them; `step_seconds` of kept steps; and `share`,
     step_seconds / running_seconds.
   """
-  starts = [json.loads(line) for line in
-            (workdir / _FILE).read_text(encoding="utf-8").splitlines()]
+  starts = [own_files.parsed(line) for line in
+            (workdir / _FILE).read_bytes().splitlines()]
   # The end of a process is the last write that its successor found.
   ends = [max(row["start"], after["last_seen"])
           for row, after in itertools.pairwise(starts)]

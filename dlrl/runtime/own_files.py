@@ -1,15 +1,18 @@
-"""Writes files of a run or an evaluation, never through symbolic links.
+"""Files of a run or an evaluation: never written through symbolic links.
 
 Whoever can put a link into such a directory could otherwise choose which of the
 user's files is overwritten.
 """
 
 import contextlib
+import errno
+import json
 import os
 import pathlib
 import re
 import secrets
 import stat
+from typing import Any
 
 _TMP = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
@@ -24,7 +27,7 @@ def open_fd(path: str | os.PathLike[str], flags: int) -> int:
   fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
   if not stat.S_ISREG(os.fstat(fd).st_mode):
     os.close(fd)
-    raise OSError(f"{os.fspath(path)} is no regular file")
+    raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
   return fd
 
 
@@ -53,6 +56,33 @@ def replace(path: str | os.PathLike[str], data: bytes) -> None:
     os.fsync(directory)
   finally:
     os.close(directory)
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """The JSON object that a file holds.
+
+  Raises:
+    ValueError: the file cannot be read, or holds something else.
+  """
+  try:
+    return parsed(pathlib.Path(path).read_bytes())
+  except OSError as e:
+    raise ValueError(e.strerror) from e
+
+
+def parsed(text: bytes) -> dict[str, Any]:
+  """The JSON object that `text` is, in UTF-8.
+
+  Raises:
+    ValueError: it is something else.
+  """
+  try:
+    found = json.loads(text.decode())
+  except RecursionError as e:
+    raise ValueError("nested too deeply") from e
+  if not isinstance(found, dict):
+    raise ValueError(f"not an object but {type(found).__name__}")
+  return found
 
 
 def is_tmp(name: str, of: str) -> bool:

@@ -1,15 +1,19 @@
-"""Prints one line per step, with the remaining time."""
+"""Prints lines about what takes long, with the remaining time."""
 
 import collections
 import math
 import statistics
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import TypeVar
 
 from dlrl.runtime import terminal
 
+T = TypeVar("T")
 _START = time.monotonic()
-
+_PATIENCE = 5.0  # seconds without a line
 
 _muted = False
 
@@ -27,6 +31,18 @@ def say(text: str) -> None:
   """
   if not _muted:
     terminal.show(f"[{time.monotonic() - _START:7.1f} s] {text}")
+
+
+def watched(items: Sequence[T], label: str,
+            clock: Callable[[], float] = time.monotonic) -> Iterator[T]:
+  """Goes through `items`; every few seconds prints how many are done."""
+  start = said = clock()
+  for done, item in enumerate(items):
+    if (now := clock()) - said >= _PATIENCE:
+      said = now
+      left = (now - start) / max(done, 1) * (len(items) - done)
+      say(f"{label}  {done}/{len(items)}  ETA {_clock_time(left)}")
+    yield item
 
 
 class Progress:

@@ -17,13 +17,16 @@ def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
             "newest checkpoint is complete; the same command continues from it")
   root = pathlib.Path(workdir).expanduser().absolute()
   for e in _causes(error):
-    if isinstance(e, FileNotFoundError) and e.filename and (
-        root in pathlib.Path(str(e.filename)).parents):
-      return (f"{e.filename}: {e.strerror}. Put it back, or start again in "
-              "another --workdir")
-    if isinstance(e, OSError) and e.errno == errno.ELOOP and e.filename:
+    if not isinstance(e, OSError) or not e.filename:
+      continue
+    if e.errno == errno.ELOOP:
       return (f"{e.filename} is a symbolic link, through which nothing is "
               "written; remove it")
+    if root in pathlib.Path(str(e.filename)).parents:
+      todo = ("Put it back" if isinstance(e, FileNotFoundError) else
+              "Let it be readable, writable and of its kind")
+      return (f"{e.filename}: {e.strerror}. {todo}, or start again in another "
+              "--workdir")
   return None
 
 

@@ -22,6 +22,7 @@ from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto import summary_pb2
 
+from dlrl import strict
 from dlrl.runtime import own_files
 from dlrl.storage import wandb_log
 from dlrl.storage import workdir as workdir_lib
@@ -76,10 +77,11 @@ class MetricsWriter:
 
     Pass -1 if the run starts from the beginning.
     """
+    kept = {name: [row for row in _read(self._root / name)
+                   if row["step"] <= step] for name in (_METRICS, _SAMPLES)}
     self.close()
-    for name in (_METRICS, _SAMPLES):
-      kept = [row for row in _read(self._root / name) if row["step"] <= step]
-      text = "".join(json.dumps(row) + "\n" for row in kept)
+    for name, rows_of in kept.items():
+      text = "".join(json.dumps(row) + "\n" for row in rows_of)
       workdir_lib.write_text(self._root / name, text)
     self._open(purge=step + 1)
 
@@ -177,7 +179,7 @@ def rows(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   An incomplete last line is ignored.
 
   Raises:
-    ValueError: another line is damaged; the message names file and line.
+    strict.FlagError: another line is damaged; the message names file and line.
   """
   return _read(pathlib.Path(workdir) / _METRICS)
 
@@ -214,7 +216,13 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
   lines = path.read_bytes().split(b"\n")
   for number, line in enumerate(lines[:-1], 1):  # the last is incomplete
     try:
-      found.append(json.loads(line))
+      row = own_files.parsed(line)
+      if type(row.get("step")) is not int:
+        raise ValueError("no step")
     except ValueError as e:
-      raise ValueError(f"{path}:{number} is not JSON: {line[:80]!r}") from e
+      raise strict.FlagError(
+        "workdir", str(path.parent), f"{path}:{number} is not JSON with a step "
+        f"({e}): {line[:80]!r}. Mend or delete the line, or start again in "
+        "another --workdir") from e
+    found.append(row)
   return found

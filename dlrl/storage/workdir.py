@@ -168,12 +168,11 @@ def _filled(cfg: dict[str, Any], defaults: Mapping[str, Any]
 def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
              free: Collection[str], defaults: Mapping[str, Any]) -> None:
   try:
-    old = json.loads((root / "config.json").read_text(encoding="utf-8"))
-  except ValueError:
-    old = None
-  strict.require(isinstance(old, dict), "workdir", str(root),
-                 "its config.json is not of a run; choose another --workdir",
-                 strict.FlagError)
+    old = own_files.read_object(root / "config.json")
+  except ValueError as e:
+    raise strict.FlagError(
+      "workdir", str(root), f"its config.json is not of a run ({e}); choose "
+      "another --workdir") from e
   lines = strict.diff(_without(_filled(old, defaults), free),
                       _without(cfg_json, free))
   strict.require(not lines, "workdir", str(root), "\n  ".join([

@@ -96,9 +96,13 @@ def _call(name: str, function: task_lib.Reward,
                       **{key: list(column) for key, column in columns.items()})
   except strict.ConfigError:
     raise  # says what to do
-  except Exception as error:  # a user's function can raise anything
+  # A user's function can raise anything, and a script's may call sys.exit.
+  except (Exception, SystemExit) as error:
     frames = traceback.format_tb(error.__traceback__)[1:]  # without this one
-    text = reprlib.repr(str(error))  # may quote a completion
+    try:
+      text = reprlib.repr(str(error))  # may quote a completion
+    except Exception:
+      text = "no message"
     raise RewardError(
       name, f"raised {type(error).__name__}({text}) for completions of {rows}",
       columns, "".join([f"in the reward {name!r}:\n", *frames])) from error
@@ -108,7 +112,13 @@ def _call(name: str, function: task_lib.Reward,
     raise RewardError(
       name, f"returned {reprlib.repr(values)} for completions of {rows}; "
       "return a list with one number, or None, for each", columns)
-  found = list(values)
+  try:
+    found = list(values)
+  except Exception as error:
+    raise RewardError(
+      name, f"returned {type(values).__name__}, which cannot be read "
+      f"({type(error).__name__}), for completions of {rows}; return a list "
+      "with one number, or None, for each", columns) from error
   if len(found) != len(completions):
     raise RewardError(
       name, f"gave {len(found)} values for {len(completions)} completions of "
@@ -124,7 +134,7 @@ def _number(name: str, value: Any, place: int,
     # Not of texts, and not of lists with one number, which float() would read.
     number = math.nan if isinstance(value, str | bytes) or np.ndim(value) else (
       float(value))
-  except (TypeError, ValueError, OverflowError):
+  except Exception:  # of users' own numbers, and of frameworks
     number = math.nan
   if not abs(number) <= _LARGEST:
     raise RewardError(

@@ -66,3 +66,18 @@ def test_say_reaches_a_pipe_at_once_as_one_plain_line():
   assert out.endswith(" s] hello\n")
   assert out.count("\n") == 1
   assert "\r" not in out
+
+
+def test_what_takes_long_prints_how_much_is_left(capsys):
+  now = 0.0
+  for _ in progress.watched(range(8), "rows", clock=lambda: now):
+    now += 2.0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.partition("] ")[2] for line in lines] == [
+    "rows  3/8  ETA 0:10", "rows  6/8  ETA 0:04"]
+
+
+def test_what_takes_no_time_prints_nothing(capsys):
+  assert list(progress.watched("abc", "rows")) == ["a", "b", "c"]
+  assert not list(progress.watched((), "rows"))
+  assert not capsys.readouterr().out

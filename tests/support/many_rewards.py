@@ -31,5 +31,28 @@ def lost(prompts, completions, **columns):
   return [None] * len(completions)
 
 
+class Unprintable(Exception):
+  def __str__(self):
+    raise RuntimeError
+
+
+def unprintable(prompts, completions, **columns):
+  raise Unprintable
+
+
+def ends(prompts, completions, **columns):
+  raise SystemExit(0)
+
+
+class Odd:
+  def __float__(self):
+    raise RuntimeError("a value that is on another device")
+
+
+class Unreadable(list):
+  def __iter__(self):
+    raise RuntimeError
+
+
 def gold(prompts, completions, *, answer, **columns):
   return [1.0] * len(completions)

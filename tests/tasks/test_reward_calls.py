@@ -3,6 +3,7 @@
 import decimal
 import math
 
+import many_rewards
 import numpy as np
 import pytest
 
@@ -46,7 +47,9 @@ def test_numbers_of_any_kind_are_taken(values):
   ([10**400, 1, 1, 1], "gave 1000"),
   ([1, 1, "1", 1], "gave '1' for a completion of row 8"),
   ([1, 1, 1, [1]], r"gave \[1\] for a completion of row 9"),
-  (np.ones((4, 1)), "gave array"), ([1, 1, 1, 1j], "gave 1j")])
+  (np.ones((4, 1)), "gave array"), ([1, 1, 1, 1j], "gave 1j"),
+  ([many_rewards.Odd()] * 4, "gave <many_rew.* for a completion of row 3"),
+  (many_rewards.Unreadable([1] * 4), "returned Unreadable, which cannot")])
 def test_anything_else_names_the_reward_the_row_and_the_columns(values, text):
   with pytest.raises(reward_calls.RewardError, match=text) as error:
     each(fixed(values))
@@ -69,6 +72,14 @@ def test_an_exception_shows_where_the_function_raised_it():
   assert "dlrl/tasks/reward_calls.py" not in "".join(frames)
   assert last.startswith("the reward 'mine' raised KeyError(\"'gold'\") for "
                          "completions of rows 3, 8, 9. The columns are ['ans")
+
+
+@pytest.mark.parametrize(("function", "text"), [
+  (many_rewards.unprintable, r"raised Unprintable\(no message\) for compl"),
+  (many_rewards.ends, r"raised SystemExit\('0'\) for completions of rows 3")])
+def test_whatever_is_raised_names_the_reward(function, text):
+  with pytest.raises(reward_calls.RewardError, match=text):
+    each(function)
 
 
 def test_an_exception_that_quotes_a_completion_cannot_write_to_a_terminal():

@@ -17,6 +17,7 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -88,12 +89,14 @@ class JsonLines:
       return _object(file.readline())
 
   def where(self, place: int) -> str:
-    """Returns `FILE:LINE`; reads the file up to the line."""
-    number, left = 1, place
+    """Returns `FILE:LINE`; the first call reads the whole file."""
+    return f"{self._path}:{bisect.bisect_left(self._ends, place + 1) + 1}"
+
+  @functools.cached_property
+  def _ends(self) -> np.ndarray:
+    """Where each line ends. Every row of a large file may be an error."""
     with open(self._path, "rb") as file:
-      while left and (part := file.read(min(left, 1 << 20))):
-        number, left = number + part.count(b"\n"), left - len(part)
-    return f"{self._path}:{number}"
+      return np.cumsum([len(line) for line in file])
 
 
 class Parquet:
