@@ -25,6 +25,10 @@ _TIME = re.compile(
 _CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?")
 _WORDS = re.compile(r"[A-Za-z(][A-Za-z'.()-]*", re.A)
 _BETWEEN_LETTERS = re.compile(r"['.()]|(?<=[a-z])-(?=[a-z])")
+# 10 080 as an answer to a number; between two numbers there would be a comma.
+_SPACED = re.compile(r"(-?[1-9][0-9]{0,2}(?: [0-9]{3})+)(?! *[0-9/]|\\)")
+_TO = re.compile(r"\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*", re.A)
+_OF_X = re.compile(r"y|[A-Za-z]\(x\)")
 _KEPT = 4096  # results, since entries of lists are compared with one another
 _INDEX = re.compile(r"_?[0-9]+\Z")
 
@@ -33,6 +37,10 @@ def question(gold: str, answer: str) -> Question:
   """Whether the answer is right, as far as these rules decide."""
   if gold == answer:
     return True
+  gold, modulus = statements.residue(gold)
+  answer, other_modulus = statements.residue(answer)
+  if modulus and other_modulus and modulus != other_modulus:
+    return False
   number, found = _number(gold), _answered(answer)
   if number is not None and found is not None:
     return exact_numbers.equal(number, found)
@@ -59,7 +67,7 @@ def _entry(gold: Item, answer: Item,
   if spelling.reduced(gold.text) == spelling.reduced(answer.text):
     return True
   if gold.equation or answer.equation or (
-      gold.name and answer.name and gold.name != answer.name):
+      gold.name and answer.name and not _same_name(gold.name, answer.name)):
     # An equation is right if it is equivalent. Where the gold is solved, the
     # answer has to be solved as well.
     solved = not (gold.equation or statements.product(gold.name)
@@ -67,6 +75,12 @@ def _entry(gold: Item, answer: Item,
     both = all(item.equation or item.name for item in (gold, answer))
     return both and not solved and (gold.text, answer.text)
   return compare(gold.value, answer.value)
+
+
+def _same_name(gold: str, answer: str) -> bool:
+  """Whether names are equal, or y and f(x)."""
+  return gold == answer or ("y" in (gold, answer) and all(
+    _OF_X.fullmatch(name) for name in (gold, answer)))
 
 
 def _system(gold: Sequence[Item], answer: Sequence[Item]) -> Question:
@@ -154,6 +168,11 @@ def _value(gold: str, answer: str) -> Question:
     return stated == based[0] or based == _base(stated)
   if spelling.words(right) and _WORDS.fullmatch(expected):
     return _letters(expected) == _letters(stated)
+  if len(ratio := right.split(":")) > 1:
+    found = _TO.sub(":", found)
+    if len(ratio) > 2:  # sympy would divide one after the other
+      parts = found.split(":")
+      return len(ratio) == len(parts) and _parts("()", ratio, parts)
   groups = statements.group(right), statements.group(found)
   if groups[0] is None or groups[1] is None:
     return right, found
@@ -165,14 +184,25 @@ def _value(gold: str, answer: str) -> Question:
 
 @functools.lru_cache(_KEPT)
 def _number(text: str) -> exact_numbers.Number | None:
-  return exact_numbers.whole(units.bare(statements.unwrapped(text)))
+  return _signed(units.bare(statements.unwrapped(text)))
 
 
 @functools.lru_cache(_KEPT)
 def _answered(text: str) -> exact_numbers.Number | None:
   """The number of an answer whose gold is a number."""
-  return exact_numbers.whole(_DECIMAL_BASE.sub(
-    "", units.bare_of_letters(statements.unwrapped(text))))
+  text = statements.unwrapped(text)
+  if spaced := _SPACED.match(text):
+    text = spaced[0].replace(" ", "") + text[spaced.end():]
+  return _signed(_DECIMAL_BASE.sub("", units.bare_of_letters(text)))
+
+
+def _signed(text: str) -> exact_numbers.Number | None:
+  """A number, also as `-(60)` or `-(-60)`."""
+  inside = statements.unwrapped(text[1:]) if text.startswith("-") else ""
+  if not inside or inside == text[1:].strip():
+    return exact_numbers.whole(text)
+  number = exact_numbers.whole(inside)
+  return number and number._replace(value=-number.value)
 
 
 def _time(text: str) -> tuple[int, int, int, str] | None:

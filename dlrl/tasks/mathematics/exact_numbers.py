@@ -24,6 +24,12 @@ _MAX_DIGITS = 100  # of one number; a longer numeral is not read
 # 10\,080. Not a plain space, which is as often between two numbers.
 _THIN = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:(?:[\u00a0\u2009\u202f~]"
                    r"|\\[,;: ])[0-9]{3})+(?![0-9])")
+_THIN_DECIMALS = re.compile(
+    r"(?<![0-9.,])[0-9]+\.(?:[0-9]{3}(?:[\u00a0\u2009\u202f~]|\\[,;: ]))+"
+    r"[0-9]{1,3}(?![0-9])")
+_REPEATING = re.compile(
+    r"(?<![0-9.,])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot) *"
+    r"(?:\{([0-9]+)\}|([0-9]))(?![0-9])")
 _FONTS = ("text|mathrm|mbox|textbf|mathbf|textrm|textnormal|textit|mathit"
           "|textsf|mathsf|texttt|mathtt|underline|boldsymbol|emph")
 # In order: Unicode and LaTeX become the ASCII that the patterns below expect.
@@ -134,15 +140,27 @@ def whole(text: str) -> Number | None:
 
 
 def without_thin_spaces(text: str) -> str:
-  r"""Joins thousands that are separated by spaces of LaTeX, `10\,080`."""
-  return _THIN.sub(lambda match: re.sub("[^0-9]", "", match[0]), text)
+  r"""Joins digits in groups of three between spaces of LaTeX, `10\,080`."""
+  for pattern in (_THIN, _THIN_DECIMALS):
+    text = pattern.sub(lambda match: re.sub("[^0-9.]", "", match[0]), text)
+  return text
 
 
 def _plain(text: str) -> str:
-  text = without_thin_spaces(text)
+  text = _REPEATING.sub(_repeating, without_thin_spaces(text))
   for pattern, replacement in _REWRITES:
     text = pattern.sub(replacement, text)
   return text
+
+
+def _repeating(decimal: re.Match[str]) -> str:
+  r"""The fraction of `0.1\overline{6}`: (16 - 1) / 90."""
+  whole, start, *periods = decimal.groups(default="")
+  period = "".join(periods)
+  if sum(map(len, (whole, start, period))) > _MAX_DIGITS:
+    return decimal[0]
+  above = int(whole + start + period) - int(whole + start or "0")
+  return f"{above}/{'9' * len(period)}{'0' * len(start)}"
 
 
 def _apart(text: str, number: re.Match[str]) -> bool:

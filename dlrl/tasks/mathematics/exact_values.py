@@ -49,7 +49,7 @@ def equal(a: Any, b: Any, *, decimal: bool = False) -> bool:
              for side, percent in zip((a, b), percents, strict=True)]
     if equal(*plain):
       return True
-  a, b = a.doit(), b.doit()
+  a, b = _named_alike(a.doit()), _named_alike(b.doit())
   if a == b:
     return True
   if isinstance(a, sympy.Rational) and isinstance(b, sympy.Rational):
@@ -67,6 +67,17 @@ def _matrices_equal(a: Any, b: Any, decimal: bool) -> bool:
   return a.shape == b.shape and all(
     equal(x, y, decimal=decimal) for x, y in zip(a.flat(), b.flat(),
                                                  strict=True))
+
+
+def _named_alike(expression: Any) -> Any:
+  """Makes i the imaginary unit, and equal names equal symbols.
+
+  math-verify takes i for a variable, and guesses anew for each text whether
+  its variables are real. Sympy then tells those of one name apart.
+  """
+  return expression.subs({
+    symbol: sympy.I if symbol.name == "i" else sympy.Symbol(
+      symbol.name, real=True) for symbol in expression.free_symbols})
 
 
 def _infinite(expression: Any) -> bool:

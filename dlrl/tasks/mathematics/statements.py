@@ -39,6 +39,9 @@ _VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]|\\(?:alpha|beta|theta|lambda"
                        r"|mu|phi|omega|sigma|gamma|delta)(?![A-Za-z])")
 
 
+_MODULUS = re.compile(
+  r"(?:\\pmod *\{? *([0-9]+) *\}?|\( *(?:\\[bp]?mod|\\text\{ *mod *\}) *"
+  r"([0-9]+) *\)|\(\\text\{ *mod +([0-9]+) *\}\))\Z")
 _SIGN = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _SPACE = re.compile(r"\s|~|\\[,;: ]|\\q?quad(?![A-Za-z])")
 _SPACES_BEFORE = re.compile(rf"\A(?:{_SPACE.pattern})+")
@@ -133,6 +136,16 @@ def unwrapped(text: str) -> str:
         break
       text = found.parts[0]
   return text
+
+
+def residue(text: str) -> tuple[str, str]:
+  r"""Splits `x \equiv 5 \pmod 7` into `x = 5` and the modulus, "" without one.
+  """
+  match = _MODULUS.search(text)
+  if match is None or not (value := _trimmed(text[:match.start()])):
+    return text, ""
+  return re.sub(r"\\equiv(?![A-Za-z])", "=", value), "".join(
+    match.groups(default=""))
 
 
 def unknowns(text: str) -> bool:

@@ -34,6 +34,11 @@ _LATEX = [dataclasses.replace(
   _DEFAULT, normalization_config=dataclasses.replace(
     _DEFAULT.normalization_config, units=False))]
 _DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
+# latex2sympy takes 10\binom{9}{4} for a mixed number, 10 + 126.
+_MIXED = re.compile(r"(?<=[0-9])\s*(?=\\binom(?![A-Za-z]))")
+_DEGREES = re.compile(
+  r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?[0-9]\}?)?) *([({]?) *([0-9]+) *\^ *"
+  r"(?:\{ *\\circ *\}|\\circ(?![A-Za-z])) *([)}]?)")
 # sympy imports much only when it is needed; later there are no files.
 _WARM_UP = (
   ("x+1", "1+x"), (r"\sqrt{5+2\sqrt{6}}", r"\sqrt{2}+\sqrt{3}"),
@@ -55,12 +60,26 @@ def same(gold: str, answer: str) -> bool:
   The order matters: a relation as the gold, `1 < x < 2`, is read as a set.
   """
   exact_values.install(decimal=_DECIMAL.search(gold) is not None)
+  # "cos 58" next to "cos 58^o" has only left the sign out.
+  if all(_DEGREES.search(text) for text in (gold, answer)):
+    gold, answer = (_DEGREES.sub(_in_radians, text) for text in (gold, answer))
   right, found = (
-    math_verify.parse(rf"\boxed{{{_DECIMAL.sub(_fraction, text)}}}", _LATEX,
+    math_verify.parse(rf"\boxed{{{_exactly(text)}}}", _LATEX,
                       parsing_timeout=None) for text in (gold, answer))
   if right and found and _equivalent(right[0], found[0]):
     return True
   return math_verify.verify(right, found, timeout_seconds=None)
+
+
+def _exactly(text: str) -> str:
+  """The text without what math-verify would read as another number."""
+  return _MIXED.sub(r"\\cdot ", _DECIMAL.sub(_fraction, text))
+
+
+def _in_radians(function: re.Match[str]) -> str:
+  name, left, degrees, right = function.groups()
+  angle = rf"\frac{{{degrees}\pi}}{{180}}"
+  return rf"{name}{left}{angle}{right}" if left else rf"{name}({angle}){right}"
 
 
 def _fraction(decimal: re.Match[str]) -> str:

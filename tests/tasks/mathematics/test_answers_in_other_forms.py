@@ -316,6 +316,37 @@ e^{-50} ~ \exp(-50)
 (-\infty, \infty) ~ \mathbb{R}
 x \le 5 ~ x \leqslant 5
 x \ne 2 ~ x \neq 2
+\frac{1-i}{2} ~ \frac{1}{1+i}
+1/(1+i) ~ (1-i)/2
+-i ~ \frac{1}{i}
+-i ~ i^3
+\frac{3}{5} - \frac{4}{5} i ~ \frac{3-4i}{5}
+e^{i\pi/4} ~ \frac{\sqrt2}{2}+\frac{\sqrt2}{2}i
+(2+i)x ~ 2x+ix
+f(x)=2x+1 ~ y=2x+1
+y=2x+1 ~ f(x)=2x+1
+5 ~ 5 \pmod{7}
+5 ~ x \equiv 5 \pmod 7
+5 ~ 5 \text{ (mod 7)}
+n \equiv 3 \pmod 5 ~ 3 \pmod 5
+3:2 ~ 3 \text{ to } 2
+3:4:5 ~ 3 : 4 : 5
+1:\sqrt{3}:2 ~ 1:\sqrt3:2
+10\binom{9}{4} ~ \binom{9}{4}\cdot 10
+10\binom{9}{4} ~ 1260
+\sin 20^\circ ~ \cos 70^\circ
+2\cos^2 20^\circ - 1 ~ \cos(40^\circ)
+10,\!080 ~ 10 080
+1,234,567 ~ 1 234 567
+-10080 ~ -10 080
+10080 ~ 10 080 \text{ km}
+3.14159 ~ 3.141\,59
+60 ~ -(-60)
+-60 ~ -(60)
+-\frac12 ~ -(\frac12)
+0.\overline{3} ~ \frac{1}{3}
+\frac{1}{6} ~ 0.1\overline{6}
+-\frac{7}{3} ~ -2.\overline{3}
 """)
 
 
