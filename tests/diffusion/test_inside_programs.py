@@ -4,6 +4,7 @@ All functions of `dlrl.losses` and `dlrl.diffusion` run in one program per
 environment: sharded, mapped, of other dtypes, and with JAX's strict settings.
 """
 
+import contextlib
 import functools
 from typing import NamedTuple
 
@@ -317,9 +318,12 @@ def run_on(mesh, function):
 
 
 @parts
-def test_explicit_meshes(part):
+@pytest.mark.parametrize("current", [True, False], ids=["set_mesh", "alone"])
+def test_explicit_meshes(part, current):
   mesh = jax.make_mesh((SHARDS,), ("data",))  # Explicit by default
-  close(run_on(mesh, PARTS[part]), wanted(part))
+  want = wanted(part)
+  with jax.set_mesh(mesh) if current else contextlib.nullcontext():
+    close(run_on(mesh, PARTS[part]), want)
 
 
 def test_gradients_of_parameters_that_vary_are_each_device_s_own():
