@@ -38,3 +38,25 @@ def test_forward_passes_of_several_blocks(free, fill_after):
       gen_length=3 * WIDTH, block_length=WIDTH, steps=3 * WIDTH // EACH,
       fill_after=fill_after))
   assert int(out.forwards) == passes(free, fill_after)
+
+
+@pytest.mark.parametrize("settings", [
+  {}, {"fill_after": 0.5}, {"cache": "prefix"}, {"cache": "dual"},
+  {"threshold": 0.9999}, {"threshold": 0.9999, "cache": "dual"}],
+  ids=lambda s: "-".join(map(str, s.values())) or "plain")
+def test_a_canvas_of_masks_takes_as_many_passes_as_the_loops_are_bound_to(
+    settings):
+  """With the threshold no guess of this model is sure: one token a step."""
+  model, params = tiny()
+  blocks = 3
+  sampler = config.SamplerConfig(
+    gen_length=blocks * WIDTH, block_length=WIDTH,
+    steps=blocks * WIDTH // EACH, **settings)
+  out = denoise.decode(
+    model, params, np.full((1, 2), 5, np.int32), np.array([2], np.int32),
+    jax.random.key(0)[None], eos_id=1, sampler=sampler)
+  outer, *inner = denoise.most_trips(sampler)
+  if sampler.cache == "prefix":  # its outer loop is unrolled
+    outer, inner = blocks, [outer]
+  assert int(out.forwards) == (
+    outer * (1 + sum(inner)) + (sampler.fill_after < 1))
