@@ -21,7 +21,9 @@ from dlrl import config
 from dlrl import keys as keys_lib
 from dlrl import models
 from dlrl import strict
+from dlrl.models import families
 from dlrl.models import hf_tokenizer
+from dlrl.models import transformer
 from dlrl.run import command
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
@@ -126,6 +128,9 @@ def run() -> None:
   page = output_paths.file("html", options.html) if options.html else None
   error = functools.partial(strict.FlagError, "model")
   tokenizer = hf_tokenizer.load(options.model, error=error)
+  published, _ = families.read_config(options.model, error=error)
+  strict.require(published.block_length == 0, "model", options.model,
+                 transformer.BLOCKS_ONLY, strict.FlagError)
   model, params = models.load(options.model, dtype=options.dtype, error=error)
   strict.require(
     model.cfg.vocab_size >= tokenizer.vocab_size, "model", options.model,

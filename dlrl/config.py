@@ -83,6 +83,8 @@ class ModelConfig:
   qk_norm: bool = knob(False, "RMSNorm on q and k, as in Qwen3")
   tied: bool = knob(False, "the output head is the embedding")
   shifted: bool = knob(False, "outputs predict the next token, as in Dream")
+  block_length: int = knob(
+    0, "tokens per block of block-causal attention; 0: full", at_least=0)
   compute_dtype: str = knob("float32", "dtype of activations and matmuls")
   param_dtype: str = knob(
     "float32", "dtype of the parameters; in bfloat16 small updates are lost to "

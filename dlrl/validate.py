@@ -129,6 +129,8 @@ def _each(values: ml_collections.ConfigDict, problems: strict.Problems
     problems.require(
       importlib.util.find_spec("qwix") is not None, "lora.quantize",
       cfg.lora.quantize, "needs qwix: pip install 'dlrl[quantized]'")
+  problems.require(cfg.model.block_length == 0, "model.block_length",
+                   cfg.model.block_length, transformer.BLOCKS_ONLY)
   problems.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
                    cfg.model.head_dim, "must be even, for rotary positions")
   problems.require(

@@ -1,7 +1,12 @@
-"""Bidirectional attention over several kernels, their limits, and RoPE."""
+"""Attention over several kernels, their limits, and RoPE.
+
+Full attention is bidirectional over a whole row. Block-causal attention (see
+`transformer`) is bidirectional inside of a block, and blocks see those before.
+"""
 
 from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +104,90 @@ def bidirectional(
   if segments is not None:
     seen &= segments[:, :, None] == segments[:, None, :]
   return xla_attention.attend(q, k, v, seen)
+
+
+def block_causal(
+  q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
+  asking: jax.Array, blocks: jax.Array,
+) -> jax.Array:
+  """Lets every query attend to the live columns of its block and earlier ones.
+
+  Args:
+    q: [b, t, h, k]; t may be less than for k and v.
+    k: [b, s, g, k]; g divides h.
+    v: [b, s, g, k].
+    lengths: [b] int, live columns of each row, at least 1.
+    asking: [b, t] int, numbers of the queries' blocks.
+    blocks: [b, s] int, numbers of the columns' blocks.
+
+  Returns:
+    [b, t, h, k]; outputs of padding are finite garbage.
+  """
+  live = jnp.arange(k.shape[1])[None] < lengths[:, None]
+  seen = live[:, None] & (blocks[:, None] <= asking[:, :, None])
+  return xla_attention.attend(q, k, v, seen)
+
+
+class NoisyBlocks(NamedTuple):
+  """What the columns of a noisy stream attend to, m blocks of w / m columns.
+
+  Attributes:
+    earlier: [b, m] int, the clean columns before a block, without padding.
+    live: [b, w] bool, columns that are attended to by their own block.
+  """
+
+  earlier: jax.Array
+  live: jax.Array
+
+
+def noisy_blocks(
+  positions: jax.Array, lengths: jax.Array, block_length: int
+) -> NoisyBlocks:
+  """Finds what the blocks of a noisy stream attend to.
+
+  Args:
+    positions: [b, w] int; whole blocks, or a part of one.
+    lengths: [b] int, tokens of each row.
+    block_length: tokens per block.
+
+  Raises:
+    ValueError: the columns are not whole blocks.
+  """
+  w = positions.shape[1]
+  size = min(block_length, w)
+  if w % size:
+    raise ValueError(f"a noisy stream of {w} columns is not made of whole "
+                     f"blocks of {block_length}; pad it")
+  first = positions[:, ::size]
+  return NoisyBlocks(
+    jnp.minimum(first, lengths[:, None]), positions < lengths[:, None])
+
+
+def noisy(
+  q: jax.Array, k: jax.Array, v: jax.Array, clean_k: jax.Array,
+  clean_v: jax.Array, blocks: NoisyBlocks,
+) -> jax.Array:
+  """Lets noisy blocks attend to themselves and to the clean ones before them.
+
+  The rows "noisy" of the published mask over [noisy | clean], at T + B columns
+  per query instead of 2 T, without a mask of that size.
+
+  Args:
+    q: [b, w, h, k], of noisy columns.
+    k: [b, w, g, k], of the same columns; g divides h.
+    v: [b, w, g, k].
+    clean_k: [b, s, g, k], of clean rows in ordinary order.
+    clean_v: [b, s, g, k].
+    blocks: from `noisy_blocks`.
+
+  Returns:
+    [b, w, h, k] in the dtype of `v`; outputs of padding are finite garbage.
+  """
+  b, m = blocks.earlier.shape
+  before = (jnp.arange(clean_k.shape[1])[None, None]
+            < blocks.earlier[..., None])
+  return xla_attention.attend_blocks(
+    q, k, v, clean_k, clean_v, before, blocks.live.reshape(b, m, -1))
 
 
 def limits(

@@ -1,4 +1,4 @@
-"""Published architectures: LLaDA, Dream, bidirectional Qwen.
+"""Published architectures: LLaDA, Dream, bidirectional Qwen, SDAR.
 
 A family is a table from our parameter paths to published tensor names, used for
 loading and saving, and a function from `config.json` to `config.ModelConfig`. A
@@ -9,6 +9,7 @@ own there; here it is one row of a stacked axis.
 import dataclasses
 import functools
 import pathlib
+import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -64,16 +65,19 @@ class Family:
     model: reads the fields of `config.json` as those of `config.ModelConfig`.
     expected: options of `config.json` with the values that the network here
       implements; an option may be absent.
+    known: fields that `config.json` may leave out, with their values. Families
+      with block-causal attention have `block_size`.
   """
 
   names: Mapping[str, str]
   model: Callable[[json_file.Fields], dict[str, Any]]
   expected: Mapping[str, Sequence[Any]]
+  known: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 # Bounds far above all published models: a larger number is a mistake, and
 # would take hours or all memory before anything else notices it.
-_VOCABULARY, _WIDTH, _LAYERS, _HEADS = 2**24, 2**18, 1024, 4096
+_VOCABULARY, _WIDTH, _LAYERS, _HEADS, _BLOCK = 2**24, 2**18, 1024, 4096, 2**16
 
 
 def _llada(f: json_file.Fields) -> dict[str, Any]:
@@ -182,11 +186,19 @@ FAMILIES = {
   "a2d-qwen3": Family(
     _QWEN, lambda f: _qwen(f) | dict(qk_norm=True),
     _PLAIN | {"attention_bias": (False, None)}),
+  "sdar": Family(
+    _QWEN, lambda f: _qwen(f) | dict(
+      qk_norm=True, block_length=f.integer("block_size", 1, _BLOCK)),
+    _PLAIN | {
+      "attention_bias": (False, None), "attention_dropout": (0.0, None),
+      "num_experts": (None, 0)},
+    known={"block_size": 4, "mask_token_id": 151669}),
 }
 
 
 def read_config(
   directory: str | pathlib.Path, *, dtype: str = "float32",
+  block_length: int | None = None, mask_id: int | None = None,
   error: Refusal = PRETRAINED,
 ) -> tuple[config.ModelConfig, dict[str, Any]]:
   """Reads the architecture of a checkpoint from its `config.json`.
@@ -194,11 +206,14 @@ def read_config(
   Args:
     directory: the checkpoint.
     dtype: of parameters and computation, whatever the file says.
+    block_length: replaces the file's `block_size`, with a warning.
+    mask_id: replaces the file's `mask_token_id`.
     error: makes the error to raise.
 
   Returns:
-    The architecture, and the whole file as a dict. `model_type` is a key of
-    `FAMILIES`, and `mask_token_id` the id of a row of the embedding.
+    The architecture, and the whole file as a dict, `completed` and with what
+    was replaced. `model_type` is a key of `FAMILIES`, and `mask_token_id` the
+    id of a row of the embedding.
 
   Raises:
     strict.ConfigError: the file is missing or damaged, the family is unknown,
@@ -206,7 +221,9 @@ def read_config(
       not supported; all of them in one message.
   """
   refuse = functools.partial(error, str(directory))
-  hf = json_file.read(folder(directory, refuse) / "config.json", refuse)
+  file = json_file.read(folder(directory, refuse) / "config.json", refuse)
+  given = {"block_size": block_length, "mask_token_id": mask_id}
+  hf = completed(file) | {k: v for k, v in given.items() if v is not None}
   fields = json_file.Fields("config.json", hf)
   kind = hf.get("model_type")
   family = FAMILIES.get(kind) if isinstance(kind, str) else None
@@ -216,7 +233,11 @@ def read_config(
   for name, allowed in family.expected.items():
     fields.one_of(name, allowed)
   model = family.model(fields) | dict(rope_theta=_rope_theta(fields))
-  mask_id = fields.integer("mask_token_id", 0, _VOCABULARY)
+  fields.require(
+    block_length is None or "block_size" in family.known,
+    f"block_length is {block_length}, and models of model_type {kind!r} have "
+    "no blocks; leave it out")
+  mask = fields.integer("mask_token_id", 0, _VOCABULARY)
   fields.finish(refuse)
   fields.require(
     model["heads"] % model["kv_heads"] == 0, f"its config.json has "
@@ -226,10 +247,34 @@ def read_config(
     model["head_dim"] % 2 == 0, f"its config.json gives heads of size "
     f"{model['head_dim']}; must be even, for rotary positions")
   fields.require(
-    mask_id < model["vocab_size"], f"mask_token_id is {mask_id} in its "
-    f"config.json; must be below the vocabulary's {model['vocab_size']}")
+    mask < model["vocab_size"], f"{_mask(file, mask_id, mask)}; must be below "
+    f"the vocabulary's {model['vocab_size']}")
   fields.finish(refuse)
+  if block_length not in (None, file.get("block_size") or block_length):
+    warnings.warn(
+      f"block_length is {block_length}, but {directory} was trained with "
+      f"blocks of {json_file.shown(file['block_size'])} (block_size in its "
+      "config.json): its predictions will be worse", stacklevel=3)
   return config.ModelConfig(**model, param_dtype=dtype, compute_dtype=dtype), hf
+
+
+def _mask(file: Mapping[str, Any], given: int | None, mask: int) -> str:
+  """Says where the id of the mask token comes from."""
+  if given is not None:
+    return f"mask_id is {mask}"
+  if file.get("mask_token_id") is not None:
+    return f"mask_token_id is {mask} in its config.json"
+  return (f"its config.json has no field 'mask_token_id', and {mask} is usual "
+          "for its model_type")
+
+
+def completed(hf: Mapping[str, Any]) -> dict[str, Any]:
+  """Adds to a `config.json` what it leaves out and its `model_type` implies."""
+  kind = hf.get("model_type")
+  known = FAMILIES[kind].known if isinstance(
+    kind, str) and kind in FAMILIES else {}
+  return dict(hf) | {name: value for name, value in known.items()
+                     if hf.get(name) is None}
 
 
 def folder(directory: str | pathlib.Path, refuse: json_file.Refuse

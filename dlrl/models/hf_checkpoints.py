@@ -7,6 +7,7 @@ it. Nothing is unpickled and no code of a checkpoint is run.
 
 import functools
 import json
+import operator
 import pathlib
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -40,15 +41,21 @@ _ROWS = 1024  # of an embedding that are compared at a time
 
 def load(
   directory: str | pathlib.Path, *, dtype: str = "bfloat16",
-  mesh: jax.sharding.Mesh | None = None, error: families.Refusal = _ARGUMENT,
+  mesh: jax.sharding.Mesh | None = None, block_length: int | None = None,
+  mask_id: int | None = None, error: families.Refusal = _ARGUMENT,
 ) -> tuple[transformer.Model, transformer.Params]:
   """Loads a published model from its directory: config.json and safetensors.
 
   Args:
-    directory: a LLaDA, Dream or bidirectional Qwen checkpoint.
+    directory: a LLaDA, Dream, bidirectional Qwen or SDAR checkpoint.
     dtype: of parameters and computation, one of `DTYPES`.
     mesh: splits the parameters over devices, from `dlrl.runtime.mesh.make`;
       None: one device holds all.
+    block_length: tokens per block of a model with blocks, instead of that in
+      config.json; warns if that is another. None: config.json's, or the usual
+      one of its model_type.
+    mask_id: id of the mask token, instead of that in config.json; None: as
+      `block_length`.
     error: makes the error about a directory that cannot be used.
 
   Returns:
@@ -57,7 +64,8 @@ def load(
   Raises:
     strict.ConfigError: config.json is missing or not supported, a file is
       damaged, or tensors are unknown, missing, or of the wrong shape or dtype;
-      lists them. By default an `ArgumentError`, as for another dtype.
+      lists them; or `mask_id` or `block_length` is not one of this model. By
+      default an `ArgumentError`, as for another dtype.
     FileNotFoundError: a safetensors file is missing.
   """
   try:
@@ -66,7 +74,11 @@ def load(
     name = ""
   strict.require(name in DTYPES, "models.load.dtype", dtype,
                  strict.one_of(DTYPES), strict.ArgumentError)
-  cfg, hf = families.read_config(directory, dtype=name, error=error)
+  block_length = _count(block_length, "models.load.block_length", 1)
+  mask_id = _count(mask_id, "models.load.mask_id", 0)
+  cfg, hf = families.read_config(
+    directory, dtype=name, block_length=block_length, mask_id=mask_id,
+    error=error)
   model = transformer.build(cfg, hf["mask_token_id"])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
@@ -77,7 +89,21 @@ def load(
   abstract = jax.tree.map(
     lambda s, sharding: jax.ShapeDtypeStruct(
       s.shape, s.dtype, sharding=sharding), shapes, shardings)
-  return model, load_params(directory, abstract, error=error)
+  return model, _params(directory, hf["model_type"], abstract, error)
+
+
+def _count(value: Any, field: str, low: int) -> int | None:
+  """Returns an integer of at least `low`, or None as it is."""
+  try:
+    # Booleans are integers to Python.
+    number = (None if value is None or isinstance(value, bool | np.bool_)
+              else operator.index(value))
+  except TypeError:
+    number = None
+  strict.require(
+    value is None or (number is not None and low <= number < 2**31), field,
+    value, f"must be an integer of at least {low}", strict.ArgumentError)
+  return number
 
 
 def load_params(
@@ -94,10 +120,17 @@ def load_params(
   Raises:
     The same as `load`; by default, a ConfigError names `config.pretrained`.
   """
+  _, hf = families.read_config(directory, error=error)
+  return _params(directory, hf["model_type"], abstract, error)
+
+
+def _params(
+  directory: str | pathlib.Path, model_type: str, abstract: Any,
+  error: families.Refusal,
+) -> Any:
   refuse = functools.partial(error, str(directory))
   root = families.folder(directory, refuse)
-  _, hf = families.read_config(root, error=error)
-  family = families.FAMILIES[hf["model_type"]]
+  family = families.FAMILIES[model_type]
   found = _find(
     root, families.published(family, _shapes(abstract)), family, refuse)
 

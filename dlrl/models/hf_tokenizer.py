@@ -46,7 +46,8 @@ class HfTokenizer:
     pad_id: pads prompts; nothing attends to it.
     eos_id: fills completions after their end.
     mask_id: stands for a token that is to be predicted.
-    ends: ids that end an answer: EOS, and the end of a turn in a chat.
+    ends: ids that end an answer: EOS, the end of a turn in a chat, and those of
+      `generation_config.json`.
   """
 
   table: tokenizers.Tokenizer
@@ -139,7 +140,7 @@ def load(
 
   Args:
     directory: has config.json, tokenizer_config.json, and either tokenizer.json
-      or vocab.json and merges.txt.
+      or vocab.json and merges.txt; perhaps generation_config.json.
     error: makes the error to raise.
 
   Raises:
@@ -149,9 +150,11 @@ def load(
   refuse = functools.partial(error, str(directory))
   root = families.folder(directory, refuse)
   options, model = (
-    json_file.Fields(name, json_file.read(root / name, lambda fix: refuse(
-      f"has no tokenizer that can be read: {fix}")))
-    for name in ("tokenizer_config.json", "config.json"))
+    json_file.Fields(name, change(json_file.read(
+      root / name,
+      lambda fix: refuse(f"has no tokenizer that can be read: {fix}"))))
+    for name, change in (
+      ("tokenizer_config.json", dict), ("config.json", families.completed)))
   mask_id = model.integer("mask_token_id", 0, 2**24)
   names = {name: _token(options, name)
            for name in ("mask_token", "eos_token", "pad_token")}
@@ -178,7 +181,8 @@ def load(
     tokenizer = HfTokenizer(
       table, template, eos_id if pad_id is None else pad_id, eos_id, mask_id,
       frozenset({eos_id}))
-    ends = {eos_id, *_end_of_turn(tokenizer)} - {mask_id}
+    ends = {eos_id, *_end_of_turn(tokenizer), *_listed_ends(
+      root, table, refuse)} - {mask_id}
   except ValueError as e:
     raise refuse(f"its chat template cannot be used: {e}") from e
   return dataclasses.replace(tokenizer, ends=frozenset(ends))
@@ -320,6 +324,24 @@ def _end_of_turn(tokenizer: HfTokenizer) -> list[int]:
   special = tokenizer.table.get_added_tokens_decoder()
   return [token for token in after.ids[:1]
           if token in special and special[token].special]
+
+
+def _listed_ends(
+  root: pathlib.Path, table: tokenizers.Tokenizer, refuse: json_file.Refuse
+) -> list[int]:
+  """Reads the ids that end a generation; none without a file of them."""
+  path = root / "generation_config.json"
+  if not path.exists():
+    return []
+  value = json_file.read(path, refuse).get("eos_token_id")
+  ids = value if isinstance(value, list) else [] if value is None else [value]
+  # Not isinstance: True is an int as well. Larger numbers are not ids in Rust.
+  if not all(type(i) is int and 0 <= i < 2**24 and table.id_to_token(i)
+             is not None for i in ids):
+    raise refuse(f"eos_token_id is {json_file.shown(value)} in its "
+                 "generation_config.json; must be the id of a token, or a list "
+                 "of them")
+  return ids
 
 
 def _check(messages: Any) -> None:

@@ -1,7 +1,15 @@
-"""The transformer of LLaDA, Dream and bidirectional Qwen, with their options.
+"""The transformer of LLaDA, Dream, Qwen and SDAR, with their options.
 
 The config selects grouped keys and values, biases of queries, keys and values,
-norms of queries and keys, a tied head, and Dream's shifted outputs.
+norms of queries and keys, a tied head, Dream's shifted outputs, and attention.
+
+Attention is full, or block-causal as in SDAR: blocks of `block_length` tokens,
+counted from position 0 of a row whatever its prompt, see themselves and the
+blocks before them. Such a model predicts tokens of noisy blocks after clean
+ones, in two streams. A clean token never sees a noisy one, so keys and values
+of clean rows are computed once (`Model.clean_stream`). Any number of noisy
+versions of the rows, or of parts of them, is computed against these
+(`Model.noisy_stream`).
 
 Flax NNX modules describe the architecture. `build` splits one instance into a
 static definition and nested dicts of arrays; everything downstream calls pure
@@ -19,14 +27,19 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from dlrl import config
-from dlrl.models import attention
+from dlrl import strict
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
-Cache = tuple[jax.Array, jax.Array]  # keys, values: [layers, b, t, g, k]
+
+# What programs say that cannot use block-causal attention.
+BLOCKS_ONLY = (
+  "block models can be loaded and scored (`logits` and `noisy_logits` of what "
+  "dlrl.models.load returns), but not yet trained or decoded here; choose one "
+  "with full attention")
 
 # The activations of a layer that are kept for its backward pass.
 REMAT = {
@@ -57,95 +70,6 @@ SHARDING = {
 }
 
 
-class Transformer(nnx.Module):
-  """Maps token ids to final hidden states; the head's kernel is `unembed`."""
-
-  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
-    self.embed = nnx.Embed(
-      cfg.vocab_size, cfg.width, rngs=rngs,
-      dtype=jnp.dtype(cfg.compute_dtype),
-      param_dtype=jnp.dtype(cfg.param_dtype),
-    )
-    # One module whose arrays have a leading axis of layers, which scan consumes
-    # and a checkpoint stores as one array per kind of parameter.
-    stack: Any = nnx.vmap(
-      lambda r: layers.Layer(cfg, rngs=r), in_axes=0, out_axes=0)
-    self.layers = stack(rngs.split(cfg.layers))
-    self.norm = layers.norm(cfg, cfg.width, rngs)
-    if not cfg.tied:
-      self.unembed = layers.dense(cfg, cfg.width, cfg.vocab_size, rngs)
-    self.remat = cfg.remat
-    self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
-
-  def __call__(
-    self, ids: jax.Array, positions: jax.Array, lengths: jax.Array,
-    cache: Cache | None = None, start: jax.Array | int = 0,
-    before: jax.Array | None = None, *, keep: bool = False,
-    columns: jax.Array | None = None,
-  ) -> tuple[jax.Array, Cache | None]:
-    """Computes final hidden states, and a cache if `keep` is set.
-
-    Args:
-      ids: [b, t] int; with a cache only the columns that are computed anew.
-      positions: [b, t] int, of these columns.
-      lengths: [b] int, live columns of whole rows.
-      cache: keys and values of whole rows, for `start` and `before` see
-        `layers.Attention`.
-      start: scalar int.
-      before: [b] int or None.
-      keep: whether to return keys and values.
-      columns: [b, w] int, the only columns to return, without a cache; the last
-        layer computes no others. None: all.
-
-    Returns:
-      Hidden states [b, t, d] or [b, w, d] in the compute dtype, and a cache or
-      None.
-    """
-    definition, stacked = nnx.split(self.layers)
-    # Outside of the scan, so that it is computed once.
-    turn = attention.rotation(positions, self.head_dim, self.rope_theta)
-
-    def layer(
-      x: jax.Array, weights_and_cache: Any
-    ) -> tuple[jax.Array, Cache | None]:
-      weights, cache = weights_and_cache
-      x = mesh_lib.shard_batch(x)
-      x, keys_values = nnx.merge(definition, weights)(
-        x, turn, lengths, cache, start, before)
-      # scan stacks what it returns: without a cache to keep, that would be keys
-      # and values of all layers.
-      return x, keys_values if keep else None
-
-    policy = REMAT[self.remat]
-    if policy is not None:
-      layer = jax.checkpoint(layer, policy=policy)
-    x = self._lookup(ids)
-    if columns is None:
-      x, cache = jax.lax.scan(layer, x, (stacked, cache))
-      return self.norm(x), cache
-
-    def at(i: jax.Array | int) -> Any:
-      # Indexed inside the loop, as a scan does: slices of the stacks, to scan
-      # all layers but the last, would be copies of the parameters.
-      return jax.tree.map(lambda w: w[i], stacked)
-
-    last = jax.tree.leaves(stacked)[0].shape[0] - 1
-    x, _ = jax.lax.scan(
-      lambda x, i: layer(x, (at(i), None)), x, jnp.arange(last))
-    x, _ = nnx.merge(definition, at(last))(
-      mesh_lib.shard_batch(x), turn, lengths, columns=columns)
-    return self.norm(x), None
-
-  def _lookup(self, ids: jax.Array) -> jax.Array:
-    """Embeds ids [b, t] as [b, t, d]."""
-    # Each device looks up its slice of the width for the rows of all devices
-    # along `fsdp`, and then they exchange activations. Gathering the table
-    # instead, and its gradient, would take gigabytes per device.
-    ids = mesh_lib.constrain(ids, "data", None)
-    x = self.embed.embedding[...][ids].astype(self.embed.dtype)
-    return mesh_lib.shard_batch(mesh_lib.constrain(x, "data", None, "fsdp"))
-
-
 @dataclasses.dataclass(frozen=True)
 class Model:
   """A network as pure functions of its parameters.
@@ -168,14 +92,14 @@ class Model:
 
   def init(self, key: jax.Array) -> Params:
     """Draws random parameters; jit it with `out_shardings` to split them."""
-    module = Transformer(self.cfg, rngs=nnx.Rngs(key))
+    module = _network(self.cfg, nnx.Rngs(key))
     return nnx.to_pure_dict(nnx.state(module))
 
-  def _network(self, params: Params) -> Transformer:
+  def _network(self, params: Params) -> layers.Transformer:
     # The adapter's product is added to the layer's; merging the matrices first
     # would copy the base.
     base, adapter = lora.split(params)
-    network: Transformer = nnx.merge(
+    network: layers.Transformer = nnx.merge(
       self.definition, params if base is None else base)
     if base is not None:
       lora.attach(network, adapter, self.adapters.scale)
@@ -215,7 +139,7 @@ class Model:
   def hidden_and_cache(
     self, params: Params, ids: jax.Array, positions: jax.Array,
     lengths: jax.Array,
-  ) -> tuple[jax.Array, Cache]:
+  ) -> tuple[jax.Array, layers.Cache]:
     """Computes `hidden` of all columns, and a cache for `hidden_of_part`."""
     hidden, cache = self._network(params)(
       ids, positions, lengths, keep=True)
@@ -224,7 +148,7 @@ class Model:
 
   def hidden_of_part(
     self, params: Params, ids: jax.Array, positions: jax.Array,
-    lengths: jax.Array, cache: Cache, start: jax.Array | int, width: int,
+    lengths: jax.Array, cache: layers.Cache, start: jax.Array | int, width: int,
   ) -> jax.Array:
     """Computes `hidden` of `width` columns, from column `start` on.
 
@@ -243,7 +167,13 @@ class Model:
 
     Returns:
       [b, w, d] in the compute dtype.
+
+    Raises:
+      ValueError: attention is block-causal.
     """
+    if self.cfg.block_length:
+      raise ValueError("hidden_of_part: approximate caches are for full "
+                       "attention; with blocks, `noisy_stream` is exact")
     columns = jnp.broadcast_to(
       start + jnp.arange(width)[None], (ids.shape[0], width))
     before = None
@@ -257,6 +187,53 @@ class Model:
     hidden, _ = self._network(params)(
       ids, positions, lengths, cache, start, before)
     return hidden[:, :width]
+
+  def clean_stream(
+    self, params: Params, ids: jax.Array, lengths: jax.Array
+  ) -> layers.Cache:
+    """Computes the keys and values that noisy blocks attend to.
+
+    Args:
+      params: as `hidden`.
+      ids: [b, t] int, clean rows in ordinary order, padded at the end.
+      lengths: [b] int, tokens of each row, at least 1.
+
+    Returns:
+      Two of [layers, b, t, g, k] in the compute dtype. Those of a block depend
+      on it and the blocks before it only, so that rows with the same beginning
+      may share them.
+    """
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    return self.hidden_and_cache(params, ids, positions, lengths)[1]
+
+  def noisy_stream(
+    self, params: Params, ids: jax.Array, positions: jax.Array,
+    lengths: jax.Array, clean: layers.Cache,
+  ) -> jax.Array:
+    """Computes hidden states of noisy blocks after clean ones.
+
+    They are those of the first half of the published forward pass over
+    [noisy | clean], of any of its blocks.
+
+    Args:
+      params: as `hidden`.
+      ids: [b, w] int, whole blocks with mask tokens; or a single block's first
+        columns. Which blocks may differ between rows.
+      positions: [b, w] int. Every column whose number is a multiple of
+        `cfg.block_length` is at such a position, and others follow on it.
+      lengths: [b] int, tokens of each row; nothing attends to later positions.
+      clean: from `clean_stream`, of the same rows.
+
+    Returns:
+      [b, w, d] in the compute dtype, of which `logits` are `hidden @ unembed`.
+
+    Raises:
+      ValueError: attention is full, or the columns are not whole blocks.
+    """
+    if not self.cfg.block_length:
+      raise ValueError("noisy_stream: this model has full attention and no "
+                       "noisy stream; use `hidden`")
+    return self._network(params).noisy(ids, positions, lengths, clean)
 
   def _unshift(
     self, hidden: jax.Array, positions: jax.Array, lengths: jax.Array
@@ -284,6 +261,7 @@ class Model:
     """Computes logits [b, t, v] fp32 of rows in ordinary order.
 
     For small inputs: training and sampling never hold logits of all columns.
+    With block-causal attention the rows are clean ones; see `noisy_logits`.
 
     Args:
       params: as `hidden`.
@@ -294,9 +272,46 @@ class Model:
     b, t = ids.shape
     lengths = jnp.full(b, t) if lengths is None else jnp.asarray(lengths)
     positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-    return jnp.einsum(
-      "btd,dv->btv", self.hidden(params, ids, positions, lengths),
-      self.unembed(params), preferred_element_type=jnp.float32)
+    return self._unembedded(
+      params, self.hidden(params, ids, positions, lengths))
+
+  def noisy_logits(
+    self, params: Params, noisy: jax.Array, clean: jax.Array,
+    lengths: jax.Array | None = None,
+  ) -> jax.Array:
+    """Computes logits [b, t, v] fp32 of noisy blocks, each after clean ones.
+
+    They are those of the published forward pass over [noisy | clean]. For small
+    inputs, as `logits`.
+
+    Args:
+      params: as `hidden`.
+      noisy: [b, t] int, rows with mask tokens, padded at the end.
+      clean: [b, t] int, the same rows without mask tokens.
+      lengths: [b] int, tokens of each row; None: no padding.
+
+    Raises:
+      ValueError: attention is full, or the rows differ in shape.
+    """
+    noisy, clean = jnp.asarray(noisy), jnp.asarray(clean)
+    if noisy.shape != clean.shape or noisy.ndim != 2:
+      raise ValueError(
+        "noisy_logits: noisy and clean must both be [b, t], got "
+        f"{noisy.shape} and {clean.shape}")
+    b, t = clean.shape
+    lengths = jnp.full(b, t) if lengths is None else jnp.asarray(lengths)
+    # A row that is shorter than a block needs no whole one.
+    size = max(min(self.cfg.block_length, t), 1)
+    noisy = jnp.pad(noisy, ((0, 0), (0, -t % size)))
+    positions = jnp.broadcast_to(jnp.arange(noisy.shape[1]), noisy.shape)
+    hidden = self.noisy_stream(
+      params, noisy, positions, lengths,
+      self.clean_stream(params, clean, lengths))
+    return self._unembedded(params, hidden[:, :t])
+
+  def _unembedded(self, params: Params, hidden: jax.Array) -> jax.Array:
+    return jnp.einsum("btd,dv->btv", hidden, self.unembed(params),
+                      preferred_element_type=jnp.float32)
 
 
 def _before(positions: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -315,6 +330,22 @@ def build(
   cfg: config.ModelConfig, mask_id: int,
   adapters: config.LoraConfig = config.NO_LORA,
 ) -> Model:
-  """Makes the model of an architecture, without allocating parameters."""
-  module = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+  """Makes the model of an architecture, without allocating parameters.
+
+  Raises:
+    strict.ConfigError: block-causal attention with another option that is not
+      implemented for it.
+  """
+  if cfg.block_length:
+    strict.require(
+      cfg.attention in ("auto", "xla"), "model.attention", cfg.attention,
+      "does not support blocks yet; choose 'auto' or 'xla'")
+    strict.require(
+      not cfg.shifted, "model.shifted", cfg.shifted,
+      f"must be False with model.block_length = {cfg.block_length}")
+  module = nnx.eval_shape(lambda: _network(cfg, nnx.Rngs(0)))
   return Model(cfg, nnx.split(module)[0], mask_id, adapters)
+
+
+def _network(cfg: config.ModelConfig, rngs: nnx.Rngs) -> layers.Transformer:
+  return layers.Transformer(cfg, REMAT[cfg.remat], rngs=rngs)

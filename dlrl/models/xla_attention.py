@@ -1,4 +1,4 @@
-"""Bidirectional attention as matrix products, for every platform.
+"""Attention as matrix products, for every platform.
 
 The values of `jax.nn.dot_product_attention`, written so that XLA fuses it into
 one loop on CPUs: batched products with two leading axes, masking by a sum
@@ -39,6 +39,51 @@ def attend(
     [b, t, h, k] in the dtype of `v`.
   """
   return _forward(q, k, v, seen)[0]
+
+
+def attend_blocks(
+  q: jax.Array, k: jax.Array, v: jax.Array, more_k: jax.Array,
+  more_v: jax.Array, before: jax.Array, live: jax.Array,
+) -> jax.Array:
+  """Computes `attention.noisy`: one softmax over a block and other columns.
+
+  Args:
+    q: [b, w, h, k], m blocks of i = w / m columns.
+    k: [b, w, g, k]; g divides h.
+    v: [b, w, g, k].
+    more_k: [b, s, g, k].
+    more_v: [b, s, g, k].
+    before: [b, m, s] bool, other columns that a block attends to.
+    live: [b, m, i] bool, columns of a block that it attends to itself.
+
+  Returns:
+    [b, w, h, k] in the dtype of `v`. Where nothing is attended to, it is
+    finite.
+  """
+  b, m, i = live.shape
+  g, width = k.shape[2:]
+  q = q.reshape(b, m, i, g, -1, width)
+  k, v = (x.reshape(b, m, i, g, width) for x in (k, v))
+
+  def scores(keys: jax.Array, dims: str, seen: jax.Array) -> jax.Array:
+    found: jax.Array = jnp.einsum(
+      dims, q, keys, preferred_element_type=jnp.float32) * width ** -0.5
+    return jnp.where(seen[:, None, None, :, None], found, _UNSEEN)
+
+  others = scores(more_k, "bmignk,bsgk->bgnmis", before)
+  own = scores(k, "bmignk,bmjgk->bgnmij", live)
+  # Softmax does not depend on it, so that it needs no gradient.
+  most = jax.lax.stop_gradient(
+    jnp.maximum(jnp.max(others, -1), jnp.max(own, -1)))[..., None]
+  others, own = jnp.exp(others - most), jnp.exp(own - most)
+  total = jnp.sum(others, -1) + jnp.sum(own, -1)
+  out = jnp.einsum(
+    "bgnmis,bsgk->bmignk", others.astype(v.dtype), more_v,
+    preferred_element_type=jnp.float32) + jnp.einsum(
+    "bgnmij,bmjgk->bmignk", own.astype(v.dtype), v,
+    preferred_element_type=jnp.float32)
+  out = out / total.transpose(0, 3, 4, 1, 2)[..., None]
+  return out.reshape(b, m * i, -1, width).astype(v.dtype)
 
 
 # Below, queries are [b, g, n, k] with n = (h / g) t: all heads that share a key

@@ -145,9 +145,11 @@ def make(
   mesh = mesh_lib.make(cfg.mesh, devices)
   tokenizer: Tokenizer = char_tokenizer.CharTokenizer()
   if cfg.pretrained:
+    published, _ = families.read_config(cfg.pretrained)
+    strict.require(published.block_length == 0, "pretrained", cfg.pretrained,
+                   transformer.BLOCKS_ONLY)
     tokenizer = hf_tokenizer.load(
       cfg.pretrained, error=families.PRETRAINED)
-    published, _ = families.read_config(cfg.pretrained)
     # The checkpoint decides what is computed, the user with what memory and in
     # which precision.
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(

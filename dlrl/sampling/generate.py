@@ -86,6 +86,8 @@ def _inputs(
   """Returns the prompts, a key for each, and the end; raises all problems."""
   rows, number, end = [], 0, None
   size = model.cfg.vocab_size
+  problems.require(model.cfg.block_length == 0, "generate.model", model.cfg,
+                   transformer.BLOCKS_ONLY, strict.ArgumentError)
   with problems.catch():
     rows = arguments.prompts(prompts, size, "generate.prompts")
   with problems.catch():

@@ -132,7 +132,7 @@ def test_golden_gradients_under_the_published_names(shared, name):
 
 
 @pytest.mark.shared_data
-@golden
+@pytest.mark.parametrize("name", (*GOLDEN, "sdar_tiny"))
 def test_a_round_trip_is_exact(shared, name, tmp_path):
   source = shared / "golden" / name
   for dtype, shard in (("float32", 10**9), ("float32", 50_000)):
