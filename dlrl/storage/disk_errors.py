@@ -22,10 +22,11 @@ def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
     if e.errno == errno.ELOOP:
       return (f"{e.filename} is a symbolic link, through which nothing is "
               "written; remove it")
-    if root in pathlib.Path(str(e.filename)).parents:
+    name = str(e.filename2 or e.filename)  # what a rename would replace
+    if root in pathlib.Path(name).parents:
       todo = ("Put it back" if isinstance(e, FileNotFoundError) else
               "Let it be readable, writable and of its kind")
-      return (f"{e.filename}: {e.strerror}. {todo}, or start again in another "
+      return (f"{name}: {e.strerror}. {todo}, or start again in another "
               "--workdir")
   return None
 

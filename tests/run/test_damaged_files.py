@@ -32,7 +32,7 @@ def test_a_config_that_is_damaged(data, tmp_path):
   with pytest.raises(strict.FlagError, match="is not the directory of a run"):
     saved_params.settings(str(tmp_path))
   cfg = types.SimpleNamespace(init_from=str(tmp_path))
-  with pytest.raises(strict.ConfigError, match=r"config.init_from.*config.json"):
+  with pytest.raises(strict.ConfigError, match=r"init_from.*config.json is"):
     start_params.params(cfg, None, None)
 
 
@@ -42,6 +42,14 @@ def test_settings_of_another_version_are_not_adapters(values, tmp_path):
   cfg = types.SimpleNamespace(init_from=str(tmp_path))
   with pytest.raises(strict.ConfigError, match=r"config.init_from.*checkpoint"):
     start_params.params(cfg, None, None)
+
+
+def test_a_file_that_cannot_be_replaced_is_named(tmp_path):
+  (tmp_path / "summary.json").mkdir()
+  with pytest.raises(OSError, match="directory") as error:
+    workdir.write_json(tmp_path / "summary.json", {})
+  assert disk_errors.explain(error.value, tmp_path).startswith(
+    f"{tmp_path / 'summary.json'}: Is a directory. ")
 
 
 def test_a_config_that_is_a_directory(tmp_path):
