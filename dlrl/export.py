@@ -51,10 +51,10 @@ def export(
     FileNotFoundError: the source has no tensors to merge an adapter into.
   """
   require = functools.partial(strict.require, error=strict.FlagError)
-  root, target = (pathlib.Path(x).expanduser() for x in (workdir, out))
+  root = output_paths.path("workdir", workdir)
+  target = output_paths.directory("out", out)
   require(not os.path.lexists(target), "out", out,
           "exists; choose another name")
-  output_paths.directory("out", out)
   cfg, dtype = _config(root, source)
   source = source or cfg.pretrained
   require(

@@ -45,6 +45,7 @@ from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.storage import checkpoint
 from dlrl.storage import disk_errors
+from dlrl.storage import output_paths
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks import reward_calls
 
@@ -109,11 +110,13 @@ def run(config_file: str, workdir: str) -> None:
   problems.require(not _JSON.value, "json", _JSON.value,
                    "works only with --compile_only", strict.FlagError)
   with problems.catch():
+    root = output_paths.path("workdir", workdir)
+  with problems.catch():
     cfg = validate.from_dict(_CONFIG.value)
   problems.finish()
   mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
   setup = setup_lib.make(cfg)
-  if summary_lib.read(pathlib.Path(workdir).expanduser()) is None:
+  if summary_lib.read(root) is None:
     _check_rows(setup)  # before the workdir is bound to the config
   with contextlib.ExitStack() as stack:
 

@@ -13,6 +13,7 @@ from dlrl.run import setup as setup_lib
 from dlrl.runtime import own_files
 from dlrl.storage import checkpoint
 from dlrl.storage import metrics
+from dlrl.storage import output_paths
 
 METRIC = "eval/solved"  # decides which checkpoint is best
 
@@ -23,7 +24,7 @@ def settings(workdir: str) -> ml_collections.ConfigDict:
   Raises:
     strict.FlagError: `workdir` is not the directory of a run.
   """
-  path = pathlib.Path(workdir).expanduser() / "config.json"
+  path = output_paths.path("workdir", workdir) / "config.json"
   try:
     values = config.default()
     values.update(own_files.read_object(path))

@@ -46,12 +46,12 @@ def params(
 
 
 def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
-  root = pathlib.Path(workdir).expanduser()
-  run = root / "config.json"
   try:
+    root = pathlib.Path(workdir).expanduser()
+    run = root / "config.json"
     # Checkpoints alone are enough, and settings may be of another version.
     lora_of_run = own_files.read_object(run).get("lora") if run.exists() else {}
-  except ValueError as e:
+  except (ValueError, RuntimeError) as e:  # no home for `~user`
     raise strict.ConfigError(
       "init_from", workdir, f"its config.json is not of a run ({e}); restore "
       "it, or name another run") from e

@@ -22,13 +22,13 @@ def directory(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     strict.FlagError: it is a file or below one, or cannot be written.
   """
-  path = _path(flag, value)
+  found = path(flag, value)
   with reporting(flag, value):
     existing = next(
-      p for p in (path, *path.parents) if p.exists() or p.is_symlink())
+      p for p in (found, *found.parents) if p.exists() or p.is_symlink())
     _require(existing.is_dir(), errno.ENOTDIR, existing)
     _require(os.access(existing, os.W_OK | os.X_OK), errno.EACCES, existing)
-  return path
+  return found
 
 
 def file(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
@@ -36,24 +36,36 @@ def file(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
 
   Arguments and errors are those of `directory`; its directory has to exist.
   """
-  path = _path(flag, value)
+  found = path(flag, value)
   with reporting(flag, value):
     strict.require(
-      path.parent.is_dir(), flag, os.fspath(value),
+      found.parent.is_dir(), flag, os.fspath(value),
       "its directory does not exist; create it first", strict.FlagError)
-    _require(not path.is_dir(), errno.EISDIR, path)
-    _require(os.access(path if path.exists() else path.parent, os.W_OK),
-             errno.EACCES, path)
-  return path
+    _require(not found.is_dir(), errno.EISDIR, found)
+    _require(os.access(found if found.exists() else found.parent, os.W_OK),
+             errno.EACCES, found)
+  return found
 
 
-def _path(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
+def path(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
+  """The absolute path that a flag names; `~` is expanded.
+
+  Raises:
+    strict.FlagError: it is empty, in an object store or of a user that is not
+      there, or has characters that no path or no library can have.
+  """
   text = os.fspath(value)
   strict.require(bool(text) and "\0" not in text, flag, text,
                  f"give a path: --{flag}=PATH", strict.FlagError)
   strict.require("://" not in text, flag, text,
                  "only local paths are supported; mount the bucket",
                  strict.FlagError)
+  # Bytes that are not UTF-8; the libraries that write arrays take none. Under
+  # LC_ALL=POSIX all letters with accents are such.
+  strict.require(
+    not any("\ud800" <= c <= "\udfff" for c in text), flag, text,
+    "is not UTF-8 here; choose another path, or set LC_ALL=C.UTF-8",
+    strict.FlagError)
   with reporting(flag, value):
     return pathlib.Path(text).expanduser().absolute()
 

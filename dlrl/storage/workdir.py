@@ -45,12 +45,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
       lists all differences.
   """
   text = os.fspath(path)
-  strict.require(bool(text), "workdir", text, "give a directory: --workdir=DIR",
-                 strict.FlagError)
-  strict.require("://" not in text, "workdir", text,
-                 "only local directories are supported; mount the bucket",
-                 strict.FlagError)
-  root = pathlib.Path(text).expanduser().absolute()
+  root = output_paths.path("workdir", text)
   try:
     root.mkdir(parents=True, exist_ok=True)
     names = {entry.name for entry in root.iterdir()}

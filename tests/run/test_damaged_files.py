@@ -1,5 +1,6 @@
 """Files of a run that are damaged: one line that names them."""
 
+import functools
 import json
 import os
 import types
@@ -41,6 +42,21 @@ def test_settings_of_another_version_are_not_adapters(values, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(values))
   cfg = types.SimpleNamespace(init_from=str(tmp_path))
   with pytest.raises(strict.ConfigError, match=r"config.init_from.*checkpoint"):
+    start_params.params(cfg, None, None)
+
+
+@pytest.mark.parametrize("path", [
+  "~no_such_user/run", "run\udcff", "run\0", "", "gs://bucket/run"])
+def test_a_path_that_cannot_be_is_one_line(path):
+  for read in (functools.partial(workdir.claim, cfg_json={}),
+               saved_params.settings):
+    with pytest.raises(strict.FlagError, match="--workdir="):
+      read(path)
+
+
+def test_another_run_in_the_home_of_nobody():
+  cfg = types.SimpleNamespace(init_from="~no_such_user/run")
+  with pytest.raises(strict.ConfigError, match=r"init_from.*home directory"):
     start_params.params(cfg, None, None)
 
 

@@ -136,7 +136,7 @@ def test_a_file_or_a_path_that_cannot_exist_is_refused(tmp_path):
   for path in (tmp_path / "file", tmp_path / "file" / "below"):
     with pytest.raises(strict.FlagError, match="can be written"):
       workdir.claim(path, CFG)
-  with pytest.raises(strict.FlagError, match="give a directory"):
+  with pytest.raises(strict.FlagError, match="give a path"):
     workdir.claim("", CFG)
   with pytest.raises(strict.FlagError, match="only local"):
     workdir.claim("gs://bucket/run", CFG)
