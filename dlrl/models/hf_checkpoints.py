@@ -36,6 +36,7 @@ _STORED = ("F64", "F32", "F16", "BF16")
 # parameters. They follow from config.json.
 _DERIVED = ".rotary_emb.inv_freq"
 _TIED = ("embed/embedding", "unembed/kernel")
+_LONGEST_NAME = 255  # bytes; the kernel raises for longer ones
 _ROWS = 1024  # of an embedding that are compared at a time
 
 
@@ -318,7 +319,7 @@ def _files(root: pathlib.Path, refuse: json_file.Refuse) -> dict[str, _Place]:
   for name in names:
     # A downloaded index must not make us read files elsewhere.
     if (pathlib.PurePath(name).name != name or name in ("", "..")
-        or "\0" in name):
+        or not name.isprintable() or len(name.encode()) > _LONGEST_NAME):
       raise refuse(
         f"{root / INDEX} names {json_file.shown(name)}, which is not a file "
         "beside it; download the checkpoint again")

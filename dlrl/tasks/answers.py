@@ -7,11 +7,11 @@ The first of these rules that finds something decides:
 3. the last of these: a last line `#### ...`, an earlier line `#### 42` that is
    a number, and `The answer is ...` to the end of its line or sentence.
 
-The answer is then unwrapped: a fenced block or code span to its code, `$...$`
-and `**...**` to what they hold, and a box inside the pair or the code to its
-content, even if that box never closes. Any other pair or box that never closes
-is ignored, and an earlier one counts. Only the last answer counts, so that
-writing several pays no more than writing one.
+The answer is then unwrapped: a fenced block or code span to its code, `$...$`,
+`\(...\)`, `\[...\]` and `**...**` to what they hold, and a box inside the pair
+or the code to its content, even if that box never closes. Any other pair or box
+that never closes is ignored, and an earlier one counts. Only the last answer
+counts, so that writing several pays no more than writing one.
 
 Completions may be hostile. Each rule is one pass from left to right over the
 end of the text, and no pattern backtracks, so the time is linear.
@@ -30,7 +30,8 @@ _PHRASE = re.compile(
   r"the (?:(?:final|correct|right|exact|numerical|required|only) ){0,2}"
   r"answer is:?(?:\*\*)?:?\s*", re.ASCII | re.I)
 _SENTENCE_END = re.compile(r"\n|[.!](?:\s|$)")
-_QUOTES = ("`", "**", "$$", "$")
+_QUOTES = (("`", "`"), ("**", "**"), ("$$", "$$"), ("$", "$"),
+           (r"\(", r"\)"), (r"\[", r"\]"))
 
 
 def final(text: str) -> str:
@@ -105,10 +106,11 @@ def _marked(text: str) -> str | None:
 
 def _unquoted(text: str) -> str:
   """Without the marks of code, formulas and bold around the whole text."""
-  for mark in _QUOTES:
+  for left, right in _QUOTES:
     text = text.strip()
-    inside = text[len(mark):-len(mark)]
-    if text == mark + inside + mark and mark not in inside:
+    inside = text[len(left):-len(right)]
+    if text == left + inside + right and not (
+        left in inside or right in inside):
       text = inside
   return text.strip()
 

@@ -273,7 +273,8 @@ def index_of(tensors, **changes):
     for value in (None, 1, [], {}, True, "\ud800")],
   *[(index_of(tensors_of(), **{EMBEDDING: value}), "not a file beside it")
     for value in ("", ".", "..", "/", "../model.safetensors", "a/b", "a\0b",
-                  "/etc/passwd", "./model.safetensors")],
+                  "/etc/passwd", "./model.safetensors", "model.safetensors\n",
+                  "\x1b[2J", "x" * 300, "\u00e9" * 200)],
   (index_of(tensors_of(), more="model.safetensors"), "missing: more"),
   (index_of(tensors_of(), **{EMBEDDING: "other.safetensors"}),
    "is in model.safetensors, not in other.safetensors")])

@@ -37,6 +37,10 @@ from dlrl.tasks import answers
   ("<answer>**5**</answer>", "5"),
   ("<answer>$5$</answer>", "5"),
   ("<answer>`5` or `6`</answer>", "`5` or `6`"),
+  ("<answer>\\(5\\)</answer>", "5"),
+  ("<answer>\\[ 5 \\]</answer>", "5"),
+  ("<answer>**\\(5\\)**</answer>", "5"),
+  ("<answer>\\(5\\) or \\(6\\)</answer>", "\\(5\\) or \\(6\\)"),
   ("<answer>$5$ and $6$</answer>", "$5$ and $6$"),
   ("<answer>\n\\boxed{5\n</answer>", "5"),  # the tags close, so this is it
   ("<answer>\\boxed{\\text{a}</answer>", "\\text{a}"),

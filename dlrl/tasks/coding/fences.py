@@ -101,7 +101,8 @@ def pieces(text: str) -> list[str | Fence]:
     for run, after in zip(parts[::2], parts[1::2], strict=True):
       first, *others = after.split(maxsplit=1) or [""]
       fence = Fence(run, run, first, column)
-      if first and (not first.strip(_STOPS) or (
+      # No language: a full stop, a bracket, a tag, or a remark.
+      if first and (not first.strip(_STOPS) or _starts_none(first) or (
           after[0].isspace() and fence.language not in PYTHON)):
         fence, others = Fence(run, run, "", column), [after.strip()]
       found.append(fence)
@@ -136,6 +137,11 @@ def _is_content(part: Fence, fence: Fence) -> bool:
   """Whether a fence is part of the block that another one opened."""
   return (part.run[0] != fence.run[0] or len(part.run) < len(fence.run)
           or part.depth > fence.column + 3)
+
+
+def _starts_none(info: str) -> bool:
+  """Whether no language, `python` or `{.py}`, and no string ends like this."""
+  return not info[0].isalnum() and info[0] not in "{._'\""
 
 
 def _inside(line: str) -> tuple[int, int, str]:

@@ -58,6 +58,14 @@ def indented(text: str, by: str) -> str:
     f"```{{.python .numberLines}}\n{ADD}```",
     f"```python:add.py\n{ADD}```",
     "```python\rdef add2(a, b):\r    return a + b\r```",
+    # Brackets and tags behind the closing fence.
+    f"```python\n{ADD}```<|im_end|>",
+    f"<answer>```python\n{ADD}```</answer>",
+    f"```python\n{ADD}```<br>\nIt adds.",
+    f"\\boxed{{```python\n{ADD}```}}",
+    f"[```python\n{ADD}```]",
+    f"**```python\n{ADD}```**",
+    f"```python\n{ADD}```\\end{{answer}}",
     # Other blocks around it.
     f"```python\n{ADD}```\nFor example:\n```python\nprint(add2(1, 2))\n```",
     f"```sh\npip install x\n```\n```python\n{ADD}```",
