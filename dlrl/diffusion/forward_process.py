@@ -58,7 +58,7 @@ def by_row(process: _Process) -> _Process:
   def batched(
     keys: jax.Array, maskable: jax.Array, j: Index, n: int, **knobs: Any
   ) -> Draw:
-    if n < 1:
+    if isinstance(n, int) and n < 1:  # n may be traced as well
       raise ValueError(f"{process.__name__}: n is {n}; draws are 0 to n - 1")
     index = jnp.asarray(j, jnp.int32)
     return jax.vmap(lambda key, row: process(key, row, index, n, **knobs))(

@@ -393,3 +393,9 @@ def test_groups_have_to_be_whole():
 def test_processes_refuse_no_draws():
   with pytest.raises(ValueError, match="tiled: n is 0"):
     forward_process.tiled(inputs().keys, inputs().valid, 0, 0)
+
+
+def test_the_number_of_draws_may_be_traced():
+  x = inputs()
+  got = jax.jit(forward_process.stratified)(x.keys, x.valid, 1, N)
+  close(got, forward_process.stratified(x.keys, x.valid, 1, N))
