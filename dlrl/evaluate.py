@@ -18,6 +18,7 @@ once. The exit codes are those of `dlrl.main`.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -83,7 +84,8 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
     "fingerprints": identity.of(setup, params, source, items)}
   progress.say("{task}: {items} items of {split}, {samples} completion(s) "
                "each, prompt {prompt}".format(**settings))
-  with completions_log.CompletionsLog(out, settings) as log:
+  fits = functools.partial(_fits, lengths(cfg), settings)
+  with completions_log.CompletionsLog(out, settings, fits) as log:
     for length in lengths(cfg):
       _complete(setup, params, length, source, items, log)
     table = table_lib.summarize(log.records, setup.task.unbounded)
@@ -92,6 +94,22 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
     text = table_lib.markdown(table, _lines(settings))
     workdir_lib.write_text(out / "results.md", text)
   return text
+
+
+def _fits(lengths_of: Sequence[int], settings: dict[str, Any],
+          record: dict[str, Any]) -> bool:
+  """Whether a record that was read has what the table is made of."""
+  places = [record.get(key) for key in ("length", "sample", "item")]
+  scores, answer = record.get("scores"), record.get("answer", 0)
+  return (
+    all(type(place) is int for place in places) and places[0] in lengths_of
+    and places[1] in range(settings["samples"])
+    and places[2] in range(settings["items"])
+    and isinstance(record.get("task"), str)
+    and (answer is None or isinstance(answer, str))
+    and isinstance(scores, dict)
+    and all(score is None or isinstance(score, int | float)
+            for score in scores.values()))
 
 
 def lengths(cfg: config.Config) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ the number of blanks. Exit codes: 0 scored, 2 a file cannot be scored.
 import json
 import pathlib
 import re
+import reprlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -95,7 +96,8 @@ def _math500(question: str, truth: Any) -> task_lib.Example:
 
 def _check(fits: bool, truth: Any, expected: str) -> None:
   if not fits:
-    raise ValueError(f"ground_truth = {truth!r}: must be {expected}")
+    raise ValueError(
+      f"ground_truth = {reprlib.repr(truth)}: must be {expected}")
 
 
 def _gsm8k_metrics(
@@ -204,7 +206,10 @@ def _read(path: str | pathlib.Path, task: str) -> Iterator[Generation]:
 
 
 def _parse(line: bytes, task: str) -> Generation:
-  item = json.loads(line)
+  try:
+    item = json.loads(line)
+  except RecursionError as e:
+    raise ValueError("is nested too deeply") from e
   if not isinstance(item, dict):
     raise ValueError(f"must be a JSON object, got {type(item).__name__}")
   for key in ("question", "generation"):

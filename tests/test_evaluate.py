@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import sys
 
 import jax
@@ -236,6 +237,20 @@ def test_other_rewards_of_users_files_are_refused(tmp_path, monkeypatch):
                         ("judge_a", "[0.0] * len(prompts)")):
     with pytest.raises(strict.FlagError, match=r"fingerprints\.rewards"):
       judged(module, value)
+
+
+@pytest.mark.parametrize("wrong", [
+  {"length": 7}, {"sample": -1}, {"item": 10**6}, {"item": True}, {"task": 1},
+  {"answer": 5}, {"scores": 3}, {"scores": {"solved": "1"}}, {"scores": None}])
+def test_a_record_that_is_none_of_the_evaluation_is_named(
+    wrong, setup, evaluated, tmp_path):
+  out, _, records = evaluated
+  shutil.copytree(out, tmp_path / "out")
+  with open(tmp_path / "out" / "completions.jsonl", "a") as file:
+    file.write(json.dumps(records[0] | wrong) + "\n")
+  with pytest.raises(strict.FlagError, match=(
+      f"completions.jsonl:{len(records) + 1} is not a completion")):
+    run(setup, tmp_path / "out")
 
 
 def test_two_evaluations_at_a_time_are_refused(setup, evaluated):

@@ -88,6 +88,8 @@ def test_sound_scores_of_real_outputs(shared, task, points, more):
   ("gsm8k", "{", "Expecting property name"),
   ("gsm8k", "[]", "must be a JSON object, got list"),
   ("gsm8k", b"\xff", "invalid start byte"),
+  ("gsm8k", b"[" * 100_000, "is nested too deeply"),
+  ("math500", ("?", "", ["x"] * 9999), r"\['x', 'x', .{0,30}\.\.\.\]: must be"),
   ("gsm8k", {"question": "?", "ground_truth": 1}, "generation = None"),
   ("gsm8k", {"question": 1, "generation": "", "ground_truth": 1},
    "question = 1: must be a string"),

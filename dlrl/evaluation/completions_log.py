@@ -8,6 +8,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,18 +32,21 @@ class CompletionsLog:
   """
 
   def __init__(self, directory: str | os.PathLike[str],
-               settings: dict[str, Any]) -> None:
+               settings: dict[str, Any],
+               fits: Callable[[Record], bool] = lambda record: True) -> None:
     """Opens the log in `directory`, or creates both.
 
     Args:
       directory: an earlier log with the same settings, empty, or absent.
       settings: JSON values; completions depend on all of them.
+      fits: whether a record is one of this evaluation.
 
     Raises:
       strict.FlagError: `directory` holds other files, or completions with other
         settings, of which the message lists the differences; it is in use by
         another process; it cannot be written; or a line is damaged.
     """
+    self._fits = fits
     self.path = check(directory)
     with output_paths.reporting("out", directory):
       self.path.mkdir(parents=True, exist_ok=True)
@@ -71,11 +75,15 @@ class CompletionsLog:
   def _parse(self, text: bytes) -> Iterable[Record]:
     for number, line in enumerate(text.splitlines(), 1):
       try:
-        yield json.loads(line)
+        record = own_files.parsed(line)
+        if not self._fits(record):
+          raise ValueError("not a completion of this evaluation")
       except ValueError as e:
         raise strict.FlagError(
-          "out", str(self.path), f"{_COMPLETIONS}:{number} is not JSON; "
-          "delete the line, whose completion is then decoded again") from e
+          "out", str(self.path), f"{_COMPLETIONS}:{number} is not a completion "
+          f"in JSON ({e}); delete the line, whose completion is then decoded "
+          "again") from e
+      yield record
 
   def append(self, records: Iterable[Record]) -> None:
     """Appends records and flushes the file."""

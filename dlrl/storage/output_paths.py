@@ -67,7 +67,10 @@ def path(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
     "is not UTF-8 here; choose another path, or set LC_ALL=C.UTF-8",
     strict.FlagError)
   with reporting(flag, value):
-    return pathlib.Path(text).expanduser().absolute()
+    found = pathlib.Path(text).expanduser().absolute()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+      found.stat()  # or its name is too long, or links go round in a circle
+    return found
 
 
 @contextlib.contextmanager

@@ -65,6 +65,9 @@ def test_of_a_completion_written_twice_the_first_counts(tmp_path):
 @pytest.mark.parametrize("name, text, match", [
   ("completions.jsonl", '{"a": 1}\n{"a"\n', r"completions.jsonl:2 is not"),
   ("completions.jsonl", "\xff\n", r"completions.jsonl:1 is not"),
+  ("completions.jsonl", "3\n", r"completions.jsonl:1 is not"),
+  ("completions.jsonl", "[" * 10**5 + "\n", r"completions.jsonl:1 is not"),
+  ("settings.json", "[" * 10**5, "not of an evaluation"),
   ("settings.json", "port = 80", "not of an evaluation"),
   ("settings.json", "[1]", "not of an evaluation")])
 def test_a_damaged_file_is_named(tmp_path, name, text, match):

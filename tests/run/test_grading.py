@@ -131,6 +131,13 @@ def test_a_reward_that_cannot_be_found_names_field_and_cause(name, cause):
   assert cause in error.value.fix
 
 
+def test_a_script_that_ends_is_no_module_of_rewards(tmp_path, monkeypatch):
+  (tmp_path / "script_that_ends.py").write_text("raise SystemExit(0)")
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(strict.ConfigError, match=r"cannot be imported: SystemEx"):
+    rewards.find({}, ["script_that_ends:f"])
+
+
 def test_two_rewards_of_one_name_are_refused():
   with pytest.raises(strict.ConfigError, match="length is already in the log"):
     rewards.find(SUDOKU.rewards, ["test_grading:length", "test_grading:length"])

@@ -47,7 +47,8 @@ def _imported(path: str) -> task_lib.Reward:
   module, _, function = path.rpartition(":")
   try:
     found = getattr(importlib.import_module(module), function)
-  except Exception as e:  # a user's module can raise anything
+  # A user's module can raise anything, and a script may call sys.exit.
+  except (Exception, SystemExit) as e:
     raise strict.ConfigError(
       _FIELD, path, f"cannot be imported: {type(e).__name__}: {e}. Is the "
       "folder of the module on PYTHONPATH?") from e
