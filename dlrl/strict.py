@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import inspect
 import json
-import math
 import reprlib
 import typing
 from collections.abc import Callable
@@ -162,6 +161,10 @@ class Knobs(dict[str, Any]):
     return hash(tuple(sorted(self.items())))
 
 
+# Programs compute in float32, where larger numbers are infinite.
+_LARGEST = (2 - 2**-23) * 2.0**127
+
+
 @dataclasses.dataclass(frozen=True)
 class Bounds:
   """The values that a knob may have; None: no such bound."""
@@ -195,8 +198,8 @@ class Bounds:
 
 
 def _finite(value: Any) -> bool:
-  """Whether `value` is no NaN or infinity and has none in it."""
-  return all(math.isfinite(x) for x in (
+  """Whether `value` is, and has in it, no NaN and no infinity of float32."""
+  return all(abs(x) <= _LARGEST for x in (
     value if isinstance(value, tuple | list) else (value,))
     if isinstance(x, float))
 
@@ -240,7 +243,7 @@ def check_bounds(obj: Any, problems: Problems, name: Callable[[str], str] = str,
   for path, field, value in knobs(obj):
     bounds = field.metadata.get("bounds", Bounds())
     if not bounds(value):
-      infinite = value == math.inf or value == -math.inf
+      infinite = isinstance(value, float) and abs(value) > _LARGEST
       problems.add(error(
         name(path), value, (not infinite and str(bounds)) or "must be finite"))
 

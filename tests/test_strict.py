@@ -77,6 +77,8 @@ class Outer:
   (Outer(inner=Inner(rate=math.inf)), "f.inner(rate=inf): must be finite"),
   (Outer(inner=Inner(share=-math.inf)), "f.inner(share=-inf): must be finite"),
   (Outer(inner=Inner(offset=math.inf)), "f.inner(offset=inf): must be finite"),
+  (Outer(inner=Inner(rate=1e300)), "f.inner(rate=1e+300): must be finite"),
+  (Outer(inner=Inner(offset=-1e39)), "f.inner(offset=-1e+39): must be finite"),
   (Outer(inner=Inner(offset=math.nan)), "f.inner(offset=nan): must be finite"),
 ])
 def test_bounds_are_those_beside_the_knob(values, message):

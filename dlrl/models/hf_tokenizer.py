@@ -174,7 +174,13 @@ def load(
   if eos_id is None:
     raise refuse("eos_token is missing in its tokenizer_config.json, or is not "
                  "in the vocabulary")
+  if eos_id == mask_id:
+    raise refuse(f"eos_token is {names['eos_token']!r} in its "
+                 "tokenizer_config.json, which is the mask token")
   pad_id = ids.get("pad_token")
+  if names["pad_token"] and pad_id is None:
+    raise refuse(f"pad_token is {names['pad_token']!r} in its "
+                 "tokenizer_config.json, which is not in the vocabulary")
   try:
     template = (chat_template.ChatTemplate(text, _tokens(options)) if text
                 else None)

@@ -94,6 +94,8 @@ def test_a_template_cannot_reach_out_and_may_refuse(tmp_path, template):
   ({"config": {"mask_token_id": 77}}, "is 77 .* not the id of a token"),
   ({"mask_token": "<|eot|>"}, "is id 8"),
   ({"eos_token": "<|nothing|>"}, "eos_token is missing"),
+  ({"eos_token": "<|mask|>"}, "eos_token is '<|mask|>' .* the mask token"),
+  ({"pad_token": "<|nothing|>"}, "pad_token is .* not in the vocabulary"),
   ({"added_tokens_decoder": {"7": {
     "content": "<|end|>", "lstrip": False, "rstrip": False, "special": True}}},
    "but 7 in")])

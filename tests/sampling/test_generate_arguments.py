@@ -90,7 +90,7 @@ def test_prompts_of_one_length_may_be_one_array():
   *[(name, value) for name in (
       "temperature", "cfg_scale", "threshold", "factor", "top_p")
     for value in (np.nan, np.inf, -np.inf, "1", [1.0], -1.0, True, 1j,
-                  jnp.float32(np.inf), np.ones(2), 10**400)],
+                  jnp.float32(np.inf), np.ones(2), 10**400, 1e300, 10**39)],
   *[(name, value) for name in ("gen_length", "block_length", "steps")
     for value in (8.0, "8", True, -8, 0, [8], np.nan, jnp.float32(8))],
   *[(name, value) for name in ("remasking", "eos", "cache")

@@ -75,7 +75,7 @@ _BRACKETED = re.compile(r"\(([0-9][0-9A-F.]*)\)_")
 # The order matters: spaces between digits are marked before all others go.
 _NORMAL = tuple((re.compile(pattern), with_) for pattern, with_ in (
     (r"\\text\{([^{}]*)\}", r" \1 "),
-    (r"\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
+    (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
     (r"\^ *(?:\{ *\\circ *\}|\\circ(?![A-Za-z]))", ""),
     (r"(?<=[0-9])(?:\{,\}|,)(?=[0-9]{3}(?![0-9]))", ""),
     (r"\\(frac|sqrt) *([0-9a-zA-Z])", r"\\\1{\2}"),

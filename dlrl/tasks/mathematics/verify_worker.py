@@ -36,6 +36,7 @@ _LATEX = [dataclasses.replace(
 _DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
 # latex2sympy takes 10\binom{9}{4} for a mixed number, 10 + 126.
 _MIXED = re.compile(r"(?<=[0-9])\s*(?=\\binom(?![A-Za-z]))")
+_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _DEGREES = re.compile(
   r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?[0-9]\}?)?) *([({]?) *([0-9]+) *\^ *"
   r"(?:\{ *\\circ *\}|\\circ(?![A-Za-z])) *([)}]?)")
@@ -61,7 +62,8 @@ def same(gold: str, answer: str) -> bool:
   """
   exact_values.install(decimal=_DECIMAL.search(gold) is not None)
   # "cos 58" next to "cos 58^o" has only left the sign out.
-  if all(_DEGREES.search(text) for text in (gold, answer)):
+  if not any(_FUNCTION.search(_DEGREES.sub("", text))
+             for text in (gold, answer)):
     gold, answer = (_DEGREES.sub(_in_radians, text) for text in (gold, answer))
   right, found = (
     math_verify.parse(rf"\boxed{{{_exactly(text)}}}", _LATEX,

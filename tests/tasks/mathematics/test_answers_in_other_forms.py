@@ -344,6 +344,8 @@ n \equiv 3 \pmod 5 ~ 3 \pmod 5
 60 ~ -(-60)
 -60 ~ -(60)
 -\frac12 ~ -(\frac12)
+\frac{\sqrt{6}+\sqrt{2}}{4} ~ \cos 15^\circ
+\begin{pmatrix} b \\ d \end{pmatrix} ~ \begin{pmatrix}b\\d\end{pmatrix}
 0.\overline{3} ~ \frac{1}{3}
 \frac{1}{6} ~ 0.1\overline{6}
 -\frac{7}{3} ~ -2.\overline{3}

@@ -246,6 +246,9 @@ n \equiv 3 \pmod 5 ~ n \equiv 3 \pmod 7
 3:4:5 ~ 15:4
 1:\sqrt{3}:2 ~ 1:2:\sqrt3
 10\binom{9}{4} ~ 136
+\frac{\sqrt{6}+\sqrt{2}}{4} ~ \sin 15^\circ
+\frac{\sqrt{6}+\sqrt{2}}{4} ~ \cos 15
+\begin{pmatrix} b \\ d \end{pmatrix} ~ \begin{pmatrix}d\\b\end{pmatrix}
 \sin 20^\circ ~ \cos 20^\circ
 \sin 20^\circ ~ \sin(380)
 10080 ~ 10 081
