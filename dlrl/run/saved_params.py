@@ -29,7 +29,7 @@ def settings(workdir: str) -> ml_collections.ConfigDict:
     values = config.default()
     values.update(own_files.read_object(path))
     return values
-  except (ValueError, TypeError) as e:
+  except (ValueError, TypeError, AttributeError) as e:
     raise strict.FlagError(
       "workdir", workdir, f"is not the directory of a run: {e}") from e
 

@@ -37,6 +37,15 @@ def test_a_config_that_is_damaged(data, tmp_path):
     start_params.params(cfg, None, None)
 
 
+@pytest.mark.parametrize("values", [
+  {"task": 3}, {"lora": None}, {"learn": {"loss_args": [1]}}, {"steps": "x"},
+  {"model": []}, {"seed": 1e400}])
+def test_settings_of_other_types_are_not_of_a_run(values, tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps(values))
+  with pytest.raises(strict.FlagError, match="is not the directory of a run"):
+    saved_params.settings(str(tmp_path))
+
+
 @pytest.mark.parametrize("values", [{"lora": 3}, {"lora": None}, {"lora": [1]}])
 def test_settings_of_another_version_are_not_adapters(values, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(values))
