@@ -19,7 +19,8 @@ from dlrl import strict
 from dlrl.tasks import task as task_lib
 
 COLUMN = "dlrl_rewards"  # of what `each` returned
-_LARGEST = float(np.finfo(np.float32).max)  # rewards are summed up in fp32
+# Squares of rewards are summed up in fp32, which ends at 3e38.
+_LARGEST = 1e15
 _SHOWN = 8  # rows named in a message
 
 
@@ -139,8 +140,8 @@ def _number(name: str, value: Any, place: int,
   if not abs(number) <= _LARGEST:
     raise RewardError(
       name, f"gave {reprlib.repr(value)} for a completion of "
-      f"{_rows(columns, [place])}; return a finite number, or None if it is "
-      "not known", columns)
+      f"{_rows(columns, [place])}; return a finite number of at most "
+      f"{_LARGEST:g} in size, or None if it is not known", columns)
   return number
 
 

@@ -3,11 +3,13 @@
 import decimal
 import math
 
+import jax.numpy as jnp
 import many_rewards
 import numpy as np
 import pytest
 
 from dlrl import strict
+from dlrl.losses import advantages
 from dlrl.tasks import reward_calls
 
 COLUMNS = {"index": [3, 3, 8, 9], "answer": ["a", "a", "b", None],
@@ -45,6 +47,7 @@ def test_numbers_of_any_kind_are_taken(values):
   ([1, -math.inf, 1, 1], "gave -inf for a completion of row 3"),
   ([1, 1, 1, 1e39], "gave 1e.39 for a completion of row 9"),
   ([10**400, 1, 1, 1], "gave 1000"),
+  ([1, 1, -1.01e15, 1], "gave -1010000000000000.0 for a .* of at most 1e.15 in size"),
   ([1, 1, "1", 1], "gave '1' for a completion of row 8"),
   ([1, 1, 1, [1]], r"gave \[1\] for a completion of row 9"),
   (np.ones((4, 1)), "gave array"), ([1, 1, 1, 1j], "gave 1j"),
@@ -109,6 +112,13 @@ def test_a_function_that_cannot_take_the_columns_is_found_before_any_call(
     assert "'mine'" in str(error.value)
     assert "['answer', 'index', 'prompt']" in str(error.value)
   reward_calls.check({"mine": fixed(1), "max": max}, COLUMNS)
+
+
+def test_advantages_of_the_largest_rewards_are_finite():
+  most = [one["mine"] for one in each(fixed([1e15, -1e15, 0, 1e15]))]
+  rewards = jnp.asarray(most * 256, jnp.float32)
+  for advantage in advantages.ADVANTAGES.values():
+    assert jnp.isfinite(advantage(rewards, 1024)).all()
 
 
 def test_functions_are_called_once_each_and_with_lists_of_their_own():
