@@ -78,6 +78,12 @@ def _unfit(function: task_lib.Reward, columns: Mapping[str, Any]) -> str:
     signature.bind([], [], **columns)
   except TypeError as error:
     return f"cannot be called as f(prompts, completions, **columns): {error}"
+  kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction,
+           inspect.isasyncgenfunction)
+  if any(kind(each) for kind in kinds
+         for each in (function, type(function).__call__)):
+    return ("is async or a generator; it has to return a list with one number, "
+            "or None, for each completion (asyncio.run inside it is fine)")
   return ""
 
 
@@ -107,6 +113,8 @@ def _call(name: str, function: task_lib.Reward,
     raise RewardError(
       name, f"raised {type(error).__name__}({text}) for completions of {rows}",
       columns, "".join([f"in the reward {name!r}:\n", *frames])) from error
+  if inspect.iscoroutine(values):
+    values.close()  # or Python's warning would be the last line
   if (isinstance(values, str | bytes | Mapping)
       or not hasattr(values, "__getitem__") or not hasattr(values, "__len__")
       or not getattr(values, "shape", (1,))):

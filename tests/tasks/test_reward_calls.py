@@ -1,6 +1,8 @@
 """What a reward function may return, and how an error names it."""
 
 import decimal
+import functools
+import gc
 import math
 
 import jax.numpy as jnp
@@ -47,7 +49,7 @@ def test_numbers_of_any_kind_are_taken(values):
   ([1, -math.inf, 1, 1], "gave -inf for a completion of row 3"),
   ([1, 1, 1, 1e39], "gave 1e.39 for a completion of row 9"),
   ([10**400, 1, 1, 1], "gave 1000"),
-  ([1, 1, -1.01e15, 1], "gave -1010000000000000.0 for a .* of at most 1e.15 in size"),
+  ([1, 1, -2e15, 1], "gave -2000.* of at most 1e.15 in size"),
   ([1, 1, "1", 1], "gave '1' for a completion of row 8"),
   ([1, 1, 1, [1]], r"gave \[1\] for a completion of row 9"),
   (np.ones((4, 1)), "gave array"), ([1, 1, 1, 1j], "gave 1j"),
@@ -143,6 +145,33 @@ def test_functions_are_called_once_each_and_with_lists_of_their_own():
   assert len(COLUMNS["answer"]) == 4
   assert reward_calls.each({"first": first}, [], [], {}) == []
   assert calls == [4, 4]
+
+
+class Async:
+  async def __call__(self, prompts, completions, **columns):
+    return [1.0 for _ in completions]
+
+
+async def promised(prompts, completions, **columns):
+  return [1.0 for _ in completions]
+
+
+def yielded(prompts, completions, **columns):
+  yield from completions
+
+
+@pytest.mark.parametrize("function", [
+  promised, yielded, Async(), functools.partial(promised, x=1)])
+def test_functions_that_return_no_list_are_found_before_any_call(function):
+  with pytest.raises(strict.ConfigError, match="'mine': is async or a gener"):
+    reward_calls.check({"mine": function}, COLUMNS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_promise_that_nobody_keeps_is_the_last_line():
+  with pytest.raises(reward_calls.RewardError, match="returned <coroutine"):
+    each(lambda p, c, **columns: promised(p, c))
+  gc.collect()
 
 
 def test_many_rows_are_named_by_the_first_and_tasks_are_told_apart():
