@@ -62,28 +62,26 @@ def attend_blocks(
   """
   b, m, i = live.shape
   g, width = k.shape[2:]
-  q = q.reshape(b, m, i, g, -1, width)
-  k, v = (x.reshape(b, m, i, g, width) for x in (k, v))
-
-  def scores(keys: jax.Array, dims: str, seen: jax.Array) -> jax.Array:
-    found: jax.Array = jnp.einsum(
-      dims, q, keys, preferred_element_type=jnp.float32) * width ** -0.5
-    return jnp.where(seen[:, None, None, :, None], found, _UNSEEN)
-
-  others = scores(more_k, "bmignk,bsgk->bgnmis", before)
-  own = scores(k, "bmignk,bmjgk->bgnmij", live)
+  in_blocks = b, g, -1, m, i, width  # queries, beside [b, g, m, i, k] for keys
+  k, v = (x.reshape(b, m, i, g, width).transpose(0, 3, 1, 2, 4) for x in (k, v))
+  others = _scores(q, more_k, jnp.repeat(before, i, 1))
+  own = jnp.einsum(
+    "bgrmik,bgmjk->bgrmij", _heads_first(q, g).reshape(in_blocks), k,
+    preferred_element_type=jnp.float32) * width ** -0.5
+  own += jnp.where(live, 0.0, _UNSEEN)[:, None, None, :, None]
+  own = own.reshape(*others.shape[:3], i)
   # Softmax does not depend on it, so that it needs no gradient.
   most = jax.lax.stop_gradient(
     jnp.maximum(jnp.max(others, -1), jnp.max(own, -1)))[..., None]
   others, own = jnp.exp(others - most), jnp.exp(own - most)
   total = jnp.sum(others, -1) + jnp.sum(own, -1)
   out = jnp.einsum(
-    "bgnmis,bsgk->bmignk", others.astype(v.dtype), more_v,
-    preferred_element_type=jnp.float32) + jnp.einsum(
-    "bgnmij,bmjgk->bmignk", own.astype(v.dtype), v,
+    "bgns,bgsk->bgnk", others.astype(v.dtype), more_v.swapaxes(1, 2),
     preferred_element_type=jnp.float32)
-  out = out / total.transpose(0, 3, 4, 1, 2)[..., None]
-  return out.reshape(b, m * i, -1, width).astype(v.dtype)
+  out += jnp.einsum(
+    "bgrmij,bgmjk->bgrmik", own.astype(v.dtype).reshape(*in_blocks[:-1], i), v,
+    preferred_element_type=jnp.float32).reshape(out.shape)
+  return _columns_first(out / total[..., None], q.shape).astype(v.dtype)
 
 
 # Below, queries are [b, g, n, k] with n = (h / g) t: all heads that share a key
