@@ -170,8 +170,8 @@ def _value(gold: str, answer: str) -> Question:
     return _letters(expected) == _letters(stated)
   if len(ratio := right.split(":")) > 1:
     found = _TO.sub(":", found)
-    if len(ratio) > 2:  # sympy would divide one after the other
-      parts = found.split(":")
+    parts = found.split(":")
+    if max(len(ratio), len(parts)) > 2:  # sympy would divide one by one
       return len(ratio) == len(parts) and _parts("()", ratio, parts)
   groups = statements.group(right), statements.group(found)
   if groups[0] is None or groups[1] is None:

@@ -331,6 +331,7 @@ y=2x+1 ~ f(x)=2x+1
 n \equiv 3 \pmod 5 ~ 3 \pmod 5
 3:2 ~ 3 \text{ to } 2
 3:4:5 ~ 3 : 4 : 5
+3:4 ~ \frac{3}{4}
 1:\sqrt{3}:2 ~ 1:\sqrt3:2
 10\binom{9}{4} ~ \binom{9}{4}\cdot 10
 10\binom{9}{4} ~ 1260

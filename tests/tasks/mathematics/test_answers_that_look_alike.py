@@ -244,6 +244,7 @@ n \equiv 3 \pmod 5 ~ n \equiv 3 \pmod 7
 3:2 ~ 2 \text{ to } 3
 3:4:5 ~ 3:5:4
 3:4:5 ~ 15:4
+3:4 ~ 3:4:1
 1:\sqrt{3}:2 ~ 1:2:\sqrt3
 10\binom{9}{4} ~ 136
 \frac{\sqrt{6}+\sqrt{2}}{4} ~ \sin 15^\circ
