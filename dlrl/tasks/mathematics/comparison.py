@@ -29,6 +29,14 @@ _BETWEEN_LETTERS = re.compile(r"['.()]|(?<=[a-z])-(?=[a-z])")
 _SPACED = re.compile(r"(-?[1-9][0-9]{0,2}(?: [0-9]{3})+)(?! *[0-9/]|\\)")
 _TO = re.compile(r"\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*", re.A)
 _OF_X = re.compile(r"y|[A-Za-z]\(x\)")
+# Units do not matter, but 12 noon is not 12 midnight.
+_CONTRARIES = (
+  ("am", "pm"), ("am", "noon"), ("pm", "midnight"), ("noon", "midnight"),
+  ("north", "south"), ("north", "east"), ("north", "west"), ("south", "east"),
+  ("south", "west"), ("east", "west"), ("left", "right"), ("up", "down"),
+  ("above", "below"), ("clockwise", "counterclockwise"),
+  ("increase", "decrease"), ("profit", "loss"), ("percent", "times"))
+_WORD = re.compile(r"(?<![\\a-z])[a-z]{2,16}(?![a-z])")
 _KEPT = 4096  # results, since entries of lists are compared with one another
 _INDEX = re.compile(r"_?[0-9]+\Z")
 
@@ -37,6 +45,8 @@ def question(gold: str, answer: str) -> Question:
   """Whether the answer is right, as far as these rules decide."""
   if gold == answer:
     return True
+  if _contrary(gold, answer):
+    return False
   gold, modulus = statements.residue(gold)
   answer, other_modulus = statements.residue(answer)
   if modulus and other_modulus and modulus != other_modulus:
@@ -225,6 +235,14 @@ def _base(text: str) -> tuple[str, str] | None:
 
 def _letters(words: str) -> str:
   return _BETWEEN_LETTERS.sub("", words.casefold())
+
+
+def _contrary(gold: str, answer: str) -> bool:
+  """Whether one has a word to which the other's is the opposite."""
+  words, others = (frozenset(_WORD.findall(text.replace(".", "").casefold()))
+                   for text in (gold, answer))
+  return any((a in words and b in others) or (b in words and a in others)
+             for a, b in _CONTRARIES if not {a, b} <= words)
 
 
 def _names(items: Sequence[Item]) -> set[str]:

@@ -4,6 +4,9 @@ import math_answers
 import pytest
 
 PAIRS = math_answers.pairs(r"""
+12\text{ pm} ~ 12
+5\text{ east} ~ 5
+x = 1 \pm 2 ~ 3, -1
 AB=9, CD=4 ~ CD=4, AB=9
 x=3, y=4 ~ y=4, x=3
 4x-5y=-50 ~ y=\frac{4}{5}x+10

@@ -17,6 +17,11 @@ PAIRS = math_answers.pairs(r"""
 \frac{\pi^2}{6\cdot 10^{20}} ~ \frac{\pi^2}{8\cdot 10^{20}}
 \frac{10^{30}-1}{9\cdot 10^{30}} ~ \frac{10^{30}+1}{9\cdot 10^{30}}
 x=3, y=4 ~ x=4, y=3
+12\text{ pm} ~ 12\text{ am}
+\text{12 noon} ~ 12\text{ midnight}
+10\text{ feet north} ~ 10\text{ feet south}
+5\text{ east} ~ 5\text{ west}
+3\text{ times} ~ 3\text{ percent}
 x=1, y=2 ~ 2, 1
 \frac{1}{2004!} ~ -\frac{1}{2^{80}}
 \frac{1}{2^{100}} ~ 2^{-101}
