@@ -47,7 +47,11 @@ def pytest_configure(config):
   program_cache.use(directory)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+  if "long" not in config.getoption("markexpr"):
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in set(long)]
   places = {name: i for i, name in enumerate(LONGEST)}
   items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 

@@ -25,7 +25,7 @@ from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 from dlrl.tasks.coding import results as code_results
 
-LONG = pytest.mark.slow
+LONG = pytest.mark.long
 # Per repetition. TensorStore loses 15 kB whenever Orbax asks it for its
 # statistics, which it does twice per save.
 BYTES, SLACK = 40_000, 16 << 20
