@@ -144,7 +144,7 @@ def run() -> None:
     jax.random.key(options.seed), keys_lib.Seed.GENERATION), 1)
   messages: list[dict[str, str]] = []
   for question in [options.prompt] if options.prompt else _questions():
-    # What is not of the terminal's encoding arrives as half characters.
+    # Python reads bytes that the terminal's encoding lacks as lone surrogates.
     question = question.encode(errors="replace").decode()
     messages.append({"role": "user", "content": question})
     prompt = (tokenizer.chat(messages) if tokenizer.template

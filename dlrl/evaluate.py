@@ -346,7 +346,7 @@ def define_config(argv: Sequence[str]) -> None:
   with contextlib.suppress(flags.Error):  # reported when all are parsed
     known(argv, known_only=True)
   if known.workdir and not known.config:
-    # What is wrong is reported with all other flags, by `command.start`.
+    # `command.start` reports the wrong ones together with all other flags.
     right = [arg for arg in argv if command.possible(arg, strict.Problems())]
     config_flags.DEFINE_config_dict(
       "config", saved_params.settings(known.workdir), "settings of the run",

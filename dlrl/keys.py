@@ -1,4 +1,4 @@
-"""What JAX's random keys are for: the table of all of them.
+"""The table of all random keys and their purposes.
 
 `fold_in(key, i)` and `split(key, n)[i]` are the same key. So every key has one
 use: numbers are drawn from it, or it has a child per purpose, or a child per

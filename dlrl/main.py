@@ -76,7 +76,7 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
   lower_bound=1)
 
 JOBS = {"rl": train.train, "sft": sft.main}
-# What each of them checks of its rows before it begins.
+# Each job runs these checks of its rows before anything begins.
 CHECKS: dict[str, tuple[Callable[[setup_lib.Setup], None], ...]] = {
   "rl": (sft.check, rollout.check, held_out.check),
   "sft": (sft.check, held_out.check)}

@@ -38,7 +38,9 @@ def _groups(reward: jax.Array, group_size: int) -> _Groups:
 
 
 def _split(x: jax.Array, group_size: int) -> tuple[jax.Array, jax.Array]:
-  """Where x [b] is known, and x with zeros elsewhere, [g, G] each.
+  """Splits x [b] into the mask of known values and x with zeros elsewhere.
+
+  Both are [g, G].
 
   NaN is replaced before anything is computed: with jax_debug_nans, every NaN
   that an operation returns is an error.

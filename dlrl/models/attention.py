@@ -129,11 +129,11 @@ def block_causal(
 
 
 class NoisyBlocks(NamedTuple):
-  """What the columns of a noisy stream attend to, m blocks of w / m columns.
+  """The attention pattern of a noisy stream of m blocks of w / m columns.
 
   Attributes:
     earlier: [b, m] int, the clean columns before a block, without padding.
-    live: [b, w] bool, columns that are attended to by their own block.
+    live: [b, w] bool, the columns that their own block attends to.
   """
 
   earlier: jax.Array

@@ -258,7 +258,7 @@ def _published_array(leaf: Any, path: str, layer: int) -> np.ndarray:
 
 
 class _Place(NamedTuple):
-  """Where a tensor is: its file, and its name there."""
+  """The place of a tensor: its file, and its name there."""
 
   file: pathlib.Path
   name: str

@@ -35,7 +35,7 @@ from dlrl.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
 
-# What programs say that cannot use block-causal attention.
+# The message of programs that do not support block-causal attention.
 BLOCKS_ONLY = (
   "block models can be loaded and scored (`logits` and `noisy_logits` of what "
   "dlrl.models.load returns), but not yet trained or decoded here; choose one "

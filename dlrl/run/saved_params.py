@@ -71,7 +71,7 @@ def policy(setup: setup_lib.Setup, workdir: str, which: str
   """The policy of a checkpoint, as the model takes it, and its step.
 
   Args:
-    setup: of the run.
+    setup: the run's fixed parts.
     workdir: the run's directory. The run may go on: `latest` is then a step
       that was the latest while this was called.
     which: the checkpoint, see `step`.

@@ -24,7 +24,7 @@ from dlrl.storage import wandb_log
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """What a run learns from.
+  """Identifies the data that a run learns from.
 
   Attributes:
     task: name of the task.

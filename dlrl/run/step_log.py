@@ -56,7 +56,7 @@ class StepLog:
   def watch(self, done: grading.Answers) -> None:
     """Warns once of a collapse: completions that should differ are identical.
 
-    Of the completions that this process grades.
+    Each process looks only at the completions that it grades.
     """
     by_prompt: dict[str, set[str]] = {}
     for prompt, text in zip(done.prompts, done.texts, strict=True):
@@ -135,7 +135,7 @@ def sample(done: grading.Answers, share: processes.Share, reward: np.ndarray
 
 
 def _shown(row: Mapping[str, float]) -> dict[str, float | str]:
-  """What a progress line says of a step."""
+  """The values of a step that its progress line shows."""
   reward, solved = row["reward/mean"], row.get("rollout/solved")
   shown: dict[str, float | str] = {
     "reward": _UNKNOWN if math.isnan(reward) else reward,

@@ -1,4 +1,4 @@
-"""What programs print, made harmless and printable.
+"""Prints text safely: no control characters, in any encoding.
 
 Completions, names of tensors and files, and messages of templates come from
 models and downloads. Printed as they are, they could command the terminal.

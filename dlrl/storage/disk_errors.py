@@ -24,10 +24,9 @@ def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
               "written; remove it")
     name = str(e.filename2 or e.filename)  # what a rename would replace
     if root in pathlib.Path(name).parents:
-      todo = ("Put it back" if isinstance(e, FileNotFoundError) else
-              "Let it be readable, writable and of its kind")
-      return (f"{name}: {e.strerror}. {todo}, or start again in another "
-              "--workdir")
+      fix = ("Put it back" if isinstance(e, FileNotFoundError) else
+             "Make it a readable and writable file or directory, as it was")
+      return f"{name}: {e.strerror}. {fix}, or start again in another --workdir"
   return None
 
 

@@ -138,10 +138,10 @@ def test_what_is_no_file_is_named(name, tmp_path):
   with pytest.raises(IsADirectoryError) as error:
     begin[name](tmp_path)
   assert disk_errors.explain(error.value, tmp_path).startswith(
-    f"{tmp_path / name}: Is a directory. Let it be")
+    f"{tmp_path / name}: Is a directory. Make it a")
   (tmp_path / name).rmdir()
   os.mkfifo(tmp_path / name)
   with pytest.raises(OSError, match=r"no regular file|No such dev") as other:
     begin[name](tmp_path)
-  assert ". Let it be readable, writable and of its kind, or start again" in (
+  assert ". Make it a readable and writable file or directory, as it was" in (
     disk_errors.explain(other.value, tmp_path))

@@ -238,7 +238,7 @@ def _letters(words: str) -> str:
 
 
 def _contrary(gold: str, answer: str) -> bool:
-  """Whether one has a word to which the other's is the opposite."""
+  """Whether the texts have opposite words, such as am and pm."""
   words, others = (frozenset(_WORD.findall(text.replace(".", "").casefold()))
                    for text in (gold, answer))
   return any((a in words and b in others) or (b in words and a in others)

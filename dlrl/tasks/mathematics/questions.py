@@ -1,4 +1,4 @@
-"""What is left to decide about an answer, as plain data for another process.
+"""Open questions about an answer, as plain data for another process.
 
 A question is True or False if it is decided, or
 

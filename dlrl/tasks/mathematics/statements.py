@@ -68,7 +68,7 @@ class Item(NamedTuple):
 
 
 class Group(NamedTuple):
-  """What stands between a pair of brackets, `[` and `)` for example."""
+  """The parts between a pair of brackets, `[` and `)` for example."""
 
   left: str
   right: str

@@ -89,7 +89,7 @@ def _sudoku(row: task_lib.Example) -> Columns:
 
 
 def _countdown(row: task_lib.Example) -> Columns:
-  """Of verl's rows, or of TinyZero's, whose gold has target and numbers."""
+  """Reads verl's rows, or TinyZero's, whose gold has target and numbers."""
   gold = row["reward_model"]["ground_truth"]
   if isinstance(gold, Mapping):
     target, numbers = gold["target"], gold["numbers"]
