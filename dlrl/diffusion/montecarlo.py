@@ -218,7 +218,8 @@ def zeros(shapes: Any) -> Any:
   """
   def zero(like: jax.ShapeDtypeStruct) -> jax.Array:
     x = jnp.zeros_like(like, floats.widened(like.dtype))
-    # None where no axis is Explicit or Manual.
+    # jax 0.12 drops the sharding here unless the mesh is the current one. There
+    # is none where no axis is Explicit or Manual.
     return x if like.sharding is None else jax.reshard(x, like.sharding)
 
   return jax.tree.map(zero, jax.eval_shape(lambda x: x, shapes))
