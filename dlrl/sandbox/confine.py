@@ -44,6 +44,8 @@ class Confinement:
     users: how many users there are for them; 0 if they all share one.
     tasks: processes and threads of the server's user when it started.
     server_bytes: address space of the server, which a fork starts with.
+    parent: what children see as their parent's id while the server runs; 0 in
+      a process namespace, which ends with the server.
     pid_namespace: descriptor of the server's own process namespace, to which
       it returns after a fork; -1 without namespaces.
   """
@@ -54,6 +56,7 @@ class Confinement:
   users: int
   tasks: int
   server_bytes: int
+  parent: int
   pid_namespace: int = -1
 
   def mechanisms(self) -> list[str]:
@@ -119,7 +122,7 @@ def enter(*, namespaces: bool, use_filter: bool) -> Confinement:
                  for user in (_NOBODY, _NOBODY - _USERS))
   confinement = Confinement(
       namespaces, use_filter, nobody, _USERS if own else 0, _tasks(),
-      server_bytes)
+      server_bytes, os.getpid())
   if not namespaces:
     return confinement
   if use_filter:
@@ -134,7 +137,7 @@ def enter(*, namespaces: bool, use_filter: bool) -> Confinement:
   _empty_root()
   # A user namespace maps only the user that this process already is.
   return dataclasses.replace(
-      confinement, pid_namespace=pid_namespace,
+      confinement, parent=0, pid_namespace=pid_namespace,
       nobody=nobody and os.geteuid() == 0,
       users=confinement.users if os.geteuid() == 0 else 0)
 
@@ -223,7 +226,8 @@ def confine(confinement: Confinement, limits: dict[str, int],
     user: a number that no other process has at the same time.
 
   Raises:
-    OSError: the kernel refused a step; nothing hostile may run.
+    OSError: the kernel refused a step, or the server has ended; nothing
+      hostile may run.
   """
   # The order matters: mounting needs the privileges that later steps drop, and
   # the filter, installed last, forbids most of these calls.
@@ -257,6 +261,9 @@ def confine(confinement: Confinement, limits: dict[str, int],
          confinement.tasks)
   # After the change of user, which clears this signal.
   _die_with_parent()
+  # A parent that had ended before that sends no signal any more.
+  if os.getppid() != confinement.parent:
+    raise ProcessLookupError("the server has ended")
   syscalls.check(syscalls.drop_capabilities(), "capabilities")
   syscalls.check(syscalls.prctl(syscalls.SET_NO_NEW_PRIVS, 1),
                  "no new privileges")

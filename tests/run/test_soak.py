@@ -47,16 +47,19 @@ def usage():
 
 def assert_flat(times, act, *, first=5):
   """Calls `act(i)` `first` times, then `times` times, and compares."""
-  for i in range(first):
-    act(i)
-  before = usage()
-  for i in range(first, first + times):
-    act(i)
-  after = usage()
+  def last(numbers):
+    # The least of three: a save at work has a dozen descriptors open.
+    for i in numbers[:-3]:
+      act(i)
+    return [min(found) for found in zip(
+      *((act(i), usage())[1] for i in numbers[-3:]), strict=True)]
+
+  before = last(range(first))
+  after = last(range(first, first + times))
   # Pools may add a worker; what leaks adds one per repetition.
   for name, a, b in zip(("descriptors", "threads", "children"),
                         before, after, strict=False):
-    assert b - a < min(times, 8), f"{name}: {a}, later {b}"
+    assert b - a < min(times, 20), f"{name}: {a}, later {b}"
   assert after[3] - before[3] < SLACK + BYTES * times
 
 

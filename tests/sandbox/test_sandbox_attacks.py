@@ -164,3 +164,26 @@ __import__("time").sleep(60)
     trainer.kill()
 
 
+
+
+def test_a_process_that_is_confined_after_the_server_ended_does_not_run():
+  script = """
+import os, time
+from dlrl.sandbox import confine
+report = os.dup(1)
+confinement = confine.enter(namespaces=False, use_filter=False)
+server = os.getpid()
+if not os.fork():
+  while os.getppid() == server:
+    time.sleep(0.01)
+  try:
+    confine.confine(confinement, dict(
+        total_s=9, memory_mib=999, files_mib=9, open_files=99, processes=99), 0)
+    os.write(report, b"runs")
+  except OSError as error:
+    os.write(report, str(error).encode())
+  os._exit(0)
+"""
+  printed = subprocess.run([sys.executable, "-c", script], check=True,
+                           capture_output=True, text=True)
+  assert (printed.stdout, printed.stderr) == ("the server has ended", "")
