@@ -33,7 +33,7 @@ OPTIMIZERS = ("sft.optimizer", "learn.optimizer")
 PROCESSES = method_processes.PROCESSES | method_processes.OF_TRACE
 
 # Settings that name an entry of a table elsewhere; the choices of others are
-# beside them in config.py. Those of `task.prompt` depend on the task.
+# beside them in dlrl/config. Those of `task.prompt` depend on the task.
 CHOICES: dict[str, Collection[str]] = {
   "evaluation.scorer": scorers.SCORERS,
   "model.remat": transformer.REMAT,
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
 
   Attributes:
     name: with its sections, `learn.n_mc`.
-    type: as in config.py, `int` or `tuple[float, ...]`.
+    type: as in dlrl/config, `int` or `tuple[float, ...]`.
     default: its value in `config.Config()`.
     unit: of the value; "" if it has none.
     meaning: one sentence or less.
@@ -75,7 +75,7 @@ class Setting(NamedTuple):
 
 
 def settings() -> Iterator[Setting]:
-  """Every setting, in the order of config.py."""
+  """Every setting, in the order of dlrl/config."""
   for name, field, default in strict.knobs(config.Config()):
     kind = strict.find(config.Config, name, "")
     allowed = (strict.one_of(CHOICES[name]) if name in CHOICES

@@ -64,7 +64,7 @@ def settings() -> str:
   from dlrl import validate
 
   parts = [
-    "# Settings\n\nEvery setting of a run, generated from `dlrl/config.py`. "
+    "# Settings\n\nEvery setting of a run, generated from `dlrl/config/`. "
     "Set one in a config file, `cfg.learn.n_mc = 32`, or on the command line, "
     "`--config.learn.n_mc=32`. Values in `configs/` differ from the defaults "
     "below; a run writes the values that it used to `config.json`.\n"]
