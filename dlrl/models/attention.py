@@ -129,11 +129,12 @@ def block_causal(
 
 
 class NoisyBlocks(NamedTuple):
-  """The attention pattern of a noisy stream of m blocks of w / m columns.
+  """The attention pattern of a noisy stream of m blocks of i = w / m columns.
 
   Attributes:
     earlier: [b, m] int, the clean columns before a block, without padding.
-    live: [b, w] bool, the columns that their own block attends to.
+    live: [b, m, 1 or i, i] bool, the columns of its own block that each column
+      attends to.
   """
 
   earlier: jax.Array
@@ -159,8 +160,31 @@ def noisy_blocks(
     raise ValueError(f"a noisy stream of {w} columns is not made of whole "
                      f"blocks of {block_length}; pad it")
   first = positions[:, ::size]
+  live = positions < lengths[:, None]
   return NoisyBlocks(
-    jnp.minimum(first, lengths[:, None]), positions < lengths[:, None])
+    jnp.minimum(first, lengths[:, None]),
+    live.reshape(*first.shape, 1, size))
+
+
+def clean_then_noisy(
+  start: jax.Array, lengths: jax.Array, block_length: int
+) -> NoisyBlocks:
+  """Finds what a clean block and the noisy one after it attend to.
+
+  Both are one block of the pattern: the clean half attends to itself, the noisy
+  one to both, and either to the clean columns before.
+
+  Args:
+    start: [b] int, position of the noisy block; at 0 there is none before it.
+    lengths: [b] int, tokens of each row.
+    block_length: tokens per block.
+  """
+  noisy = jnp.arange(2 * block_length) >= block_length
+  positions = start[:, None] + jnp.arange(-block_length, block_length)[None]
+  there = (positions >= 0) & (positions < lengths[:, None])
+  seen = there[:, None] & (noisy[:, None] | ~noisy[None])[None]
+  return NoisyBlocks(
+    jnp.maximum(start - block_length, 0)[:, None], seen[:, None])
 
 
 def noisy(
@@ -183,11 +207,10 @@ def noisy(
   Returns:
     [b, w, h, k] in the dtype of `v`; outputs of padding are finite garbage.
   """
-  b, m = blocks.earlier.shape
   before = (jnp.arange(clean_k.shape[1])[None, None]
             < blocks.earlier[..., None])
   return xla_attention.attend_blocks(
-    q, k, v, clean_k, clean_v, before, blocks.live.reshape(b, m, -1))
+    q, k, v, clean_k, clean_v, before, blocks.live)
 
 
 def limits(

@@ -101,7 +101,7 @@ class Attention(nnx.Module):
   def noisy(
     self, x: jax.Array, turn: attention.Rotation, clean: KeysValues,
     blocks: attention.NoisyBlocks,
-  ) -> jax.Array:
+  ) -> tuple[jax.Array, KeysValues]:
     """Attends from noisy blocks to themselves and to clean ones before them.
 
     Args:
@@ -111,11 +111,11 @@ class Attention(nnx.Module):
       blocks: see `attention.noisy`.
 
     Returns:
-      [b, w, d].
+      [b, w, d]; keys and values of `x`.
     """
     q, k, v = self._project(x, turn, None)
     y = attention.noisy(q, k, v, *clean, blocks)
-    return self.out(y.reshape(*y.shape[:2], -1))
+    return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
 
   def _project(
     self, x: jax.Array, turn: attention.Rotation, columns: jax.Array | None
@@ -185,10 +185,12 @@ class Layer(nnx.Module):
   def noisy(
     self, x: jax.Array, turn: attention.Rotation, clean: KeysValues,
     blocks: attention.NoisyBlocks,
-  ) -> jax.Array:
+  ) -> tuple[jax.Array, KeysValues]:
     """Adds attention and MLP to `x`; arguments as `Attention.noisy`."""
-    x = x + self.attention.noisy(self.attention_norm(x), turn, clean, blocks)
-    return x + self.mlp(self.mlp_norm(x))
+    y, keys_values = self.attention.noisy(
+      self.attention_norm(x), turn, clean, blocks)
+    x = x + y
+    return x + self.mlp(self.mlp_norm(x)), keys_values
 
 
 class Transformer(nnx.Module):
@@ -281,25 +283,35 @@ class Transformer(nnx.Module):
     return self.norm(x), None
 
   def noisy(
-    self, ids: jax.Array, positions: jax.Array, lengths: jax.Array,
-    clean: Cache,
-  ) -> jax.Array:
-    """Computes final hidden states [b, w, d] as `Model.noisy_stream` does."""
+    self, ids: jax.Array, positions: jax.Array, clean: Cache,
+    blocks: attention.NoisyBlocks, *, kept: int = 0,
+  ) -> tuple[jax.Array, Cache]:
+    """Computes final hidden states of columns after clean ones.
+
+    Args:
+      ids: [b, w] int.
+      positions: [b, w] int.
+      clean: keys and values of whole clean rows.
+      blocks: what the columns attend to.
+      kept: how many of the first columns to return keys and values of.
+
+    Returns:
+      [b, w, d] in the compute dtype; two of [layers, b, kept, g, k].
+    """
     definition, stacked = nnx.split(self.layers)
     turn = attention.rotation(positions, self.head_dim, self.rope_theta)
-    blocks = attention.noisy_blocks(positions, lengths, self.block_length)
 
     def layer(
       x: jax.Array, weights_and_clean: Any
-    ) -> tuple[jax.Array, None]:
+    ) -> tuple[jax.Array, KeysValues]:
       weights, clean = weights_and_clean
-      x = mesh_lib.shard_batch(x)
-      return nnx.merge(definition, weights).noisy(x, turn, clean, blocks), None
+      x, (k, v) = nnx.merge(definition, weights).noisy(
+        mesh_lib.shard_batch(x), turn, clean, blocks)
+      return x, (k[:, :kept], v[:, :kept])
 
-    x, _ = jax.lax.scan(
+    x, keys_values = jax.lax.scan(
       self._rematerialised(layer), self._lookup(ids), (stacked, clean))
-    hidden: jax.Array = self.norm(x)
-    return hidden
+    return self.norm(x), keys_values
 
   def _rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:
     return layer if self.remat is None else jax.checkpoint(

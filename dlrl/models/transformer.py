@@ -28,6 +28,7 @@ from jax.sharding import PartitionSpec as P
 
 from dlrl import config
 from dlrl import strict
+from dlrl.models import attention
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import xla_attention
@@ -233,7 +234,36 @@ class Model:
     if not self.cfg.block_length:
       raise ValueError("noisy_stream: this model has full attention and no "
                        "noisy stream; use `hidden`")
-    return self._network(params).noisy(ids, positions, lengths, clean)
+    return self._network(params).noisy(
+      ids, positions, clean, attention.noisy_blocks(
+        positions, lengths, self.cfg.block_length))[0]
+
+  def next_block(
+    self, params: Params, ids: jax.Array, start: jax.Array, lengths: jax.Array,
+    clean: layers.Cache,
+  ) -> tuple[jax.Array, layers.Cache]:
+    """Computes a noisy block, and what `clean_stream` lacks of the one before.
+
+    So a decoder needs no forward pass of its own for a block that it finished.
+
+    Args:
+      params: as `hidden`.
+      ids: [b, 2 B] int, a clean block and the noisy one after it.
+      start: [b] int, the noisy block's first position; at 0 the clean block is
+        ignored.
+      lengths: [b] int, tokens of each row; nothing attends to later positions.
+      clean: of the same rows, needed only before the clean block.
+
+    Returns:
+      [b, B, d], hidden states of the noisy block as those of `noisy_stream`;
+      the clean block's keys and values, two of [layers, b, B, g, k].
+    """
+    size = self.cfg.block_length
+    positions = start[:, None] + jnp.arange(-size, size)[None]
+    hidden, keys_values = self._network(params).noisy(
+      ids, positions, clean,
+      attention.clean_then_noisy(start, lengths, size), kept=size)
+    return hidden[:, size:], keys_values
 
   def _unshift(
     self, hidden: jax.Array, positions: jax.Array, lengths: jax.Array

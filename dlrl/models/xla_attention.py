@@ -54,13 +54,14 @@ def attend_blocks(
     more_k: [b, s, g, k].
     more_v: [b, s, g, k].
     before: [b, m, s] bool, other columns that a block attends to.
-    live: [b, m, i] bool, columns of a block that it attends to itself.
+    live: [b, m, 1 or i, i] bool, the columns of its own block that each query
+      attends to.
 
   Returns:
     [b, w, h, k] in the dtype of `v`. Where nothing is attended to, it is
     finite.
   """
-  b, m, i = live.shape
+  b, m, _, i = live.shape
   g, width = k.shape[2:]
   in_blocks = b, g, -1, m, i, width  # queries, beside [b, g, m, i, k] for keys
   k, v = (x.reshape(b, m, i, g, width).transpose(0, 3, 1, 2, 4) for x in (k, v))
@@ -68,7 +69,7 @@ def attend_blocks(
   own = jnp.einsum(
     "bgrmik,bgmjk->bgrmij", _heads_first(q, g).reshape(in_blocks), k,
     preferred_element_type=jnp.float32) * width ** -0.5
-  own += jnp.where(live, 0.0, _UNSEEN)[:, None, None, :, None]
+  own += jnp.where(live, 0.0, _UNSEEN)[:, None, None]
   own = own.reshape(*others.shape[:3], i)
   # Softmax does not depend on it, so that it needs no gradient.
   most = jax.lax.stop_gradient(
