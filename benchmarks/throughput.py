@@ -50,6 +50,7 @@ from dlrl.costs import chips
 from dlrl.costs.flops import flops
 from dlrl.diffusion import method_processes
 from dlrl.models import attention
+from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.run import utilization
 from dlrl.runtime import mesh as mesh_lib
@@ -199,7 +200,7 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     params = samplers.random_params(transformer.build(cfg.model, mask_id))
   params = jax.device_put(params, mesh_lib.param_shardings(
-    mesh, transformer.SHARDING, params))
+    mesh, layers.SHARDING, params))
   with jax.set_mesh(mesh):
     if vs:  # in fp32: rounded to bf16 or TF32, tokens soon differ
       with jax.default_matmul_precision("highest"):

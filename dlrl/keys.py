@@ -16,6 +16,7 @@ index comes near the purposes.
         DRAWS > row (> epoch, if there are several)
           draw; LEVEL, CIRCLE       masks, see `dlrl.diffusion.forward_process`
           PROMPT > draw             the prompt's tokens that are hidden
+          BLOCKS > block            of block-diffusion models; then as of a row
         PRIOR > prompt
           MEMORY, TEMPLATE          their tokens that are masked again
       EVALUATION > sample > item    `dlrl.evaluate`; then as of SAMPLE > row
@@ -69,6 +70,7 @@ class Draws(enum.IntEnum):
   """Purposes of a completion's key beside its draws."""
 
   PROMPT = _LAST
+  BLOCKS = _LAST - 1
 
 
 def of(key: jax.Array, purpose: enum.IntEnum) -> jax.Array:

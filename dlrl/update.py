@@ -9,6 +9,7 @@ inside a scan, so memory does not depend on their number
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,15 +21,14 @@ import optax
 from dlrl import config
 from dlrl import losses
 from dlrl import optimizer
-from dlrl.diffusion import forward_process
-from dlrl.diffusion import method_processes
-from dlrl.diffusion import model_input
+from dlrl import scoring
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
-from dlrl.diffusion import token_logps
 from dlrl.models import lora
 from dlrl.models import transformer
-from dlrl.runtime import mesh as mesh_lib
+from dlrl.scoring import Batch
+from dlrl.scoring import batch_logps
+from dlrl.scoring import draw_logps
 
 Metrics = dict[str, jax.Array]  # scalars
 
@@ -68,45 +68,6 @@ class TrainState:
     return dataclasses.replace(self, base=None)
 
 
-@flax.struct.dataclass
-class Batch:
-  """Completions to learn from; arrays with rows b, groups contiguous.
-
-  Attributes:
-    prompt: [b, p] int32, padded on the right.
-    prompt_length: [b] int32.
-    completion: [b, t] int32.
-    maskable: [b, t] bool, the tokens that draws may mask: all but a prior's.
-    keys: [b] keys of the Monte-Carlo draws.
-    advantage: [b] fp32; None until the completions have rewards.
-    trace: [b, t] int32, the denoising step that committed each token; only
-      forward processes that follow the trace need it.
-    old_logps: [b, n_mc, t] fp32, the draws' log-probs under the parameters that
-      made the rollout; None if these are the parameters trained.
-    ref_logps: the same under the reference policy; None if there is none.
-    counted: [b, t] bool, those of the maskable tokens whose likelihood counts;
-      None: all of them.
-  """
-
-  prompt: jax.Array
-  prompt_length: jax.Array
-  completion: jax.Array
-  maskable: jax.Array
-  keys: jax.Array
-  # Arrays, or None; typed as Any because every use knows which.
-  advantage: Any = None
-  trace: Any = None
-  old_logps: Any = None
-  ref_logps: Any = None
-  counted: Any = None
-
-  @property
-  def valid(self) -> jax.Array:
-    """The tokens whose likelihood counts, [b, t] bool."""
-    valid: jax.Array = self.maskable if self.counted is None else self.counted
-    return valid
-
-
 Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Learn = Callable[
   [TrainState, Batch, jax.Array, jax.Array], tuple[TrainState, Metrics]]
@@ -121,7 +82,7 @@ def make_learn(
   `batch` comes from a rollout, `index` [g] int32 identifies its prompts, and
   `reward` [b] fp32 is NaN where it is not known.
   """
-  update = make(model, cfg.learn, tx)
+  update = make(model, cfg.learn, tx, cfg.rollout.group_size)
 
   def learn(state: TrainState, batch: Batch, index: jax.Array,
             reward: jax.Array) -> tuple[TrainState, Metrics]:
@@ -153,12 +114,19 @@ def make_learn(
 
 def make(
   model: transformer.Model, cfg: config.LearnConfig,
-  tx: optax.GradientTransformation,
+  tx: optax.GradientTransformation, group: int = 1,
 ) -> Update:
-  """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics."""
+  """`(state, batch) -> (state, metrics)`, to be jitted; scalars as metrics.
+
+  Args:
+    model: the policy's model.
+    cfg: the update's settings.
+    tx: the optimizer.
+    group: completions of each prompt, after one another in a batch.
+  """
 
   def one(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    metrics, grads = batch_grads(model, cfg, state.policy, batch)
+    metrics, grads = batch_grads(model, cfg, state.policy, batch, group)
     with jax.named_scope("optimizer"):
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -175,7 +143,8 @@ def make(
     updates = cfg.epochs * cfg.updates_per_rollout
 
     def with_other_logps(batch: Batch) -> Batch:
-      logps_by = functools.partial(batch_logps, model, cfg, batch=batch)
+      logps_by = functools.partial(
+        batch_logps, model, cfg, batch=batch, group=group)
       return dataclasses.replace(
         batch,
         # By the policy that made the rollout, before any of its updates. With
@@ -200,69 +169,9 @@ def make(
   return update
 
 
-def _draw(
-  cfg: config.LearnConfig, batch: Batch, j: jax.Array | int
-) -> tuple[forward_process.Draw, jax.Array]:
-  """Draw j as the loss sees it, and all that the model does not see [b, t]."""
-  if cfg.forward_process in method_processes.OF_TRACE:
-    source, process = (
-      batch.trace, method_processes.OF_TRACE[cfg.forward_process])
-  else:
-    source, process = (
-      batch.keys, method_processes.PROCESSES[cfg.forward_process])
-  drawn, rest = batch.maskable, jnp.zeros_like(batch.maskable)
-  if process in method_processes.HIDES_REST:
-    drawn, rest = batch.valid, batch.maskable & ~batch.valid
-  mask, weight = process(source, drawn, j, cfg.n_mc, **cfg.process_args)
-  return forward_process.Draw(
-    mask & batch.valid, jnp.where(batch.valid, weight, 0.0)), mask | rest
-
-
-def draw_logps(
-  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  j: jax.Array | int,
-) -> tuple[forward_process.Draw, token_logps.TokenLogps]:
-  """Draw j of every row, and log-probs and entropies of its tokens [b, t]."""
-  (mask, weight), hides = _draw(cfg, batch, j)
-  # Regenerated from its key whenever it is needed, so the n_mc noisy copies of
-  # the batch never exist side by side.
-  noisy = jnp.where(hides, model.mask_id, batch.completion)
-  prompt = batch.prompt
-  if cfg.prompt_noise:
-    live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
-    hidden = method_processes.prompt_noise(
-      batch.keys, live, j, cfg.n_mc, cfg.prompt_noise)
-    prompt = jnp.where(hidden, model.mask_id, prompt)
-  row = model_input.assemble(noisy, prompt, batch.prompt_length)
-  # The canvas comes first in a row, so these are its columns.
-  hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
-  tokens = token_logps.token_logps(
-    hidden, model.unembed(params), batch.completion, weight > 0,
-    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
-  norm = noisy.shape[1] if cfg.score_norm == "token" else 1
-  return forward_process.Draw(mask, weight / norm), tokens
-
-
-@jax.named_scope("update/forward")
-def batch_logps(
-  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch
-) -> jax.Array:
-  """Log-probs of all draws, [b, n_mc, t] fp32, `micro_batch` rows at a time."""
-
-  def of_rows(part: Batch) -> jax.Array:
-    return jax.lax.map(
-      lambda j: draw_logps(model, cfg, params, part, j)[1].logps,
-      jnp.arange(cfg.n_mc))
-
-  logps = jax.lax.map(of_rows, _split(batch, cfg.micro_batch))
-  # [parts, n_mc, rows, t]: rows go first, as in every array of a batch.
-  b, t = batch.completion.shape
-  return logps.swapaxes(1, 2).reshape(b, cfg.n_mc, t)
-
-
 def micro_batch_grads(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, onto: Any,
-  batch: Batch, live: jax.Array, tokens: jax.Array,
+  batch: Batch, live: jax.Array, tokens: jax.Array, *, share: int,
 ) -> tuple[Metrics, Any]:
   """`(metrics summed over live rows, onto + gradients)` of a micro-batch.
 
@@ -274,12 +183,18 @@ def micro_batch_grads(
     batch: rows that are processed together; the loss is their mean.
     live: [b] bool, the rows that have a gradient.
     tokens: [b] fp32, see `losses.Responses`.
+    share: see `scoring.prepare`.
   """
   base, trained = lora.split(params)
 
-  def score(trained: Any, j: jax.Array) -> tuple[losses.Scored, Metrics]:
+  def prepare(trained: Any) -> Any:
+    return scoring.prepare(
+      model, cfg, lora.join(base, trained), batch, share)
+
+  def score(trained: Any, shared: Any, j: jax.Array
+            ) -> tuple[losses.Scored, Metrics]:
     draw, (logps, entropy) = draw_logps(
-      model, cfg, lora.join(base, trained), batch, j)
+      model, cfg, lora.join(base, trained), batch, j, shared)
     old, ref = (None if x is None else x[:, j]
                 for x in (batch.old_logps, batch.ref_logps))
     # On-policy the old log-probs are these, as constants.
@@ -293,8 +208,8 @@ def micro_batch_grads(
                     "entropy": jnp.sum(entropy, -1),
                     "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
 
-  (loss, means), grads = montecarlo.value_and_grad(
-    losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score,
+  (loss, means), grads = montecarlo.shared_value_and_grad(
+    losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score, prepare,
     losses.Responses(batch.advantage, batch.valid, tokens), trained,
     cfg.n_mc, onto)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
@@ -304,13 +219,17 @@ def micro_batch_grads(
 
 
 def batch_grads(
-  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  group: int = 1,
 ) -> tuple[Metrics, Any]:
   """`(metrics, gradients)` of the mean loss of all rows.
 
   Gradients are accumulated over micro-batches; those in which no row has a
-  gradient are skipped. See `micro_batch_grads` for the arguments.
+  gradient are skipped. See `micro_batch_grads` for the arguments, and
+  `scoring.batch_logps` for `group`.
   """
+  share = scoring.shared_rows(
+    model, min(cfg.micro_batch, batch.completion.shape[0]), group)
   objective = losses.OBJECTIVES[cfg.loss](**cfg.loss_args)
   live = (batch.advantage != 0) | (not objective.skips_zero)
   # Of the whole batch, not of each micro-batch, or the loss would depend on how
@@ -319,16 +238,18 @@ def batch_grads(
   # Where no token counts, losses divide zero by it.
   tokens = jnp.broadcast_to(jnp.maximum(tokens, 1e-9), live.shape)
   # Rows that teach nothing go last, so that whole micro-batches of them exist.
-  # Rows that the objective takes together stay together.
-  together = objective.together
+  # Rows that the objective takes together, or that share their prompt, stay
+  # together.
+  together = math.lcm(objective.together, share)
   alive = jnp.any(live.reshape(-1, together), -1)
   order = (jnp.argsort(~alive)[:, None] * together
            + jnp.arange(together)[None]).reshape(-1)
   parts = jax.tree.map(lambda x: x[order], (batch, live, tokens))
-  parts = _split(parts, cfg.micro_batch)
+  parts = scoring.split(parts, cfg.micro_batch)
   _, live_parts, _ = parts
   n = live_parts.shape[0]
-  grads_of = functools.partial(micro_batch_grads, model, cfg, params)
+  grads_of = functools.partial(
+    micro_batch_grads, model, cfg, params, share=share)
 
   zeros = montecarlo.zeros(lora.split(params)[1])
   sums, _ = jax.eval_shape(
@@ -362,12 +283,6 @@ def _epochs(batch: Batch, n: int) -> Batch:
     batch.keys, jnp.arange(n))
   return dataclasses.replace(jax.tree.map(
     lambda x: jnp.broadcast_to(x, (n, *x.shape)), batch), keys=keys)
-
-
-def _split(tree: Any, rows: int) -> Any:
-  """Arrays [b, ...] as [b / rows, rows, ...]; in one part if b is smaller."""
-  return jax.tree.map(
-    lambda x: x.reshape(-1, min(rows, x.shape[0]), *x.shape[1:]), tree)
 
 
 def rows(cfg: config.Config) -> int:

@@ -19,6 +19,7 @@ from dlrl import update
 from dlrl.diffusion import method_processes
 from dlrl.diffusion import pruning
 from dlrl.models import attention
+from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
@@ -36,7 +37,7 @@ PROCESSES = method_processes.PROCESSES | method_processes.OF_TRACE
 # beside them in dlrl/config. Those of `task.prompt` depend on the task.
 CHOICES: dict[str, Collection[str]] = {
   "evaluation.scorer": scorers.SCORERS,
-  "model.remat": transformer.REMAT,
+  "model.remat": layers.REMAT,
   "model.attention": attention.BACKENDS,
   "model.compute_dtype": DTYPES,
   "model.param_dtype": DTYPES,

@@ -241,7 +241,8 @@ def test_micro_batches_without_any_advantage_are_not_computed():
   calls = []
 
   class Counted:
-    mask_id, unembed = model.mask_id, staticmethod(model.unembed)
+    cfg, mask_id = model.cfg, model.mask_id
+    unembed = staticmethod(model.unembed)
 
     def hidden(self, *args):
       jax.debug.callback(lambda: calls.append(1))

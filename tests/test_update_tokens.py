@@ -65,7 +65,8 @@ def batch_of(tail=0, fixed=()):
 class Watched:
   """The tiny model, and what it is shown, [b, t] of each forward pass."""
 
-  mask_id, unembed = MASK, staticmethod(tiny()[0].unembed)
+  cfg, mask_id, unembed = (
+    tiny()[0].cfg, MASK, staticmethod(tiny()[0].unembed))
 
   def __init__(self, blind):
     self.blind, self.seen = blind, []

@@ -4,6 +4,8 @@ Attention is bidirectional, so the order in memory is free. With the canvas
 first, every block starts at a static column; with padding only at the end, a
 row's length describes its attention mask. Positions tell the model the true
 order, prompt before canvas.
+
+Block-diffusion models see whole blocks in ordinary order instead.
 """
 
 from typing import NamedTuple
@@ -44,3 +46,55 @@ def assemble(
   return ModelInput(
     jnp.concatenate([canvas, prompt], 1),
     jnp.concatenate([in_canvas, in_prompt], 1), t + prompt_length)
+
+
+def blocks_of(t: int, block_length: int) -> int:
+  """The blocks that t tokens touch at most, wherever the first one is."""
+  return (t + 2 * block_length - 2) // block_length
+
+
+def blocks(
+  canvas: jax.Array, prompt: jax.Array, prompt_length: jax.Array,
+  block_length: int,
+) -> ModelInput:
+  """Puts a canvas on its blocks, with the prompt tokens in the first of them.
+
+  Blocks are counted from the row's first token. Whole blocks of the prompt are
+  left out.
+
+  Args:
+    canvas: [b, t] int, with or without mask tokens.
+    prompt: [b, p] int, padded on the right with any tokens.
+    prompt_length: [b] int in 0..p.
+    block_length: tokens per block.
+
+  Returns:
+    ids and positions [b, w] of whole blocks, w = `blocks_of(t)` blocks; what
+    follows the canvas is padding. lengths [b]: prompt plus canvas.
+  """
+  b, t = canvas.shape
+  width = blocks_of(t, block_length) * block_length
+  start = prompt_length // block_length * block_length
+  positions = start[:, None] + jnp.arange(width, dtype=start.dtype)[None]
+  # The canvas overwrites the prompt's padding.
+  whole = jnp.concatenate([prompt, jnp.zeros((b, width), prompt.dtype)], 1)
+  whole = jax.vmap(lambda row, canvas, at: jax.lax.dynamic_update_slice(
+    row, canvas.astype(row.dtype), (at,)))(whole, canvas, prompt_length)
+  ids = jax.vmap(lambda row, at: jax.lax.dynamic_slice(
+    row, (at,), (width,)))(whole, start)
+  return ModelInput(ids, positions, prompt_length + t)
+
+
+def canvas_of(
+  x: jax.Array, prompt_length: jax.Array, block_length: int, t: int
+) -> jax.Array:
+  """Takes the canvas's t columns out of those of its blocks.
+
+  Args:
+    x: [b, w, ...], in the columns of `blocks`.
+    prompt_length: [b] int.
+    block_length: tokens per block.
+    t: columns of the canvas.
+  """
+  return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, t))(
+    x, prompt_length % block_length)

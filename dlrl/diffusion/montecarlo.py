@@ -12,6 +12,10 @@ ratio of ELBOs, DPO, ...). By the chain rule its gradient is
 a sum over draws as soon as f' at the mean is known. A forward pass over the
 draws gives the mean: one more forward per draw, again one draw at a time.
 
+What does not depend on the draw, such as the keys and values of the clean
+tokens of a block-diffusion model, is computed once (`prepare`). The draws'
+gradients of it are summed, and pulled back to the parameters once.
+
 In `jax.shard_map`, gradients are those of `jax.grad`: of parameters that do not
 vary over a mesh axis they are sums over it, of parameters that do
 (`jax.lax.pcast`) each device has its own.
@@ -36,6 +40,9 @@ Statistic = Callable[[Params, jax.Array], Any]
 Outer = Callable[[Any], tuple[jax.Array, Any]]
 # (params, j) -> (the scored draw j, metrics [b])
 Score = Callable[[Params, jax.Array], tuple[losses.Scored, losses.Metrics]]
+# (params, what `prepare` gives, j) -> the same
+SharedScore = Callable[
+  [Params, Any, jax.Array], tuple[losses.Scored, losses.Metrics]]
 
 
 def separable_value_and_grad(
@@ -141,6 +148,44 @@ def value_and_grad(
     return separable_value_and_grad(term, params, n, onto)
   statistic, outer = _joint(objective, score, rows)
   return joint_value_and_grad(statistic, outer, params, n, onto)
+
+
+def shared_value_and_grad(
+  objective: losses.Objective, score: SharedScore,
+  prepare: Callable[[Params], Any], rows: losses.Responses, params: Params,
+  n: int, onto: Params | None = None,
+) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
+  """`value_and_grad` of draws that have a part of the work in common.
+
+  Besides, memory holds what `prepare` gives, its gradient, and what its
+  backward pass needs, for any number of draws.
+
+  Args:
+    objective: separable or joint.
+    score: (params, shared, j) -> the scored draw j and further metrics, [b].
+    prepare: params -> shared, a tree of floating arrays that all draws use.
+    rows: the responses.
+    params: differentiated, also through `shared`.
+    n: number of draws, at least 1.
+    onto: see `separable_value_and_grad`.
+
+  Returns:
+    As `value_and_grad`.
+
+  Raises:
+    ValueError: n is less than 1, or there are no responses.
+  """
+  with jax.named_scope("update/forward"):
+    shared, pull = jax.vjp(prepare, params)
+  onto = zeros(params) if onto is None else onto
+  result, (grads, slope) = value_and_grad(
+    objective, lambda both, j: score(both[0], both[1], j), rows,
+    (params, shared), n, (onto, zeros(shared)))
+  if not jax.tree.leaves(shared):
+    return result, grads
+  with jax.named_scope("update/backward"):
+    through = pull(jax.tree.map(lambda g, x: g.astype(x.dtype), slope, shared))
+  return result, add(grads, through[0])
 
 
 def stacked_value_and_grad(

@@ -17,7 +17,7 @@ from typing import Any
 
 from dlrl import config
 from dlrl import strict
-from dlrl.models import json_file
+from dlrl.runtime import json_file
 
 # Makes the error about a directory that cannot be used, from its value and a
 # fix; says whether the user named it by a setting, a flag or an argument.

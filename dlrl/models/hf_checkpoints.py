@@ -22,8 +22,9 @@ from safetensors import numpy as safetensors_numpy
 
 from dlrl import strict
 from dlrl.models import families
-from dlrl.models import json_file
+from dlrl.models import layers
 from dlrl.models import transformer
+from dlrl.runtime import json_file
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import published_files
 
@@ -86,7 +87,7 @@ def load(
     device = jax.sharding.SingleDeviceSharding(mesh_lib.found()[0])
     shardings = jax.tree.map(lambda _: device, shapes)
   else:
-    shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
+    shardings = mesh_lib.param_shardings(mesh, layers.SHARDING, shapes)
   abstract = jax.tree.map(
     lambda s, sharding: jax.ShapeDtypeStruct(
       s.shape, s.dtype, sharding=sharding), shapes, shardings)

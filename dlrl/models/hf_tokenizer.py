@@ -23,8 +23,8 @@ from tokenizers import pre_tokenizers
 from dlrl import strict
 from dlrl.models import chat_template
 from dlrl.models import families
-from dlrl.models import json_file
 from dlrl.models.chat_template import Message
+from dlrl.runtime import json_file
 
 # How Qwen's tokenizer, which Dream uses as well, splits a text before merging.
 # Needed where a checkpoint has vocab.json and merges.txt only.

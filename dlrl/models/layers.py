@@ -11,140 +11,47 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from dlrl import config
 from dlrl.models import attention
-from dlrl.models import linear
+from dlrl.models import xla_attention
+from dlrl.models.attention_layer import Attention
+from dlrl.models.attention_layer import KeysValues
+from dlrl.models.attention_layer import dense
+from dlrl.models.attention_layer import norm
+from dlrl.models.attention_layer import take
 from dlrl.runtime import mesh as mesh_lib
 
-KeysValues = tuple[jax.Array, jax.Array]  # two of [b, t, g, k]
 Cache = tuple[jax.Array, jax.Array]  # those of all layers: [layers, b, t, g, k]
 
+# The activations of a layer that are kept for its backward pass.
+REMAT = {
+  "none": None,  # all of them, nothing is computed twice
+  # Products with weights, and attention's outputs and softmax statistics: the
+  # backward pass recomputes norms, activation functions and attention weights.
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(xla_attention.KEPT)),
+  "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input
+}
 
-def dense(
-  cfg: config.ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, *,
-  bias: bool = False,
-) -> linear.Linear:
-  """Makes a linear map in the dtypes of `cfg`."""
-  return linear.Linear(
-    inputs, outputs, use_bias=bias, rngs=rngs,
-    dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype))
-
-
-def norm(cfg: config.ModelConfig, width: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
-  """Makes an RMSNorm in the dtypes of `cfg`; its statistics are fp32."""
-  return nnx.RMSNorm(
-    width, epsilon=cfg.norm_eps, rngs=rngs,
-    dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype))
-
-
-def take(x: jax.Array, columns: jax.Array | None) -> jax.Array:
-  """Selects columns [b, w] of x [b, t, ...], row by row; None: all of them."""
-  if columns is None:
-    return x
-  return jnp.take_along_axis(
-    x, columns.reshape(*columns.shape, *(1,) * (x.ndim - 2)), 1)
-
-
-class Attention(nnx.Module):
-  """Multi-head attention; heads share keys and values if kv_heads < heads."""
-
-  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
-    inner, kv_inner = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
-    self.head_dim = cfg.head_dim
-    self.backend = cfg.attention
-    self.q = dense(cfg, cfg.width, inner, rngs, bias=cfg.qkv_bias)
-    self.k = dense(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
-    self.v = dense(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
-    self.out = dense(cfg, inner, cfg.width, rngs)
-    self.qk_norm = cfg.qk_norm
-    if cfg.qk_norm:
-      self.q_norm = norm(cfg, cfg.head_dim, rngs)
-      self.k_norm = norm(cfg, cfg.head_dim, rngs)
-
-  def __call__(
-    self, x: jax.Array, turn: attention.Rotation, lengths: jax.Array,
-    cache: KeysValues | None = None, start: jax.Array | int = 0,
-    before: jax.Array | None = None, *, columns: jax.Array | None = None,
-    blocks: jax.Array | None = None,
-  ) -> tuple[jax.Array, KeysValues]:
-    """Attends from every column of `x` to the live columns of its row.
-
-    Args:
-      x: [b, t, d]; with a cache only the columns that are computed anew.
-      turn: the rotation at the positions of `x`.
-      lengths: [b] int, live columns of each row.
-      cache: keys and values of whole rows; None: `x` is whole rows.
-      start: the column of the cache that the first column of `x` replaces.
-      before: [b] int; the first column of `x` replaces this column instead,
-        and the second one is at `start`. None: there is no such column.
-      columns: [b, w] int, the only columns to compute outputs of, without a
-        cache; keys and values are still of all columns. None: all.
-      blocks: [b, t] int, without a cache, the blocks of columns; these do not
-        attend to later ones. None: every column attends to all.
-
-    Returns:
-      Outputs [b, t, d], or [b, w, d] with `columns`; keys and values of whole
-      rows, with which a later call can replace `cache`.
-    """
-    q, k, v = self._project(x, turn, columns)
-    if cache is not None:
-      k, v = (_renewed(old, new, start, before)
-              for old, new in zip(cache, (k, v), strict=True))
-    if blocks is None:
-      y = attention.bidirectional(q, k, v, lengths, backend=self.backend)
-    else:
-      y = attention.block_causal(
-        q, k, v, lengths, take(blocks, columns), blocks)
-    return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
-
-  def noisy(
-    self, x: jax.Array, turn: attention.Rotation, clean: KeysValues,
-    blocks: attention.NoisyBlocks,
-  ) -> tuple[jax.Array, KeysValues]:
-    """Attends from noisy blocks to themselves and to clean ones before them.
-
-    Args:
-      x: [b, w, d].
-      turn: the rotation at the positions of `x`.
-      clean: keys and values of whole clean rows.
-      blocks: see `attention.noisy`.
-
-    Returns:
-      [b, w, d]; keys and values of `x`.
-    """
-    q, k, v = self._project(x, turn, None)
-    y = attention.noisy(q, k, v, *clean, blocks)
-    return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
-
-  def _project(
-    self, x: jax.Array, turn: attention.Rotation, columns: jax.Array | None
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes queries of some columns, and keys and values of all."""
-    # The last layer's queries are those of the columns that are asked for,
-    # while keys and values are still needed of all.
-    asking = take(x, columns)
-    q, k, v = (project(y).reshape(*y.shape[:2], -1, self.head_dim)
-               for project, y in ((self.q, asking), (self.k, x), (self.v, x)))
-    if self.qk_norm:
-      # Per head and before the rotation, as in Qwen3.
-      q, k = self.q_norm(q), self.k_norm(k)
-    sin, cos = turn
-    q = attention.rope(q, (take(sin, columns), take(cos, columns)))
-    return q, attention.rope(k, turn), v
-
-
-def _renewed(
-  cache: jax.Array, new: jax.Array, start: jax.Array | int,
-  before: jax.Array | None,
-) -> jax.Array:
-  """Writes the columns `new` into a cache [b, t, g, k]; see `Attention`."""
-  if before is not None:
-    # A select, because a scatter to another column in each row is slow on TPUs.
-    first, new = new[:, :1], new[:, 1:]
-    there = jnp.arange(cache.shape[1])[None] == before[:, None]
-    cache = jnp.where(there[:, :, None, None], first, cache)
-  return jax.lax.dynamic_update_slice_in_dim(cache, new, start, 1)
+# Mesh axes of every parameter: each path matches exactly one pattern. The first
+# axis of `layers/` counts layers. Matrices split by columns (q, k, v, gate, up)
+# are followed by matrices split by rows (out, down), so that `tensor` costs one
+# all-reduce per attention and one per MLP.
+SHARDING = {
+  r"embed/embedding": P("tensor", "fsdp"),
+  r"layers/attention/(q|k|v)/kernel": P(None, "fsdp", "tensor"),
+  r"layers/attention/(q|k|v)/bias": P(None, "tensor"),
+  r"layers/attention/(q|k)_norm/scale": P(None, None),
+  r"layers/attention/out/kernel": P(None, "tensor", "fsdp"),
+  r"layers/mlp/(gate|up)/kernel": P(None, "fsdp", "tensor"),
+  r"layers/mlp/down/kernel": P(None, "tensor", "fsdp"),
+  r"layers/(attention_norm|mlp_norm)/scale": P(None, None),
+  r"norm/scale": P(None),
+  r"unembed/kernel": P("fsdp", "tensor"),
+}
 
 
 class MLP(nnx.Module):
@@ -180,6 +87,16 @@ class Layer(nnx.Module):
       self.attention_norm(x), turn, lengths, cache, start, before,
       columns=columns, blocks=blocks)
     x = take(x, columns) + y
+    return x + self.mlp(self.mlp_norm(x)), keys_values
+
+  def extend(
+    self, x: jax.Array, turn: attention.Rotation, positions: jax.Array,
+    lengths: jax.Array, prefix: KeysValues,
+  ) -> tuple[jax.Array, KeysValues]:
+    """Adds attention and MLP to `x`; as `Attention.extend`."""
+    y, keys_values = self.attention.extend(
+      self.attention_norm(x), turn, positions, lengths, prefix)
+    x = x + y
     return x + self.mlp(self.mlp_norm(x)), keys_values
 
   def noisy(
@@ -281,6 +198,38 @@ class Transformer(nnx.Module):
     x, _ = nnx.merge(definition, at(last))(
       mesh_lib.shard_batch(x), turn, lengths, columns=columns, blocks=blocks)
     return self.norm(x), None
+
+  def extend(
+    self, ids: jax.Array, positions: jax.Array, lengths: jax.Array,
+    prefix: Cache,
+  ) -> Cache:
+    """Computes keys and values of clean rows whose beginnings are known.
+
+    Args:
+      ids: [b, w] int, whole blocks, and padding.
+      positions: [b, w] int, without gaps from the end of the row's prefix.
+      lengths: [b] int, live columns of whole rows.
+      prefix: keys and values [layers, g, s, ...]; b/g rows after one another
+        share them. Columns from the first position of a row on are ignored.
+
+    Returns:
+      Those of whole rows in ordinary order, [layers, b, s + w, ...].
+    """
+    definition, stacked = nnx.split(self.layers)
+    turn = attention.rotation(positions, self.head_dim, self.rope_theta)
+
+    def layer(
+      x: jax.Array, weights_and_prefix: Any
+    ) -> tuple[jax.Array, KeysValues]:
+      weights, prefix = weights_and_prefix
+      x, keys_values = nnx.merge(definition, weights).extend(
+        mesh_lib.shard_batch(x), turn, positions, lengths, prefix)
+      return x, keys_values
+
+    cache: Cache
+    _, cache = jax.lax.scan(
+      self._rematerialised(layer), self._lookup(ids), (stacked, prefix))
+    return cache
 
   def noisy(
     self, ids: jax.Array, positions: jax.Array, clean: Cache,

@@ -28,10 +28,11 @@ from jax.sharding import PartitionSpec as P
 
 from dlrl import config
 from dlrl import strict
+from dlrl.diffusion import model_input
 from dlrl.models import attention
+from dlrl.models import attention_layer
 from dlrl.models import layers
 from dlrl.models import lora
-from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
@@ -41,35 +42,6 @@ BLOCKS_ONLY = (
   "block models can be loaded and scored (`logits` and `noisy_logits` of what "
   "dlrl.models.load returns), but not yet trained or decoded here; choose one "
   "with full attention")
-
-# The activations of a layer that are kept for its backward pass.
-REMAT = {
-  "none": None,  # all of them, nothing is computed twice
-  # Products with weights, and attention's outputs and softmax statistics: the
-  # backward pass recomputes norms, activation functions and attention weights.
-  "dots": jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(xla_attention.KEPT)),
-  "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input
-}
-
-# Mesh axes of every parameter: each path matches exactly one pattern. The first
-# axis of `layers/` counts layers. Matrices split by columns (q, k, v, gate, up)
-# are followed by matrices split by rows (out, down), so that `tensor` costs one
-# all-reduce per attention and one per MLP.
-SHARDING = {
-  r"embed/embedding": P("tensor", "fsdp"),
-  r"layers/attention/(q|k|v)/kernel": P(None, "fsdp", "tensor"),
-  r"layers/attention/(q|k|v)/bias": P(None, "tensor"),
-  r"layers/attention/(q|k)_norm/scale": P(None, None),
-  r"layers/attention/out/kernel": P(None, "tensor", "fsdp"),
-  r"layers/mlp/(gate|up)/kernel": P(None, "fsdp", "tensor"),
-  r"layers/mlp/down/kernel": P(None, "tensor", "fsdp"),
-  r"layers/(attention_norm|mlp_norm)/scale": P(None, None),
-  r"norm/scale": P(None),
-  r"unembed/kernel": P("fsdp", "tensor"),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -133,7 +105,7 @@ class Model:
       hidden, _ = network(ids, positions, lengths)
       return self._unshift(hidden, positions, lengths)
     if self.cfg.shifted:
-      columns = layers.take(_before(positions, lengths), columns)
+      columns = attention_layer.take(_before(positions, lengths), columns)
     hidden, _ = network(ids, positions, lengths, columns=columns)
     return hidden
 
@@ -206,6 +178,43 @@ class Model:
     """
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     return self.hidden_and_cache(params, ids, positions, lengths)[1]
+
+  def clean_rows(
+    self, params: Params, prompt: jax.Array, prompt_length: jax.Array,
+    completion: jax.Array, lengths: jax.Array,
+  ) -> layers.Cache:
+    """Computes `clean_stream` of prompts with their completions.
+
+    Whole blocks of a prompt are computed once for all its completions.
+
+    Args:
+      params: as `hidden`.
+      prompt: [g, p] int, padded on the right; b/g completions after one another
+        are to the same one.
+      prompt_length: [g] int.
+      completion: [b, t] int, without mask tokens.
+      lengths: [b] int, tokens of each prompt with its completion.
+
+    Returns:
+      Two of [layers, b, s, g, k] in the compute dtype, in ordinary order;
+      columns from `lengths` on are padding.
+    """
+    size, b = self.cfg.block_length, completion.shape[0]
+    whole = prompt.shape[1] // size * size
+    if whole:
+      prefix = self.clean_stream(
+        params, prompt[:, :whole],
+        jnp.clip(prompt_length // size * size, 1, whole))
+    else:
+      empty = jnp.zeros(
+        (self.cfg.layers, prompt.shape[0], 0, self.cfg.kv_heads,
+         self.cfg.head_dim), jnp.dtype(self.cfg.compute_dtype))
+      prefix = empty, empty
+    prompt, prompt_length = (
+      jnp.repeat(x, b // x.shape[0], 0) for x in (prompt, prompt_length))
+    rows = model_input.blocks(completion, prompt, prompt_length, size)
+    return self._network(params).extend(
+      rows.ids, rows.positions, lengths, prefix)
 
   def noisy_stream(
     self, params: Params, ids: jax.Array, positions: jax.Array,
@@ -378,4 +387,4 @@ def build(
 
 
 def _network(cfg: config.ModelConfig, rngs: nnx.Rngs) -> layers.Transformer:
-  return layers.Transformer(cfg, REMAT[cfg.remat], rngs=rngs)
+  return layers.Transformer(cfg, layers.REMAT[cfg.remat], rngs=rngs)

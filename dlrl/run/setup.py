@@ -18,6 +18,7 @@ from dlrl.models import attention
 from dlrl.models import char_tokenizer
 from dlrl.models import families
 from dlrl.models import hf_tokenizer
+from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
@@ -171,7 +172,7 @@ def make(
   attention.check(cfg.model, mesh)
   model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
-  shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes)
+  shardings = mesh_lib.param_shardings(mesh, layers.SHARDING, shapes)
   task = tasks.find(cfg.task, cfg.rollout.rewards)
   return Setup(
     cfg, mesh, task, tasks.prompt(cfg.task),

@@ -20,6 +20,7 @@ from dlrl.costs import hlo
 from dlrl.costs import topology
 from dlrl.diffusion import token_logps
 from dlrl.models import attention
+from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
@@ -50,7 +51,7 @@ def test_the_gradient_of_log_probs_uses_the_kernel_on_every_chip(
   params = jax.tree.map(
     lambda s, sharding: jax.ShapeDtypeStruct(
       s.shape, s.dtype, sharding=sharding), shapes,
-    mesh_lib.param_shardings(mesh, transformer.SHARDING, shapes))
+    mesh_lib.param_shardings(mesh, layers.SHARDING, shapes))
 
   def of_rows(dtype, *sizes):
     return jax.ShapeDtypeStruct((rows, *sizes), dtype, sharding=NamedSharding(

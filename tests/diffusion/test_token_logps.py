@@ -14,6 +14,7 @@ from updates import FAST
 
 from dlrl import config
 from dlrl.diffusion import token_logps
+from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
 
@@ -237,7 +238,7 @@ def test_devices_exchange_sums_and_never_logits():
   run = jax.value_and_grad(total, (0, 1), has_aux=True)
   want = jax.jit(run)(hidden, params)
   mesh = mesh_lib.make(config.MeshConfig(2, 2, 2))
-  shardings = mesh_lib.param_shardings(mesh, transformer.SHARDING, params)
+  shardings = mesh_lib.param_shardings(mesh, layers.SHARDING, params)
   by_rows = NamedSharding(mesh, P(("data", "fsdp")))
   with jax.set_mesh(mesh):
     compiled = jax.jit(run, in_shardings=(by_rows, shardings), out_shardings=(

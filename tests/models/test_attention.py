@@ -13,8 +13,8 @@ from jax.interpreters import partial_eval
 from dlrl import config
 from dlrl import strict
 from dlrl.models import attention
+from dlrl.models import layers
 from dlrl.models import splash_attention
-from dlrl.models import transformer
 from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 
@@ -200,7 +200,7 @@ def test_what_splash_came_to_is_kept_on_every_device(remat, want):
 
   with jax.set_mesh(mesh_lib.make(config.MeshConfig(2, 2, 2))):
     jaxpr = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(
-      total, policy=transformer.REMAT[remat]), (0, 1, 2)))(*args).jaxpr
+      total, policy=layers.REMAT[remat]), (0, 1, 2)))(*args).jaxpr
   # Like XLA, without equations whose results are unused.
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   # Forward, once more if nothing is kept, and two kernels backward.

@@ -16,6 +16,7 @@ from dlrl import models
 from dlrl import strict
 from dlrl.costs.flops import flops
 from dlrl.models import families
+from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
@@ -81,7 +82,7 @@ def test_both_streams_are_the_joint_forward_under_a_dense_mask(changes):
   assert_live(jax.jit(model.logits)(params, clean, lengths), want_clean)
 
 
-@pytest.mark.parametrize("remat", transformer.REMAT)
+@pytest.mark.parametrize("remat", layers.REMAT)
 def test_gradients_are_those_of_the_joint_forward(remat):
   model, params = made(remat=remat)
   noisy, clean = rows()
@@ -289,7 +290,7 @@ def test_a_mesh_changes_no_value_and_no_gradient():
   (_, want), grads = jax.jit(run)(params, noisy, clean)
   mesh = mesh_lib.make(config.MeshConfig(2, 2, 2))
   placed = jax.device_put(params, mesh_lib.param_shardings(
-    mesh, transformer.SHARDING, params))
+    mesh, layers.SHARDING, params))
   with jax.set_mesh(mesh):
     (_, got), sharded = jax.jit(run)(placed, noisy, clean)
   assert_live(got, np.asarray(want))

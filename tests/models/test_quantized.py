@@ -11,6 +11,7 @@ import pytest
 import updates
 
 from dlrl import config
+from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
@@ -110,7 +111,7 @@ def test_a_quantised_base_may_be_split_over_a_mesh():
                  compiler_options=updates.FAST)
   want = grad(adapter, small)
   mesh = mesh_lib.make(config.MeshConfig(2, 2, 2))
-  placed = mesh_lib.param_shardings(mesh, transformer.SHARDING, base)
+  placed = mesh_lib.param_shardings(mesh, layers.SHARDING, base)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), base,
     placed)

@@ -13,6 +13,7 @@ import pytest
 from dlrl.costs.flops import flops
 from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
+from dlrl.models import layers
 from dlrl.models import transformer
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -201,12 +202,12 @@ def test_every_parameter_matches_one_sharding_row_of_its_rank():
   used = set()
   for path, leaf in (pair for model in variants for pair in
                      jax.tree.leaves_with_path(networks.shapes_of(model))):
-    found = [row for row in transformer.SHARDING
+    found = [row for row in layers.SHARDING
              if re.fullmatch(row, networks.path_of(path))]
     assert len(found) == 1, networks.path_of(path)
-    assert len(transformer.SHARDING[found[0]]) == leaf.ndim
+    assert len(layers.SHARDING[found[0]]) == leaf.ndim
     used.update(found)
-  assert used == set(transformer.SHARDING)
+  assert used == set(layers.SHARDING)
 
 
 @pytest.mark.parametrize("changes", [
@@ -246,7 +247,7 @@ def test_the_last_layer_computes_no_other_columns():
 def test_what_is_rematerialised_changes_no_value_and_no_gradient():
   row = in_order(ids_of((2, 6)))
   results = {}
-  for remat in transformer.REMAT:
+  for remat in layers.REMAT:
     model, params = tiny(remat=remat)
 
     def loss(params, model=model):

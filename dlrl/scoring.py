@@ -1,0 +1,241 @@
+"""Log-probs of completions: what the draws of a policy's score are made of.
+
+    completions -> draws -> noisy canvases -> hidden states -> log-probs
+
+A model with full attention sees each draw with its prompt. A block-diffusion
+model sees it after the clean blocks before it, which all draws share
+(`prepare`), and a prompt's blocks are shared by its completions, too.
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from dlrl import config
+from dlrl.diffusion import blocks
+from dlrl.diffusion import forward_process
+from dlrl.diffusion import method_processes
+from dlrl.diffusion import model_input
+from dlrl.diffusion import token_logps
+from dlrl.models import transformer
+from dlrl.runtime import mesh as mesh_lib
+
+
+@flax.struct.dataclass
+class Batch:
+  """Completions to learn from; arrays with rows b, groups contiguous.
+
+  Attributes:
+    prompt: [b, p] int32, padded on the right.
+    prompt_length: [b] int32.
+    completion: [b, t] int32.
+    maskable: [b, t] bool, the tokens that draws may mask: all but a prior's.
+    keys: [b] keys of the Monte-Carlo draws.
+    advantage: [b] fp32; None until the completions have rewards.
+    trace: [b, t] int32, the denoising step that committed each token; only
+      forward processes that follow the trace need it.
+    old_logps: [b, n_mc, t] fp32, the draws' log-probs under the parameters that
+      made the rollout; None if these are the parameters trained.
+    ref_logps: the same under the reference policy; None if there is none.
+    counted: [b, t] bool, those of the maskable tokens whose likelihood counts;
+      None: all of them.
+  """
+
+  prompt: jax.Array
+  prompt_length: jax.Array
+  completion: jax.Array
+  maskable: jax.Array
+  keys: jax.Array
+  # Arrays, or None; typed as Any because every use knows which.
+  advantage: Any = None
+  trace: Any = None
+  old_logps: Any = None
+  ref_logps: Any = None
+  counted: Any = None
+
+  @property
+  def valid(self) -> jax.Array:
+    """The tokens whose likelihood counts, [b, t] bool."""
+    valid: jax.Array = self.maskable if self.counted is None else self.counted
+    return valid
+
+
+# Their first argument is the trace of decoding instead of keys.
+OF_TRACE = method_processes.OF_TRACE | blocks.OF_TRACE
+PROCESSES = (method_processes.PROCESSES | blocks.PROCESSES | OF_TRACE)
+
+
+def shared_rows(model: transformer.Model, rows: int, group: int) -> int:
+  """The completions of a prompt that are computed side by side and share it.
+
+  Args:
+    model: shares nothing if its attention is full.
+    rows: completions per forward pass, over all devices.
+    group: completions of each prompt, after one another.
+  """
+  if not model.cfg.block_length:
+    return 1
+  return math.gcd(rows // mesh_lib.batch_parts(rows), group)
+
+
+def prepare(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  share: int = 1,
+) -> Any:
+  """What all draws of these completions use: see `Model.clean_rows`.
+
+  Args:
+    model: the policy's model.
+    cfg: the update's settings.
+    params: the policy's parameters.
+    batch: the completions.
+    share: completions after one another that have the same prompt.
+
+  Returns:
+    Keys and values of the clean rows; () if attention is full.
+  """
+  if not model.cfg.block_length:
+    return ()
+  return model.clean_rows(
+    params, batch.prompt[::share], batch.prompt_length[::share],
+    batch.completion, _lengths(cfg, batch))
+
+
+def draw_logps(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  j: jax.Array | int, shared: Any = None,
+) -> tuple[forward_process.Draw, token_logps.TokenLogps]:
+  """Draw j of every row, and log-probs and entropies of its tokens [b, t].
+
+  Args:
+    model: the policy's model.
+    cfg: the update's settings.
+    params: the policy's parameters.
+    batch: the completions.
+    j: the draw, 0..n_mc - 1.
+    shared: from `prepare`; None: computed here.
+  """
+  (mask, weight), hides = _draw(model, cfg, batch, j)
+  # Regenerated from its key whenever it is needed, so the n_mc noisy copies of
+  # the batch never exist side by side.
+  noisy = jnp.where(hides, model.mask_id, batch.completion)
+  hidden = (_after_clean_blocks if model.cfg.block_length else _with_prompt)(
+    model, cfg, params, batch, noisy, j, shared)
+  tokens = token_logps.token_logps(
+    hidden, model.unembed(params), batch.completion, weight > 0,
+    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
+  norm = noisy.shape[1] if cfg.score_norm == "token" else 1
+  return forward_process.Draw(mask, weight / norm), tokens
+
+
+@jax.named_scope("update/forward")
+def batch_logps(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  group: int = 1,
+) -> jax.Array:
+  """Log-probs of all draws, [b, n_mc, t] fp32, `micro_batch` rows at a time.
+
+  Args:
+    model: the policy's model.
+    cfg: the update's settings.
+    params: the policy's parameters.
+    batch: the completions.
+    group: completions of each prompt, after one another.
+  """
+  b, t = batch.completion.shape
+  share = shared_rows(model, min(cfg.micro_batch, b), group)
+
+  def of_rows(part: Batch) -> jax.Array:
+    shared = prepare(model, cfg, params, part, share)
+    return jax.lax.map(
+      lambda j: draw_logps(model, cfg, params, part, j, shared)[1].logps,
+      jnp.arange(cfg.n_mc))
+
+  logps = jax.lax.map(of_rows, split(batch, cfg.micro_batch))
+  # [parts, n_mc, rows, t]: rows go first, as in every array of a batch.
+  return logps.swapaxes(1, 2).reshape(b, cfg.n_mc, t)
+
+
+def split(tree: Any, rows: int) -> Any:
+  """Arrays [b, ...] as [b / rows, rows, ...]; in one part if b is smaller."""
+  return jax.tree.map(
+    lambda x: x.reshape(-1, min(rows, x.shape[0]), *x.shape[1:]), tree)
+
+
+def _draw(
+  model: transformer.Model, cfg: config.LearnConfig, batch: Batch,
+  j: jax.Array | int,
+) -> tuple[forward_process.Draw, jax.Array]:
+  """Draw j as the loss sees it, and all that the model does not see [b, t]."""
+  process = PROCESSES[cfg.forward_process]
+  drawn, rest = _existing(model, cfg, batch), jnp.zeros_like(batch.maskable)
+  if process in method_processes.HIDES_REST:
+    drawn, rest = batch.valid, batch.maskable & ~batch.valid
+  if cfg.forward_process in blocks.PROCESSES | blocks.OF_TRACE:
+    size = model.cfg.block_length
+    process = functools.partial(
+      process, offset=batch.prompt_length % size, block_length=size)
+  mask, weight = process(
+    batch.trace if cfg.forward_process in OF_TRACE else batch.keys, drawn, j,
+    cfg.n_mc, **cfg.process_args)
+  return forward_process.Draw(
+    mask & batch.valid, jnp.where(batch.valid, weight, 0.0)), mask | rest
+
+
+def _existing(
+  model: transformer.Model, cfg: config.LearnConfig, batch: Batch
+) -> jax.Array:
+  """The tokens that a draw may mask, [b, t] bool.
+
+  The row of a block-diffusion model ends with the tokens that count, as in
+  fine-tuning; but what the sampler wrote after the end of the text, in the same
+  block, was there while the text was written, and so is part of its trace.
+  """
+  if not model.cfg.block_length or cfg.forward_process in OF_TRACE:
+    return batch.maskable
+  return batch.valid
+
+
+def _lengths(cfg: config.LearnConfig, batch: Batch) -> jax.Array:
+  """Tokens of each row of a block-diffusion model, [b] int."""
+  exists = (batch.maskable if cfg.forward_process in OF_TRACE else batch.valid)
+  columns = jnp.arange(1, exists.shape[1] + 1, dtype=batch.prompt_length.dtype)
+  return batch.prompt_length + jnp.max(
+    jnp.where(exists, columns[None], 0), -1)
+
+
+def _with_prompt(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  noisy: jax.Array, j: jax.Array | int, shared: Any,
+) -> jax.Array:
+  """Hidden states [b, t, d] of a noisy canvas that sees the whole row."""
+  del shared
+  prompt = batch.prompt
+  if cfg.prompt_noise:
+    live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
+    hidden = method_processes.prompt_noise(
+      batch.keys, live, j, cfg.n_mc, cfg.prompt_noise)
+    prompt = jnp.where(hidden, model.mask_id, prompt)
+  row = model_input.assemble(noisy, prompt, batch.prompt_length)
+  # The canvas comes first in a row, so these are its columns.
+  return model.hidden(params, *row)[:, : noisy.shape[1]]
+
+
+def _after_clean_blocks(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  noisy: jax.Array, j: jax.Array | int, shared: Any,
+) -> jax.Array:
+  """Hidden states [b, t, d] of noisy blocks that see clean ones before them."""
+  del j
+  size = model.cfg.block_length
+  if shared is None:
+    shared = prepare(model, cfg, params, batch)
+  row = model_input.blocks(noisy, batch.prompt, batch.prompt_length, size)
+  hidden = model.noisy_stream(
+    params, row.ids, row.positions, _lengths(cfg, batch), shared)
+  return model_input.canvas_of(
+    hidden, batch.prompt_length, size, noisy.shape[1])
