@@ -95,14 +95,15 @@ class Run:
     rolled_out, forwards = jax.block_until_ready(
       rollout_fn(self.state, *inputs))
     rolled = time.monotonic()
-    share, ids = grading.wait(rolled_out.completion)
+    share, *answers = grading.wait(rolled_out)
     group = setup.cfg.rollout.group_size
-    reward, _ = grading.rewards(setup, grading.rewarded(setup, grading.read(
-      setup, [rows[i // group] for i in share.places], ids)), share)
+    rewards, _ = grading.rewards(setup, grading.rewarded(setup, grading.read(
+      setup, [rows[i // group] for i in share.places], *answers)), share)
     began = time.monotonic()
     _, _, index, _ = inputs
     self.state, _ = jax.block_until_ready(
-      learn_fn(self.state, rolled_out, index, setup.put_batch(reward)))
+      learn_fn(self.state, rolled_out, index, *setup.put_batch(
+        rewards.learned(setup.cfg.rollout))))
     done = time.monotonic()
     # Pruning is annealed: skip ahead, so that the timed steps cover the run.
     skipped = setup.cfg.steps // _STEPS.value - 1

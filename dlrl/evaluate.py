@@ -52,6 +52,7 @@ from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.sampling import check
 from dlrl.sampling import denoise
+from dlrl.sampling import speed
 from dlrl.sampling.steps import DecodeState
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks.published_scorers import scorers
@@ -229,7 +230,8 @@ def _records(setup: setup_lib.Setup, length: int, source: tasks.Examples,
              decoded: DecodeState) -> list[dict[str, Any]]:
   rows = [source[items["position"][item]] for _, item in places]
   ids = np.asarray(decoded.completion)[:len(places)]
-  done = grading.read(setup, rows, ids)
+  done = grading.read(setup, rows, ids, np.asarray(speed.tokens_per_forward(
+    decoded.completion, decoded.trace, setup.tokenizer.eos_id))[:len(places)])
   raw: list[dict[str, str]] = [{} for _ in rows]
   if setup.cfg.evaluation.scorer != "sound":
     # Published scorers also read what follows the end-of-sequence token.

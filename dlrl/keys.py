@@ -19,6 +19,7 @@ index comes near the purposes.
           BLOCKS > block            of block-diffusion models; then as of a row
         PRIOR > prompt
           MEMORY, TEMPLATE          their tokens that are masked again
+      RESAMPLING > round            a seed's key of a further rollout of a step
       EVALUATION > sample > item    `dlrl.evaluate`; then as of SAMPLE > row
       GENERATION > row              `generate` and `chat`; the same
     0, whatever the seed
@@ -43,6 +44,7 @@ class Seed(enum.IntEnum):
   GENERATION = _LAST - 4
   VALIDATION = _LAST - 5
   TEST = _LAST - 6
+  RESAMPLING = _LAST - 7
 
 
 class Step(enum.IntEnum):

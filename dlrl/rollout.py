@@ -29,6 +29,7 @@ from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.sampling import denoise
+from dlrl.sampling import speed
 from dlrl.tasks import reward_calls
 
 # (state, prompt [g, p], prompt_length [g], index [g], template [g, t]) ->
@@ -83,14 +84,18 @@ def _rollout(
     # The whole canvas but the prior: what follows the end of an answer was
     # generated, too.
     maskable=canvas == setup.model.mask_id,
-    keys=draw_keys, trace=trace), decoded.forwards
+    keys=draw_keys, trace=trace,
+    tokens_per_forward=speed.tokens_per_forward(
+      decoded.completion, decoded.trace, setup.tokenizer.eos_id)
+  ), decoded.forwards
 
 
 def _shardings(setup: setup_lib.Setup) -> tuple[update.Batch, Any]:
   split: Any = mesh_lib.batch_sharding(setup.mesh)
   return update.Batch(
     prompt=split, prompt_length=split, completion=split, maskable=split,
-    keys=split, trace=split), mesh_lib.replicated(setup.mesh)
+    keys=split, trace=split, tokens_per_forward=split
+  ), mesh_lib.replicated(setup.mesh)
 
 
 def canvases(

@@ -43,6 +43,7 @@ class Batch:
     ref_logps: the same under the reference policy; None if there is none.
     counted: [b, t] bool, those of the maskable tokens whose likelihood counts;
       None: all of them.
+    tokens_per_forward: [b] fp32, see `sampling.speed`; only rewards need it.
   """
 
   prompt: jax.Array
@@ -56,6 +57,7 @@ class Batch:
   old_logps: Any = None
   ref_logps: Any = None
   counted: Any = None
+  tokens_per_forward: Any = None
 
   @property
   def valid(self) -> jax.Array:

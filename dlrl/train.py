@@ -6,19 +6,19 @@ finished by then. It never waits for the update that it has just started, except
 where it evaluates or saves; the rest of the host's work happens meanwhile.
 """
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from dlrl import rollout as rollout_lib
 from dlrl import sft
 from dlrl import update
 from dlrl.evaluation import held_out
-from dlrl.run import grading
+from dlrl.run import rounds
 from dlrl.run import session
 from dlrl.run import setup as setup_lib
 from dlrl.run import step_log
@@ -56,9 +56,18 @@ def learn_shapes(
   """
   state, _, _, index, _ = args
   batch, _ = rollout_lib.output_shapes(setup, rollout, args)
-  reward = jax.ShapeDtypeStruct(
-    batch.completion.shape[:1], "float32", sharding=batch.completion.sharding)
-  return state, batch, index, reward
+  return state, batch, index, *update.reward_shapes(
+    setup.cfg.rollout, batch.completion.sharding)
+
+
+def _draw(setup: setup_lib.Setup, rollout: rollout_lib.Program, source: Any,
+          run: session.Session, state: update.TrainState) -> rounds.Drawn:
+  """Starts a rollout of the next prompts."""
+  prompts = next(run.batches)
+  examples = [source[i] for i in prompts["position"].tolist()]
+  batch, forwards = rollout(
+    state, *rollout_lib.inputs(setup, prompts, examples))
+  return rounds.Drawn(prompts, examples, batch, forwards)
 
 
 def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
@@ -66,31 +75,24 @@ def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
           log: step_log.StepLog) -> update.TrainState:
   """Step `now`; its update still runs on the devices when this returns."""
   rollout, learn = programs
-  prompts = next(run.batches)
-  examples = [source[i] for i in prompts["position"].tolist()]
+  draw = functools.partial(_draw, setup, rollout, source, run)
+
+  def again(number: int) -> rounds.Drawn:
+    run.dog.begin("resampling")
+    return draw(dataclasses.replace(state, key=rounds.key(setup, number)))
+
   began = clock.now()
-  inputs = rollout_lib.inputs(setup, prompts, examples)
-  batch, forwards = rollout(state, *inputs)
+  drawn = draw(state)
   # Dispatched, so that the devices are busy while the step before is logged.
-  began = log.finish() or began
-  share, ids = grading.wait(batch.completion)
-  free, forwards = jax.device_get((jnp.sum(batch.maskable), forwards))
-  rolled = clock.now()
-  with jax.profiler.TraceAnnotation("reward"):
-    group = setup.cfg.rollout.group_size
-    done = grading.rewarded(setup, grading.read(
-      setup, [examples[i // group] for i in share.places], ids))
-    reward, row = grading.rewards(setup, done, share)
-  rewarded = clock.now()
-  _, _, index, _ = inputs
-  state, metrics = learn(state, batch, index, setup.put_batch(reward))
-  row |= {"time/rollout": rolled - began, "time/reward": rewarded - rolled}
-  log.begin(now, row, metrics, step_log.sample(done, share, reward))
+  graded = rounds.grade(setup, drawn, log.finish() or began)
+  arguments, more = rounds.learned(setup, drawn, graded, again)
+  sample = step_log.sample(graded.done, graded.share, graded.rewards.total)
+  state, metrics = learn(state, *arguments)
+  log.begin(now, graded.row | more, metrics, sample)
   # From here on the host works while the update runs.
-  log.watch(done)
-  log.row |= step_log.rollout_row(setup, done, share, prompts) | {
-    "rollout/free": int(free) / batch.maskable.size,
-    "rollout/forwards": float(forwards)}
+  log.watch(graded.done)
+  log.row |= step_log.rollout_row(
+    setup, graded.done, graded.share, drawn.prompts)
   return state
 
 

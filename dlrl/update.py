@@ -69,25 +69,29 @@ class TrainState:
 
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-Learn = Callable[
-  [TrainState, Batch, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+Learn = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_learn(
   model: transformer.Model, cfg: config.Config,
   tx: optax.GradientTransformation, eos_id: int,
 ) -> Learn:
-  """`(state, batch, index, reward) -> (state, metrics)`, to be jitted.
+  """`(state, batch, index, *rewards) -> (state, metrics)`, to be jitted.
 
   `batch` comes from a rollout, `index` [g] int32 identifies its prompts, and
-  `reward` [b] fp32 is NaN where it is not known.
+  `rewards` are as in `reward_shapes`, NaN where they are not known.
   """
   update = make(model, cfg.learn, tx, cfg.rollout.group_size)
 
-  def learn(state: TrainState, batch: Batch, index: jax.Array,
-            reward: jax.Array) -> tuple[TrainState, Metrics]:
+  rule, group = losses.ADVANTAGES[cfg.learn.advantage], cfg.rollout.group_size
+
+  def learn(
+    state: TrainState, batch: Batch, index: jax.Array, reward: jax.Array,
+    parts: jax.Array | None = None,
+  ) -> tuple[TrainState, Metrics]:
     advantage = losses.damp_negative(
-      losses.ADVANTAGES[cfg.learn.advantage](reward, cfg.rollout.group_size),
+      rule(reward, group) if parts is None else losses.decoupled(
+        parts, group, rule=rule, weights=cfg.rollout.reward_weights),
       cfg.learn.negative_weight)
     if state.memory is not None:
       state = dataclasses.replace(state, memory=pruning.store(
@@ -110,6 +114,19 @@ def make_learn(
       "rollout/steps": jnp.mean(1.0 + jnp.max(batch.trace, 1))}
 
   return learn
+
+
+def reward_shapes(
+  cfg: config.RolloutConfig, sharding: jax.sharding.Sharding | None = None
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """The rewards that `make_learn` takes, fp32: their weighted sum [b].
+
+  With `normalize` "each" also all k rewards without their weights, [b, k].
+  """
+  rows = cfg.prompts * cfg.group_size
+  sizes = [(rows,)] + [(rows, len(cfg.rewards))] * (cfg.normalize == "each")
+  return tuple(jax.ShapeDtypeStruct(size, jnp.float32, sharding=sharding)
+               for size in sizes)
 
 
 def make(

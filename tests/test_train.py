@@ -226,9 +226,10 @@ def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
   metric_count = reads[reads.index("update 4") + 2]
   assert metric_count > 3
   # Between two updates: of the one all that it can do without, and its metrics;
-  # for the next the tokens, from eight devices, two numbers and the rewards.
+  # for the next the tokens and their speed, from eight devices, three numbers
+  # and the rewards.
   first = reads.index("update 1")
-  between = ["metrics", metric_count, 8, 2, "rewards"]
+  between = ["metrics", metric_count, 16, 3, "rewards"]
   assert reads[first : reads.index("update 4") + 1] == [
     "update 1", *between, "update 2", *between, "update 3", *between,
     "update 4"]

@@ -64,7 +64,13 @@ class RolloutConfig:
   rewards: Names = knob(
     ("solved",), "rewards of the task, or 'package.module:function'")
   reward_weights: Weights = knob(
-    (1.0,), "weights of the sum of rewards that is learned")
+    (1.0,), "weights of the rewards in what is learned")
+  normalize: str = knob(
+    "sum", "advantages are those of the weighted sum of the rewards, or the "
+    "weighted sum of each reward's own advantages", choices=("sum", "each"))
+  resample: int = knob(
+    0, "most further rollouts of a step, whose groups replace those that teach "
+    "nothing, all their rewards being equal; 0: none", at_least=0)
   group_size: int = knob(
     8, "completions per prompt, compared by their advantages", at_least=2)
   difficulty: Range = knob(

@@ -19,6 +19,7 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
+from dlrl.sampling import speed
 from dlrl.tasks import reward_calls
 
 
@@ -46,9 +47,12 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
   def decode(params, prompt, prompt_length, places):
     keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(
       jax.random.key(0), place[0]), place[1]))(places)
-    return denoise.decode(
+    eos_id = setup.tokenizer.eos_id
+    decoded = denoise.decode(
       setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
-      eos_id=setup.tokenizer.eos_id).completion
+      eos_id=eos_id)
+    return decoded.completion, speed.tokens_per_forward(
+      decoded.completion, decoded.trace, eos_id)
 
   def on_split(params: Any, split: str) -> dict[str, float]:
     source, arrays = items[split]
@@ -62,9 +66,9 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
       rows = setup.put_batch((arrays["prompt_ids"][index],
                               arrays["prompt_length"][index], places))
       pending.append(decode(params, *rows))
-    share, ids = _local(pending, size)
+    share, *answers = _local(pending, size)
     asked = [source[i] for i in arrays["position"][share.places].tolist()]
-    done = grading.read(setup, asked, ids)
+    done = grading.read(setup, asked, *answers)
     found = grading.metrics(setup, done, share)
     return _summary(found, size, setup.task.unbounded)
 
@@ -95,18 +99,19 @@ def check(setup: setup_lib.Setup) -> None:
       reward_calls.check(setup.rewards, tasks.columns(data.samples(source)))
 
 
-def _local(batches: Sequence[jax.Array], size: int
-           ) -> tuple[processes.Share, np.ndarray]:
-  """This process's share of the first `size` rows, and these rows' tokens."""
+def _local(batches: Sequence[tuple[jax.Array, jax.Array]], size: int
+           ) -> tuple[processes.Share, np.ndarray, np.ndarray]:
+  """This process's share of the first `size` rows, their tokens and speed."""
   places: list[int] = []
   rows, start = [], 0
   for batch in batches:
-    share, (ids,) = processes.local(batch)
+    share, found = processes.local(*batch)
     kept = [i for i, place in enumerate(share.places) if start + place < size]
     places += [start + share.places[i] for i in kept]
-    rows.append(ids[kept])
+    rows.append([array[kept] for array in found])
     start += share.total
-  return processes.Share(places, size), np.concatenate(rows)
+  ids, speeds = map(np.concatenate, zip(*rows, strict=True))
+  return processes.Share(places, size), ids, speeds
 
 
 def _items(setup: setup_lib.Setup, split: str

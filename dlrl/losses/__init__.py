@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dlrl.losses.advantages import ADVANTAGES
 from dlrl.losses.advantages import centered
 from dlrl.losses.advantages import damp_negative
+from dlrl.losses.advantages import decoupled
 from dlrl.losses.advantages import leave_one_out
 from dlrl.losses.advantages import normalized
 from dlrl.losses.advantages import softmax_weights
@@ -89,6 +90,7 @@ __all__ = [
   "coupled_grpo",
   "coupled_grpo_objective",
   "damp_negative",
+  "decoupled",
   "diffu_grpo",
   "diffu_grpo_objective",
   "ebpo_objective",

@@ -4,12 +4,17 @@ A reward of NaN is unknown: that completion's advantage is zero, and the others
 get the advantages that they would have in a group without it.
 """
 
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dlrl.losses import floats
+
+# (reward [b], group size) -> the factors [b] of the log-likelihoods.
+Rule = Callable[[jax.Array, int], jax.Array]
 
 
 class _Groups(NamedTuple):
@@ -121,6 +126,32 @@ def _weights(known: jax.Array, groups: jax.Array) -> jax.Array:
   return jnp.where(known, size * (up - down), 0.0).reshape(-1)
 
 
+def decoupled(
+  rewards: jax.Array, group_size: int, *, weights: Sequence[float],
+  rule: Rule = normalized,
+) -> jax.Array:
+  """The weighted sum of each reward's own advantages, [b].
+
+  A reward that differs much within its groups does not drown out the others, as
+  it would in the advantages of a sum. Source: LightningRL (arXiv 2603.13319).
+
+  Args:
+    rewards: [b, k] numbers or bools, groups contiguous; NaN where unknown. A
+      completion with one unknown reward still counts in those that are known.
+    group_size: completions per prompt, at least 2; divides b.
+    weights: of the k rewards.
+    rule: one of `ADVANTAGES`.
+
+  Raises:
+    ValueError: `group_size` does not divide b, or there are not k weights.
+  """
+  rewards = floats.wide(rewards)
+  return sum((
+    weight * rule(reward, group_size)
+    for weight, reward in zip(weights, rewards.T, strict=True)),
+    jnp.zeros(rewards.shape[0], rewards.dtype))
+
+
 def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
   """Advantages [b] with the negative ones multiplied by `weight` in 0..1.
 
@@ -141,8 +172,7 @@ def softmax_centered(reward: jax.Array, group_size: int) -> jax.Array:
   return _weights(known, apart)
 
 
-# (reward [b], group size) -> the factors [b] of the log-likelihoods.
-ADVANTAGES = {
+ADVANTAGES: dict[str, Rule] = {
   "normalized": normalized,
   "centered": centered,
   "leave_one_out": leave_one_out,

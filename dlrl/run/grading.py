@@ -5,10 +5,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from dlrl import config
 from dlrl import tasks
+from dlrl import update
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import processes
 from dlrl.tasks import reward_calls
@@ -29,19 +30,54 @@ class Answers:
   columns: dict[str, list[Any]]
 
 
-def wait(completion: jax.Array) -> tuple[processes.Share, np.ndarray]:
-  """Waits for completions [b, t]; this process's share and its rows."""
-  share, (ids,) = processes.local(completion)
-  return share, ids
+@dataclasses.dataclass(frozen=True)
+class Rewards:
+  """Rewards of a whole batch; a completion has none that is not known.
+
+  Attributes:
+    total: [b] fp32, weighted sums, NaN where not known.
+    parts: [b, k] fp32, the k rewards without weights, NaN where the sum is.
+    teaches: [g] bool, the groups whose advantages are not all zero.
+  """
+
+  total: np.ndarray
+  parts: np.ndarray
+  teaches: np.ndarray
+
+  def learned(self, cfg: config.RolloutConfig) -> tuple[np.ndarray, ...]:
+    """What the update takes, see `update.reward_shapes`."""
+    return (self.total, self.parts)[:len(update.reward_shapes(cfg))]
+
+
+def wait(batch: update.Batch
+         ) -> tuple[processes.Share, np.ndarray, np.ndarray]:
+  """Waits for a rollout: this process's share, its tokens and their speed.
+
+  Returns:
+    The share of m rows; completions [m, t] int32; tokens per forward [m] fp32.
+  """
+  share, (ids, speed) = processes.local(
+    batch.completion, batch.tokens_per_forward)
+  return share, ids, speed
 
 
 def read(
-  setup: setup_lib.Setup, asked: Sequence[tasks.Example], ids: np.ndarray
+  setup: setup_lib.Setup, asked: Sequence[tasks.Example], ids: np.ndarray,
+  speed: np.ndarray,
 ) -> Answers:
-  """Decodes completions `ids` [b, t] int32; `asked` are their b examples."""
+  """Completions as graders take them.
+
+  Args:
+    setup: the run's fixed parts.
+    asked: the b examples.
+    ids: [b, t] int32, the completions.
+    speed: [b] fp32, see `sampling.speed`; becomes the column
+      `reward_calls.MEASURED`.
+  """
   return Answers(
     [setup.prompt.question(example) for example in asked],
-    [setup.tokenizer.decode(row) for row in ids], tasks.columns(asked))
+    [setup.tokenizer.decode(row) for row in ids],
+    tasks.columns(asked) | {reward_calls.MEASURED: speed.tolist()})
 
 
 def rewarded(setup: setup_lib.Setup, done: Answers) -> Answers:
@@ -61,8 +97,8 @@ def rewarded(setup: setup_lib.Setup, done: Answers) -> Answers:
 
 def rewards(
   setup: setup_lib.Setup, done: Answers, share: processes.Share
-) -> tuple[np.ndarray, dict[str, float]]:
-  """Weighted sums of the rewards, fp32 [b], and rows for the log.
+) -> tuple[Rewards, dict[str, float]]:
+  """The rewards to learn from, and rows for the log.
 
   Both are of the whole batch, of which `done`, from `rewarded`, is this
   process's `share`. A completion with an unknown reward gets NaN: it teaches
@@ -79,16 +115,18 @@ def rewards(
     total += weight * known
     row |= {f"reward/{name}": _mean(known), f"reward/{name}_std": _std(known)}
   reward = total.astype(np.float32)
-  known = ~np.isnan(reward).reshape(-1, cfg.group_size)
-  groups = reward.reshape(known.shape)
-  equal = (np.where(known, groups, np.inf).min(1)
-           >= np.where(known, groups, -np.inf).max(1))
-  return reward, {
+  parts = np.array([found[name] for name in setup.rewards], np.float32).T
+  parts[np.isnan(reward)] = np.nan
+  weighed = np.array(cfg.reward_weights) != 0
+  learned = (parts[:, weighed] if cfg.normalize == "each"
+             else reward[:, None])
+  teaches = np.any(~_equal(learned, cfg.group_size), 1)
+  return Rewards(reward, parts, teaches), {
     "reward/mean": _mean(reward),
     "reward/std": _std(reward),
     **row,
-    "reward/infrastructure_errors": float(np.sum(~known)),
-    "update/zero_groups": float(np.mean(equal)),
+    "reward/infrastructure_errors": float(np.sum(np.isnan(reward))),
+    "update/zero_groups": float(np.mean(~teaches)),
   }
 
 
@@ -129,6 +167,15 @@ def each(
       for place, value in zip(group, values, strict=True):
         found[place][metric.removeprefix(f"{name}/")] = value
   return found
+
+
+def _equal(values: np.ndarray, group_size: int) -> np.ndarray:
+  """[g, k]: whether the known ones of `values` [b, k] are equal in a group."""
+  groups = values.reshape(-1, group_size, values.shape[1])
+  known = ~np.isnan(groups)
+  equal: np.ndarray = (np.where(known, groups, np.inf).min(1)
+                       >= np.where(known, groups, -np.inf).max(1))
+  return equal
 
 
 def _mean(values: np.ndarray) -> float:

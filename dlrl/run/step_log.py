@@ -82,8 +82,9 @@ class StepLog:
     self.row |= {k if "/" in k else f"update/{k}": float(v)
                  for k, v in values.items()} | memory.in_use()
     self.row["time/update"] = clock_lib.now() - self._started
-    for phase in ("rollout", "reward", "update"):
-      self._clock.add(phase, self.row[f"time/{phase}"])
+    for phase in ("rollout", "reward", "resampling", "update"):
+      if f"time/{phase}" in self.row:
+        self._clock.add(phase, self.row[f"time/{phase}"])
 
   def finish(self) -> float | None:
     """Writes the open row, if any; returns when its update ended."""

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from dlrl import config
+from dlrl import update
 from dlrl.costs import chips
 from dlrl.costs.flops import flops
 from dlrl.models import transformer
@@ -62,8 +63,7 @@ def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
 def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
   state, _, _, index, _ = args
   batch, _ = jax.eval_shape(rollout, *args)
-  reward = jax.ShapeDtypeStruct(batch.completion.shape[:1], "float32")
-  learned = state, batch, index, reward
+  learned = state, batch, index, *update.reward_shapes(cfg.rollout)
   least = flops(learn, *learned, branch=min)
   return Work(
     peak * jax.device_count(),

@@ -17,7 +17,7 @@ from typing import Any
 
 from dlrl.runtime import own_files
 
-STEPS = ("fine-tuning", "rollout", "reward", "update")
+STEPS = ("fine-tuning", "rollout", "reward", "resampling", "update")
 _FILE = "starts.jsonl"
 
 

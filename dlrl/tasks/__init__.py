@@ -110,4 +110,5 @@ def _one(
     return TASKS[name]
   return files.task(
     files.Files(cfg.train_files, cfg.validation_files, cfg.test_files,
-                cfg.bad_rows), rewards_lib.find({}, rewards))
+                cfg.bad_rows), rewards_lib.find({}, [
+        name for name in rewards if name not in rewards_lib.COMMON]))

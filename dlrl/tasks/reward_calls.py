@@ -19,6 +19,9 @@ from dlrl import strict
 from dlrl.tasks import task as task_lib
 
 COLUMN = "dlrl_rewards"  # of what `each` returned
+# A column of completions that were decoded here: see `sampling.speed`. Only
+# functions that name it are passed it, so that others may go without `columns`.
+MEASURED = "dlrl_tokens_per_forward"
 # Squares of rewards are summed up in fp32, which ends at 3e38.
 _LARGEST = 1e15
 _SHOWN = 8  # rows named in a message
@@ -54,9 +57,10 @@ def each(
   if not completions:
     return found
   for name, function in functions.items():
-    values = _call(name, function, prompts, completions, columns)
+    given = _given(function, columns)
+    values = _call(name, function, prompts, completions, given)
     for place, value in enumerate(values):
-      found[place][name] = _number(name, value, place, columns)
+      found[place][name] = _number(name, value, place, given)
   return found
 
 
@@ -64,9 +68,21 @@ def check(functions: Mapping[str, task_lib.Reward],
           columns: Mapping[str, Any]) -> None:
   """Raises `strict.ConfigError` for a function that cannot take the columns."""
   for name, function in functions.items():
-    if problem := _unfit(function, columns):
+    given = _given(function, {**columns, MEASURED: []})
+    if problem := _unfit(function, given):
       raise strict.ConfigError(
-        "rollout.rewards", name, f"{problem}. {_there(columns)}")
+        "rollout.rewards", name, f"{problem}. {_there(given)}")
+
+
+def _given(function: task_lib.Reward, columns: Mapping[str, Any]
+           ) -> Mapping[str, Any]:
+  """The columns that the function is called with."""
+  try:
+    if MEASURED in inspect.signature(function).parameters:
+      return columns
+  except (TypeError, ValueError):  # some builtins have none
+    pass
+  return {key: column for key, column in columns.items() if key != MEASURED}
 
 
 def _unfit(function: task_lib.Reward, columns: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dlrl import tasks
 from dlrl.models import char_tokenizer
 from dlrl.run import grading
 from dlrl.runtime import processes
+from dlrl.tasks import reward_calls
 from dlrl.tasks.user_files import rewards
 
 ROWS = [{"puzzle": "1234341221434321", "solution": "1234341221434321",
@@ -23,11 +24,11 @@ RIGHT = "1234341221434321"
 SUDOKU = tasks.TASKS["sudoku"]
 
 
-def setup(functions, weights=None, group_size=2):
+def setup(functions, weights=None, group_size=2, normalize="sum"):
   """What scoring reads of a `Setup`."""
   return types.SimpleNamespace(
     cfg=types.SimpleNamespace(rollout=dataclasses.replace(
-      config.RolloutConfig(), group_size=group_size,
+      config.RolloutConfig(), group_size=group_size, normalize=normalize,
       reward_weights=tuple(weights or [1.0] * len(functions)))),
     task=SUDOKU, prompt=SUDOKU.prompts["bare"], rewards=functions,
     tokenizer=char_tokenizer.CharTokenizer())
@@ -41,24 +42,31 @@ def whole(count):
   return processes.Share(range(count), count)
 
 
-def scored(functions, weights=None, count=4, group_size=2):
+def graded(functions, weights=None, count=4, **knobs):
   done = grading.Answers(["?"] * count, [""] * count, {})
-  made = setup(functions, weights, group_size)
+  made = setup(functions, weights, **knobs)
   return grading.rewards(made, grading.rewarded(made, done), whole(count))
+
+
+def scored(*args, **kwargs):
+  rewards, row = graded(*args, **kwargs)
+  return rewards.total, row
 
 
 def test_completions_come_with_their_prompts_and_columns():
   chars = char_tokenizer.CharTokenizer()
   ids = np.array([chars.encode(RIGHT)] * 3 + [[chars.eos_id] * 16])
-  done = grading.read(setup({}), [row for row in ROWS for _ in "ab"], ids)
+  done = grading.read(setup({}), [row for row in ROWS for _ in "ab"], ids,
+                      np.float32([1, 2, 0.5, 4]))
   assert done.texts == [RIGHT] * 3 + [""]
   first, second = (SUDOKU.prompts["bare"].question(row) for row in ROWS)
   assert done.prompts == [first] * 2 + [second] * 2
   assert done.columns["index"] == [7, 7, 8, 8]
+  assert done.columns["dlrl_tokens_per_forward"] == [1, 2, 0.5, 4]
   assert done.columns["puzzle"] == [row["puzzle"] for row in ROWS for _ in "ab"]
   solved = setup(rewards.find(SUDOKU.rewards, ["solved"]))
-  reward, _ = grading.rewards(solved, grading.rewarded(solved, done), whole(4))
-  assert reward.tolist() == [1, 1, 1, 0]
+  found, _ = grading.rewards(solved, grading.rewarded(solved, done), whole(4))
+  assert found.total.tolist() == [1, 1, 1, 0]
   assert grading.metrics(setup({}), done, whole(4))["solved"] == [1, 1, 1, 0]
 
 
@@ -100,6 +108,57 @@ def test_a_step_of_which_nothing_is_known_is_logged_as_such():
 def test_what_is_not_a_number_per_completion_names_the_reward(values):
   with pytest.raises(ValueError, match="'mine' gave"):
     scored({"mine": fixed(*values)})
+
+
+def test_a_group_teaches_if_what_is_learned_differs_in_it():
+  # Groups: sum equal, parts not; all equal; one known; a weight of zero.
+  rewards = {"a": fixed(1, 0, 1, 1, 1, None, 1, 1),
+             "b": fixed(0, 1, 2, 2, 5, 3, 2, 2), "c": fixed(*[1, 2] * 4)}
+  weights = [1.0, 1.0, 0.0]
+  found, row = graded(rewards, weights, 8)
+  assert found.teaches.tolist() == [False] * 4
+  assert row["update/zero_groups"] == 1
+  assert [x.tolist() for x in found.learned(config.RolloutConfig())] == [
+    [1, 1, 3, 3, 6, pytest.approx(np.nan, nan_ok=True), 3, 3]]
+
+  each, row = graded(rewards, weights, 8, normalize="each")
+  assert each.teaches.tolist() == [True, False, False, False]
+  assert row["update/zero_groups"] == 0.75
+  total, parts = each.learned(config.RolloutConfig(
+    rewards=("a", "b", "c"), normalize="each"))
+  np.testing.assert_array_equal(total, found.total)
+  np.testing.assert_array_equal(parts, [
+    [1, 0, 1], [0, 1, 2], [1, 2, 1], [1, 2, 2], [1, 5, 1], [np.nan] * 3,
+    [1, 2, 1], [1, 2, 2]])
+  assert parts.dtype == np.float32
+
+
+def faster(prompts, completions, *, dlrl_tokens_per_forward):
+  return [2 * each for each in dlrl_tokens_per_forward]
+
+
+def closed(prompts, completions, *, index):  # takes no further columns
+  return [float(i) for i in index]
+
+
+def test_speed_is_a_reward_of_every_task_and_only_told_who_asks():
+  names = ["tokens_per_forward", "test_grading:faster", "test_grading:closed"]
+  found = rewards.find({}, names)
+  columns = {"index": [7, 8]}
+  reward_calls.check({"closed": closed}, columns)
+  done = dataclasses.replace(
+    grading.Answers(["?"] * 2, [""] * 2, columns),
+    columns=columns | {reward_calls.MEASURED: [1.5, 4.0]})
+  with pytest.raises(strict.ConfigError, match="faster"):
+    reward_calls.check({"faster": faster}, columns)  # takes no `index`
+  got = grading.rewarded(setup({
+    "tokens_per_forward": found["tokens_per_forward"],
+    "closed": found["closed"]}), done).columns[reward_calls.COLUMN]
+  assert got == [{"tokens_per_forward": 1.5, "closed": 7},
+                 {"tokens_per_forward": 4.0, "closed": 8}]
+  got = grading.rewarded(setup({"faster": faster}), dataclasses.replace(
+    done, columns={reward_calls.MEASURED: [1.5, 4.0]}))
+  assert got.columns[reward_calls.COLUMN] == [{"faster": 3}, {"faster": 8}]
 
 
 def length(prompts, completions, **columns):

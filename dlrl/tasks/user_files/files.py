@@ -35,7 +35,8 @@ DIFFICULTIES = (0, 2**31 - 1)
 _ANY = -1  # stands for the difficulty of rows that have none
 # Arguments of rewards, and columns that dlrl adds.
 _RESERVED = frozenset(
-  {"prompts", "completions", "index", "task", reward_calls.COLUMN})
+  {"prompts", "completions", "index", "task", reward_calls.COLUMN,
+   reward_calls.MEASURED})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +150,7 @@ def task(source: Files, rewards: Mapping[str, task_lib.Reward]
 def metrics(rewards: Mapping[str, task_lib.Reward]) -> task_lib.Metrics:
   """Returns metrics: the rewards, and `solved`, 1 if all are at least 1.
 
-  With a reward that is not known, None, `solved` is not known either: to count
+  Without rewards, and with one that is None, `solved` is not known: to count
   the others would find more failures where graders fail more often. Rewards
   that are a column already are not computed again.
   """
@@ -161,10 +162,16 @@ def metrics(rewards: Mapping[str, task_lib.Reward]) -> task_lib.Metrics:
       rewards, prompts, completions, columns)
     values = {name: [one[name] for one in known] for name in rewards}
     return {**values, "solved": [
-      None if None in one.values() else float(min(one.values()) >= 1)
-      for one in known]}
+      _solved([one[name] for name in rewards]) for one in known]}
 
   return measure
+
+
+def _solved(rewards: Sequence[float | None]) -> float | None:
+  known = [value for value in rewards if value is not None]
+  if not known or len(known) < len(rewards):
+    return None
+  return float(min(known) >= 1)
 
 
 def checksum(source: Files) -> str:
