@@ -4,6 +4,7 @@ Full attention is bidirectional over a whole row. Block-causal attention (see
 `transformer`) is bidirectional inside of a block, and blocks see those before.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -21,9 +22,8 @@ from dlrl.runtime import mesh as mesh_lib
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 
 Rotation = tuple[jax.Array, jax.Array]  # sines, cosines: [b, t, 1, k/2] fp32
-# Maps (q, k, v, lengths, segments) as in `bidirectional` to outputs.
-Kernel = Callable[
-  [jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+# Maps q, k, v and arrays with a first axis of rows to outputs.
+Kernel = Callable[..., jax.Array]
 
 
 def rotation(positions: jax.Array, head_dim: int, theta: float) -> Rotation:
@@ -88,10 +88,7 @@ def bidirectional(
   # Lengths instead of a mask: fused kernels are fast with lengths, and slow or
   # wrong with dense masks.
   packed = segments is not None
-  if backend == "auto":
-    backend = choose(
-      q, k, packed=packed, platform=mesh_lib.platform(),
-      tensor=jax.sharding.get_abstract_mesh().shape.get("tensor", 1))
+  backend = resolve(backend, q, k, packed=packed)
   if backend == "splash":
     return on_each_device(splash_attention.attend, q, k, v, lengths, segments)
   if backend == "cudnn":
@@ -106,11 +103,42 @@ def bidirectional(
   return xla_attention.attend(q, k, v, seen)
 
 
+def clean(
+  q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
+  start: jax.Array, *, block_length: int, backend: str = "auto",
+) -> jax.Array:
+  """Lets clean blocks attend to themselves and to all blocks before them.
+
+  Args:
+    q: [b, t, h, k], of columns that follow on each other.
+    k: [b, s, g, k], of rows in ordinary order; g divides h.
+    v: [b, s, g, k].
+    lengths: [b] int, live columns of each row, at least 1.
+    start: [b] int, the column of the first query, at most s - t.
+    block_length: tokens per block.
+    backend: as `bidirectional`; "auto" never stands for cuDNN here.
+
+  Returns:
+    [b, t, h, k]; outputs of padding are finite garbage.
+  """
+  column = start[:, None] + jnp.arange(q.shape[1])[None]
+  ends = jnp.minimum(
+    (column // block_length + 1) * block_length, lengths[:, None])
+  backend = resolve(backend, q, k, packed=True)
+  if backend == "splash":
+    return on_each_device(functools.partial(
+      splash_attention.attend_clean, block_length=block_length), q, k, v, ends)
+  seen = jnp.arange(k.shape[1])[None, None] < ends[..., None]
+  if backend == "cudnn":
+    return on_each_device(_cudnn_masked, q, k, v, seen)
+  return xla_attention.attend(q, k, v, seen)
+
+
 def block_causal(
   q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
   asking: jax.Array, blocks: jax.Array,
 ) -> jax.Array:
-  """Lets every query attend to the live columns of its block and earlier ones.
+  """Computes `clean` for columns in any order, by XLA.
 
   Args:
     q: [b, t, h, k]; t may be less than for k and v.
@@ -189,7 +217,7 @@ def clean_then_noisy(
 
 def noisy(
   q: jax.Array, k: jax.Array, v: jax.Array, clean_k: jax.Array,
-  clean_v: jax.Array, blocks: NoisyBlocks,
+  clean_v: jax.Array, blocks: NoisyBlocks, *, backend: str = "auto",
 ) -> jax.Array:
   """Lets noisy blocks attend to themselves and to the clean ones before them.
 
@@ -202,15 +230,30 @@ def noisy(
     v: [b, w, g, k].
     clean_k: [b, s, g, k], of clean rows in ordinary order.
     clean_v: [b, s, g, k].
-    blocks: from `noisy_blocks`.
+    blocks: from `noisy_blocks` or `clean_then_noisy`; the latter's few columns
+      are XLA's.
+    backend: as `clean`.
 
   Returns:
     [b, w, h, k] in the dtype of `v`; outputs of padding are finite garbage.
+
+  Raises:
+    ValueError: `backend` is "splash" and the blocks are too many for it.
   """
-  before = (jnp.arange(clean_k.shape[1])[None, None]
-            < blocks.earlier[..., None])
+  earlier, live = blocks
+  m, queries, i = live.shape[1:]
+  if queries == 1:
+    backend = resolve(backend, q, k, packed=True)
+    own = live.reshape(len(live), m * i)
+    if backend == "splash":
+      return on_each_device(splash_attention.attend_noisy, q, k, v, clean_k,
+                            clean_v, earlier, own)
+    if backend == "cudnn":
+      return on_each_device(_cudnn_noisy, q, k, v, clean_k, clean_v, earlier,
+                            own)
+  before = jnp.arange(clean_k.shape[1])[None, None] < earlier[..., None]
   return xla_attention.attend_blocks(
-    q, k, v, clean_k, clean_v, before, blocks.live)
+    q, k, v, clean_k, clean_v, before, live)
 
 
 def limits(
@@ -271,6 +314,18 @@ def choose(
   return "xla"
 
 
+def resolve(backend: str, q: Any, k: Any, *, packed: bool) -> str:
+  """Returns `backend`, or what "auto" stands for on the devices of this mesh.
+
+  Attention with blocks counts as packed: cuDNN would need an array of masks.
+  """
+  if backend != "auto":
+    return backend
+  return choose(
+    q, k, packed=packed, platform=mesh_lib.platform(),
+    tensor=jax.sharding.get_abstract_mesh().shape.get("tensor", 1))
+
+
 def check(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> None:
   """Refuses a backend that the devices or the model rule out.
 
@@ -299,19 +354,46 @@ def _cudnn(
     implementation="cudnn")
 
 
-def on_each_device(
-  kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array,
-  lengths: jax.Array, segments: jax.Array | None,
+def _cudnn_noisy(
+  q: jax.Array, k: jax.Array, v: jax.Array, clean_k: jax.Array,
+  clean_v: jax.Array, earlier: jax.Array, live: jax.Array,
 ) -> jax.Array:
+  # One call on concatenated keys. Two calls, merged by the logarithms of their
+  # sums, would need these in fp32 and with gradients, and JAX returns neither.
+  w, m = q.shape[1], earlier.shape[1]
+  before = jnp.arange(clean_k.shape[1])[None, None] < earlier[..., None]
+  block = jnp.arange(w)[None] // (w // m)
+  own = (block == block.T)[None] & live[:, None]
+  return _cudnn_masked(
+    q, jnp.concatenate([clean_k, k], 1), jnp.concatenate([clean_v, v], 1),
+    jnp.concatenate([jnp.repeat(before, w // m, 1), own], -1))
+
+
+def _cudnn_masked(
+  q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array
+) -> jax.Array:
+  """Attends as `seen` [b, t, s] says, which becomes a bias of that size."""
+  t, s = seen.shape[1:]
+  # With a bias, cuDNN has no gradients of odd lengths.
+  q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+             for x in (q, k, v))
+  seen = jnp.pad(seen, ((0, 0), (0, t % 2), (0, s % 2)))
+  return jax.nn.dot_product_attention(
+    q, k, v, mask=seen[:, None], implementation="cudnn")[:, :t]
+
+
+def on_each_device(kernel: Kernel, *args: jax.Array | None) -> jax.Array:
   """Runs a fused kernel on each device's rows and heads.
 
   XLA cannot partition such a kernel: without this it would gather all rows and
-  heads on every device.
+  heads on every device. Queries come first; what has four axes has heads.
   """
   # Rows that cannot be shared out equally are computed by every device.
+  q = args[0]
+  assert q is not None
   rows = mesh_lib.BATCH if mesh_lib.batch_parts(q.shape[0]) > 1 else None
   heads = P(rows, None, "tensor")
-  run = mesh_lib.on_each_device(
-    kernel, (heads, heads, heads, P(rows), P(rows)), heads)
-  out: jax.Array = run(q, k, v, lengths, segments)
+  specs = tuple(heads if x is not None and x.ndim == 4 else P(rows)
+                for x in args)
+  out: jax.Array = mesh_lib.on_each_device(kernel, specs, heads)(*args)
   return out

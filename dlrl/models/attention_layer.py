@@ -113,10 +113,9 @@ class Attention(nnx.Module):
     q, k, v = self._project(x, turn, None)
     k, v = (_appended(old, new, positions[:, 0])
             for old, new in zip(prefix, (k, v), strict=True))
-    columns = jnp.arange(k.shape[1])[None]
-    y = attention.block_causal(
-      q, k, v, lengths, positions // self.block_length,
-      jnp.broadcast_to(columns // self.block_length, k.shape[:2]))
+    y = attention.clean(
+      q, k, v, lengths, positions[:, 0], block_length=self.block_length,
+      backend=self.backend)
     return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
 
   def noisy(
@@ -135,7 +134,7 @@ class Attention(nnx.Module):
       [b, w, d]; keys and values of `x`.
     """
     q, k, v = self._project(x, turn, None)
-    y = attention.noisy(q, k, v, *clean, blocks)
+    y = attention.noisy(q, k, v, *clean, blocks, backend=self.backend)
     return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
 
   def _project(

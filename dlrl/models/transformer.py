@@ -177,7 +177,8 @@ class Model:
       may share them.
     """
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    return self.hidden_and_cache(params, ids, positions, lengths)[1]
+    return self._network(params).extend(
+      ids, positions, lengths, self._nothing(ids.shape[0]))
 
   def clean_rows(
     self, params: Params, prompt: jax.Array, prompt_length: jax.Array,
@@ -206,15 +207,19 @@ class Model:
         params, prompt[:, :whole],
         jnp.clip(prompt_length // size * size, 1, whole))
     else:
-      empty = jnp.zeros(
-        (self.cfg.layers, prompt.shape[0], 0, self.cfg.kv_heads,
-         self.cfg.head_dim), jnp.dtype(self.cfg.compute_dtype))
-      prefix = empty, empty
+      prefix = self._nothing(prompt.shape[0])
     prompt, prompt_length = (
       jnp.repeat(x, b // x.shape[0], 0) for x in (prompt, prompt_length))
     rows = model_input.blocks(completion, prompt, prompt_length, size)
     return self._network(params).extend(
       rows.ids, rows.positions, lengths, prefix)
+
+  def _nothing(self, rows: int) -> layers.Cache:
+    """Keys and values of rows without columns."""
+    empty = jnp.zeros(
+      (self.cfg.layers, rows, 0, self.cfg.kv_heads, self.cfg.head_dim),
+      jnp.dtype(self.cfg.compute_dtype))
+    return empty, empty
 
   def noisy_stream(
     self, params: Params, ids: jax.Array, positions: jax.Array,
@@ -376,9 +381,6 @@ def build(
       implemented for it.
   """
   if cfg.block_length:
-    strict.require(
-      cfg.attention in ("auto", "xla"), "model.attention", cfg.attention,
-      "does not support blocks yet; choose 'auto' or 'xla'")
     strict.require(
       not cfg.shifted, "model.shifted", cfg.shifted,
       f"must be False with model.block_length = {cfg.block_length}")

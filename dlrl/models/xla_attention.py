@@ -20,6 +20,10 @@ _UNSEEN = -1e30  # finite: -inf would make a row that sees nothing NaN
 # q, k, v, seen, weights, total, out
 _Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array,
                    jax.Array, jax.Array]
+# q, k, v, more_k, more_v, before, live; weights of others and of the own block,
+# total, out
+_BlockResiduals = tuple[tuple[jax.Array, ...], jax.Array, jax.Array, jax.Array,
+                        jax.Array]
 
 
 @jax.custom_vjp
@@ -41,6 +45,7 @@ def attend(
   return _forward(q, k, v, seen)[0]
 
 
+@jax.custom_vjp
 def attend_blocks(
   q: jax.Array, k: jax.Array, v: jax.Array, more_k: jax.Array,
   more_v: jax.Array, before: jax.Array, live: jax.Array,
@@ -58,31 +63,10 @@ def attend_blocks(
       attends to.
 
   Returns:
-    [b, w, h, k] in the dtype of `v`. Where nothing is attended to, it is
-    finite.
+    [b, w, h, k] in the dtype of `v`. A query that attends to nothing has a
+    finite output and no gradient.
   """
-  b, m, _, i = live.shape
-  g, width = k.shape[2:]
-  in_blocks = b, g, -1, m, i, width  # queries, beside [b, g, m, i, k] for keys
-  k, v = (x.reshape(b, m, i, g, width).transpose(0, 3, 1, 2, 4) for x in (k, v))
-  others = _scores(q, more_k, jnp.repeat(before, i, 1))
-  own = jnp.einsum(
-    "bgrmik,bgmjk->bgrmij", _heads_first(q, g).reshape(in_blocks), k,
-    preferred_element_type=jnp.float32) * width ** -0.5
-  own += jnp.where(live, 0.0, _UNSEEN)[:, None, None]
-  own = own.reshape(*others.shape[:3], i)
-  # Softmax does not depend on it, so that it needs no gradient.
-  most = jax.lax.stop_gradient(
-    jnp.maximum(jnp.max(others, -1), jnp.max(own, -1)))[..., None]
-  others, own = jnp.exp(others - most), jnp.exp(own - most)
-  total = jnp.sum(others, -1) + jnp.sum(own, -1)
-  out = jnp.einsum(
-    "bgns,bgsk->bgnk", others.astype(v.dtype), more_v.swapaxes(1, 2),
-    preferred_element_type=jnp.float32)
-  out += jnp.einsum(
-    "bgrmij,bgmjk->bgrmik", own.astype(v.dtype).reshape(*in_blocks[:-1], i), v,
-    preferred_element_type=jnp.float32).reshape(out.shape)
-  return _columns_first(out / total[..., None], q.shape).astype(v.dtype)
+  return _blocks_forward(q, k, v, more_k, more_v, before, live)[0]
 
 
 # Below, queries are [b, g, n, k] with n = (h / g) t: all heads that share a key
@@ -128,6 +112,77 @@ def _backward(
           v_grad.transpose(0, 3, 1, 2), None)
 
 
+def _blocks_forward(
+  q: jax.Array, k: jax.Array, v: jax.Array, more_k: jax.Array,
+  more_v: jax.Array, before: jax.Array, live: jax.Array,
+) -> tuple[jax.Array, _BlockResiduals]:
+  m, _, i = live.shape[1:]
+  g, width = k.shape[2:]
+  others = _scores(q, more_k, jnp.repeat(before, i, 1))
+  own = jnp.einsum(
+    "bgrmik,bgmjk->bgrmij", _in_blocks(_heads_first(q, g), m, i),
+    _keys_in_blocks(k, m), preferred_element_type=jnp.float32) * width ** -0.5
+  own += jnp.where(live, 0.0, _UNSEEN)[:, None, None]
+  own = own.reshape(*others.shape[:3], i)
+  most = checkpoint_name(
+    jnp.maximum(jnp.max(others, -1), jnp.max(own, -1)), KEPT)[..., None]
+  others, own = jnp.exp(others - most), jnp.exp(own - most)
+  total = checkpoint_name(
+    jnp.sum(others, -1) + jnp.sum(own, -1), KEPT)[..., None]
+  out = jnp.einsum(
+    "bgns,bgsk->bgnk", others.astype(v.dtype), more_v.swapaxes(1, 2),
+    preferred_element_type=jnp.float32)
+  out += jnp.einsum(
+    "bgrmij,bgmjk->bgrmik", _in_blocks(own.astype(v.dtype), m, i),
+    _keys_in_blocks(v, m), preferred_element_type=jnp.float32).reshape(
+      out.shape)
+  out = _columns_first(out / total, q.shape).astype(v.dtype)
+  out = checkpoint_name(out, KEPT)
+  return out, ((q, k, v, more_k, more_v, before, live), others, own, total, out)
+
+
+def _blocks_backward(
+  residuals: _BlockResiduals, cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
+  (q, k, v, more_k, more_v, before, live), others, own, total, out = residuals
+  g, m, i = k.shape[2], live.shape[1], live.shape[3]
+  sees = jnp.any(before, -1)[..., None] | jnp.any(live, -1)  # [b, m, 1 or i]
+  sees = jnp.broadcast_to(sees, (len(q), m, i)).reshape(q.shape[:2])
+  cotangent = jnp.where(sees[..., None, None], cotangent, 0)
+  # As in `_backward`; the mean is that of the whole softmax, in both parts.
+  mean = jnp.sum(cotangent.astype(jnp.float32) * out, -1, keepdims=True)
+  mean, out_grad = (_heads_first(x, g) / total for x in (mean, cotangent))
+  out_grad = out_grad.astype(v.dtype)
+  more_v_grad = jnp.einsum(
+    "bgnk,bgns->bgks", out_grad, others.astype(v.dtype))
+  weights_grad = jnp.einsum(
+    "bgnk,bgsk->bgns", out_grad, more_v.swapaxes(1, 2),
+    preferred_element_type=jnp.float32)
+  scale = q.shape[-1] ** -0.5
+  others = (others * (weights_grad - mean) * scale).astype(q.dtype)
+  queries = _heads_first(q, g)
+  more_k_grad = jnp.einsum("bgnk,bgns->bgks", queries, others)
+  q_grad = jnp.einsum("bgns,bgsk->bgnk", others, more_k.swapaxes(1, 2),
+                      preferred_element_type=jnp.float32)
+  out_grad, queries = (_in_blocks(x, m, i) for x in (out_grad, queries))
+  v_grad = jnp.einsum(
+    "bgrmik,bgrmij->bgmjk", out_grad, _in_blocks(own.astype(v.dtype), m, i))
+  weights_grad = jnp.einsum(
+    "bgrmik,bgmjk->bgrmij", out_grad, _keys_in_blocks(v, m),
+    preferred_element_type=jnp.float32).reshape(own.shape)
+  own = _in_blocks(
+    (own * (weights_grad - mean) * scale).astype(q.dtype), m, i)
+  k_grad = jnp.einsum("bgrmik,bgrmij->bgmjk", queries, own)
+  q_grad += jnp.einsum(
+    "bgrmij,bgmjk->bgrmik", own, _keys_in_blocks(k, m),
+    preferred_element_type=jnp.float32).reshape(q_grad.shape)
+  k_grad, v_grad = (x.transpose(0, 2, 3, 1, 4).reshape(k.shape)
+                    for x in (k_grad, v_grad))
+  return (_columns_first(q_grad, q.shape).astype(q.dtype), k_grad, v_grad,
+          more_k_grad.transpose(0, 3, 1, 2), more_v_grad.transpose(0, 3, 1, 2),
+          None, None)
+
+
 def _scores(q: jax.Array, k: jax.Array, seen: jax.Array) -> jax.Array:
   """Computes scaled scores in fp32, far below all others where not seen."""
   scores: jax.Array = jnp.einsum(
@@ -152,5 +207,17 @@ def _columns_first(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   x = x.reshape(b, x.shape[1], h // x.shape[1], t, width)
   return x.transpose(0, 3, 1, 2, 4).reshape(shape)
 
+def _in_blocks(x: jax.Array, m: int, i: int) -> jax.Array:
+  """Splits n in [b, g, n, ...] into heads, m blocks and their i columns."""
+  return x.reshape(*x.shape[:2], -1, m, i, x.shape[-1])
+
+
+def _keys_in_blocks(x: jax.Array, m: int) -> jax.Array:
+  """Rearranges [b, m i, g, k] to [b, g, m, i, k]."""
+  return x.reshape(x.shape[0], m, -1, *x.shape[2:]).transpose(0, 3, 1, 2, 4)
+
+
+
 
 attend.defvjp(_forward, _backward)
+attend_blocks.defvjp(_blocks_forward, _blocks_backward)
