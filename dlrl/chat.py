@@ -23,7 +23,6 @@ from dlrl import models
 from dlrl import strict
 from dlrl.models import families
 from dlrl.models import hf_tokenizer
-from dlrl.models import transformer
 from dlrl.run import command
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
@@ -37,7 +36,7 @@ from dlrl.sampling.steps import DecodeState
 from dlrl.storage import output_paths
 
 # Flags that are passed on as fields of `config.SamplerConfig`.
-SETTINGS = ("gen_length", "block_length", "temperature", "top_p", "cfg_scale",
+SETTINGS = ("gen_length", "temperature", "top_k", "top_p", "cfg_scale",
             "remasking", "threshold", "factor", "cache")
 _MASKED = "\u2591"  # a light shade
 
@@ -128,18 +127,18 @@ def run() -> None:
   page = output_paths.file("html", options.html) if options.html else None
   error = functools.partial(strict.FlagError, "model")
   tokenizer = hf_tokenizer.load(options.model, error=error)
-  published, _ = families.read_config(options.model, error=error)
-  strict.require(published.block_length == 0, "model", options.model,
-                 transformer.BLOCKS_ONLY, strict.FlagError)
+  blocks = families.read_config(options.model, error=error)[0].block_length
+  block_length = options.block_length
+  sampler = config.SamplerConfig(
+    steps=options.steps or options.gen_length, eos="stop",
+    block_length=(blocks or 32) if block_length is None else block_length,
+    **{name: getattr(options, name) for name in SETTINGS})
+  check.sampler(sampler, "", strict.FlagError, blocks)
   model, params = models.load(options.model, dtype=options.dtype, error=error)
   strict.require(
     model.cfg.vocab_size >= tokenizer.vocab_size, "model", options.model,
     f"its tokenizer has ids up to {tokenizer.vocab_size - 1}, and its model "
     f"only {model.cfg.vocab_size} rows; download it again", strict.FlagError)
-  sampler = config.SamplerConfig(
-    steps=options.steps or options.gen_length, eos="stop",
-    **{name: getattr(options, name) for name in SETTINGS})
-  check.sampler(sampler, "", strict.FlagError)
   key = jax.random.split(keys_lib.of(
     jax.random.key(options.seed), keys_lib.Seed.GENERATION), 1)
   messages: list[dict[str, str]] = []
@@ -153,7 +152,7 @@ def run() -> None:
     screen = Screen()
     for state in denoise.stream(
         model, params, ids, lengths, key,
-        sampler=sampler, eos_id=tokenizer.eos_id):
+        sampler=sampler, eos_id=tokenizer.eos_id, ends=tuple(tokenizer.ends)):
       answer = np.asarray(state.completion)[0]
       screen.draw(picture(tokenizer, answer))
     text = tokenizer.decode(answer)
@@ -173,7 +172,8 @@ def _write_page(
     replay.Token(tokenizer.table.decode([i], skip_special_tokens=False), step,
                  sure, end=i in tokenizer.ends)
     for i, step, sure in zip(*(np.asarray(x)[0].tolist() for x in (
-      decoded.completion, decoded.trace, decoded.confidence)), strict=True)]
+      decoded.completion, decoded.trace, decoded.confidence)), strict=True)
+    if step >= 0]  # or it only fills up what was not decoded
   with output_paths.reporting("html", path):
     path.write_text(
       replay.page(question, tokens, str(flags.FLAGS.model)), encoding="utf-8",
@@ -203,8 +203,11 @@ if __name__ == "__main__":
   flags.DEFINE_integer("gen_length", 128, "tokens per answer")
   flags.DEFINE_integer("steps", None, "denoising steps; default one per token")
   flags.DEFINE_integer(
-    "block_length", 32, "tokens per block; blocks are decoded left to right")
+    "block_length", None, "tokens per block; blocks are decoded left to right; "
+    "default 32, or that of a block-diffusion model")
   flags.DEFINE_float("temperature", 0.0, "softmax temperature; 0 is greedy")
+  flags.DEFINE_integer(
+    "top_k", 0, "sample from this number of likeliest tokens; 0: from all")
   flags.DEFINE_float(
     "top_p", 1.0, "sample from the likeliest tokens with this total "
     "probability")

@@ -43,6 +43,10 @@ class Tokenizer(Protocol):
     """The id that ends a completion and fills the rest of its canvas."""
 
   @property
+  def ends(self) -> frozenset[int]:
+    """All ids that end a completion, with `eos_id`."""
+
+  @property
   def mask_id(self) -> int:
     """The id of a masked token."""
 

@@ -203,7 +203,7 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
       jax.random.fold_in(root, place[0]), place[1]))(places)
     return denoise.decode(
       setup.model, params, prompt, prompt_length, keys, sampler=used,
-      eos_id=setup.tokenizer.eos_id)
+      eos_id=setup.tokenizer.eos_id, ends=tuple(setup.tokenizer.ends))
 
   begun: list[tuple[list[Place], DecodeState]] = []
   for places in batches:

@@ -30,6 +30,9 @@ class SamplerConfig:
     "confident", "token committed if none is above the threshold")
   factor: float = knob(
     0.0, "commit by Fast-dLLM's factor; 0: a fixed number a step", at_least=0)
+  top_k: int = knob(
+    0, "number of likeliest tokens that are sampled from; 0: all",
+    unit="tokens", at_least=0)
   top_p: float = knob(
     1.0, "share of the probability mass that is sampled from", above=0,
     at_most=1)
@@ -40,6 +43,9 @@ class SamplerConfig:
     "the end of its row")
   cache: str = knob(
     "none", "keys and values kept while a block is decoded; an approximation")
+  slots: int = knob(
+    0, "rows that a block-diffusion model decodes at a time, the next one in "
+    "the place of one that has ended; 0: all at once", at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)

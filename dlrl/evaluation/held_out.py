@@ -50,7 +50,7 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
     eos_id = setup.tokenizer.eos_id
     decoded = denoise.decode(
       setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
-      eos_id=eos_id)
+      eos_id=eos_id, ends=tuple(setup.tokenizer.ends))
     return decoded.completion, speed.tokens_per_forward(
       decoded.completion, decoded.trace, eos_id)
 

@@ -17,6 +17,11 @@ class CharTokenizer:
   alphabet: str = "0123456789+-*/()=,. |abcdefghijklmnop"
 
   @property
+  def ends(self) -> frozenset[int]:
+    """The ids that end an answer."""
+    return frozenset({self.eos_id})
+
+  @property
   def vocab_size(self) -> int:
     """Number of ids; the model's vocabulary may be larger."""
     return len(self.alphabet) + 3

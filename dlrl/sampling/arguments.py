@@ -72,6 +72,22 @@ def prompts(value: object, vocab_size: int, field: str) -> list[list[int]]:
   return rows
 
 
+def ids(value: object, vocab_size: int, field: str) -> tuple[int, ...]:
+  """Returns one or several token ids in 0..`vocab_size` - 1, each once.
+
+  Raises:
+    strict.ArgumentError: the value is neither an integer nor a list of some.
+  """
+  if (isinstance(value, str | bytes) or not isinstance(value, Iterable)
+      or getattr(value, "ndim", 1) == 0):
+    return (integer(value, field, 0, vocab_size - 1),)
+  found = [integer(item, f"{field}[{i}]", 0, vocab_size - 1)
+           for i, item in enumerate(_items(
+             value, field, "must be a token id or a list of ids"))]
+  _require(bool(found), field, value, "must contain at least one id")
+  return tuple(dict.fromkeys(found))
+
+
 def _ids(prompt: object, vocab_size: int, field: str) -> list[int]:
   tokens = _items(prompt, field, "must be a list of token ids; put a single "
                   "prompt into a list: [[1, 2, 3]]")

@@ -1,5 +1,6 @@
 """Checks the settings of a sampler before anything is compiled."""
 
+from collections.abc import Callable
 from collections.abc import Collection
 
 from dlrl import config
@@ -11,10 +12,16 @@ from dlrl.sampling import remasking
 CHOICES: dict[str, Collection[str]] = {
   "remasking": remasking.RULES, "fallback": remasking.FALLBACKS,
   "eos": predict.EOS, "cache": denoise.CACHES}
+# What block-diffusion models do not support, by the only value that they take:
+# their cache is exact, and the others are meant for full attention.
+WITH_BLOCKS: dict[str, object] = {
+  "cache": "none", "cfg_scale": 0, "fill_after": 1, "factor": 0,
+  "fallback": "confident"}
 
 
 def sampler(s: config.SamplerConfig, name: str,
-            error: type[strict.ConfigError] = strict.ConfigError) -> None:
+            error: type[strict.ConfigError] = strict.ConfigError,
+            block_length: int = 0) -> None:
   """Checks that the settings of a sampler are allowed and fit each other.
 
   Args:
@@ -22,6 +29,7 @@ def sampler(s: config.SamplerConfig, name: str,
     name: where they come from: a section of the config such as
       `rollout.sampler`, a function's name, or "" for flags.
     error: how a wrong one is reported, see `strict.require`.
+    block_length: that of the model; 0: it has full attention.
 
   Raises:
     error: the settings that are wrong, as `name.setting`.
@@ -32,12 +40,13 @@ def sampler(s: config.SamplerConfig, name: str,
     value = getattr(s, field)
     problems.require(value in table, _full(name, field), value,
                      strict.one_of(table), error)
-  fit(s, name, problems, error)
+  fit(s, name, problems, error, block_length)
   problems.finish()
 
 
 def fit(s: config.SamplerConfig, name: str, problems: strict.Problems,
-        error: type[strict.ConfigError] = strict.ConfigError) -> None:
+        error: type[strict.ConfigError] = strict.ConfigError,
+        block_length: int = 0) -> None:
   """Adds settings that do not fit each other; arguments as in `sampler`."""
 
   def shown(field: str) -> str:
@@ -49,6 +58,8 @@ def fit(s: config.SamplerConfig, name: str, problems: strict.Problems,
   def sound(*fields: str) -> bool:
     return problems.sound(*(_full(name, field) for field in fields))
 
+  if block_length:
+    _fit_blocks(s, block_length, require, shown)
   if sound("gen_length", "block_length"):
     require(s.gen_length % s.block_length == 0, "block_length",
             f"must divide {shown('gen_length')} = {s.gen_length}")
@@ -58,7 +69,7 @@ def fit(s: config.SamplerConfig, name: str, problems: strict.Problems,
       s.steps % blocks == 0 and s.steps <= s.gen_length, "steps",
       f"must be a multiple of the {blocks} blocks and at most "
       f"{shown('gen_length')} = {s.gen_length}: each step commits a token")
-  if sound("threshold", "factor"):
+  if not block_length and sound("threshold", "factor"):
     require(
       not (s.threshold and s.factor), "factor",
       f"must be 0 with {shown('threshold')} = {s.threshold}: either decides "
@@ -67,6 +78,22 @@ def fit(s: config.SamplerConfig, name: str, problems: strict.Problems,
       s.remasking == "low_confidence" or not (s.threshold or s.factor),
       "remasking", f"must be 'low_confidence' with {shown('threshold')} or "
       f"{shown('factor')}, which compare probabilities")
+
+
+def _fit_blocks(s: config.SamplerConfig, block_length: int,
+                require: Callable[[bool, str, str], None],
+                shown: Callable[[str], str]) -> None:
+  """Adds settings that do not fit a model with blocks."""
+  require(s.block_length == block_length, "block_length",
+          f"must be {block_length}, the block length of the model")
+  for field, value in WITH_BLOCKS.items():
+    require(getattr(s, field) == value, field,
+            f"must be {value!r}: the model decodes in blocks of its own")
+  require(s.eos in ("free", "stop"), "eos", "must be 'free' or 'stop', which "
+          "are the same here: a row ends after a block with an end in it")
+  require(
+    not s.threshold or s.remasking in remasking.BOUNDS, "remasking",
+    f"with {shown('threshold')} {strict.one_of(remasking.BOUNDS)}")
 
 
 def _full(name: str, field: str) -> str:

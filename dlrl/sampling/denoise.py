@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
+from dlrl.models import transformer
+from dlrl.sampling import block_decode
 from dlrl.sampling.forward import Forward
 from dlrl.sampling.steps import DecodeState
 from dlrl.sampling.steps import Steps
@@ -34,11 +36,13 @@ def decode(
   sampler: config.SamplerConfig,
   canvas: jax.Array | None = None,
   eos_id: int | None = None,
+  ends: tuple[int, ...] = (),
+  group: int = 1,
 ) -> DecodeState:
   """Fills the masks of a canvas; pure, and jitted by its callers.
 
   Args:
-    model: see `Forward`.
+    model: see `Forward`; one with blocks is decoded by `block_decode.decode`.
     params: the model's parameters.
     prompt: [b, p] int32, padded on the right.
     prompt_length: [b] int32.
@@ -50,13 +54,33 @@ def decode(
     canvas: [b, gen_length] int32. Tokens other than the mask are kept and count
       as committed, so fewer masks take fewer steps. None: all masks.
     eos_id: the end-of-sequence token; needed unless `sampler.eos` is "free".
+    ends: other tokens that end a text. Only models with blocks stop at these,
+      and at `eos_id`, whatever `sampler.eos` is.
+    group: so many rows in succession have the same prompt, which models with
+      blocks compute once.
 
   Returns:
     The state after the last step; its completions have no mask tokens.
+
+  Raises:
+    ValueError: a canvas is given, and the model has blocks.
   """
+  if _has_blocks(model):
+    if canvas is not None:
+      raise ValueError("decode: a model with blocks starts from masks; pass no "
+                       "canvas")
+    return block_decode.decode(
+      model, params, prompt, prompt_length, keys, sampler=sampler,
+      eos_ids=_ends(eos_id, ends), group=group)
   steps, state = _begin(
     Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
     sampler, canvas, eos_id)
+  return _all_steps(steps, state)
+
+
+def _all_steps(steps: Steps, state: DecodeState) -> DecodeState:
+  """Takes steps until no mask is left."""
+  sampler = steps.sampler
 
   def block(state: DecodeState, columns: int) -> DecodeState:
     state, start, cache = steps.first(state)
@@ -113,8 +137,14 @@ def stream(
   *,
   sampler: config.SamplerConfig,
   eos_id: int | None = None,
+  ends: tuple[int, ...] = (),
 ) -> Iterator[DecodeState]:
   """Yields the state after each step of `decode`; same arguments."""
+  if _has_blocks(model):
+    yield from block_decode.stream(
+      model, params, prompt, prompt_length, keys, sampler=sampler,
+      eos_ids=_ends(eos_id, ends))
+    return
   steps, state = _begin(
     Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
     sampler, None, eos_id)
@@ -135,6 +165,16 @@ _goes_on = jax.jit(Steps.goes_on)
 _first = jax.jit(Steps.first)
 _next = jax.jit(Steps.next, static_argnames="columns")
 _fill = jax.jit(Steps.fill)
+
+
+def _has_blocks(model: Any) -> bool:
+  return isinstance(model, transformer.Model) and model.cfg.block_length > 0
+
+
+def _ends(eos_id: int | None, others: tuple[int, ...]) -> tuple[int, ...]:
+  """All ids that end a text, first the one that fills what follows."""
+  first = () if eos_id is None else (eos_id,)
+  return tuple(dict.fromkeys((*first, *sorted(others))))
 
 
 def _begin(

@@ -98,11 +98,21 @@ class Forward:
     Returns:
       [b, w, v] fp32; -inf for the mask token.
     """
-    logits = jnp.einsum(
-      "btd,dv->btv", hidden, self.model.unembed(self.params),
-      preferred_element_type=jnp.float32)
+    logits = unembedded(self.model, self.params, hidden)
     if self.cfg_scale:
       guided, unguided = jnp.split(logits, 2)
       logits = unguided + (self.cfg_scale + 1) * (guided - unguided)
-    # A committed mask token would be denoised again, forever.
-    return logits.at[:, :, self.model.mask_id].set(-jnp.inf)
+    return without_mask(logits, self.model.mask_id)
+
+
+def unembedded(model: Any, params: Any, hidden: jax.Array) -> jax.Array:
+  """Computes logits [b, w, v] fp32 of hidden states [b, w, d]."""
+  return jnp.einsum(
+    "btd,dv->btv", hidden, model.unembed(params),
+    preferred_element_type=jnp.float32)
+
+
+def without_mask(logits: jax.Array, mask_id: int) -> jax.Array:
+  """Sets logits [b, w, v] of the mask token to -inf."""
+  # A committed mask token would be denoised again, forever.
+  return logits.at[:, :, mask_id].set(-jnp.inf)

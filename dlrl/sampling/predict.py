@@ -16,16 +16,16 @@ def predict(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Samples a token in each column, and scores it by the remasking rule.
 
-  Temperature and top-p decide which token is drawn. Scores and confidence are
-  of the model's own distribution, at temperature 1 and without top-p, as in
-  LLaDA's `generate`: an unlikely token that noise made the winner still counts
-  as unlikely, and is committed late.
+  Temperature, top-k and top-p decide which token is drawn. Scores and
+  confidence are of the model's own distribution, at temperature 1 and of all
+  tokens, as in LLaDA's `generate`: an unlikely token that noise made the winner
+  still counts as unlikely, and is committed late.
 
   Args:
     logits: [b, w, v] fp32.
     keys: [b] PRNG keys, one per row; unused if nothing is random.
     index: [b] int, a number that the row's key has not been used with before.
-    sampler: temperature, top_p, remasking and eos are used.
+    sampler: temperature, top_k, top_p, remasking and eos are used.
     eos_id: the end-of-sequence token; needed unless `sampler.eos` is "free".
 
   Returns:
@@ -35,19 +35,57 @@ def predict(
   """
   if sampler.eos == "suppress":
     logits = logits.at[:, :, eos_id].set(-jnp.inf)
+  kept = logits  # the likeliest token is always kept
+  if sampler.temperature:
+    kept = filtered(logits, sampler, sampler.temperature)
   token = _argmax(perturb(
-    top_p(logits, sampler), keys, index, temperature=sampler.temperature))
-  confidence = remasking.low_confidence(logits, token, None)
+    kept, keys, index, temperature=sampler.temperature))
+  score, confidence = _scores(logits, token, keys, index, sampler)
+  if sampler.eos == "last":
+    score = jnp.where(token == eos_id, -jnp.inf, score)
+  return token, score, confidence
+
+
+def predict_drawn(
+  logits: jax.Array, keys: jax.Array, index: jax.Array,
+  sampler: config.SamplerConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Samples a token in each column, and scores it by what it is drawn from.
+
+  As in SDAR's sampler, scores and confidence are of the distribution after
+  temperature, top-k and top-p. At temperature 0 the likeliest token is taken,
+  and they are of the distribution at temperature 1, after top-k and top-p:
+  without noise its probability would always be 1.
+
+  Args:
+    logits: [b, w, v] fp32.
+    keys: [b] PRNG keys, one per row; unused if nothing is random.
+    index: [b] int, a number that the row's key has not been used with before.
+    sampler: temperature, top_k, top_p and remasking are used.
+
+  Returns:
+    As `predict`.
+  """
+  temperature = sampler.temperature or 1.0
+  kept = filtered(logits, sampler, temperature)
+  token = _argmax(perturb(
+    kept, keys, index, temperature=sampler.temperature))
+  return token, *_scores(kept / temperature, token, keys, index, sampler)
+
+
+def _scores(
+  logits: jax.Array, token: jax.Array, keys: jax.Array, index: jax.Array,
+  sampler: config.SamplerConfig,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns score and confidence [b, w] of tokens under `logits`."""
   noise = None
   if sampler.remasking == "random":
     # The order must not depend on the tokens drawn.
     noise = jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(
       keys_lib.of(key, keys_lib.Sample.ORDER), i), token.shape[1:]))(
       keys, index)
-  score = remasking.RULES[sampler.remasking](logits, token, noise)
-  if sampler.eos == "last":
-    score = jnp.where(token == eos_id, -jnp.inf, score)
-  return token, score, confidence
+  return (remasking.RULES[sampler.remasking](logits, token, noise),
+          remasking.low_confidence(logits, token, None))
 
 
 def _argmax(x: jax.Array) -> jax.Array:
@@ -59,24 +97,32 @@ def _argmax(x: jax.Array) -> jax.Array:
     jnp.where(x == jnp.max(x, -1, keepdims=True), place, last), -1)
 
 
-def top_p(logits: jax.Array, sampler: config.SamplerConfig) -> jax.Array:
-  """Keeps the smallest set of likeliest tokens with `sampler.top_p` in total.
+def filtered(
+  logits: jax.Array, sampler: config.SamplerConfig, temperature: float
+) -> jax.Array:
+  """Keeps the tokens that top-k and then top-p leave to be drawn.
 
-  The probabilities are those at `sampler.temperature`, as in Hugging Face's
-  and Dream's samplers, where the temperature is applied first. The token that
-  crosses the threshold is kept, so the likeliest always is; so are tokens as
-  likely as the last one kept.
+  Top-k keeps the `sampler.top_k` likeliest tokens. Of these, top-p keeps the
+  smallest set of likeliest ones with `sampler.top_p` in total. It counts
+  probabilities at the temperature, as Hugging Face's and Dream's samplers do,
+  where the temperature is applied first. The token that crosses the threshold
+  is kept, so the likeliest always is. Of either, tokens as likely as the last
+  one kept are kept, too.
 
   Args:
     logits: [b, w, v] fp32, not yet divided by the temperature.
-    sampler: temperature and top_p are used.
+    sampler: top_k and top_p are used.
+    temperature: positive.
 
   Returns:
     The logits, -inf for all other tokens.
   """
-  if sampler.top_p == 1 or sampler.temperature == 0:
+  if 0 < sampler.top_k < logits.shape[-1]:
+    least = jax.lax.top_k(logits, sampler.top_k)[0][..., -1:]
+    logits = jnp.where(logits >= least, logits, -jnp.inf)
+  if sampler.top_p == 1:
     return logits
-  probs = jax.nn.softmax(logits / sampler.temperature, axis=-1)
+  probs = jax.nn.softmax(logits / temperature, axis=-1)
   # Sorted values are enough: a token is kept if it is as likely as the last one
   # kept, so no permutation [b, w, v] has to be held and undone.
   descending = -jnp.sort(-probs, axis=-1)

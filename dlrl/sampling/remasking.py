@@ -157,6 +157,59 @@ def by_factor(
   return masked & (rank < n)
 
 
+def above_or_highest(
+  confidence: jax.Array, masked: jax.Array, threshold: float, count: jax.Array
+) -> jax.Array:
+  """Selects all above `threshold` if they are `count`, else the `count` best.
+
+  SDAR's dynamic decoding. `count` is at most the number of masked positions,
+  so that it never selects others, as the published loop does.
+
+  Args:
+    confidence: [b, t] fp32, probabilities.
+    masked: [b, t] bool, the positions that may be committed.
+    threshold: a probability in (0, 1].
+    count: [b] int, at least 1.
+
+  Returns:
+    [b, t] bool.
+  """
+  sure = masked & (confidence > threshold)
+  needed = jnp.minimum(count, jnp.sum(masked, 1))
+  return jnp.where((jnp.sum(sure, 1) >= needed)[:, None], sure,
+                   highest(confidence, masked, count))
+
+
+def entropy_bounded(
+  score: jax.Array, masked: jax.Array, bound: float, count: jax.Array
+) -> jax.Array:
+  """Selects positions of least entropy that are nearly independent.
+
+  The rule of the EB-Sampler (arXiv 2505.24857), which SDAR's published script
+  means to use but fails in: it selects the most positions, by increasing
+  entropy, whose entropies but the largest sum to at most `bound`. That sum is
+  an upper bound of what the positions tell about each other.
+
+  Args:
+    score: [b, t] fp32, minus the entropies, from `entropy`.
+    masked: [b, t] bool, the positions that may be committed.
+    bound: in nats, not negative.
+    count: [b] int, at least 1; at least so many are selected if there are.
+
+  Returns:
+    [b, t] bool.
+  """
+  rank = _rank(score, masked)
+  lower = (rank[:, None] < rank[:, :, None]) & masked[:, None]
+  before = jnp.sum(jnp.where(lower, -score[:, None], 0.0), -1)
+  return masked & ((before <= bound) | (rank < count[:, None]))
+
+
+# By `sampler.remasking`, how block-diffusion models use `sampler.threshold`: as
+# a probability, or as an entropy in nats.
+BOUNDS = {"low_confidence": above_or_highest, "entropy": entropy_bounded}
+
+
 def _rank(score: jax.Array, masked: jax.Array) -> jax.Array:
   """Ranks the masked positions of each row by score, the highest as 0."""
   # Sorted by masked first: a score of -inf or NaN must still come before all

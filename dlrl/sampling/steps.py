@@ -21,13 +21,14 @@ class DecodeState(NamedTuple):
 
   Attributes:
     completion: [b, t] int32; mask tokens until they are committed, none in the
-      end.
+      end. What a model with blocks has not decoded, after the last block of a
+      row that ended, is then the end-of-sequence token.
     trace: [b, t] int32, the step that committed each token, counted from 0 in
-      every row; -1 where masked or given by the canvas.
+      every row; -1 where masked, given by the canvas, or never decoded.
     forwards: scalar int32, forward passes of the batch so far, whether of whole
       rows or of the part that a cache leaves.
     confidence: [b, t] fp32, the probability of each token when it was
-      committed; 0 where masked, 1 where given by the canvas.
+      committed; 0 where masked or never decoded, 1 where given by the canvas.
   """
 
   completion: jax.Array

@@ -84,7 +84,7 @@ def test_prompts_of_one_length_may_be_one_array():
 
 @pytest.mark.parametrize("field, value", [
   *[("eos_id", value) for value in (
-    -1, 24, 99999, MASK, 1.0, True, "1", [1], 2**40)],
+    -1, 24, 99999, MASK, 1.0, True, "1", [1, 3], [], 2**40)],
   *[("seed", value) for value in (
     -1, 2**32, 2**40, 1.0, True, None, "0", [0], np.int64(2**32))],
   *[(name, value) for name in (

@@ -74,3 +74,41 @@ def test_a_random_order_does_not_depend_on_the_tokens():
     of_token = score[token == i]
     error = np.sqrt(1 / 12 / len(of_token))  # of a uniform variable's mean
     assert abs(of_token.mean() - 0.5) <= 5 * error
+
+
+@pytest.mark.parametrize("top_k, top_p, kept", [
+  (1, 1.0, 1), (3, 1.0, 3), (0, 1.0, 4), (9, 1.0, 4),
+  # Of all four tokens, 0.6 would not be 0.7, but of the first two it is 0.75.
+  (2, 0.7, 1), (2, 0.8, 2)])
+def test_top_k_comes_before_top_p(top_k, top_p, kept):
+  n = 2**13
+  token, score, confidence = draws(
+    n, temperature=1.0, top_k=top_k, top_p=top_p)
+  want = np.where(np.arange(4) < kept, PROBS, 0)
+  want /= want.sum()
+  share = np.bincount(token, minlength=4) / n
+  assert (abs(share - want) <= 5 * np.sqrt(want * (1 - want) / n)).all()
+  # The model's own, as ever.
+  np.testing.assert_allclose(score, PROBS[token], rtol=1e-6)
+  np.testing.assert_allclose(confidence, PROBS[token], rtol=1e-6)
+
+
+@pytest.mark.parametrize("options, want", [
+  ({"temperature": 1.0, "top_k": 2}, [0.75, 0.25, 0, 0]),
+  ({"temperature": 1.0, "top_k": 1}, [1, 0, 0, 0]),
+  ({"temperature": 0.0}, PROBS), ({"temperature": 0.0, "top_k": 2}, [0.75]),
+  ({"temperature": 0.5, "top_p": 0.9}, np.array([.36, .04]) / 0.4),
+  ({"temperature": 2.0, "top_k": 3}, PROBS[:3]**.5 / sum(PROBS[:3]**.5))],
+  ids=str)
+def test_what_is_drawn_is_as_likely_as_it_was(options, want):
+  n = 2**9
+  logits = jnp.tile(jnp.log(jnp.asarray(PROBS, jnp.float32)), (n, 1, 1))
+  token, score, confidence = (np.asarray(x)[:, 0] for x in jax.jit(
+    predict.predict_drawn, static_argnums=3)(
+    logits, jax.random.split(jax.random.key(0), n), jnp.zeros(n, int),
+    config.SamplerConfig(**options)))
+  found = len(set(token.tolist()))
+  assert found == (1 if not options["temperature"] else np.sum(
+    np.asarray(want) > 0))
+  np.testing.assert_allclose(confidence, np.asarray(want)[token], rtol=1e-5)
+  np.testing.assert_array_equal(score, confidence)
