@@ -86,6 +86,8 @@ BAD = {
   "watchdog.first_seconds": dict(watchdog__first_seconds=0.0),
   "rollout.rewards": dict(rollout__rewards=()),
   "rollout.reward_weights": dict(rollout__reward_weights=(1.0, 2.0)),
+  "rollout.normalize": dict(rollout__normalize="batch"),
+  "rollout.resample": dict(rollout__resample=-1),
   "task.prompt": dict(task__prompt="polite"),
   "task.weights": dict(task__name="sudoku+countdown", task__weights=(1.0,)),
   "task.weights ": dict(

@@ -29,6 +29,7 @@ from dlrl.diffusion import method_processes
 from dlrl.diffusion import pruning
 from dlrl.models import char_tokenizer
 from dlrl.models import lora
+from dlrl.run import rounds
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.sampling import predict
 
@@ -100,7 +101,7 @@ def _fine_tuning(step):
     "completion": batch.completion})
 
 
-def _rollout(step):
+def _rollout(step, number=0):
   """Two prompts, three completions each, canvases of both priors."""
   model, params = tiny()
   cfg = config.Config(
@@ -118,6 +119,9 @@ def _rollout(step):
   state = dataclasses.replace(
     first_state(params, recorder()), step=jnp.int32(step),
     memory=pruning.Memory(jnp.arange(2), jnp.full((2, 4), 5)))
+  if number:
+    state = dataclasses.replace(state, key=rounds.key(types.SimpleNamespace(
+      root_key=root(), put_whole=jnp.asarray), number))
   with jax.set_mesh(mesh):
     return program(state, jnp.full((2, 3), 4), jnp.full(2, 3), jnp.arange(2),
                    jnp.full((2, 4), 6).at[:, 0].set(MASK))
@@ -148,6 +152,8 @@ USES = {
   "params": _params, "adapters": _adapters,
   **{f"fine-tuning {i}": functools.partial(_fine_tuning, i) for i in range(2)},
   **{f"rollout {i}": functools.partial(_rollout, i) for i in range(2)},
+  **{f"rollout 1, round {i}": functools.partial(_rollout, 1, i)
+     for i in (1, 2)},
   **{f"update {i}": functools.partial(_update, i) for i in range(2)},
   **{p.name: functools.partial(_of_seed, p) for p in (
     keys_lib.Seed.EVALUATION, keys_lib.Seed.GENERATION,

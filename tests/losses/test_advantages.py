@@ -109,3 +109,48 @@ def test_damping_scales_what_is_below_zero_only():
     np.testing.assert_array_equal(
       losses.damp_negative(advantage, weight),
       [-2 * weight, -0.5 * weight, 0, 0.5, 3])
+
+
+@pytest.mark.parametrize("name", sorted(losses.ADVANTAGES))
+def test_each_reward_has_advantages_of_its_own_that_are_added_up(name):
+  rng = np.random.default_rng(5)
+  # Solved or not, and tokens per forward pass, on quite another scale.
+  rewards = np.stack([rng.integers(0, 2, 12), rng.uniform(1, 9, 12)], 1)
+  rewards[4:8, 0] = 1  # a group that is all right still differs in speed
+  rewards[[1, 9]] = np.nan
+  want = np.zeros(12)
+  for weight, column in zip((1.0, 0.25), rewards.T, strict=True):
+    for group in range(3):
+      places = 4 * group + np.arange(4)
+      known = places[~np.isnan(column[places])]
+      r = column[known]
+      apart, n = r - r.mean(), len(r)
+      if np.ptp(r) == 0:
+        continue
+      up, down = np.exp(apart), np.exp(-apart)
+      want[known] += weight * {
+        "normalized": apart / (r.std(ddof=1) + EPS), "centered": apart,
+        "leave_one_out": r - (r.sum() - r) / (n - 1),
+        "softmax": n * (up / up.sum() - down / down.sum())}[name]
+  got = losses.decoupled(
+    jnp.asarray(rewards, jnp.float32), 4, weights=(1.0, 0.25),
+    rule=losses.ADVANTAGES[name])
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reward_with_large_numbers_does_not_hide_another():
+  solved = np.array([1.0, 0, 1, 0])
+  speed = np.array([100.0, 300, 300, 500])  # the right answers are slow
+  rewards = jnp.asarray(np.stack([solved, speed], 1))
+  together = np.asarray(losses.normalized(solved + speed, 4))
+  each = np.asarray(losses.decoupled(rewards, 4, weights=(1.0, 1.0)))
+  assert together[2] < 0.01  # right, and as fast as the mean: hardly better
+  # By hand: std of solved 1/sqrt(3), of speed 100 sqrt(8/3).
+  a, b = np.sqrt(3) / 2, np.sqrt(1.5)
+  np.testing.assert_allclose(
+    each, [a - b, -a, a, b - a], rtol=1e-5, atol=1e-5)
+
+
+def test_as_many_weights_as_rewards():
+  with pytest.raises(ValueError, match="zip"):
+    losses.decoupled(jnp.ones((4, 2)), 4, weights=(1.0,))
