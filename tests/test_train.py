@@ -127,15 +127,18 @@ def test_a_mixture_is_trained_and_evaluated_by_task(sudoku_dir, tmp_path):
     sudoku_dir, steps=1, task__name="sudoku+countdown_digits",
     task__weights=(1.0, 3.0), sft__difficulty=(1, 6),
     rollout__difficulty=(1, 12), eval__difficulty=(1, 12), eval__split="test",
-    rollout__rewards=("solved", "test_train:shorter"),
-    rollout__reward_weights=(1.0, 0.1))
+    rollout__rewards=("solved", "test_train:shorter", "tokens_per_forward"),
+    rollout__reward_weights=(1.0, 0.1, 0.5), rollout__normalize="each")
   _, rows = runs.run_here(cfg, tmp_path / "run")
   step = rows[-1]
   for prefix in ("rollout", "eval", "test"):
     assert {"solved", "sudoku/solved", "sudoku/cells", "countdown_digits/easy",
             } <= {key.removeprefix(f"{prefix}/") for key in step}
   assert step["reward/mean"] == pytest.approx(
-    step["reward/solved"] + 0.1 * step["reward/shorter"])
+    step["reward/solved"] + 0.1 * step["reward/shorter"]
+    + 0.5 * step["reward/tokens_per_forward"])
+  assert step["reward/tokens_per_forward"] == pytest.approx(
+    step["rollout/tokens_per_forward"]) and step["update/grad_norm"] > 0
   assert step["reward/shorter"] < 0
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import types
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -122,22 +121,11 @@ def test_each_round_has_a_key_of_its_own():
   assert tuple(jax.random.key_data(setup.root_key).tolist()) not in found
 
 
-def flat_if_odd(prompts, completions, *, index, **columns):
-  """The same for every completion of an example with an odd index."""
-  return [0.5 if i % 2 else hash_of(text) for text, i in
-          zip(completions, index, strict=True)]
-
-
-def hash_of(text):
-  """A number in 0..1 that differs between texts."""
-  return zlib.crc32(text.encode()) / 2**32
-
-
 def test_a_run_learns_from_groups_that_teach_and_continues_exactly(
     sudoku_dir, tmp_path, monkeypatch):
   cfg = runs.tiny(
     sudoku_dir, steps=3, sft__steps=0, checkpoint_every=1, eval__every=9,
-    rollout__rewards=("test_rounds:flat_if_odd",), rollout__resample=2)
+    rollout__rewards=("flat_rewards:flat_if_odd",), rollout__resample=2)
   learned, compiled = [], []
   jax.monitoring.register_event_duration_secs_listener(
     lambda name, _, **kw: compiled.append(name)

@@ -42,11 +42,12 @@ def environment():
 class Jobs:
   """Runs of one config by any number of processes."""
 
-  def __init__(self, environment, data_dir, directory, devices, axes):
+  def __init__(self, environment, data_dir, directory, devices, axes,
+               rewards='("paused_rewards:units",)'):
     self._environment, self._data_dir = environment, data_dir
     self.directory = directory
     self._flags = [f"--config.mesh.cpu_devices={devices}", *axes,
-                   '--config.rollout.rewards=("paused_rewards:units",)']
+                   f"--config.rollout.rewards={rewards}"]
 
   def start(self, name, processes, environments=()):
     """One process each; what they print goes to files."""
@@ -174,6 +175,24 @@ def test_another_number_of_processes_goes_on_from_the_checkpoint(story):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=of_params),
     *(runs.params_of(root) for root in (several, whole)))
+
+
+def test_groups_are_replaced_and_speeds_rewarded_as_in_one_process(
+    environment, sudoku_dir, tmp_path):
+  jobs = Jobs(environment, sudoku_dir, tmp_path, 2, [
+    "--config.mesh.data=-1", "--config.steps=2", "--config.sft.steps=0",
+    "--config.eval.every=9", "--config.rollout.resample=2",
+    "--config.rollout.reward_weights=(1.0,0.0)",
+    "--config.rollout.normalize=each"],
+    '("flat_rewards:flat_if_odd","tokens_per_forward")')
+  for count in (1, 2):
+    for process in jobs.start(str(count), count):
+      assert process.wait() == 0, jobs.log(str(count), 0).read_text()
+  one, two = (runs.timeless(tmp_path / name) for name in "12")
+  assert sum(row.get("rollout/resampled", 0) for row in one) > 0
+  assert one == two
+  jax.tree.map(np.testing.assert_array_equal,
+               *(runs.params_of(tmp_path / name) for name in "12"))
 
 
 def together(environment, jobs):

@@ -12,12 +12,15 @@ import runs
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from dlrl import config
 from dlrl import strict
+from dlrl import tasks
 from dlrl.models.char_tokenizer import CharTokenizer
 from dlrl.tasks import mixture
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.user_files import files
 from dlrl.tasks.user_files import messages
+from dlrl.tasks.user_files import rewards as rewards_lib
 
 EVERY = files.DIFFICULTIES
 USER = {"role": "user", "content": "1+1="}
@@ -251,7 +254,8 @@ def test_bytes_that_are_not_text_are_an_error(tmp_path, column):
 
 
 @pytest.mark.parametrize("column", [
-  "index", "task", "prompts", "completions", "dlrl_rewards"])
+  "index", "task", "prompts", "completions", "dlrl_rewards",
+  "dlrl_tokens_per_forward"])
 def test_a_column_with_a_reserved_name_is_an_error(tmp_path, column):
   path = write(tmp_path / "a.jsonl", {"prompt": "a"},
                {"prompt": "b", column: 1})
@@ -326,6 +330,25 @@ def test_solved_is_not_known_where_a_reward_is_not():
   scores = files.metrics(rewards)(["?"] * 4, [""] * 4)
   # Of what fails by one reward, the other is not known as often as of the rest.
   assert scores["solved"] == [None, 1, None, 0]
+
+
+def test_the_speed_of_decoding_does_not_decide_whether_it_is_solved(tmp_path):
+  path = write(tmp_path / "a.jsonl", {"prompt": "1+1="})
+  names = ("many_rewards:length", "tokens_per_forward")
+  task = tasks.find(config.TaskConfig(
+    name="files", train_files=path, validation_files=path, test_files=path),
+    names)
+  done = (["?"] * 2, ["", ""])
+  known = [{"length": 1.0, "tokens_per_forward": 0.5},
+           {"length": 0.5, "tokens_per_forward": 2.0}]
+  assert task.metrics(*done, dlrl_rewards=known) == {
+    "length": [1, 0.5], "solved": [1, 0]}
+  assert list(rewards_lib.find(task.rewards, names)) == [
+    "length", "tokens_per_forward"]
+  alone = tasks.find(config.TaskConfig(
+    name="files", train_files=path, validation_files=path, test_files=path),
+    names[1:])
+  assert alone.metrics(*done, dlrl_rewards=known) == {"solved": [None, None]}
 
 
 def test_rewards_that_are_known_are_not_computed_again():
