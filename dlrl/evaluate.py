@@ -231,7 +231,7 @@ def _records(setup: setup_lib.Setup, length: int, source: tasks.Examples,
   rows = [source[items["position"][item]] for _, item in places]
   ids = np.asarray(decoded.completion)[:len(places)]
   done = grading.read(setup, rows, ids, np.asarray(speed.tokens_per_forward(
-    decoded.completion, decoded.trace, setup.tokenizer.eos_id))[:len(places)])
+    decoded.completion, decoded.trace, setup.tokenizer.ends))[:len(places)])
   raw: list[dict[str, str]] = [{} for _ in rows]
   if setup.cfg.evaluation.scorer != "sound":
     # Published scorers also read what follows the end-of-sequence token.

@@ -86,7 +86,7 @@ def _rollout(
     maskable=canvas == setup.model.mask_id,
     keys=draw_keys, trace=trace,
     tokens_per_forward=speed.tokens_per_forward(
-      decoded.completion, decoded.trace, setup.tokenizer.eos_id)
+      decoded.completion, decoded.trace, setup.tokenizer.ends)
   ), decoded.forwards
 
 

@@ -47,12 +47,11 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
   def decode(params, prompt, prompt_length, places):
     keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(
       jax.random.key(0), place[0]), place[1]))(places)
-    eos_id = setup.tokenizer.eos_id
     decoded = denoise.decode(
       setup.model, params, prompt, prompt_length, keys, sampler=cfg.sampler,
-      eos_id=eos_id, ends=tuple(setup.tokenizer.ends))
+      eos_id=setup.tokenizer.eos_id, ends=tuple(setup.tokenizer.ends))
     return decoded.completion, speed.tokens_per_forward(
-      decoded.completion, decoded.trace, eos_id)
+      decoded.completion, decoded.trace, setup.tokenizer.ends)
 
   def on_split(params: Any, split: str) -> dict[str, float]:
     source, arrays = items[split]

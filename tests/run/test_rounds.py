@@ -121,27 +121,23 @@ def test_each_round_has_a_key_of_its_own():
   assert tuple(jax.random.key_data(setup.root_key).tolist()) not in found
 
 
-def test_a_run_learns_from_groups_that_teach_and_continues_exactly(
-    sudoku_dir, tmp_path, monkeypatch):
-  cfg = runs.tiny(
-    sudoku_dir, steps=3, sft__steps=0, checkpoint_every=1, eval__every=9,
-    rollout__rewards=("flat_rewards:flat_if_odd",), rollout__resample=2)
-  learned, compiled = [], []
+def noted_programs(monkeypatch):
+  """What is learned from, and how often each call of a program compiled."""
+  learned, compiled, calls = [], [], {"rollout": [], "learn": []}
   jax.monitoring.register_event_duration_secs_listener(
     lambda name, _, **kw: compiled.append(name)
     if name.endswith("backend_compile_duration") else None)
-  seen = {"rollout": [], "learn": []}
   real = train.make_programs
+
+  def counted(name, function, *args):
+    before = len(compiled)
+    try:
+      return function(*args)
+    finally:
+      calls[name].append(len(compiled) - before)
 
   def make(*args, **kwargs):
     rollout, learn = real(*args, **kwargs)
-
-    def counted(name, function, *args):
-      before = len(compiled)
-      try:
-        return function(*args)
-      finally:
-        seen[name].append(len(compiled) - before)
 
     def noted(state, batch, index, *rewards):
       learned.append((np.asarray(index), np.asarray(batch.prompt)))
@@ -150,30 +146,51 @@ def test_a_run_learns_from_groups_that_teach_and_continues_exactly(
     return functools.partial(counted, "rollout", rollout), noted
 
   monkeypatch.setattr(train, "make_programs", make)
-  _, want = runs.run_here(cfg, tmp_path / "whole")
-  assert seen["learn"] == [1, 0, 0]
-  assert seen["rollout"][0] == 1 and set(seen["rollout"][1:]) == {0}
+  return learned, calls
 
-  # By hand: the same batches of prompts, groups with even indices first.
-  setup = setup_lib.make(cfg)
-  source = rollout.examples(setup)
+
+def by_hand(setup, source, rows):
+  """Positions of the examples that are learned: even ones first, in order."""
   batches = rollout.prompt_batches(setup, source)
-  for row, (index, prompt) in zip(want[1:], learned, strict=True):
+
+  def flat(position):
+    return source[int(position)]["index"] % 2 == 1
+
+  for row in rows:
     first, *more = [next(batches)["position"] for _ in range(
       1 + int(row["rollout/resampled"]))]
-    fresh = [i for batch in more for i in batch if not source[i]["index"] % 2]
+    fresh = [i for batch in more for i in batch if not flat(i)]
     for place, i in enumerate(first):
-      if source[int(i)]["index"] % 2 and fresh:
+      if flat(i) and fresh:
         first[place] = fresh.pop(0)
-    np.testing.assert_array_equal(index, first)
-    asked = data.rl_item(
-      source, setup.tokenizer, setup.prompt, prompt_length=prompt.shape[1])
-    np.testing.assert_array_equal(prompt, np.repeat(
-      [asked(int(i))["prompt_ids"] for i in first], 4, 0))
-    flat = [source[int(i)]["index"] % 2 for i in first]
-    assert row["update/zero_groups"] == np.mean(flat)
-    assert row["rollout/resampled"] == 2 or not any(flat)
+    left = [flat(i) for i in first]
+    assert row["update/zero_groups"] == np.mean(left)
+    assert row["rollout/resampled"] == 2 or not any(left)
+    yield first
+
+
+def test_a_run_learns_from_groups_that_teach_and_continues_exactly(
+    sudoku_dir, tmp_path, monkeypatch):
+  cfg = runs.tiny(
+    sudoku_dir, steps=3, sft__steps=0, checkpoint_every=1, eval__every=9,
+    rollout__rewards=("flat_rewards:flat_if_odd",), rollout__resample=2)
+  learned, calls = noted_programs(monkeypatch)
+  _, want = runs.run_here(cfg, tmp_path / "whole")
+  assert calls["learn"] == [1, 0, 0]
+  assert calls["rollout"] == [1] + [0] * (len(calls["rollout"]) - 1)
   assert sum(row["rollout/resampled"] for row in want[1:]) > 1
+  assert len(calls["rollout"]) == 3 + sum(
+    row["rollout/resampled"] for row in want[1:])
+
+  setup = setup_lib.make(cfg)
+  source = rollout.examples(setup)
+  item = data.rl_item(source, setup.tokenizer, setup.prompt,
+                      prompt_length=cfg.task.prompt_length)
+  for places, (index, prompt) in zip(
+      by_hand(setup, source, want[1:]), learned, strict=True):
+    np.testing.assert_array_equal(index, places)
+    np.testing.assert_array_equal(prompt, np.repeat(
+      [item(int(i))["prompt_ids"] for i in places], 4, 0))
 
   begin = step_log.StepLog.begin
 

@@ -177,6 +177,7 @@ def test_another_number_of_processes_goes_on_from_the_checkpoint(story):
     *(runs.params_of(root) for root in (several, whole)))
 
 
+@pytest.mark.slow
 def test_groups_are_replaced_and_speeds_rewarded_as_in_one_process(
     environment, sudoku_dir, tmp_path):
   jobs = Jobs(environment, sudoku_dir, tmp_path, 2, [
