@@ -12,10 +12,8 @@ import pytest
 from jax.extend import core
 
 from dlrl import config
-from dlrl import models
 from dlrl import strict
 from dlrl.costs.flops import flops
-from dlrl.models import families
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import transformer
@@ -318,81 +316,3 @@ def test_what_blocks_do_not_support_is_refused():
       4)
   with pytest.raises(strict.ConfigError, match=r"model\.shifted = True"):
     transformer.build(dataclasses.replace(CFG, shifted=True), MASK)
-
-
-def read(shared, **options):
-  root = shared / "golden" / "sdar_tiny"
-  model, params = models.load(root, dtype="float32", **options)
-  return model, params, np.load(root / "golden.npz")
-
-
-@pytest.mark.shared_data
-def test_golden_logits_of_both_streams(shared):
-  model, params, data = read(shared)
-  clean, lengths, live = (data[k] for k in ("input_ids", "lengths", "valid"))
-  assert (model.mask_id, model.cfg.block_length) == (318, 4)
-  logits = jax.jit(model.logits)(params, clean, lengths)
-  np.testing.assert_allclose(
-    logits[live], data["logits_block_causal"][live], rtol=0, atol=1e-4)
-  run = jax.jit(model.noisy_logits)
-  for hidden, want in zip(data["noise_masks"], data["logits_noisy"],
-                          strict=True):
-    got = run(params, np.where(hidden, model.mask_id, clean), clean, lengths)
-    np.testing.assert_allclose(got[live], want[live], rtol=0, atol=1e-4)
-
-
-@pytest.mark.shared_data
-def test_golden_logits_with_another_block_length(shared):
-  with pytest.warns(UserWarning, match="block_length is 8, but .* blocks of 4"):
-    model, params, data = read(shared, block_length=8)
-  clean, live = data["input_ids"], data["valid"]
-  got = jax.jit(model.noisy_logits)(
-    params, np.where(data["noise_masks"][2], model.mask_id, clean), clean,
-    data["lengths"])
-  np.testing.assert_allclose(
-    got[live], data["logits_noisy_other_block_size"][live], rtol=0, atol=1e-4)
-
-
-@pytest.mark.shared_data
-@pytest.mark.parametrize("estimator", ["bgpo", "ebpo", "sft"])
-def test_golden_gradients_of_draws_that_share_a_clean_stream(
-    shared, estimator):
-  model, params, data = read(shared)
-  clean, lengths = data["input_ids"], data["lengths"]
-  masks, p = (np.moveaxis(data[f"{estimator}.{name}"], 1, 0)
-              for name in ("masks", "p_mask"))
-  positions = np.tile(np.arange(clean.shape[1]), (len(clean), 1))
-
-  def total(params):
-    kept = model.clean_stream(params, clean, lengths)
-    weight = np.where(masks, 1 / np.where(masks, p, 1), 0)
-
-    def elbo(draw):
-      hidden, weight = draw
-      noisy = jnp.where(hidden, model.mask_id, clean)
-      states = model.noisy_stream(params, noisy, positions, lengths, kept)
-      logp = jax.nn.log_softmax(states @ model.unembed(params))
-      logp = jnp.take_along_axis(logp, jnp.asarray(clean)[..., None], -1)
-      return jnp.sum(logp[..., 0] * weight, -1)
-
-    each = jax.lax.map(elbo, (jnp.asarray(masks), jnp.asarray(weight)))
-    return jnp.sum(each.mean(0) * data["row_weights"]), each
-
-  (value, each), grads = jax.jit(jax.value_and_grad(
-    total, has_aux=True))(params)
-  np.testing.assert_allclose(each.T, data[f"{estimator}.elbo"], rtol=1e-5)
-  np.testing.assert_allclose(
-    value, data[f"{estimator}.weighted_mean"], rtol=1e-5)
-  stem, checked = f"{estimator}.grad.", 0
-  family = families.FAMILIES["sdar"]
-  for path, leaf in jax.tree.leaves_with_path(grads):
-    path = networks.path_of(path)
-    layers = leaf if families.stacked(path) else leaf[None]
-    for i, grad in enumerate(layers):
-      want = data.get(stem + family.names[path].format(i))
-      if want is not None:
-        grad = grad.T if families.transposed(path) else grad
-        np.testing.assert_allclose(
-          grad, want, rtol=0, atol=1e-4 * np.abs(want).max())
-        checked += 1
-  assert checked == sum(key.startswith(stem) for key in data.files) == 3
