@@ -80,6 +80,41 @@ def test_the_gradient_of_log_probs_uses_the_kernel_on_every_chip(
     ("ENTRY", "all-gather", size), *[("ENTRY", "all-reduce", size)] * 2]
 
 
+@pytest.mark.slow
+def test_blocks_after_shared_prompts_use_the_kernel_in_every_pass(mesh):
+  rows, t, size = 8, 320, 4
+  cfg = dataclasses.replace(MODEL, block_length=size, remat="full")
+  attention.check(cfg, mesh)
+  model = transformer.build(cfg, 2)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.tree.map(
+    lambda s, sharding: jax.ShapeDtypeStruct(
+      s.shape, s.dtype, sharding=sharding), shapes,
+    mesh_lib.param_shardings(mesh, layers.SHARDING, shapes))
+
+  def of_rows(*sizes):
+    return jax.ShapeDtypeStruct(sizes, "int32", sharding=NamedSharding(
+      mesh, P(mesh_lib.BATCH)))
+
+  def total(params, prompt, prompt_length, completion, noisy, lengths):
+    clean = model.clean_rows(
+      params, prompt, prompt_length, completion, lengths)
+    start = jnp.repeat(prompt_length // size * size, 2)
+    positions = start[:, None] + jnp.arange(t)[None]
+    return jnp.sum(model.noisy_stream(
+      params, noisy, positions, lengths, clean).astype(jnp.float32) ** 2)
+
+  with jax.set_mesh(mesh):
+    text = jax.jit(jax.grad(total)).lower(
+      params, of_rows(rows // 2, 256), of_rows(rows // 2), of_rows(rows, t),
+      of_rows(rows, t), of_rows(rows)).compile().as_text()
+  # Of prompts, completions and noisy blocks: forward, again, and two of the
+  # backward pass.
+  assert len(re.findall('custom_call_target="tpu_custom_call"', text)) == 12
+  # Scores of a device's rows and heads never exist as an array.
+  assert not re.findall(r"\[\d+,\d+,\d{3,},(580|640|1024)\]", text)
+
+
 def tiny(mesh_sizes):
   """A run whose rollouts and updates use the kernel, as all TPUs would."""
   cfg = bgpo.get_config("smoke")

@@ -77,9 +77,16 @@ def in_float64(q, k, v, seen, weight):
     shared(np.einsum("bhts,bthk->bshk", p, weight)))
 
 
+def on_gpu(backend):
+  """Whether this is cuDNN itself, in bf16, and not XLA in its place."""
+  return backend == "cudnn" and jax.default_backend() == "gpu"
+
+
 def run(kernel, weight, *args):
   """Outputs, and gradients of their weighted sum to all of `args`."""
   def total(*args):
+    if on_gpu(kernel.keywords.get("backend")):
+      args = (x.astype(jnp.bfloat16) for x in args)
     out = kernel(*args)
     return jnp.sum(out * weight), out
 
@@ -133,10 +140,11 @@ def test_the_clean_stream_is_that_of_a_dense_mask(backend, size):
     start=jnp.zeros(B, jnp.int32), block_length=size, backend=backend), weight,
     *args)
   want, want_grads = in_float64(*args, seen, weight)
-  np.testing.assert_allclose(out[LIVE], want[LIVE], atol=2e-5)
+  atol = 2e-2 if on_gpu(backend) else 2e-5
+  np.testing.assert_allclose(out[LIVE], want[LIVE], atol=atol)
   assert np.isfinite(out).all()
   for got, expected in zip(grads, want_grads, strict=True):
-    np.testing.assert_allclose(got, expected, atol=5e-5)
+    np.testing.assert_allclose(got, expected, atol=2.5 * atol)
     np.testing.assert_array_equal(got[~LIVE], 0)
 
 
@@ -156,10 +164,11 @@ def test_clean_columns_continue_other_prefixes_in_each_row(backend, size):
     block_length=size, backend=backend), weight, q, k, v)
   seen = (np.arange(T) // size <= column[..., None] // size) & LIVE[:, None]
   want, want_grads = in_float64(q, k, v, seen, weight)
-  np.testing.assert_allclose(out[live], want[live], atol=2e-5)
+  atol = 2e-2 if on_gpu(backend) else 2e-5
+  np.testing.assert_allclose(out[live], want[live], atol=atol)
   assert np.isfinite(out).all()
   for got, expected in zip(grads, want_grads, strict=True):
-    np.testing.assert_allclose(got, expected, atol=5e-5)
+    np.testing.assert_allclose(got, expected, atol=2.5 * atol)
   for got in grads[1:]:
     np.testing.assert_array_equal(got[~LIVE], 0)
 
@@ -175,12 +184,13 @@ def test_the_noisy_stream_is_that_of_a_dense_mask(backend, size):
   want, (want_q, *both) = in_float64(
     q, np.concatenate([clean_k, k], 1), np.concatenate([clean_v, v], 1),
     noisy_mask(positions, size), weight)
-  np.testing.assert_allclose(out[live], want[live], atol=2e-5)
+  atol = 2e-2 if on_gpu(backend) else 2e-5
+  np.testing.assert_allclose(out[live], want[live], atol=atol)
   assert np.isfinite(out).all()
-  np.testing.assert_allclose(q_grad, want_q, atol=5e-5)
+  np.testing.assert_allclose(q_grad, want_q, atol=2.5 * atol)
   for i, (x, there) in enumerate(
       [(x[:, T:], live) for x in both] + [(x[:, :T], LIVE) for x in both]):
-    np.testing.assert_allclose(grads[i], x, atol=5e-5)
+    np.testing.assert_allclose(grads[i], x, atol=2.5 * atol)
     np.testing.assert_array_equal(grads[i][~there], 0)
 
 
@@ -190,20 +200,21 @@ def test_blocks_may_be_in_any_order_and_a_single_block_incomplete(backend):
                     np.array([[4, 5, 6], [32, 33, 34], [0, 1, 2]])):
     live = positions < LENGTHS[:, None]
     q, k, v, clean_k, clean_v = args = noisy_arrays(positions.shape[1])
-    out = jax.jit(noisy_kernel(backend, positions, 4))(*args)
+    out, _ = run(noisy_kernel(backend, positions, 4), weights(live), *args)
     want, _ = in_float64(
       q, np.concatenate([clean_k, k], 1), np.concatenate([clean_v, v], 1),
       noisy_mask(positions, 4), weights(live))
-    np.testing.assert_allclose(out[live], want[live], atol=2e-5)
+    atol = 2e-2 if on_gpu(backend) else 2e-5
+    np.testing.assert_allclose(out[live], want[live], atol=atol)
 
 
 def test_a_noisy_query_that_sees_nothing_has_no_gradient():
   q, k, v, more_k, more_v = noisy_arrays(8)
   before = jnp.ones((B, 2, T), bool).at[1, 1].set(False)
   live = jnp.ones((B, 2, 1, 4), bool).at[1, 1].set(False)
-  out, grads = run(lambda *args: xla_attention.attend_blocks(
-    *args, before, live), jnp.zeros_like(q).at[1, 4:].set(1.0),
-    q, k, v, more_k, more_v)
+  out, grads = run(functools.partial(
+    xla_attention.attend_blocks, before=before, live=live),
+    jnp.zeros_like(q).at[1, 4:].set(1.0), q, k, v, more_k, more_v)
   assert np.isfinite(out).all()
   for x in grads:
     np.testing.assert_array_equal(x, 0)
@@ -319,8 +330,10 @@ def test_cudnn_is_given_a_bias_in_both_passes(monkeypatch, stream):
 
 
 @pytest.mark.parametrize("backend", ["splash", "cudnn"])
-def test_a_model_is_the_same_with_every_backend_and_on_a_mesh(
+def test_a_model_on_a_mesh_is_the_same_with_every_backend(
     monkeypatch, backend):
+  if jax.device_count() < 8:
+    pytest.skip("needs eight devices")
   rng = np.random.default_rng(0)
   lengths, t = jnp.array([8, 3, 5, 1]), 8
   clean, noisy = rng.integers(3, 24, (2, 4, t))
@@ -333,7 +346,7 @@ def test_a_model_is_the_same_with_every_backend_and_on_a_mesh(
 
   def of(backend, mesh):
     model = transformer.build(dataclasses.replace(
-      networks.SHARDED, kv_heads=2, block_length=4, remat="dots",
+      networks.SHARDED, layers=1, kv_heads=2, block_length=4, remat="dots",
       attention=backend), 2)
     params = networks.random_params(model)
 
@@ -349,12 +362,11 @@ def test_a_model_is_the_same_with_every_backend_and_on_a_mesh(
       return jax.jit(jax.value_and_grad(loss))(placed)
 
   value, grads = of("xla", None)
-  mesh = mesh_lib.make(config.MeshConfig(2, 2, 2))
-  for found in (of(backend, None), of(backend, mesh)):
-    np.testing.assert_allclose(found[0], value, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(grads),
-                    strict=True):
-      np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+  got, sharded = of(backend, mesh_lib.make(config.MeshConfig(2, 2, 2)))
+  np.testing.assert_allclose(got, value, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(sharded), jax.tree.leaves(grads),
+                  strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
   assert len(set(called)) == (2 if backend == "splash" else 0)
 
 
