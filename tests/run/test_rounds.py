@@ -122,8 +122,9 @@ def test_each_round_has_a_key_of_its_own():
 
 
 def noted_programs(monkeypatch):
-  """What is learned from, and how often each call of a program compiled."""
-  learned, compiled, calls = [], [], {"rollout": [], "learn": []}
+  """What is learned from; how often each call of a program compiled, and keys.
+  """
+  learned, compiled, calls = [], [], {"rollout": [], "learn": [], "keys": []}
   jax.monitoring.register_event_duration_secs_listener(
     lambda name, _, **kw: compiled.append(name)
     if name.endswith("backend_compile_duration") else None)
@@ -131,6 +132,8 @@ def noted_programs(monkeypatch):
 
   def counted(name, function, *args):
     before = len(compiled)
+    if name == "rollout":
+      calls["keys"].append(np.asarray(args[0].key).tolist())
     try:
       return function(*args)
     finally:
@@ -183,6 +186,10 @@ def test_a_run_learns_from_groups_that_teach_and_continues_exactly(
     row["rollout/resampled"] for row in want[1:])
 
   setup = setup_lib.make(cfg)
+  assert calls["keys"] == [key for row in want[1:] for key in (
+    jax.random.key_data(setup.root_key).tolist(),
+    *(rounds.key(setup, n + 1).tolist()
+      for n in range(int(row["rollout/resampled"]))))]
   source = rollout.examples(setup)
   item = data.rl_item(source, setup.tokenizer, setup.prompt,
                       prompt_length=cfg.task.prompt_length)
