@@ -166,3 +166,46 @@ def test_what_cannot_work_is_one_line(published, flag, match):
     capture_output=True, text=True, timeout=120, check=False)
   assert done.returncode == 2
   assert match in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def with_blocks(published, tmp_path):
+  root = tmp_path / "sdar"
+  shutil.copytree(published, root)
+  path = root / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {
+    "model_type": "sdar", "block_size": 4}))
+  # Any of these ends a row.
+  (root / "generation_config.json").write_text(json.dumps(
+    {"eos_token_id": list(range(3, 15))}))
+  return root
+
+
+def test_a_model_with_blocks_answers_up_to_the_block_with_an_end(
+    with_blocks, tmp_path):
+  page = tmp_path / "page.html"
+  done = subprocess.run(
+    [sys.executable, "-m", "dlrl.chat", f"--model={with_blocks}",
+     "--dtype=float32", "--gen_length=64", "--prompt=1+2", "--temperature=1",
+     "--threshold=0.9", "--top_k=20", f"--html={page}"], cwd=ROOT, text=True,
+    capture_output=True, timeout=120, check=False)
+  assert done.returncode == 0, done.stderr
+  tokens = json.loads(Page(page.read_text()).scripts[0])["tokens"]
+  steps = [token[1] for token in tokens]
+  ends = [i for i, token in enumerate(tokens) if token[3]]
+  prompt = len(hf_tokenizer.load(with_blocks).prompt("1+2"))
+  # The row ended with the block of its first end, and nothing follows.
+  assert prompt + len(tokens) == -(-(prompt + ends[0] + 1) // 4) * 4
+  assert len(tokens) < 64
+  assert sorted(set(steps)) == list(range(max(steps) + 1))
+
+
+@pytest.mark.parametrize("flag, match", [
+  ("--block_length=8", "--block_length=8: must be 4, the block length of the "
+   "model"), ("--cache=dual", "--cache=dual: must be 'none'")])
+def test_what_blocks_do_not_support_is_one_line(with_blocks, flag, match):
+  done = subprocess.run(
+    [sys.executable, "-m", "dlrl.chat", f"--model={with_blocks}", "--prompt=1",
+     flag], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith(f"dlrl: {match}")

@@ -91,6 +91,7 @@ def stream(
   keys: jax.Array,
   *,
   sampler: config.SamplerConfig,
+  lengths: jax.Array | None = None,
   eos_ids: tuple[int, ...] = (),
 ) -> Iterator[DecodeState]:
   """Yields the state after each step of `decode`; same arguments.
@@ -98,7 +99,7 @@ def stream(
   What is not decoded yet is masked.
   """
   steps, state = _begin(
-    model, params, prompt, prompt_length, keys, sampler, None, eos_ids, 1)
+    model, params, prompt, prompt_length, keys, sampler, lengths, eos_ids, 1)
   while steps.goes_on(state):
     if not steps.filled(state):
       state = _refill(steps, state)

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,6 +25,9 @@ CASES = [
   "topk1_b4_s4_dyn0.9_P6", "trap_b4_s2_static_P7", "trap_b4_s2_dyn_P8"]
 
 
+WIDTH, GEN = 16, 32  # of all cases, so that they share programs
+
+
 @functools.cache
 def loaded(shared, size):
   return models.load(shared / "golden" / "sdar_tiny", dtype="float32",
@@ -38,46 +40,62 @@ def case(shared, name):
             if key.startswith(f"{name}.")}
 
 
-@pytest.mark.filterwarnings("ignore:.*blocks of:UserWarning")
-@pytest.mark.parametrize("name", CASES)
-def test_tokens_steps_and_forwards(shared, monkeypatch, name):
-  want = case(shared, name)
+def arguments(shared, want):
+  """(positional, named) ones of `decode`, and the first tokens that count."""
   _, size, steps, threshold, temperature, top_k, top_p = (
     want["settings"].tolist())
-  size = int(size)
-  model, params = loaded(shared, size)
-  # The golden rows are of the likeliest token in the place of a drawn one.
-  monkeypatch.setattr(predict, "perturb", lambda logits, *_, **__: logits)
+  model, params = loaded(shared, int(size))
   prompt, strategy = want["prompt"], str(want["strategy"])
-  total = len(want["output"])
-  width = -(-(total - len(prompt)) // size) * size
-  got = jax.jit(functools.partial(
-    block_decode.decode, model, eos_ids=tuple(want["stop_ids"].tolist()),
-    sampler=config.SamplerConfig(
-      gen_length=width, block_length=size, steps=int(steps) * width // size,
-      threshold=threshold if "dynamic" in strategy else 0,
-      remasking=("left_to_right" if strategy == "sequential"
-                 else "low_confidence"),
-      temperature=temperature, top_k=int(top_k), top_p=top_p)))(
-    params, jnp.asarray(prompt[None], jnp.int32),
-    jnp.array([len(prompt)]), jax.random.split(jax.random.key(0), 1),
-    lengths=jnp.array([total]))
-  there = slice(0, total - len(prompt))
+  sampler = config.SamplerConfig(
+    gen_length=GEN, block_length=int(size), steps=int(steps * GEN // size),
+    threshold=threshold if "dynamic" in strategy else 0,
+    remasking=("left_to_right" if strategy == "sequential"
+               else "low_confidence"),
+    temperature=temperature, top_k=int(top_k), top_p=top_p)
+  padded = np.zeros((1, WIDTH), np.int32)
+  padded[0, :len(prompt)] = prompt
+  return (model, params, padded, np.array([len(prompt)]),
+          jax.random.split(jax.random.key(0), 1)), {
+    "sampler": sampler, "lengths": np.array([len(want["output"])]),
+    "eos_ids": tuple(want["stop_ids"].tolist())}
+
+
+def compare(got, want):
+  first, size = len(want["prompt"]), int(want["settings"][1])
+  there = slice(0, len(want["output"]) - first)
   completion, trace = (
     np.asarray(x)[0][there] for x in (got.completion, got.trace))
-  step = want["commit_step"][len(prompt):]
+  step = want["commit_step"][first:]
   decoded = step >= 0
   np.testing.assert_array_equal(trace >= 0, decoded)
   np.testing.assert_array_equal(
-    completion[decoded], want["output"][len(prompt):][decoded])
+    completion[decoded], want["output"][first:][decoded])
   # Steps are counted over the row here, and within a block there.
   before = np.cumsum(want["denoise_steps"]) - want["denoise_steps"]
-  block = np.arange(len(prompt), total) // size
+  block = np.arange(first, len(want["output"])) // size
   np.testing.assert_array_equal(
     trace[decoded], (step + before[block])[decoded])
   assert got.forwards == want["forwards"][1] == want["denoise_steps"].sum()
   if len(want["stop_ids"]):
     assert (completion[~decoded] == want["stop_ids"][0]).all()
+
+
+@functools.cache
+def compiled(**options):
+  """One program for all cases with the same settings."""
+  return jax.jit(functools.partial(
+    block_decode.decode, **options), static_argnums=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*blocks of:UserWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_tokens_steps_and_forwards(shared, monkeypatch, name):
+  # The golden rows are of the likeliest token in the place of a drawn one.
+  monkeypatch.setattr(predict, "perturb", lambda logits, *_, **__: logits)
+  want = case(shared, name)
+  args, options = arguments(shared, want)
+  lengths = options.pop("lengths")
+  compare(compiled(**options)(*args, lengths=lengths), want)
 
 
 def test_these_are_all_cases(shared):

@@ -50,7 +50,7 @@ def chosen(probs, token, masked, within, sampler, size, uniform):
 @functools.cache
 def noisy_logits(model):
   return jax.jit(functools.partial(
-    transformer.Model.noisy_logits, model), static_argnames=())
+    transformer.Model.noisy_logits, model))
 
 
 def decode(model, params, prompt, key, sampler, length, ends=(), width=None):
@@ -90,3 +90,14 @@ def decode(model, params, prompt, key, sampler, length, ends=(), width=None):
   after = slice(len(prompt), length)
   tokens = np.where(trace >= 0, ids[:length], ends[0] if ends else mask)
   return tokens[after], trace[after], confidence[after]
+
+
+def passes(taken, slots):
+  """Forward passes of a queue whose rows take so many steps, one by one."""
+  waiting, busy, count = list(taken), [], 0
+  while waiting or busy:
+    while waiting and len(busy) < slots:
+      busy.append(waiting.pop(0))
+    busy = [left - 1 for left in busy if left > 1]
+    count += 1
+  return count
