@@ -12,6 +12,8 @@ Presets, after a colon:
   plain   the paper's objective with full negative advantages, at a learning
           rate of 2e-4.
   countdown  another task: combine three digits to reach a target; 4 minutes.
+  blocks  the run above with a block-diffusion model, and the exact ELBO of its
+          blocks of four tokens in place of Monte-Carlo samples.
   smoke   every phase in well under a minute; learns nothing.
   llada_8b_TASK  the paper's run at its size, see `configs/llada_8b.py`.
 """
@@ -26,9 +28,10 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   if preset.startswith(llada_8b.PREFIX):
     return llada_8b.base(preset)
-  if preset not in ("", "plain", "countdown", "smoke"):
+  if preset not in ("", "plain", "countdown", "blocks", "smoke"):
     raise ValueError(
-      f"unknown preset {preset!r}; use 'plain', 'countdown', 'smoke' or none")
+      f"unknown preset {preset!r}; use 'plain', 'countdown', 'blocks', 'smoke' "
+      "or none")
   cfg = config.default()
 
   # XLA runs operations of this size on one core. Two devices use two cores and
@@ -97,6 +100,13 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     cfg.learn.forward_process = "stratified"  # as in its published curves
     cfg.learn.optimizer.learning_rate = 1e-3
     cfg.steps = 240
+  if preset == "blocks":
+    cfg.model.block_length = 4
+    for sampler in (cfg.rollout.sampler, cfg.eval.sampler):
+      sampler.block_length = 4
+    cfg.sft.forward_process = "block_stratified"
+    cfg.learn.forward_process = "block_exact"
+    cfg.learn.n_mc = 15  # all masks of four tokens
   if preset == "smoke":
     cfg.steps = 4
     cfg.checkpoint_every = 2

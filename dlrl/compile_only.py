@@ -106,7 +106,8 @@ def compile_all(
   with jax.set_mesh(setup.mesh):
     if cfg.job == "sft" or (cfg.sft.steps and not cfg.init_from):
       tx = optimizer.for_sft(cfg)
-      step, plain_step = (sft.make_step(s.model, cfg.sft, tx)
+      step, plain_step = (sft.make_step(
+        s.model, cfg.sft, tx, setup.tokenizer.eos_id)
                           for s in (setup, plain))
       reports.append(report("fine-tuning", sft.jit(step, of_sft), plain_step,
                             (of_sft, sft.input_shapes(setup))))

@@ -66,14 +66,17 @@ def _rollout(
   rows = jnp.arange(prompts * group) // group
   prompt, prompt_length, template = (
     mesh_lib.shard_batch(x[rows]) for x in (prompt, prompt_length, template))
-  canvas = canvases(
-    setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
-    index[rows], template)
+  canvas = None
+  if not setup.model.cfg.block_length:
+    canvas = canvases(
+      setup.model, cfg.rollout, state, prior_keys[rows], prompt, prompt_length,
+      index[rows], template)
   with jax.named_scope("rollout/denoise"):
     decoded = denoise.decode(
       setup.model, state.policy, prompt, prompt_length, sample_keys,
       sampler=cfg.rollout.sampler, canvas=canvas,
-      eos_id=setup.tokenizer.eos_id)
+      eos_id=setup.tokenizer.eos_id, ends=tuple(setup.tokenizer.ends),
+      group=group)
   trace = decoded.trace
   if cfg.learn.forward_process == "forks":
     trace = method_processes.fork_steps(
@@ -82,8 +85,9 @@ def _rollout(
     prompt=prompt, prompt_length=prompt_length,
     completion=decoded.completion,
     # The whole canvas but the prior: what follows the end of an answer was
-    # generated, too.
-    maskable=canvas == setup.model.mask_id,
+    # generated, too. Blocks after that of the end were not.
+    maskable=(decoded.trace >= 0 if canvas is None
+              else canvas == setup.model.mask_id),
     keys=draw_keys, trace=trace,
     tokens_per_forward=speed.tokens_per_forward(
       decoded.completion, decoded.trace, setup.tokenizer.ends)

@@ -233,11 +233,8 @@ def _after_clean_blocks(
 ) -> jax.Array:
   """Hidden states [b, t, d] of noisy blocks that see clean ones before them."""
   del j
-  size = model.cfg.block_length
   if shared is None:
     shared = prepare(model, cfg, params, batch)
-  row = model_input.blocks(noisy, batch.prompt, batch.prompt_length, size)
-  hidden = model.noisy_stream(
-    params, row.ids, row.positions, _lengths(cfg, batch), shared)
-  return model_input.canvas_of(
-    hidden, batch.prompt_length, size, noisy.shape[1])
+  return blocks.noisy_hidden(
+    model, params, noisy, batch.prompt, batch.prompt_length,
+    _lengths(cfg, batch), shared)

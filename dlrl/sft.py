@@ -1,7 +1,8 @@
 """Masked-diffusion fine-tuning: RL's warm start, or a job of its own.
 
 The loss is the negative ELBO of the answers, per token: LLaDA's training
-objective (arXiv 2502.09992, Eq. 5) with an exact number of masked tokens.
+objective (arXiv 2502.09992, Eq. 5), by default with an exact number of masked
+tokens. Of models with blocks it is the ELBO over blocks (`diffusion.blocks`).
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from dlrl import keys as keys_lib
 from dlrl import optimizer
 from dlrl import strict
 from dlrl import update
+from dlrl.diffusion import blocks
 from dlrl.diffusion import elbo
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import model_input
@@ -40,20 +42,25 @@ Step = Callable[..., tuple[update.TrainState, update.Metrics]]
 
 def make_step(
   model: transformer.Model, cfg: config.SftConfig,
-  tx: optax.GradientTransformation,
+  tx: optax.GradientTransformation, eos_id: int,
 ) -> Step:
-  """`(state, batch of arrays) -> (state, metrics)`, to be jitted."""
+  """`(state, batch of arrays) -> (state, metrics)`, to be jitted.
+
+  Args:
+    model: the policy's model.
+    cfg: the fine-tuning's settings.
+    tx: the optimizer.
+    eos_id: ends answers, and fills the rest of their canvas.
+  """
+  hidden_of = _after_clean_blocks if model.cfg.block_length else _with_prompt
 
   def loss(trained: Any, base: Any, batch: dict[str, jax.Array],
            keys: jax.Array) -> jax.Array:
     params = lora.join(base, trained)
     completion = batch["completion"]
-    maskable = jnp.ones(completion.shape, bool)
-    mask, weight = forward_process.exact_k(keys, maskable, jnp.int32(0), 1)
+    mask, weight = _draw(model, cfg, batch, keys, eos_id)
     noisy = jnp.where(mask, model.mask_id, completion)
-    row = model_input.assemble(
-      noisy, batch["prompt_ids"], batch["prompt_length"])
-    hidden = model.hidden(params, *row)[:, : cfg.gen_length]
+    hidden = hidden_of(model, params, batch, noisy, eos_id)
     logps, _ = token_logps.token_logps(
       hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
       shards=mesh_lib.batch_parts(completion.shape[0]))
@@ -80,6 +87,59 @@ def make_step(
       params=optax.apply_updates(state.params, updates)), metrics
 
   return step
+
+
+def _draw(
+  model: transformer.Model, cfg: config.SftConfig,
+  batch: dict[str, jax.Array], keys: jax.Array, eos_id: int,
+) -> forward_process.Draw:
+  """The single draw of each answer."""
+  exists = _exists(model, batch, eos_id)
+  if cfg.forward_process not in blocks.PROCESSES:
+    return forward_process.PROCESSES[cfg.forward_process](keys, exists, 0, 1)
+  size = model.cfg.block_length
+  return blocks.PROCESSES[cfg.forward_process](
+    keys, exists, 0, 1, offset=batch["prompt_length"] % size,
+    block_length=size)
+
+
+def _exists(model: transformer.Model, batch: dict[str, jax.Array], eos_id: int
+            ) -> jax.Array:
+  """The tokens that are learned, [b, t] bool: the canvas, or whole blocks.
+
+  A sampler fills the whole canvas of a model with full attention. Blocks it
+  decodes up to that of the first EOS, which is full of them.
+  """
+  completion = batch["completion"]
+  if not model.cfg.block_length:
+    return jnp.ones(completion.shape, bool)
+  size = model.cfg.block_length
+  return blocks.until(
+    completion == eos_id, batch["prompt_length"] % size, size)
+
+
+def _with_prompt(
+  model: transformer.Model, params: Any, batch: dict[str, jax.Array],
+  noisy: jax.Array, eos_id: int,
+) -> jax.Array:
+  """Hidden states [b, t, d] of a noisy canvas that sees the whole row."""
+  del eos_id
+  row = model_input.assemble(
+    noisy, batch["prompt_ids"], batch["prompt_length"])
+  return model.hidden(params, *row)[:, : noisy.shape[1]]
+
+
+def _after_clean_blocks(
+  model: transformer.Model, params: Any, batch: dict[str, jax.Array],
+  noisy: jax.Array, eos_id: int,
+) -> jax.Array:
+  """Hidden states [b, t, d] of noisy blocks that see clean ones before them."""
+  prompt, prompt_length = batch["prompt_ids"], batch["prompt_length"]
+  lengths = prompt_length + jnp.sum(_exists(model, batch, eos_id), -1)
+  clean = model.clean_rows(
+    params, prompt, prompt_length, batch["completion"], lengths)
+  return blocks.noisy_hidden(
+    model, params, noisy, prompt, prompt_length, lengths, clean)
 
 
 def main(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
@@ -144,7 +204,8 @@ def train(
   """
   cfg = setup.cfg.sft
   tx, make_state, abstract = train_state.for_sft(setup)
-  step = jit(make_step(setup.model, cfg, tx), abstract)
+  step = jit(make_step(
+    setup.model, cfg, tx, setup.tokenizer.eos_id), abstract)
   batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 

@@ -38,7 +38,7 @@ def make_programs(
   rollout: see `rollout.make`.
   learn: see `update.make_learn`; it takes over the memory of its state.
   """
-  learn = update.make_learn(setup.model, setup.cfg, tx, setup.tokenizer.eos_id)
+  learn = update.make_learn(setup.model, setup.cfg, tx, setup.tokenizer.ends)
   return rollout_lib.make(setup), jax.jit(
     learn, donate_argnums=0,
     out_shardings=(setup_lib.shardings_of(abstract), None))

@@ -11,11 +11,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dlrl import config
@@ -74,9 +76,11 @@ Learn = Callable[..., tuple[TrainState, Metrics]]
 
 def make_learn(
   model: transformer.Model, cfg: config.Config,
-  tx: optax.GradientTransformation, eos_id: int,
+  tx: optax.GradientTransformation, ends: Collection[int],
 ) -> Learn:
   """`(state, batch, index, *rewards) -> (state, metrics)`, to be jitted.
+
+  A text ends with the first of `ends`.
 
   `batch` comes from a rollout, `index` [g] int32 identifies its prompts, and
   `rewards` are as in `reward_shapes`, NaN where they are not known.
@@ -101,11 +105,12 @@ def make_learn(
       cfg.learn.optimizer, optimizer.rl_updates(cfg), state.opt_state)
     # A completion's length is that of its text; what the sampler wrote after
     # the end does not count.
-    ended = jnp.cumsum(batch.completion == eos_id, 1)
+    end = jnp.isin(batch.completion, np.array(sorted(ends), np.int32))
+    ended = jnp.cumsum(end, 1)
     counted = batch.maskable
     if cfg.learn.tokens == "until_eos":
       # The token that ends a text is part of it.
-      counted &= (ended == 0) | ((ended == 1) & (batch.completion == eos_id))
+      counted &= (ended == 0) | ((ended == 1) & end)
     state, metrics = update(state, dataclasses.replace(
       batch, advantage=advantage, counted=counted))
     return state, metrics | {

@@ -13,16 +13,19 @@ import ml_collections
 from dlrl import config
 from dlrl import losses
 from dlrl import optimizer
+from dlrl import scoring
 from dlrl import strict
 from dlrl import tasks
 from dlrl import update
+from dlrl.diffusion import blocks
+from dlrl.diffusion import forward_process
 from dlrl.diffusion import method_processes
 from dlrl.diffusion import pruning
 from dlrl.models import attention
+from dlrl.models import families
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import quantized
-from dlrl.models import transformer
 from dlrl.runtime import profile_window
 from dlrl.sampling import check
 from dlrl.tasks.published_scorers import scorers
@@ -31,7 +34,6 @@ from dlrl.tasks.user_files import templates
 DTYPES = ("float32", "bfloat16")
 SAMPLERS = ("rollout.sampler", "eval.sampler")
 OPTIMIZERS = ("sft.optimizer", "learn.optimizer")
-PROCESSES = method_processes.PROCESSES | method_processes.OF_TRACE
 
 # Settings that name an entry of a table elsewhere; the choices of others are
 # beside them in dlrl/config. Those of `task.prompt` depend on the task.
@@ -45,7 +47,10 @@ CHOICES: dict[str, Collection[str]] = {
   "lora.quantize": ("none", *quantized.METHODS),
   "learn.loss": losses.OBJECTIVES,
   "learn.advantage": losses.ADVANTAGES,
-  "learn.forward_process": PROCESSES,
+  "learn.forward_process": scoring.PROCESSES,
+  "sft.forward_process": [
+    name for name in forward_process.PROCESSES | blocks.PROCESSES
+    if name != "block_exact"],  # a step of fine-tuning makes a single draw
   "rollout.prior.remask": pruning.REMASK,
   **{f"{part}.{name}": table for part in OPTIMIZERS for name, table in (
     ("name", optimizer.OPTIMIZERS), ("schedule", optimizer.SCHEDULES),
@@ -130,8 +135,6 @@ def _each(values: ml_collections.ConfigDict, problems: strict.Problems
     problems.require(
       importlib.util.find_spec("qwix") is not None, "lora.quantize",
       cfg.lora.quantize, "needs qwix: pip install 'dlrl[quantized]'")
-  problems.require(cfg.model.block_length == 0, "model.block_length",
-                   cfg.model.block_length, transformer.BLOCKS_ONLY)
   problems.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
                    cfg.model.head_dim, "must be even, for rotary positions")
   problems.require(
@@ -183,8 +186,10 @@ def _together(cfg: config.Config, problems: strict.Problems) -> None:
       cfg.lora.quantize, "must be 'none' without lora.rank: a quantized matrix "
       "cannot be trained")
   _profile(cfg, problems)
+  size = _block_length(cfg)
   for name in SAMPLERS:
-    check.fit(operator.attrgetter(name)(cfg), name, problems)
+    check.fit(operator.attrgetter(name)(cfg), name, problems,
+              block_length=size)
   if problems.sound("task", "rollout.rewards"):
     with problems.catch():
       _task(cfg, tasks.find(cfg.task, cfg.rollout.rewards), problems)
@@ -193,6 +198,53 @@ def _together(cfg: config.Config, problems: strict.Problems) -> None:
     _loss(cfg, problems)
   if problems.sound("learn.forward_process"):
     _process(cfg, problems)
+  _blocks(cfg, size, problems)
+
+
+def _block_length(cfg: config.Config) -> int:
+  """Tokens per block of the run's model; 0 if its attention is full."""
+  if cfg.pretrained:
+    try:
+      return families.read_config(cfg.pretrained)[0].block_length
+    except strict.ConfigError:
+      pass  # `setup.make` reads it again and reports what is wrong
+  return cfg.model.block_length
+
+
+def _blocks(cfg: config.Config, size: int, problems: strict.Problems) -> None:
+  """What models with blocks need, and what needs them."""
+  for field in ("learn.forward_process", "sft.forward_process"):
+    name = operator.attrgetter(field)(cfg)
+    if problems.sound(field) and name in blocks.PROCESSES | blocks.OF_TRACE:
+      problems.require(
+        size > 0, field, name, "is for models with blocks: set "
+        "model.block_length, or choose a process without 'block_'")
+  if not size:
+    return
+  learn, prior = cfg.learn, cfg.rollout.prior
+  for field, value in (
+      ("learn.prompt_noise", learn.prompt_noise),
+      ("rollout.prior.template", prior.template),
+      ("rollout.prior.memory", prior.memory)):
+    problems.require(
+      not value, field, value, "must be 0 for a model with blocks")
+  if not problems.sound("learn.forward_process", "learn.n_mc",
+                        "learn.process_args"):
+    return
+  name = learn.forward_process
+  problems.require(
+    name not in method_processes.OF_TRACE, "learn.forward_process", name,
+    "follows the steps of whole rows; for a model with blocks choose "
+    "'block_trace'")
+  problems.require(
+    name != "block_exact" or size <= blocks.MAX_EXACT, "learn.forward_process",
+    name, f"has {blocks.patterns(size)} draws for blocks of {size} tokens; "
+    f"above {blocks.MAX_EXACT} tokens choose 'block_balanced'")
+  draws = {"block_exact": blocks.patterns(size), "block_trace": -(
+    -size // max(learn.process_args.get("shrink", 1), 1))}.get(name)
+  problems.require(
+    draws in (None, learn.n_mc), "learn.n_mc", learn.n_mc,
+    f"must be {draws} with {name!r} and blocks of {size} tokens")
 
 
 def _profile(cfg: config.Config, problems: strict.Problems) -> None:
@@ -275,9 +327,10 @@ def _process(cfg: config.Config, problems: strict.Problems) -> None:
   """How draws mask completions: the arguments, the draws, the sampler."""
   learn, sampler = cfg.learn, cfg.rollout.sampler
   name = learn.forward_process
-  strict.arguments(
-    PROCESSES[name], learn.process_args, "learn.process_args", problems)
-  divisor = {"complementary": 2, "coupled": 3}.get(name, 1)
+  strict.arguments(scoring.PROCESSES[name], learn.process_args,
+                   "learn.process_args", problems)
+  divisor = {"complementary": 2, "block_complementary": 2, "coupled": 3}.get(
+    name, 1)
   problems.require(
     learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
     f"must be a multiple of {divisor} with {name!r}")

@@ -96,7 +96,7 @@ def _fine_tuning(step):
   tx = optimizer.make(cfg.optimizer, 10)
   state = dataclasses.replace(first_state(params, tx), step=jnp.int32(step))
   batch = take(make_batch(), range(3))
-  return jax.jit(sft.make_step(model, cfg, tx))(state, {
+  return jax.jit(sft.make_step(model, cfg, tx, 1))(state, {
     "prompt_ids": batch.prompt, "prompt_length": batch.prompt_length,
     "completion": batch.completion})
 

@@ -332,7 +332,7 @@ def test_rewards_become_the_advantages_that_the_config_names():
   (model, params), batch = tiny(), make_batch()
   batch = dataclasses.replace(batch, trace=jnp.zeros((B, T), jnp.int32))
   tx = optimizer.make(config.OptimizerConfig(clip_norm=1e9), 10)
-  learn = jax.jit(update.make_learn(model, cfg, tx, 1), compiler_options=FAST)
+  learn = jax.jit(update.make_learn(model, cfg, tx, {1}), compiler_options=FAST)
   state, metrics = learn(
     first_state(params, tx), dataclasses.replace(batch, advantage=None),
     jnp.arange(2), jnp.asarray(reward))

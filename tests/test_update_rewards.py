@@ -36,7 +36,7 @@ def test_each_reward_on_its_own_leaves_the_sum_to_the_memory(monkeypatch):
     batch, advantage=None, trace=jnp.zeros((B, T), jnp.int32))
   state = dataclasses.replace(
     first_state({"a": jnp.zeros(2)}, tx), memory=pruning.empty(8, T))
-  state, metrics = update.make_learn(tiny()[0], cfg, tx, 1)(
+  state, metrics = update.make_learn(tiny()[0], cfg, tx, {1})(
     state, batch, jnp.array([3, 5]), jnp.asarray(total), jnp.asarray(parts))
   # Two times that of `solved`, plus half that of the speed.
   want = np.zeros(B)

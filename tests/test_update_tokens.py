@@ -83,7 +83,7 @@ def program(cfg, blind=False):
   tx = optimizer.make(config.OptimizerConfig(b1=0.0, clip_norm=1e9), 10)
   model = Watched(blind)
   return jax.jit(update.make_learn(
-    model, cfg, tx, EOS), compiler_options=FAST), tx, model
+    model, cfg, tx, {EOS}), compiler_options=FAST), tx, model
 
 
 def learned(cfg, batch, blind=False):

@@ -44,6 +44,9 @@ class SftConfig:
     16, "length of the canvas", unit="tokens", at_least=1)
   difficulty: Range = knob(
     ALL, "lowest and highest difficulty of train items; the task's unit")
+  forward_process: str = knob(
+    "exact_k", "how the single draw of a completion is masked: an unbiased "
+    "process of dlrl.diffusion")
   logps_chunk: int = knob(
     16, "canvas columns whose logits are in memory at a time", at_least=1)
   log_every: int = knob(

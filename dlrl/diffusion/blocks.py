@@ -170,6 +170,41 @@ PROCESSES: dict[str, Process] = {
 OF_TRACE: dict[str, Process] = {"block_trace": rounds}
 
 
+def until(end: jax.Array, offset: jax.Array, block_length: int) -> jax.Array:
+  """The columns that exist where a text ends with its block, [b, t] bool.
+
+  Args:
+    end: [b, t] bool, tokens that end a text.
+    offset: [b] int, prompt tokens in the block of the first column.
+    block_length: tokens per block.
+  """
+  ended = jnp.any(_grid(end, offset, block_length), -1, keepdims=True)
+  before = jnp.cumsum(ended, 1) - ended
+  return _on_canvas(jnp.broadcast_to(
+    before == 0, (*before.shape[:2], block_length)), offset, end.shape[1])
+
+
+def noisy_hidden(
+  model: Any, params: Any, noisy: jax.Array, prompt: jax.Array,
+  prompt_length: jax.Array, lengths: jax.Array, clean: Any,
+) -> jax.Array:
+  """Hidden states [b, t, d] of a noisy canvas, each block after clean ones.
+
+  Args:
+    model: see `models.transformer.Model`.
+    params: the model's parameters.
+    noisy: [b, t] int, completions with mask tokens.
+    prompt: [b, p] int, padded on the right.
+    prompt_length: [b] int.
+    lengths: [b] int, tokens of each prompt with its completion.
+    clean: from `Model.clean_rows`.
+  """
+  size = model.cfg.block_length
+  row = model_input.blocks(noisy, prompt, prompt_length, size)
+  hidden = model.noisy_stream(params, row.ids, row.positions, lengths, clean)
+  return model_input.canvas_of(hidden, prompt_length, size, noisy.shape[1])
+
+
 def exact_elbo(
   model: Any, params: Any, prompt: jax.Array, prompt_length: jax.Array,
   completion: jax.Array, completion_length: jax.Array | None = None, *,
@@ -218,12 +253,11 @@ def exact_elbo(
     mask, weight = exact(
       prompt_length, maskable, j, n, offset=prompt_length % size,
       block_length=size)
-    row = model_input.blocks(
-      jnp.where(mask, model.mask_id, completion), prompt, prompt_length, size)
-    hidden = model.noisy_stream(params, row.ids, row.positions, lengths, clean)
+    hidden = noisy_hidden(
+      model, params, jnp.where(mask, model.mask_id, completion), prompt,
+      prompt_length, lengths, clean)
     logps, _ = token_logps.token_logps(
-      model_input.canvas_of(hidden, prompt_length, size, t),
-      model.unembed(params), completion, mask, chunk=chunk)
+      hidden, model.unembed(params), completion, mask, chunk=chunk)
     return total + elbo.score(logps, weight, 1), None
 
   zero = jnp.zeros(completion.shape[:1], jnp.float32)

@@ -37,11 +37,6 @@ from dlrl.runtime import mesh as mesh_lib
 
 Params = dict[str, Any]
 
-# The message of programs that do not support block-causal attention.
-BLOCKS_ONLY = (
-  "block models can be loaded and scored (`logits` and `noisy_logits` of what "
-  "dlrl.models.load returns), but not yet trained or decoded here; choose one "
-  "with full attention")
 
 @dataclasses.dataclass(frozen=True)
 class Model:

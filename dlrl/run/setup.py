@@ -147,8 +147,6 @@ def make(
   tokenizer: Tokenizer = char_tokenizer.CharTokenizer()
   if cfg.pretrained:
     published, _ = families.read_config(cfg.pretrained)
-    strict.require(published.block_length == 0, "pretrained", cfg.pretrained,
-                   transformer.BLOCKS_ONLY)
     tokenizer = hf_tokenizer.load(
       cfg.pretrained, error=families.PRETRAINED)
     # The checkpoint decides what is computed, the user with what memory and in

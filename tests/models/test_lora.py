@@ -264,7 +264,8 @@ def test_adapters_are_split_as_their_matrices_and_change_nothing_by_it():
   batch = updates.make_batch(b=16, vocab=64)
   batch = {"prompt_ids": batch.prompt, "prompt_length": batch.prompt_length,
            "completion": batch.completion}
-  step = sft.make_step(setup.model, cfg.sft, tx)
+  step = sft.make_step(
+    setup.model, cfg.sft, tx, setup.tokenizer.eos_id)
   want, _ = jax.jit(step, compiler_options=updates.FAST)(
     dataclasses.replace(updates.first_state(adapter, tx), base=base), batch)
 
