@@ -202,10 +202,9 @@ def train(
   Returns:
     The policy as the model takes it, and seconds per phase over all restarts.
   """
-  cfg = setup.cfg.sft
+  cfg, eos_id = setup.cfg.sft, setup.tokenizer.eos_id
   tx, make_state, abstract = train_state.for_sft(setup)
-  step = jit(make_step(
-    setup.model, cfg, tx, setup.tokenizer.eos_id), abstract)
+  step = jit(make_step(setup.model, cfg, tx, eos_id), abstract)
   batches = _batches(setup)
   line = progress.Progress(cfg.steps, "sft")
 
