@@ -30,7 +30,8 @@ def test_a_step_s_loss_weights_k_masked_tokens_of_m_by_m_over_k():
     optimizer=config.OptimizerConfig(clip_norm=1e9))
   tx = optimizer.make(cfg.optimizer, cfg.steps)
   state = dataclasses.replace(first_state(params, tx), step=jnp.int32(3))
-  new, metrics = jax.jit(sft.make_step(model, cfg, tx, 1), compiler_options=FAST)(
+  new, metrics = jax.jit(
+    sft.make_step(model, cfg, tx, 1), compiler_options=FAST)(
     state, {"prompt_ids": batch.prompt, "prompt_length": batch.prompt_length,
             "completion": batch.completion})
 

@@ -3,27 +3,20 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import networks
 import numpy as np
 import pytest
-import runs
 
 from dlrl import config
 from dlrl import models
 from dlrl import strict
-from dlrl import validate
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import hf_tokenizer
 from dlrl.models import transformer
-from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
-
-NOT_YET = "can be loaded and scored .*, but not yet trained or decoded here"
 
 
 def write(root, published, **changes):
@@ -142,38 +135,6 @@ def test_full_attention_has_no_block_length(published):
 def test_what_is_not_implemented_is_refused(
     published, tmp_path, changes, match):
   refused(write(tmp_path / "sdar", published, **changes), match)
-
-
-def test_runs_say_that_they_are_not_there_yet(
-    published, sudoku_dir, tmp_path):
-  root = write(tmp_path / "sdar", published)
-  cfg = runs.tiny(sudoku_dir, pretrained=str(root))
-  with pytest.raises(strict.ConfigError, match=NOT_YET) as error:
-    setup_lib.make(cfg)
-  assert str(error.value).startswith(f"config.pretrained = {str(root)!r}: ")
-  values = config.default()
-  values.model.block_length = 4
-  with pytest.raises(strict.ConfigError, match=NOT_YET) as error:
-    validate.from_dict(values)
-  assert str(error.value).startswith("config.model.block_length = 4: ")
-
-
-@pytest.mark.parametrize("command", [
-  ["dlrl.main", "--config={bgpo}", "--config.pretrained={root}",
-   "--workdir={out}"],
-  ["dlrl.evaluate", "--config={bgpo}", "--model={root}", "--out={out}"]],
-  ids=lambda x: x[0])
-def test_programs_refuse_it_with_one_line(published, tmp_path, command):
-  root = write(tmp_path / "sdar", published)
-  paths = {"root": root, "out": tmp_path / "out",
-           "bgpo": runs.ROOT / "configs" / "bgpo.py"}
-  done = subprocess.run(
-    [sys.executable, "-m", *(part.format_map(paths) for part in command)],
-    capture_output=True, text=True, check=False, timeout=300)
-  assert done.returncode == 2, done.stderr
-  assert "not yet trained or decoded here" in done.stderr
-  assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-  assert not (tmp_path / "out").exists()
 
 
 def ends(root, listed):
