@@ -46,7 +46,7 @@ class Slots(NamedTuple):
     within: [q, s] int32, of these the steps in this block.
     live: [q, s] bool, whether the row goes on.
     lacking: [q, s] bool, whether the cache lacks the block before.
-    cache: two of [layers, q, s, w, g, k], from `Model.clean_stream`.
+    cache: two of [layers, q s, w, g, k], as from `Model.clean_stream`.
     forwards: scalar int32, steps of the batch.
   """
 
@@ -74,8 +74,8 @@ class BlockSteps:
     prompt_length: [q, n] int32.
     lengths: [q, n] int32, tokens of prompt and completion.
     keys: [q, n] PRNG keys.
-    prompts: two of [layers, q, m, p, g, k], keys and values of prompts; each
-      is that of n / m rows.
+    prompts: two of [layers, q m, p, g, k], keys and values of prompts; each is
+      that of n / m rows.
     sampler: the settings.
     eos_ids: the ids that end a row.
   """
@@ -130,18 +130,24 @@ class BlockSteps:
     self, cache: layers.Cache, row: jax.Array, new: jax.Array
   ) -> layers.Cache:
     """Copies the prompts of new rows into their slots."""
-    rows_of_prompt = self.lengths.shape[1] // self.prompts[0].shape[2]
+    shape = cache[0].shape
+    queues, size = self.lengths.shape
+    each = size // (self.prompts[0].shape[1] // queues)
 
     def copy(slot: jax.Array, cache: jax.Array, prompts: jax.Array
              ) -> jax.Array:
+      prompts = prompts.reshape(shape[0], queues, -1, *prompts.shape[2:])
       # Slot by slot, because all prompts at once would be another cache.
-      found = jax.vmap(lambda x, i: x[:, i], (1, 0), 1)(
-        prompts, row[:, slot] // rows_of_prompt)[:, :, None]
+      found: jax.Array = jax.vmap(
+        jax.vmap(lambda x, i: x[i]), (0, None))(
+        prompts, row[:, slot] // each)
+      found = found[:, :, None]
+      cache = cache.reshape(-1, *row.shape, *cache.shape[2:])
       at = (0, 0, slot, 0, 0, 0)
       old = jax.lax.dynamic_slice(cache, at, found.shape)
       chosen = new[:, slot].reshape(-1, 1, 1, 1, 1)
       return jax.lax.dynamic_update_slice(
-        cache, jnp.where(chosen, found, old), at)
+        cache, jnp.where(chosen, found, old), at).reshape(shape)
 
     copied: layers.Cache = jax.lax.fori_loop(
       0, row.shape[1], lambda slot, cache: jax.tree.map(
@@ -197,26 +203,23 @@ class BlockSteps:
     self, state: Slots, ids: jax.Array, lengths: jax.Array, *, store: bool
   ) -> tuple[jax.Array, layers.Cache]:
     """Computes hidden states [q s, size, d] of the blocks, and the cache."""
-    cache = jax.tree.map(
-      lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), state.cache)
     start = _rows(state.start)
     if not store:
       positions = start[:, None] + jnp.arange(self.size)[None]
       hidden = self.model.noisy_stream(
-        self.params, _rows(ids), positions, _rows(lengths), cache)
+        self.params, _rows(ids), positions, _rows(lengths), state.cache)
       return hidden, state.cache
     at = jnp.maximum(start - self.size, 0)
     before = _columns(
       state.canvas, state.row, at.reshape(state.row.shape), self.size)
     hidden, new = self.model.next_block(
       self.params, _rows(jnp.concatenate([before, ids], -1)), start,
-      _rows(lengths), cache)
+      _rows(lengths), state.cache)
     # Where the cache has the block it stays, bit for bit: when its neighbours
     # take first steps must not matter to a row.
-    cache = jax.tree.map(
-      lambda x, y: _stored(x, y, at, _rows(state.lacking)), cache, new)
+    at = jnp.where(_rows(state.lacking), at, state.cache[0].shape[2])
     return hidden, jax.tree.map(
-      lambda x, y: x.reshape(y.shape), cache, state.cache)
+      lambda x, y: _stored(x, y, at), state.cache, new)
 
   def _chosen(
     self, score: jax.Array, masked: jax.Array, within: jax.Array
@@ -268,7 +271,7 @@ def begin(
   prompts = model.clean_stream(
     params, prompt[::shared], jnp.maximum(prompt_length[::shared], 1))
   prompts = jax.tree.map(
-    lambda x: _split(x.reshape(x.shape[0], q, -1, *x.shape[2:]), 1), prompts)
+    lambda x: _split(x, 1), prompts)
   prompt = jnp.pad(prompt, ((0, 0), (0, w - p)))
   canvas = jnp.where(
     jnp.arange(w)[None] < prompt_length[:, None], prompt, model.mask_id)
@@ -284,15 +287,16 @@ def begin(
     waiting=jnp.zeros(q, jnp.int32), row=empty, start=empty, taken=empty,
     within=empty, live=empty > 0, lacking=empty > 0,
     cache=jax.tree.map(lambda x: _split(jnp.zeros(
-      (*x.shape[:2], s, w, *x.shape[4:]), x.dtype), 1), prompts),
+      (x.shape[0], q * s, w, *x.shape[3:]), x.dtype), 1), prompts),
     forwards=jnp.int32(0))
   return BlockSteps(model, params, prompt_length, lengths, keys, prompts,
                     sampler, eos_ids), state
 
 
 def _split(x: jax.Array, axis: int) -> jax.Array:
-  """Splits the queues, on `axis`, over the devices that have their rows."""
-  if x.shape[axis] == 1:
+  """Splits queues or slots, on `axis`, over the devices that have their rows.
+  """
+  if mesh_lib.batch_parts(x.shape[axis]) == 1:
     return x
   free = jax.sharding.PartitionSpec.UNCONSTRAINED
   return mesh_lib.constrain(x, *(
@@ -329,17 +333,19 @@ def _put(
 
 
 def _stored(
-  cache: jax.Array, new: jax.Array, start: jax.Array, lacking: jax.Array
+  cache: jax.Array, new: jax.Array, start: jax.Array
 ) -> jax.Array:
-  """Writes [layers, b, size, g, k] into rows of a cache that lack it."""
-  def one(cache: jax.Array, new: jax.Array, start: jax.Array,
-          lacking: jax.Array) -> jax.Array:
-    at = (0, start, 0, 0)
-    old = jax.lax.dynamic_slice(cache, at, new.shape)
-    return jax.lax.dynamic_update_slice(
-      cache, jnp.where(lacking, new, old), at)
+  """Writes [layers, b, size, g, k] into rows of a cache, from columns [b] on.
 
-  return jax.vmap(one, (1, 1, 0, 0), 1)(cache, new, start, lacking)
+  Where these are none of the cache's, nothing is written.
+  """
+  def one(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+    return cache.at[start + jnp.arange(len(new))].set(new, mode="drop")
+
+  # Over layers, too: with a scatter of rows that have layers in them, XLA would
+  # transpose the whole cache there and back.
+  rows = jax.vmap(one)
+  return jax.vmap(rows, (0, 0, None))(cache, new, start)
 
 
 def _rows(x: jax.Array) -> jax.Array:
