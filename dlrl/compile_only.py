@@ -116,8 +116,10 @@ def compile_all(
       programs, counted = (
         train.make_programs(s, tx, of_rl) for s in (setup, plain))
       args = (of_rl, *rollout.input_shapes(setup))
-      reports.append(report("rollout", programs[0], counted[0], args,
-                            denoise.most_trips(cfg.rollout.sampler)))
+      rows = cfg.rollout.prompts * cfg.rollout.group_size
+      reports.append(report(
+        "rollout", programs[0], counted[0], args, denoise.most_trips(
+          cfg.rollout.sampler, rows if cfg.model.block_length else 0)))
       reports.append(report("update", programs[1], counted[1],
                             train.learn_shapes(setup, programs[0], args)))
   return reports

@@ -284,7 +284,8 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
     how.samples, "must be 1 at config.eval.sampler.temperature = 0, where all "
     "samples are equal")
   for length in lengths(cfg):
-    check.sampler(sampler(cfg, length), "eval.sampler")
+    check.sampler(sampler(cfg, length), "eval.sampler",
+                  block_length=validate.block_length(cfg))
   return cfg
 
 

@@ -186,7 +186,7 @@ def _together(cfg: config.Config, problems: strict.Problems) -> None:
       cfg.lora.quantize, "must be 'none' without lora.rank: a quantized matrix "
       "cannot be trained")
   _profile(cfg, problems)
-  size = _block_length(cfg)
+  size = block_length(cfg)
   for name in SAMPLERS:
     check.fit(operator.attrgetter(name)(cfg), name, problems,
               block_length=size)
@@ -201,7 +201,7 @@ def _together(cfg: config.Config, problems: strict.Problems) -> None:
   _blocks(cfg, size, problems)
 
 
-def _block_length(cfg: config.Config) -> int:
+def block_length(cfg: config.Config) -> int:
   """Tokens per block of the run's model; 0 if its attention is full."""
   if cfg.pretrained:
     try:

@@ -83,6 +83,20 @@ def _all_steps(
   return jax.lax.while_loop(steps.goes_on, in_these_slots, state)
 
 
+def most_trips(
+  sampler: config.SamplerConfig, rows: int
+) -> tuple[int, int, int]:
+  """Bounds the iterations of the loops of `decode`, see `denoise.most_trips`.
+
+  As if all rows took most steps, and some row began a block at every step.
+  """
+  blocks = sampler.gen_length // sampler.block_length
+  # A completion that begins and ends inside of a block is in one block more.
+  steps = (sampler.gen_length if sampler.threshold else min(
+    sampler.gen_length, sampler.steps + sampler.steps // blocks))
+  return -(-rows // (sampler.slots or rows)), steps, 0
+
+
 def stream(
   model: Any,
   params: Any,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dlrl import config
+from dlrl.costs import flops
 from dlrl.models import transformer
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.sampling import block_decode
@@ -259,6 +260,26 @@ def test_tokens_are_drawn_from_the_model():
   assert (abs(share - want.ravel()) <= 5 * error).all()
   assert (error > 1e-3).sum() > 10
   assert 0.1 < (np.asarray(got.trace)[:, 0] == 0).mean() < 0.9
+
+
+@pytest.mark.parametrize("options", [
+  {"slots": 2}, {"slots": 2, "threshold": 0.1}, {"steps": 6}, {"steps": 9}],
+  ids=str)
+def test_no_batch_takes_more_steps_than_its_flops_are_counted_for(options):
+  model, params = made()
+  settings = PLAIN | {"temperature": 0.0} | options
+  sampler = config.SamplerConfig(**settings)
+  run = program(sampler)
+  args = params, jnp.asarray(PROMPTS), jnp.asarray(LENGTHS), keys()
+  trips = denoise.most_trips(sampler, len(LENGTHS))
+  assert run(*args).forwards <= trips[0] * trips[1]
+  steps, state = jax.eval_shape(lambda *args: block_steps.begin(
+    model, *args, sampler, None, (), 1), *args)
+  once = flops.flops(
+    lambda steps, state: steps.step(state, store=True), steps, state)
+  counted = flops.flops(run, *args, while_trips=trips)
+  assert counted >= trips[0] * trips[1] * once
+  assert counted <= 1.5 * trips[0] * trips[1] * once  # and the prompts
 
 
 def test_rows_without_a_completion_end_at_once():
