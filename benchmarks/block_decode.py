@@ -10,9 +10,9 @@ much the rows' steps differ, thus on the model.
 
 By default the model is a tiny one with random weights, whose head is scaled
 until half of its predictions on masks have a probability of 0.9. With
-`--config=FILE --workdir=DIR` it is the policy of a run with
-`model.block_length`, on the training prompts. Writes `block_decode.json` and
-prints a table; about a minute on 2 CPU cores.
+`--workdir=DIR` it is the policy of a run with `model.block_length`, on training
+prompts. Writes `block_decode.json` and prints a table; about a minute on 2 CPU
+cores.
 """
 
 import dataclasses
@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import results
 from benchmarks import sampler as sampler_benchmark
@@ -82,16 +81,17 @@ def synthetic() -> Case:
               jnp.asarray(length, jnp.int32), SAMPLER, (0, 1))
 
 
-def of_run(values: Any, workdir: str) -> Case:
+def of_run(workdir: str) -> Case:
   """The policy that a run has trained, on its training prompts."""
-  setup = setup_lib.make(validate.from_dict(values))
+  setup = setup_lib.make(
+    validate.from_dict(saved_params.settings(workdir)))
   params, _ = saved_params.policy(setup, workdir, "latest")
   rows = data.eval_rows(
     rollout.examples(setup), setup.tokenizer, setup.prompt, items=ROWS,
     prompt_length=setup.cfg.task.prompt_length)
   sampler = dataclasses.replace(
     setup.cfg.rollout.sampler, threshold=THRESHOLD,
-    remasking="low_confidence")
+    remasking="low_confidence", steps=setup.cfg.rollout.sampler.gen_length)
   return Case(
     setup.model, params, jnp.asarray(rows["prompt_ids"]),
     jnp.asarray(rows["prompt_length"]), sampler, tuple(setup.tokenizer.ends))
@@ -139,14 +139,12 @@ def main(args: list[str]) -> None:
   options = flags.FLAGS
 
   def measured() -> Any:
-    case = (of_run(options.config, options.workdir) if options.workdir
-            else synthetic())
+    case = of_run(options.workdir) if options.workdir else synthetic()
     return {"command": results.command(), "slots": measure(case, SLOTS)}
 
   print(table(results.obtain("block_decode", measured)["slots"]), flush=True)
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", "configs/bgpo.py")
   flags.DEFINE_string("workdir", "", "a run, whose policy is decoded")
   app.run(main)
