@@ -17,6 +17,8 @@ RELATION = ("1 < x < 2", "(1,2)")
 
 @pytest.fixture(scope="module")
 def pool():
+  # As in a trainer: this process has used more memory than a worker may keep.
+  assert b"1" * (verify_pool.WorkerLimits().memory // 2)
   pool = verify_pool.VerifyPool(verify_pool.WorkerLimits(
     cpu_seconds=0.4, wall_seconds=60, processes=1))
   yield pool
@@ -97,6 +99,21 @@ def test_a_comparison_is_repeated_if_something_else_ends_its_process(pool):
   before = pool.unresolved
   os.kill(process(pool).pid, signal.SIGKILL)
   assert pool.verify([("x+1", "1+x")]) == [True]
+  assert pool.unresolved == before
+
+
+def test_a_process_is_kept_while_half_of_its_memory_is_left(pool):
+  assert pool.verify([("x+1", "1+x")]) == [True]
+  first = process(pool)
+  assert pool.verify([("x+1", "1+x"), ("x+1", "x")]) == [True, False]
+  assert process(pool) is first
+  memory = verify_pool.WorkerLimits().memory
+  resource.prlimit(first.pid, resource.RLIMIT_AS, (memory // 2, memory))
+  assert pool.verify([("x+1", "1+x")]) == [True]
+  assert first.wait(timeout=60) == 0
+  before = pool.unresolved
+  assert pool.verify([("x+1", "1+x")]) == [True]
+  assert process(pool) is not first
   assert pool.unresolved == before
 
 
