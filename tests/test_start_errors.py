@@ -6,6 +6,11 @@ import sys
 
 import pytest
 import runs
+from absl.testing import flagsaver
+
+from dlrl import main
+from dlrl import validate
+from dlrl.run import command
 
 BGPO = str(runs.ROOT / "configs" / "bgpo.py")
 BROKEN = {
@@ -14,28 +19,53 @@ BROKEN = {
   "import.py": "\nimport nothing_of_this_name\n"}
 
 
-def started(module, *args, cwd, **environment):
-  """(exit code, lines) of a program that ends at once."""
+@pytest.fixture
+def parsed(tmp_path, monkeypatch, capsys):
+  """(exit code, lines) of a start that ends with its flags, without a process.
+
+  A process takes two seconds until it reads its flags.
+  """
+  def start(*args):
+    monkeypatch.chdir(tmp_path)
+    # ml_collections looks there for settings.
+    monkeypatch.setattr(sys, "argv", ["dlrl.main", *args])
+    capsys.readouterr()
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+      command.parse(sys.argv, check=lambda problems: validate.check_each(
+        main._CONFIG.value, problems))
+    text = "".join(capsys.readouterr())
+    return end.value.code, text.splitlines()
+
+  return start
+
+
+def started(*args, cwd, **environment):
+  """The same of a real process."""
   done = subprocess.run(
-    [sys.executable, "-m", module, *args], cwd=cwd, capture_output=True,
+    [sys.executable, "-m", "dlrl.main", *args], cwd=cwd, capture_output=True,
     env=os.environ | {"PYTHONPATH": str(runs.ROOT)} | environment, text=True,
     check=False)
   lines = (done.stdout + done.stderr).splitlines()
   return done.returncode, [line for line in lines if "] dlrl: " not in line]
 
 
+def test_a_process_that_cannot_start_ends_with_the_line(tmp_path):
+  assert started("--config=none.py", cwd=tmp_path) == (
+    2, ["dlrl: --config=none.py: there is no such file"])
+
+
 @pytest.mark.parametrize("args", [
   ["--config=none.py"], ["--config", "none.py"],
   ["--config=none.py:smoke", "--config.steps=3"]])
-def test_a_missing_config_file(args, tmp_path):
-  code, lines = started("dlrl.main", *args, cwd=tmp_path)
+def test_a_missing_config_file(args, parsed):
+  code, lines = parsed(*args)
   given = "none.py:smoke" if "smoke" in args[0] else "none.py"
   assert (code, lines) == (
     2, [f"dlrl: --config={given}: there is no such file"])
 
 
-def test_an_unknown_preset(tmp_path):
-  code, (line,) = started("dlrl.main", f"--config={BGPO}:nope", cwd=tmp_path)
+def test_an_unknown_preset(parsed):
+  code, (line,) = parsed(f"--config={BGPO}:nope")
   assert code == 2
   assert line.startswith(
     f"dlrl: --config={BGPO}:nope: unknown preset 'nope'; use 'plain', ")
@@ -46,17 +76,16 @@ def test_an_unknown_preset(tmp_path):
   ("syntax.py", "SyntaxError: invalid syntax (syntax.py, line 1)"),
   ("import.py", "ModuleNotFoundError: No module named "
    "'nothing_of_this_name' (import.py, line 2)")])
-def test_a_config_file_that_cannot_run(name, said, tmp_path):
+def test_a_config_file_that_cannot_run(name, said, parsed, tmp_path):
   (tmp_path / name).write_text(BROKEN[name])
-  code, lines = started("dlrl.main", f"--config={name}", cwd=tmp_path)
+  code, lines = parsed(f"--config={name}")
   assert (code, lines) == (2, [f"dlrl: --config={name}: {said}"])
 
 
 @pytest.mark.parametrize("path", [
   "learn.loss_args.beta", "learn.process_args.least"])
-def test_an_argument_that_the_config_file_does_not_set(path, tmp_path):
-  code, lines = started("dlrl.main", f"--config={BGPO}:smoke",
-                        f"--config.{path}=0.1", cwd=tmp_path)
+def test_an_argument_that_the_config_file_does_not_set(path, parsed):
+  code, lines = parsed(f"--config={BGPO}:smoke", f"--config.{path}=0.1")
   section, _, key = path.rpartition(".")
   assert (code, lines) == (2, [
     f"dlrl: config.{path} = '0.1': the config file sets no such argument; name "
@@ -65,7 +94,7 @@ def test_an_argument_that_the_config_file_does_not_set(path, tmp_path):
 
 @pytest.mark.parametrize("platform", ["cuda", "toaster"])
 def test_devices_that_are_not_there(platform, tmp_path):
-  code, lines = started("dlrl.main", f"--config={BGPO}:smoke", cwd=tmp_path,
+  code, lines = started(f"--config={BGPO}:smoke", cwd=tmp_path,
                         JAX_PLATFORMS=platform)
   assert code == 2
   assert len(lines) == 1
