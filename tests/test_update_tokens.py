@@ -77,29 +77,55 @@ class Watched:
     return tiny()[0].hidden(params, ids * (not self.blind), *args)
 
 
+def objective_of(cfg):
+  return losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
+
+
+def spied(objective, found):
+  """The objective, which appends what each call is given to `found`."""
+  name = "loss" if isinstance(objective, losses.Separable) else "statistic"
+
+  def spy(draw, rows):
+    # Read later, as above.
+    jax.debug.callback(
+      lambda *x: found.append(x), draw.mask, draw.weight, draw.logps,
+      rows.valid, rows.tokens)
+    return getattr(objective, name)(draw, rows)
+
+  return objective._replace(**{name: spy})
+
+
 @functools.cache
 def program(cfg, blind=False):
-  """`update.make_learn`, the whole second half of a step, and its model."""
+  """`update.make_learn`, the whole second half of a step, as it is watched.
+
+  One for all tests: programs with callbacks are compiled in every run.
+  """
   tx = optimizer.make(config.OptimizerConfig(b1=0.0, clip_norm=1e9), 10)
-  model = Watched(blind)
-  return jax.jit(update.make_learn(
-    model, cfg, tx, {EOS}), compiler_options=FAST), tx, model
+  model, found, params = Watched(blind), [], tiny()[1]
+  objective = objective_of(cfg)
+  state = dataclasses.replace(
+    first_state(params, tx), ref_params=params if objective.needs_ref else None)
+  groups = jnp.arange(B // cfg.rollout.group_size)
+  reward = jnp.arange(B, dtype=jnp.float32) ** 2 % 7
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(losses.OBJECTIVES, cfg.learn.loss,
+                  lambda **_: spied(objective, found))
+    learn = jax.jit(update.make_learn(model, cfg, tx, {EOS})).lower(
+      state, batch_of(), groups, reward).compile(FAST)
+  return (lambda batch: learn(state, batch, groups, reward)), model.seen, found
 
 
 def learned(cfg, batch, blind=False):
-  """(gradients, metrics, what the model was shown) of a step."""
-  learn, tx, model = program(cfg, blind)
-  model.seen.clear()
-  params = tiny()[1]
-  objective = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
-  state = dataclasses.replace(
-    first_state(params, tx), ref_params=params if objective.needs_ref else None)
-  reward = jnp.arange(B, dtype=jnp.float32) ** 2 % 7
-  state, metrics = learn(
-    state, batch, jnp.arange(B // cfg.rollout.group_size), reward)
+  """(gradients, metrics, what the model was shown, what the loss got)."""
+  learn, *lists = program(cfg, blind)
+  for watched in lists:
+    watched.clear()
+  state, metrics = learn(batch)
   jax.effects_barrier()
   grads = jax.tree.leaves(optax.tree.get(state.opt_state, "mu"))
-  return grads, jax.device_get(metrics), [np.asarray(x) for x in model.seen]
+  seen, found = (jax.tree.map(np.asarray, watched) for watched in lists)
+  return grads, jax.device_get(metrics), seen, found
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -115,30 +141,14 @@ def test_a_method_counts_what_its_code_counts(method):
 
 @pytest.mark.parametrize(
   "method", [*sorted(UNTIL_EOS), "bgpo", "espo"])
-def test_what_reaches_the_loss(method, monkeypatch):
-  cfg, found = learn_of(method), []
-  made = losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args)
-  name = "loss" if isinstance(made, losses.Separable) else "statistic"
-  of_draw = getattr(made, name)
-
-  def spy(draw, rows):
-    # Read later: an array that is read in a callback may wait for itself.
-    jax.debug.callback(
-      lambda *x: found.append(x), draw.mask, draw.weight, draw.logps,
-      rows.valid, rows.tokens)
-    return of_draw(draw, rows)
-
-  monkeypatch.setitem(losses.OBJECTIVES, cfg.learn.loss,
-                      lambda **_: made._replace(**{name: spy}))
-  batch = batch_of(fixed=[1, 6])
-  program.cache_clear()  # the spy is in the program, once
-  learned(cfg, batch)
-  program.cache_clear()
+def test_what_reaches_the_loss(method):
+  cfg, batch = learn_of(method), batch_of(fixed=[1, 6])
+  *_, found = learned(cfg, batch)
   want = np.asarray(batch.maskable) & (
     COUNTED if method in UNTIL_EOS else True)
   assert len(found) >= cfg.learn.n_mc
   seen = set()
-  for mask, weight, logps, valid, tokens in jax.tree.map(np.asarray, found):
+  for mask, weight, logps, valid, tokens in found:
     # In another order: rows without an advantage go last.
     np.testing.assert_array_equal(np.sort(valid.sum(1)), np.sort(want.sum(1)))
     assert not mask[~valid].any()
@@ -147,15 +157,15 @@ def test_what_reaches_the_loss(method, monkeypatch):
     np.testing.assert_allclose(tokens, want.sum() / B, rtol=1e-6)
     seen |= {tuple(row) for row in valid.tolist()}
   assert seen == {tuple(row) for row in want.tolist()}
-  assert any(weight.any() for _, weight, *_ in jax.tree.map(np.asarray, found))
+  assert any(weight.any() for _, weight, *_ in found)
 
 
 @pytest.mark.parametrize("method", ["bgpo", "coupled_grpo", "stp", "unigrpo"])
 def test_what_follows_the_end_is_no_target(method):
   cfg = learn_of(method)
   # A model that is blind to tokens, so that they matter as targets alone.
-  one, metrics, _ = learned(cfg, batch_of(), blind=True)
-  two, others, _ = learned(cfg, batch_of(tail=1), blind=True)
+  one, metrics, *_ = learned(cfg, batch_of(), blind=True)
+  two, others, *_ = learned(cfg, batch_of(tail=1), blind=True)
   assert metrics["grad_norm"] > 1e-3
   same = [np.allclose(a, b, rtol=1e-4, atol=1e-6)
           for a, b in zip(one, two, strict=True)]
@@ -167,7 +177,7 @@ def test_what_follows_the_end_is_no_target(method):
   batch = batch_of()
   gone = dataclasses.replace(batch, completion=jnp.where(
     (batch.completion == EOS) & COUNTED, 5, batch.completion))
-  three, _, _ = learned(cfg, gone, blind=True)
+  three, *_ = learned(cfg, gone, blind=True)
   assert not all(np.allclose(a, b, rtol=1e-4, atol=1e-6)
                  for a, b in zip(one, three, strict=True))
 
@@ -176,7 +186,7 @@ def test_what_follows_the_end_is_no_target(method):
   ("diffu_grpo", True), ("wd1", True), ("spg", True), ("coupled_grpo", False),
   ("unigrpo", False), ("bgpo", False)])
 def test_what_the_model_is_shown_of_the_rest(method, hidden):
-  _, _, seen = learned(learn_of(method), batch_of())
+  _, _, seen, _ = learned(learn_of(method), batch_of())
   rows = np.concatenate(seen)
   # A row is known by its text; in all draws that hide it, it may be any.
   rest = [shown for shown in rows if (shown[-2:] != MASK).any()]
@@ -191,8 +201,8 @@ def test_what_the_model_is_shown_of_the_rest(method, hidden):
 
 @pytest.mark.parametrize("method", ["diffu_grpo", "wd1", "spg"])
 def test_the_rest_changes_nothing_where_it_is_hidden(method):
-  one, metrics, _ = learned(learn_of(method), batch_of())
-  two, others, _ = learned(learn_of(method), batch_of(tail=2))
+  one, metrics, *_ = learned(learn_of(method), batch_of())
+  two, others, *_ = learned(learn_of(method), batch_of(tail=2))
   assert metrics["grad_norm"] > 1e-3
   np.testing.assert_allclose(metrics["loss"], others["loss"], atol=1e-6)
   for a, b in zip(one, two, strict=True):
@@ -200,7 +210,7 @@ def test_the_rest_changes_nothing_where_it_is_hidden(method):
 
 
 def test_rows_of_which_nothing_counts_have_no_gradient():
-  grads, metrics, _ = learned(learn_of("diffu_grpo"), batch_of(fixed=range(T)))
+  grads, metrics, *_ = learned(learn_of("diffu_grpo"), batch_of(fixed=range(T)))
   assert metrics["grad_norm"] == 0
   assert all(np.isfinite(x).all() for x in grads)
   assert all(np.isfinite(v) for v in metrics.values())
