@@ -16,11 +16,13 @@ Presets, after a colon:
           blocks of four tokens in place of Monte-Carlo samples.
   smoke   every phase in well under a minute; learns nothing.
   llada_8b_TASK  the paper's run at its size, see `configs/llada_8b.py`.
+  sdar_8b_TASK  block-diffusion models, see `configs/sdar.py`.
 """
 
 import ml_collections
 
 from configs import llada_8b
+from configs import sdar
 from dlrl import config
 
 
@@ -28,6 +30,8 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   if preset.startswith(llada_8b.PREFIX):
     return llada_8b.base(preset)
+  if preset.startswith(sdar.PREFIX):
+    return sdar.base(preset)
   if preset not in ("", "plain", "countdown", "blocks", "smoke"):
     raise ValueError(
       f"unknown preset {preset!r}; use 'plain', 'countdown', 'blocks', 'smoke' "

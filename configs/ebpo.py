@@ -2,23 +2,26 @@
 
     python -m dlrl.main --config=configs/ebpo.py
 
-A clipped ratio of likelihoods at fixed noise levels. The paper's model decodes
-and is scored block by block; this is the objective for a bidirectional model.
+A clipped ratio of likelihoods, from noise levels that are spread evenly.
+The paper's model decodes and is scored block by block: presets of
+`configs/sdar.py`. The others are of a bidirectional model, at fixed levels.
 
 Presets and all other settings: see `configs/sudoku_tiny.py`.
 """
 
 import ml_collections
 
+from configs import sdar
 from configs import sudoku_tiny
 
 
 def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
-  cfg = sudoku_tiny.base(preset)
+  blocks = preset.startswith(sdar.PREFIX)
+  cfg = sdar.base(preset) if blocks else sudoku_tiny.base(preset)
   cfg.learn.loss = "ebpo"
   cfg.learn.loss_args = {"clip_low": 0.2, "clip_high": 0.2}
-  cfg.learn.forward_process = "quadrature"
-  cfg.learn.n_mc = 4
+  cfg.learn.forward_process = "block_stratified" if blocks else "quadrature"
+  cfg.learn.n_mc = 16 if blocks else 4
   cfg.learn.epochs = 2
   return cfg
