@@ -59,8 +59,8 @@ LEGENDS = {  # where the figure says more than the result
 Result = dict[str, dict[str, dict[str, float]]]  # estimator -> n -> errors
 
 
-def completions(setup: setup_lib.Setup, params: Any) -> update.Batch:
-  """Samples of the policy, with advantages of 1 and -1 in turn."""
+def prompts(setup: setup_lib.Setup) -> update.Batch:
+  """Prompts of the train split, without completions yet."""
   cfg = setup.cfg
   source = rollout.examples(setup)
   # One completion per puzzle: gradients of two equal ones could cancel.
@@ -69,15 +69,20 @@ def completions(setup: setup_lib.Setup, params: Any) -> update.Batch:
     prompt_length=cfg.task.prompt_length)
   prompt, length = (
     jnp.asarray(rows[k]) for k in ("prompt_ids", "prompt_length"))
-  keys = jax.random.split(jax.random.key(1), flags.FLAGS.rows)
-  completion = denoise.decode(
-    setup.model, params, prompt, length, keys,
-    sampler=cfg.rollout.sampler).completion
+  empty = jnp.zeros((flags.FLAGS.rows, cfg.rollout.sampler.gen_length), int)
   return update.Batch(
-    prompt=prompt, prompt_length=length, completion=completion,
-    maskable=jnp.ones(completion.shape, bool),
+    prompt=prompt, prompt_length=length, completion=empty,
+    maskable=empty == 0,
     advantage=jnp.where(jnp.arange(flags.FLAGS.rows) % 2 == 0, 1.0, -1.0),
-    keys=keys)
+    keys=jax.random.split(jax.random.key(1), flags.FLAGS.rows))
+
+
+def completions(setup: setup_lib.Setup, params: Any) -> update.Batch:
+  """Samples of the policy, with advantages of 1 and -1 in turn."""
+  batch = prompts(setup)
+  return dataclasses.replace(batch, completion=denoise.decode(
+    setup.model, params, batch.prompt, batch.prompt_length, batch.keys,
+    sampler=setup.cfg.rollout.sampler).completion)
 
 
 def gradient_of(setup: setup_lib.Setup, process: str, noise: float, n: int
