@@ -67,7 +67,9 @@ def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
   least = flops(learn, *learned, branch=min)
   return Work(
     peak * jax.device_count(),
-    rollout_flops(rollout, args, cfg.rollout.sampler),
+    # With blocks passes differ, too: some store a block.
+    None if cfg.model.block_length else rollout_flops(
+      rollout, args, cfg.rollout.sampler),
     (least, flops(learn, *learned) - least))
 
 
