@@ -11,10 +11,8 @@ completion's blocks n times. Writes `block_gradient_error.json` and
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from absl import app
 from absl import flags
@@ -25,8 +23,6 @@ from ml_collections import config_flags
 from benchmarks import gradient_error
 from benchmarks import results
 from dlrl import scoring
-from dlrl import sft
-from dlrl import validate
 from dlrl.diffusion import blocks
 from dlrl.diffusion import model_input
 from dlrl.run import setup as setup_lib
@@ -116,25 +112,13 @@ def table(result: dict[str, Any]) -> str:
     + [f"{EXACT:50} {result['exact']}:0"])
 
 
-def measure_all() -> dict[str, Any]:
-  """Fine-tunes unless that is done, then measures all estimators."""
-  cfg = validate.from_dict(flags.FLAGS.config)
-  cfg = dataclasses.replace(
-    cfg, mesh=dataclasses.replace(cfg.mesh, cpu_devices=0))
-  setup = setup_lib.make(cfg)
-  directory = pathlib.Path(flags.FLAGS.runs)
-  directory.mkdir(parents=True, exist_ok=True)
-  with jax.set_mesh(setup.mesh):
-    params, _ = sft.train(setup, directory)
-    found = measure(setup, params)
-  return {"command": results.command(), **found}
-
-
 def main(argv: list[str]) -> None:
   """Measures, draws, prints the errors."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  result = results.obtain("block_gradient_error", measure_all)
+  result = results.obtain(
+    "block_gradient_error",
+    lambda: gradient_error.after_fine_tuning(measure))
   results.show("block_gradient_error", plot(result), table(result))
 
 

@@ -118,7 +118,7 @@ def errors(samples: np.ndarray, golden: np.ndarray) -> dict[str, float]:
           "std": (var / size) ** 0.5}
 
 
-def measure(setup: setup_lib.Setup, params: Any) -> Result:
+def measure(setup: setup_lib.Setup, params: Any) -> dict[str, Result]:
   """Errors of each estimator at each number of samples."""
   batch = completions(setup, params)
   golden = np.asarray(gradient_of(setup, "stratified", 0.0, flags.FLAGS.golden)(
@@ -143,7 +143,7 @@ def measure(setup: setup_lib.Setup, params: Any) -> Result:
       progress.say(line.line(
         done, error=result[name][str(n)]["error"], n=n, estimator=name))
   progress.say(f"measured in {time.monotonic() - start:.0f} s")
-  return result
+  return {"estimators": result}
 
 
 def plot(result: dict[str, Any]) -> figure.Figure:
@@ -177,8 +177,10 @@ def table(result: dict[str, Any]) -> str:
     for name, rows in result["estimators"].items())
 
 
-def measure_all() -> dict[str, Any]:
-  """Fine-tunes unless that is done, then measures all estimators."""
+def after_fine_tuning(
+  measure: Callable[[setup_lib.Setup, Any], dict[str, Any]]
+) -> dict[str, Any]:
+  """Fine-tunes unless that is done; what `measure` finds of the policy."""
   cfg = validate.from_dict(flags.FLAGS.config)
   cfg = dataclasses.replace(
     cfg, mesh=dataclasses.replace(cfg.mesh, cpu_devices=0))
@@ -187,15 +189,16 @@ def measure_all() -> dict[str, Any]:
   directory.mkdir(parents=True, exist_ok=True)
   with jax.set_mesh(setup.mesh):
     params, _ = sft.train(setup, directory)
-    estimators = measure(setup, params)
-  return {"command": results.command(), "estimators": estimators}
+    found = measure(setup, params)
+  return {"command": results.command(), **found}
 
 
 def main(argv: list[str]) -> None:
   """Measures, draws, prints the errors."""
   del argv
   logging.set_verbosity(logging.WARNING)
-  result = results.obtain("gradient_error", measure_all)
+  result = results.obtain(
+    "gradient_error", lambda: after_fine_tuning(measure))
   results.show("gradient_error", plot(result), table(result))
 
 

@@ -25,7 +25,6 @@ from dlrl import validate
 from dlrl.diffusion import blocks
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
-from dlrl.run import step_log
 from dlrl.run import train_state
 
 BLOCKS = {
@@ -179,17 +178,8 @@ def test_a_run_learns_continues_and_compiles_once(
   # The state that a run begins with was not made by the update.
   assert [program._cache_size() for program in programs[-1]] in (
     [1, 1], [1, 2], [2, 2])
-  real = step_log.StepLog.begin
-
-  def begin(self, step, *args):
-    if step == 4:  # step 3 is logged, step 2 was the last one saved
-      raise KeyboardInterrupt
-    real(self, step, *args)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(step_log.StepLog, "begin", begin)
-    with pytest.raises(KeyboardInterrupt):
-      runs.run_here(cfg, tmp_path / "cut")
+  # Step 3 is logged, step 2 was the last one saved.
+  runs.cut(cfg, tmp_path / "cut", monkeypatch)
   assert runs.run_here(cfg, tmp_path / "cut")[1] == want
 
 

@@ -32,17 +32,8 @@ def test_what_followed_the_last_checkpoint_is_not_logged_twice(
   # Every prompt comes back in every step, and is remembered from the second on.
   assert [row["rollout/free"] for row in want[1:]] == (
     [1, 0.5, 0.5, 0.5] if cfg.rollout.prior.memory else [1] * 4)
-  real = step_log.StepLog.begin
-
-  def begin(self, step, *args):
-    if step == 4:  # step 3 is logged, step 2 was the last one saved
-      raise KeyboardInterrupt
-    real(self, step, *args)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(step_log.StepLog, "begin", begin)
-    with pytest.raises(KeyboardInterrupt):
-      runs.run_here(cfg, tmp_path / "cut")
+  # Step 3 is logged, step 2 was the last one saved.
+  runs.cut(cfg, tmp_path / "cut", monkeypatch)
   logged = runs.timeless(tmp_path / "cut")
   assert [row["step"] for row in logged] == [0, 1, 2, 3]
   assert runs.run_here(cfg, tmp_path / "cut")[1] == want

@@ -67,7 +67,8 @@ PRESETS = [prefix + task for prefix in llada_8b.PREFIX
            for task in llada_8b.TASKS]
 METHODS = sorted(
   path.stem for path in pathlib.Path(llada_8b.__file__).parent.glob("*.py")
-  if path.stem not in ("__init__", "llada_8b", "sft", "stp", "sudoku_tiny"))
+  if path.stem not in (
+    "__init__", "llada_8b", "sdar", "sft", "stp", "sudoku_tiny"))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -17,7 +17,6 @@ from dlrl import update
 from dlrl.run import grading
 from dlrl.run import rounds
 from dlrl.run import setup as setup_lib
-from dlrl.run import step_log
 from dlrl.runtime import mesh as mesh_lib
 
 G = 2  # completions of a group
@@ -199,15 +198,6 @@ def test_a_run_learns_from_groups_that_teach_and_continues_exactly(
     np.testing.assert_array_equal(prompt, np.repeat(
       [item(int(i))["prompt_ids"] for i in places], 4, 0))
 
-  begin = step_log.StepLog.begin
-
-  def stop(self, step, *args):
-    if step == 3 and len(learned) == 6:
-      raise KeyboardInterrupt
-    begin(self, step, *args)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(step_log.StepLog, "begin", stop)
-    with pytest.raises(KeyboardInterrupt):
-      runs.run_here(cfg, tmp_path / "cut")
+  runs.cut(cfg, tmp_path / "cut", monkeypatch, step=3)
+  assert len(learned) == 6
   assert runs.run_here(cfg, tmp_path / "cut")[1] == want

@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
 from configs import bgpo
 from dlrl import strict
 from dlrl import train
 from dlrl import validate
 from dlrl.run import setup as setup_lib
+from dlrl.run import step_log
 from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 
@@ -47,6 +49,21 @@ def run_here(cfg, workdir):
   with jax.set_mesh(setup.mesh):
     seconds = train.train(setup, workdir)
   return seconds, timeless(workdir)
+
+
+def cut(cfg, workdir, monkeypatch, step=4):
+  """Runs the job here until `step` has been computed but not logged."""
+  real = step_log.StepLog.begin
+
+  def begin(self, now, *args):
+    if now == step:
+      raise KeyboardInterrupt
+    real(self, now, *args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(step_log.StepLog, "begin", begin)
+    with pytest.raises(KeyboardInterrupt):
+      run_here(cfg, workdir)
 
 
 def timeless(workdir):
