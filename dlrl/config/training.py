@@ -92,7 +92,7 @@ class LearnConfig:
   advantage: str = knob("normalized", "a key of dlrl.losses.ADVANTAGES")
   forward_process: str = knob(
     "balanced", "how draws mask a completion: a key of PROCESSES or OF_TRACE "
-    "in dlrl.diffusion.method_processes")
+    "in dlrl.diffusion.method_processes, or with blocks in .blocks")
   process_args: Knobs = knob(
     NO_KNOBS, "arguments of the process that differ from its defaults")
   prompt_noise: float = knob(
