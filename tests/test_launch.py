@@ -62,17 +62,17 @@ def fake(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(sudoku_dir, tmp_path_factory):
   """`(flags, environment)` for a run that has nothing left to do."""
-  data, root = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("runs")
-  cfg = runs.tiny(str(data))
+  root = tmp_path_factory.mktemp("runs")
+  cfg = runs.tiny(sudoku_dir)
   workdir.claim(root / "run", strict.to_json(cfg)).close()
   scores = {"solved": 0.5, "solved_low": 0.4, "solved_high": 0.6}
   workdir.write_json(root / "run" / "summary.json", {
     "before": scores, "after": scores, "n_eval": 2, "phase_seconds": {},
     "wall_seconds": 0, "task": {"name": "sudoku", "version": "1",
                                 "prompt": "bare", "data_sha256": "0"}})
-  asked = runs.command(root / "run", data)[3:]
+  asked = runs.command(root / "run", sudoku_dir)[3:]
   return asked, os.environ | {
     "PYTHON": sys.executable, "PYTHONPATH": str(runs.ROOT),
     "JAX_PLATFORMS": "cpu"}
