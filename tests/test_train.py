@@ -51,7 +51,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
 
 
 def test_pruned_rollouts_are_shorter_and_keep_the_template(
-    sudoku_dir, tmp_path, monkeypatch):
+    sudoku_dir, tmp_path, monkeypatch, unoptimized):
   batches = []
   real = update.make
 

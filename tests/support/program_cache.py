@@ -2,7 +2,9 @@
 
 Most of the suite's time would be XLA compiling the same programs again. A
 program is found by a hash of its code and of the compiler's options, so that a
-change of either compiles anew; `pytest --cold` compiles everything.
+change of either compiles anew; `pytest --cold` compiles everything. JAX keeps
+no program that calls back to Python (`jax.debug.callback`): tests that watch a
+program from inside compile it in every run, and should share it.
 
 With JAX 0.10, XLA's old generator of loops compiles the programs, in half the
 time. Newer versions lack it, so the tests on the newest JAX try the generator
