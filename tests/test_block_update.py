@@ -104,6 +104,17 @@ def stacked(learn, params, old, ref):
       B, rows.counted.sum() / B)), params, learn.n_mc)
 
 
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+def logps(learn, params):
+  return scoring.batch_logps(tiny()[0], learn, params, batch=batch())
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+def grads_of(learn, params, rows):
+  """(metrics, gradient) of the rows, whose groups share their prompts."""
+  return update.batch_grads(tiny()[0], learn, params, rows, group=GROUP)
+
+
 # Each loss with a process that it may have on blocks.
 PROCESSES = {
   "bgpo": "block_exact", "bgpo_clipped": "block_global",
@@ -139,12 +150,9 @@ def test_every_objective_is_tried():
 def test_an_objective_is_that_of_the_joint_forward(name):
   learn, (model, params) = settings(name), tiny()
   old, ref = (networks.random_params(model, seed=s) for s in (1, 2))
-  rows = dataclasses.replace(batch(), **{
-    key: jax.jit(functools.partial(scoring.batch_logps, model, learn))(
-      p, batch=batch()) for key, p in (("old_logps", old), ("ref_logps", ref))})
-  metrics, grads = jax.jit(
-    functools.partial(update.batch_grads, model, learn, group=GROUP),
-    compiler_options=FAST)(params, rows)
+  rows = dataclasses.replace(
+    batch(), old_logps=logps(learn, old), ref_logps=logps(learn, ref))
+  metrics, grads = grads_of(learn, params, rows)
   (loss, _), want = stacked(learn, params, old, ref)
   np.testing.assert_allclose(metrics["loss"], loss, rtol=2e-4, atol=1e-5)
   assert_same(grads, want, rtol=2e-4)
@@ -155,13 +163,11 @@ def test_completions_of_a_group_share_their_prompt():
   learn, (model, params) = settings("bgpo"), tiny()
   run = functools.partial(update.batch_grads, model, learn)
   alone = jax.jit(run, compiler_options=FAST)(params, batch())
-  shared = jax.jit(functools.partial(run, group=GROUP),
-                   compiler_options=FAST)(params, batch())
-  assert_same(shared[1], alone[1])
-  logps = [jax.jit(functools.partial(
-    scoring.batch_logps, model, learn, group=group))(params, batch())
-    for group in (1, GROUP)]
-  np.testing.assert_allclose(*logps, atol=1e-5)
+  assert_same(grads_of(learn, params, batch())[1], alone[1])
+  together = jax.jit(functools.partial(
+    scoring.batch_logps, model, learn, group=GROUP),
+    compiler_options=FAST)(params, batch())
+  np.testing.assert_allclose(together, logps(learn, params), atol=1e-5)
 
 
 def wide_batch(b, p, t):
@@ -212,7 +218,7 @@ def test_memory_does_not_depend_on_the_number_of_draws():
       LEARN, forward_process="block_stratified", n_mc=n, micro_batch=4)
     return jax.jit(functools.partial(
       update.batch_grads, model, learn, group=4)).lower(
-        params, rows).compile().memory_analysis().temp_size_in_bytes
+        params, rows).compile(FAST).memory_analysis().temp_size_in_bytes
 
   assert temporaries(64) <= 1.02 * temporaries(2)
 
@@ -229,14 +235,12 @@ def test_adapters_have_the_gradients_of_merged_matrices():
   def merged(adapter):
     return lora.merge(jax.tree.map(jnp.copy, base), adapter, adapters)
 
-  def grads(model, params):
-    return jax.jit(functools.partial(
-      update.batch_grads, model, learn, group=GROUP),
-      compiler_options=FAST)(params, batch())[1]
-
+  _, grads = jax.jit(functools.partial(
+    update.batch_grads, model, learn, group=GROUP),
+    compiler_options=FAST)(lora.join(base, adapter), batch())
   whole, pull = jax.vjp(merged, adapter)
-  assert_same(grads(model, lora.join(base, adapter)),
-              pull(grads(tiny()[0], whole))[0], rtol=1e-4)
+  _, of_whole = grads_of(learn, whole, batch())
+  assert_same(grads, pull(of_whole)[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("axes", [(2, 4, 1), (1, 2, 2)])
@@ -265,7 +269,5 @@ def test_an_update_takes_the_step_of_its_gradient():
   state, _ = jax.jit(
     update.make(model, learn, tx, GROUP), compiler_options=FAST)(
       first_state(params, tx), batch())
-  _, grads = jax.jit(functools.partial(
-    update.batch_grads, model, learn, group=GROUP),
-    compiler_options=FAST)(params, batch())
+  _, grads = grads_of(learn, params, batch())
   assert_same(state.params, jax.tree.map(jnp.subtract, params, grads))
