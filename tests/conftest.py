@@ -64,6 +64,27 @@ def of_session(tmp_path_factory) -> pathlib.Path:
   return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_programs_in_memory():
+  """Keeps a worker far below Linux's limit of 65,530 mappings per process.
+
+  Each compiled program has about six. Beyond the limit, loading the next one
+  aborts the process.
+  """
+  yield
+  if mappings() > 30_000:
+    jax.clear_caches()
+    gc.collect()
+
+
+def mappings() -> int:
+  """Memory mappings of this process; 0 where there is no such list."""
+  try:
+    return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+  except OSError:
+    return 0
+
+
 @pytest.fixture
 def unoptimized():
   """Small programs compile in two thirds of the time: LLVM does less.
