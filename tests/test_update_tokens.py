@@ -26,7 +26,8 @@ from dlrl import validate
 UNTIL_EOS = {"coupled_grpo", "diffu_grpo", "spg", "stp", "unigrpo", "wd1"}
 METHODS = sorted(
   path.stem for path in pathlib.Path(llada_8b.__file__).parent.glob("*.py")
-  if path.stem not in ("__init__", "llada_8b", "sft", "sudoku_tiny"))
+  if path.stem not in (
+    "__init__", "llada_8b", "sdar", "sft", "sudoku_tiny"))
 EOS, B, T, P = 1, 8, 16, 4
 # An end at once, in the middle, twice, last, and none at all.
 ENDS = [[0], [5], [5, 9], [15], [], [3], [7, 8, 12], [2]]
