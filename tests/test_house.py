@@ -99,6 +99,13 @@ def test_no_module_has_the_name_of_one_of_the_standard_library():
               if m.rpartition(".")[2] in sys.stdlib_module_names}
 
 
+def test_files_of_tests_have_names_of_their_own():
+  # pytest imports them by their names alone, and refuses the second.
+  names = collections.Counter(
+    path.name for path in (ROOT / "tests").rglob("test_*.py"))
+  assert [name for name, n in names.items() if n > 1] == []
+
+
 def has_no_encoding(call):
   """Whether a call reads or writes text in whatever the locale says."""
   given = {keyword.arg: keyword.value for keyword in call.keywords}
