@@ -93,7 +93,7 @@ def plot(result: dict[str, Any]) -> figure.Figure:
             marker="o", ms=4, lw=2.5 if name == BEST else 1.3,
             color=results.COLOURS[i], label=name)
   ax.axvline(tokens[str(result["exact"])], color="black", lw=1.2, ls="--",
-             label=f"{EXACT}, {result['exact']} draws: no error")
+             label=f"all {result['exact']} masks of a block: no error")
   results.ticks(ax, x=[round(tokens[n]) for n in ("1", "2", "4", "8", "16",
                                                   "32")],
                 y=(0.1, 0.2, 0.5, 1, 2, 5))
