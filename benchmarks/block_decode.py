@@ -50,7 +50,7 @@ SAMPLER = config.SamplerConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What is decoded: a model, prompts, settings, and the ends of rows."""
+  """A model, and the prompts and settings with which it decodes."""
 
   model: transformer.Model
   params: Any

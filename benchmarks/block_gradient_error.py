@@ -26,18 +26,17 @@ from dlrl import scoring
 from dlrl.diffusion import blocks
 from dlrl.diffusion import model_input
 from dlrl.run import setup as setup_lib
-from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
 NS = (1, 2, 4, 8, 15, 16, 32)
 EXACT = "all masks of a block (exact)"
-# Name in the result: forward process.
+# As `gradient_error.ESTIMATORS`.
 ESTIMATORS = {
-  "one t for the response, 1/t (SDAR's fine-tuning)": "block_bernoulli",
-  "one k for the response (BGPO)": "block_global",
-  "k of each block, stratified (EBPO)": "block_stratified",
-  "complementary pairs in each block": "block_complementary",
-  "tiled in each block, P ~ 1 / sqrt(k)": "block_balanced",
+  "one t for the response, 1/t (SDAR's fine-tuning)": ("block_bernoulli", 0.0),
+  "one k for the response (BGPO)": ("block_global", 0.0),
+  "k of each block, stratified (EBPO)": ("block_stratified", 0.0),
+  "complementary pairs in each block": ("block_complementary", 0.0),
+  "tiled in each block, P ~ 1 / sqrt(k)": ("block_balanced", 0.0),
 }
 BEST = "tiled in each block, P ~ 1 / sqrt(k)"
 
@@ -59,23 +58,7 @@ def measure(setup: setup_lib.Setup, params: Any) -> dict[str, Any]:
   exact = blocks.patterns(size)
   golden = np.asarray(gradient_error.gradient_of(
     setup, "block_exact", 0.0, exact)(params, batch, 0), np.float64)
-  line = progress.Progress(len(ESTIMATORS) * sum(NS), "draws")
-  found: gradient_error.Result = {}
-  done = 0
-  for name, process in ESTIMATORS.items():
-    found[name] = {}
-    for n in NS:
-      if process == "block_complementary" and n % 2:
-        continue
-      gradient = gradient_error.gradient_of(setup, process, 0.0, n)
-      samples = np.stack([
-        gradient(params, batch, 1000 * n + seed)
-        for seed in range(flags.FLAGS.repeats)]).astype(np.float64)
-      found[name][str(n)] = gradient_error.errors(samples, golden)
-      done += n
-      line.tick(n)
-      progress.say(line.line(
-        done, error=found[name][str(n)]["error"], n=n, estimator=name))
+  found = gradient_error.sweep(ESTIMATORS, NS, setup, params, batch, golden)
   prompt = float(np.mean(batch.prompt_length))
   stream = model_input.blocks_of(t, size) * size
   return {"exact": exact, "estimators": found, "tokens": {

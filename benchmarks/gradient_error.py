@@ -12,6 +12,8 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -123,13 +125,21 @@ def measure(setup: setup_lib.Setup, params: Any) -> dict[str, Result]:
   batch = completions(setup, params)
   golden = np.asarray(gradient_of(setup, "stratified", 0.0, flags.FLAGS.golden)(
     params, batch, 10**6), np.float64)
+  return {"estimators": sweep(ESTIMATORS, NS, setup, params, batch, golden)}
+
+
+def sweep(
+  estimators: Mapping[str, tuple[str, float]], ns: Sequence[int],
+  setup: setup_lib.Setup, params: Any, batch: update.Batch, golden: np.ndarray,
+) -> Result:
+  """Errors of estimators, at numbers of samples, of the gradient `golden`."""
   result: Result = {}
-  total = len(ESTIMATORS) * sum(NS)
+  total = len(estimators) * sum(ns)
   line, start, done = progress.Progress(total, "samples"), time.monotonic(), 0
-  for name, (process, noise) in ESTIMATORS.items():
+  for name, (process, noise) in estimators.items():
     result[name] = {}
-    for n in NS:
-      if process == "complementary" and n % 2:
+    for n in ns:
+      if process.endswith("complementary") and n % 2:
         continue
       gradient = gradient_of(setup, process, noise, n)
       samples = np.stack([
@@ -143,7 +153,7 @@ def measure(setup: setup_lib.Setup, params: Any) -> dict[str, Result]:
       progress.say(line.line(
         done, error=result[name][str(n)]["error"], n=n, estimator=name))
   progress.say(f"measured in {time.monotonic() - start:.0f} s")
-  return {"estimators": result}
+  return result
 
 
 def plot(result: dict[str, Any]) -> figure.Figure:

@@ -62,6 +62,12 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.sft.gen_length = length
 
   cfg.learn.score_norm = "token"  # as in DARE; the paper sums, see bgpo.py
+  batches_and_optimizer(cfg, task)
+  return cfg
+
+
+def batches_and_optimizer(cfg: ml_collections.ConfigDict, task: str) -> None:
+  """Sets, in place, what does not depend on the model; `task`: of `TASKS`."""
   cfg.learn.micro_batch = 64  # one row per chip of a v5e-64
   cfg.learn.logps_chunk = 32
   cfg.learn.optimizer.learning_rate = 5e-7
@@ -70,7 +76,6 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.eval.size = 90 if task == "code" else 256  # all that MBPP has
   cfg.eval.batch_size = 64
   cfg.eval.every = 20
-  return cfg
 
 
 # From the published config.json files.

@@ -12,6 +12,7 @@ Rollouts, lengths and optimizer are those of DARE's recipe for SDAR-8B
 
 import ml_collections
 
+from configs import llada_8b
 from dlrl import config
 
 PREFIX = "sdar_"
@@ -76,14 +77,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.learn.forward_process = "block_exact"
   cfg.learn.n_mc = 15
   cfg.learn.tokens = "until_eos"
-  cfg.learn.micro_batch = 64  # one row per chip of a v5e-64
-  cfg.learn.logps_chunk = 32
-  cfg.learn.optimizer.learning_rate = 5e-7
-  cfg.learn.optimizer.weight_decay = 0.01
-  cfg.learn.optimizer.b2 = 0.999
-  cfg.eval.size = 90 if task == "code" else 256  # all that MBPP has
-  cfg.eval.batch_size = 64
-  cfg.eval.every = 20
+  llada_8b.batches_and_optimizer(cfg, task)
   if preset.endswith(ONE_GPU):
     _one_gpu(cfg)
   return cfg

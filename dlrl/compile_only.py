@@ -29,6 +29,7 @@ from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
+from dlrl.sampling import block_decode
 from dlrl.sampling import denoise
 from dlrl.storage import output_paths
 
@@ -106,9 +107,9 @@ def compile_all(
   with jax.set_mesh(setup.mesh):
     if cfg.job == "sft" or (cfg.sft.steps and not cfg.init_from):
       tx = optimizer.for_sft(cfg)
-      step, plain_step = (sft.make_step(
-        s.model, cfg.sft, tx, setup.tokenizer.eos_id)
-                          for s in (setup, plain))
+      step, plain_step = (
+        sft.make_step(s.model, cfg.sft, tx, setup.tokenizer.eos_id)
+        for s in (setup, plain))
       reports.append(report("fine-tuning", sft.jit(step, of_sft), plain_step,
                             (of_sft, sft.input_shapes(setup))))
     if cfg.job == "rl":
@@ -116,10 +117,13 @@ def compile_all(
       programs, counted = (
         train.make_programs(s, tx, of_rl) for s in (setup, plain))
       args = (of_rl, *rollout.input_shapes(setup))
-      rows = cfg.rollout.prompts * cfg.rollout.group_size
-      reports.append(report(
-        "rollout", programs[0], counted[0], args, denoise.most_trips(
-          cfg.rollout.sampler, rows if cfg.model.block_length else 0)))
+      sampler = cfg.rollout.sampler
+      trips: tuple[int, ...] = (
+        block_decode.most_trips(
+          sampler, cfg.rollout.prompts * cfg.rollout.group_size)
+        if cfg.model.block_length else denoise.most_trips(sampler))
+      reports.append(
+        report("rollout", programs[0], counted[0], args, trips))
       reports.append(report("update", programs[1], counted[1],
                             train.learn_shapes(setup, programs[0], args)))
   return reports

@@ -9,6 +9,7 @@ model sees it after the clean blocks before it, which all draws share
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -68,7 +69,24 @@ class Batch:
 
 # Their first argument is the trace of decoding instead of keys.
 OF_TRACE = method_processes.OF_TRACE | blocks.OF_TRACE
-PROCESSES = (method_processes.PROCESSES | blocks.PROCESSES | OF_TRACE)
+PROCESSES = method_processes.PROCESSES | blocks.PROCESSES | OF_TRACE
+
+
+def process(
+  name: str, prompt_length: jax.Array, block_length: int
+) -> Callable[..., forward_process.Draw]:
+  """Returns a forward process, on the blocks of these rows if it has blocks.
+
+  Args:
+    name: a key of `PROCESSES`.
+    prompt_length: [b] int.
+    block_length: tokens per block of the model; 0: attention is full.
+  """
+  if name not in blocks.PROCESSES | blocks.OF_TRACE:
+    return PROCESSES[name]
+  return functools.partial(
+    PROCESSES[name], offset=prompt_length % block_length,
+    block_length=block_length)
 
 
 def shared_rows(model: transformer.Model, rows: int, group: int) -> int:
@@ -88,7 +106,7 @@ def prepare(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
   share: int = 1,
 ) -> Any:
-  """What all draws of these completions use: see `Model.clean_rows`.
+  """Computes what all draws of these completions use, by `Model.clean_rows`.
 
   Args:
     model: the policy's model.
@@ -104,7 +122,7 @@ def prepare(
     return ()
   return model.clean_rows(
     params, batch.prompt[::share], batch.prompt_length[::share],
-    batch.completion, _lengths(cfg, batch))
+    batch.completion, _lengths(model, cfg, batch))
 
 
 def draw_logps(
@@ -125,8 +143,14 @@ def draw_logps(
   # Regenerated from its key whenever it is needed, so the n_mc noisy copies of
   # the batch never exist side by side.
   noisy = jnp.where(hides, model.mask_id, batch.completion)
-  hidden = (_after_clean_blocks if model.cfg.block_length else _with_prompt)(
-    model, cfg, params, batch, noisy, j, shared)
+  if not model.cfg.block_length:
+    hidden = _with_prompt(model, cfg, params, batch, noisy, j)
+  else:
+    if shared is None:
+      shared = prepare(model, cfg, params, batch)
+    hidden = blocks.noisy_hidden(
+      model, params, noisy, batch.prompt, batch.prompt_length,
+      _lengths(model, cfg, batch), shared)
   tokens = token_logps.token_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
     chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
@@ -173,17 +197,13 @@ def _draw(
   j: jax.Array | int,
 ) -> tuple[forward_process.Draw, jax.Array]:
   """Draw j as the loss sees it, and all that the model does not see [b, t]."""
-  process = PROCESSES[cfg.forward_process]
+  name = cfg.forward_process
   drawn, rest = _existing(model, cfg, batch), jnp.zeros_like(batch.maskable)
-  if process in method_processes.HIDES_REST:
+  if PROCESSES[name] in method_processes.HIDES_REST:
     drawn, rest = batch.valid, batch.maskable & ~batch.valid
-  if cfg.forward_process in blocks.PROCESSES | blocks.OF_TRACE:
-    size = model.cfg.block_length
-    process = functools.partial(
-      process, offset=batch.prompt_length % size, block_length=size)
-  mask, weight = process(
-    batch.trace if cfg.forward_process in OF_TRACE else batch.keys, drawn, j,
-    cfg.n_mc, **cfg.process_args)
+  mask, weight = process(name, batch.prompt_length, model.cfg.block_length)(
+    batch.trace if name in OF_TRACE else batch.keys, drawn, j, cfg.n_mc,
+    **cfg.process_args)
   return forward_process.Draw(
     mask & batch.valid, jnp.where(batch.valid, weight, 0.0)), mask | rest
 
@@ -202,9 +222,11 @@ def _existing(
   return batch.valid
 
 
-def _lengths(cfg: config.LearnConfig, batch: Batch) -> jax.Array:
+def _lengths(
+  model: transformer.Model, cfg: config.LearnConfig, batch: Batch
+) -> jax.Array:
   """Tokens of each row of a block-diffusion model, [b] int."""
-  exists = (batch.maskable if cfg.forward_process in OF_TRACE else batch.valid)
+  exists = _existing(model, cfg, batch)
   columns = jnp.arange(1, exists.shape[1] + 1, dtype=batch.prompt_length.dtype)
   return batch.prompt_length + jnp.max(
     jnp.where(exists, columns[None], 0), -1)
@@ -212,10 +234,9 @@ def _lengths(cfg: config.LearnConfig, batch: Batch) -> jax.Array:
 
 def _with_prompt(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  noisy: jax.Array, j: jax.Array | int, shared: Any,
+  noisy: jax.Array, j: jax.Array | int,
 ) -> jax.Array:
   """Hidden states [b, t, d] of a noisy canvas that sees the whole row."""
-  del shared
   prompt = batch.prompt
   if cfg.prompt_noise:
     live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
@@ -225,16 +246,3 @@ def _with_prompt(
   row = model_input.assemble(noisy, prompt, batch.prompt_length)
   # The canvas comes first in a row, so these are its columns.
   return model.hidden(params, *row)[:, : noisy.shape[1]]
-
-
-def _after_clean_blocks(
-  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  noisy: jax.Array, j: jax.Array | int, shared: Any,
-) -> jax.Array:
-  """Hidden states [b, t, d] of noisy blocks that see clean ones before them."""
-  del j
-  if shared is None:
-    shared = prepare(model, cfg, params, batch)
-  return blocks.noisy_hidden(
-    model, params, noisy, batch.prompt, batch.prompt_length,
-    _lengths(cfg, batch), shared)

@@ -19,11 +19,11 @@ from dlrl import config
 from dlrl import data
 from dlrl import keys as keys_lib
 from dlrl import optimizer
+from dlrl import scoring
 from dlrl import strict
 from dlrl import update
 from dlrl.diffusion import blocks
 from dlrl.diffusion import elbo
-from dlrl.diffusion import forward_process
 from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
 from dlrl.evaluation import held_out
@@ -52,15 +52,16 @@ def make_step(
     tx: the optimizer.
     eos_id: ends answers, and fills the rest of their canvas.
   """
-  hidden_of = _after_clean_blocks if model.cfg.block_length else _with_prompt
-
   def loss(trained: Any, base: Any, batch: dict[str, jax.Array],
            keys: jax.Array) -> jax.Array:
     params = lora.join(base, trained)
     completion = batch["completion"]
-    mask, weight = _draw(model, cfg, batch, keys, eos_id)
-    noisy = jnp.where(mask, model.mask_id, completion)
-    hidden = hidden_of(model, params, batch, noisy, eos_id)
+    exists = _exists(model, batch, eos_id)
+    mask, weight = scoring.process(
+      cfg.forward_process, batch["prompt_length"], model.cfg.block_length)(
+        keys, exists, 0, 1)
+    hidden = _hidden(
+      model, params, batch, jnp.where(mask, model.mask_id, completion), exists)
     logps, _ = token_logps.token_logps(
       hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
       shards=mesh_lib.batch_parts(completion.shape[0]))
@@ -89,20 +90,6 @@ def make_step(
   return step
 
 
-def _draw(
-  model: transformer.Model, cfg: config.SftConfig,
-  batch: dict[str, jax.Array], keys: jax.Array, eos_id: int,
-) -> forward_process.Draw:
-  """The single draw of each answer."""
-  exists = _exists(model, batch, eos_id)
-  if cfg.forward_process not in blocks.PROCESSES:
-    return forward_process.PROCESSES[cfg.forward_process](keys, exists, 0, 1)
-  size = model.cfg.block_length
-  return blocks.PROCESSES[cfg.forward_process](
-    keys, exists, 0, 1, offset=batch["prompt_length"] % size,
-    block_length=size)
-
-
 def _exists(model: transformer.Model, batch: dict[str, jax.Array], eos_id: int
             ) -> jax.Array:
   """The tokens that are learned, [b, t] bool: the canvas, or whole blocks.
@@ -118,24 +105,16 @@ def _exists(model: transformer.Model, batch: dict[str, jax.Array], eos_id: int
     completion == eos_id, batch["prompt_length"] % size, size)
 
 
-def _with_prompt(
+def _hidden(
   model: transformer.Model, params: Any, batch: dict[str, jax.Array],
-  noisy: jax.Array, eos_id: int,
+  noisy: jax.Array, exists: jax.Array,
 ) -> jax.Array:
-  """Hidden states [b, t, d] of a noisy canvas that sees the whole row."""
-  del eos_id
-  row = model_input.assemble(
-    noisy, batch["prompt_ids"], batch["prompt_length"])
-  return model.hidden(params, *row)[:, : noisy.shape[1]]
-
-
-def _after_clean_blocks(
-  model: transformer.Model, params: Any, batch: dict[str, jax.Array],
-  noisy: jax.Array, eos_id: int,
-) -> jax.Array:
-  """Hidden states [b, t, d] of noisy blocks that see clean ones before them."""
+  """Hidden states [b, t, d] of a noisy canvas."""
   prompt, prompt_length = batch["prompt_ids"], batch["prompt_length"]
-  lengths = prompt_length + jnp.sum(_exists(model, batch, eos_id), -1)
+  if not model.cfg.block_length:
+    row = model_input.assemble(noisy, prompt, prompt_length)
+    return model.hidden(params, *row)[:, : noisy.shape[1]]
+  lengths = prompt_length + jnp.sum(exists, -1)
   clean = model.clean_rows(
     params, prompt, prompt_length, batch["completion"], lengths)
   return blocks.noisy_hidden(

@@ -80,13 +80,11 @@ def make_learn(
 ) -> Learn:
   """`(state, batch, index, *rewards) -> (state, metrics)`, to be jitted.
 
-  A text ends with the first of `ends`.
-
   `batch` comes from a rollout, `index` [g] int32 identifies its prompts, and
-  `rewards` are as in `reward_shapes`, NaN where they are not known.
+  `rewards` are as in `reward_shapes`, NaN where they are not known. The first
+  of `ends` in a completion ends its text.
   """
   update = make(model, cfg.learn, tx, cfg.rollout.group_size)
-
   rule, group = losses.ADVANTAGES[cfg.learn.advantage], cfg.rollout.group_size
 
   def learn(

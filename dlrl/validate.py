@@ -212,7 +212,7 @@ def block_length(cfg: config.Config) -> int:
 
 
 def _blocks(cfg: config.Config, size: int, problems: strict.Problems) -> None:
-  """What models with blocks need, and what needs them."""
+  """Adds settings that only fit models with blocks, or do not fit them."""
   for field in ("learn.forward_process", "sft.forward_process"):
     name = operator.attrgetter(field)(cfg)
     if problems.sound(field) and name in blocks.PROCESSES | blocks.OF_TRACE:

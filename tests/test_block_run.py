@@ -14,6 +14,7 @@ from updates import FAST
 from updates import first_state
 
 from configs import bgpo
+from dlrl import compile_only
 from dlrl import config
 from dlrl import keys as keys_lib
 from dlrl import optimizer
@@ -175,12 +176,26 @@ def test_a_run_learns_continues_and_compiles_once(
   _, want = runs.run_here(cfg, tmp_path / "whole")
   assert all(math.isfinite(row["update/loss"]) for row in want[1:])
   assert any(row["update/grad_norm"] > 0 for row in want[1:])
-  # The state that a run begins with was not made by the update.
-  assert [program._cache_size() for program in programs[-1]] in (
-    [1, 1], [1, 2], [2, 2])
+  # The update's second entry is for states that it has made itself.
+  assert [program._cache_size() for program in programs[-1]] == [1, 2]
   # Step 3 is logged, step 2 was the last one saved.
   runs.cut(cfg, tmp_path / "cut", monkeypatch)
   assert runs.run_here(cfg, tmp_path / "cut")[1] == want
+
+
+@pytest.mark.usefixtures("unoptimized")
+def test_programs_are_reported_without_a_device(sudoku_dir):
+  cfg = runs.tiny(sudoku_dir, **BLOCKS)
+  found = {report.name: report for report in compile_only.compile_all(
+    setup_lib.make(cfg), limit=None)}
+  assert found.keys() == {"fine-tuning", "rollout", "update"}
+  # At least every token of every row once through the layer's matrices.
+  rows, model = 16, cfg.model
+  layer = 2 * (4 * model.width * model.heads * model.head_dim
+               + 3 * model.width * model.mlp_width)
+  assert all(found[name].flops > rows * 16 * layer for name in found)
+  # 15 draws of the update, forward and backward, against one of fine-tuning.
+  assert found["update"].flops > 5 * found["fine-tuning"].flops
 
 
 def test_every_pattern_is_counted_once():

@@ -54,3 +54,27 @@ def test_each_reward_on_its_own_leaves_the_sum_to_the_memory(monkeypatch):
   assert owner[3] == 3 and (np.delete(owner, 3) == -1).all()
   np.testing.assert_array_equal(
     state.memory.completion[3], batch.completion[0])
+
+
+def test_a_text_ends_with_the_first_of_several_ends(monkeypatch):
+  cfg = config.Config(
+    rollout=config.RolloutConfig(prompts=4, group_size=2),
+    learn=dataclasses.replace(LEARN, tokens="until_eos"))
+  monkeypatch.setattr(update, "make", lambda *args: (
+    lambda state, batch: (state, {"counted": batch.counted})))
+  tx = optimizer.make(config.OptimizerConfig(), 10)
+  completion = np.full((B, T), 9)
+  completion[0, 2:] = 1
+  completion[1, [1, 3]] = 7, 1
+  completion[2, [1, 3]] = 1, 7
+  completion[3, 0] = 7
+  batch = dataclasses.replace(
+    make_batch(), completion=jnp.asarray(completion), advantage=None,
+    maskable=jnp.ones((B, T), bool), trace=jnp.zeros((B, T), jnp.int32))
+  _, metrics = update.make_learn(tiny()[0], cfg, tx, {1, 7})(
+    first_state({"a": jnp.zeros(2)}, tx), batch, jnp.arange(4), jnp.ones(B))
+  # The token that ends a text counts, and is no part of its length.
+  np.testing.assert_array_equal(
+    np.asarray(metrics["counted"]).sum(-1), [3, 2, 2, 1, T, T, T, T])
+  np.testing.assert_allclose(
+    metrics["rollout/length"], np.mean([2, 1, 1, 0, T, T, T, T]))

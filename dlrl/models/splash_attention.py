@@ -145,10 +145,10 @@ def _before(number: Any, column: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _NoisySees:
-  """What a noisy query sees of keys [clean | noisy], `start` clean ones.
+  """Tells which keys [clean | noisy] a noisy query sees, `start` clean ones.
 
-  Clean columns before one of them, and the columns of a noisy block; a query's
-  number consists of the two.
+  It sees the clean columns before one of them, and the columns of a noisy
+  block. A query's number consists of the two.
   """
 
   start: int

@@ -45,8 +45,9 @@ class Rewards:
   teaches: np.ndarray
 
   def learned(self, cfg: config.RolloutConfig) -> tuple[np.ndarray, ...]:
-    """What the update takes, see `update.reward_shapes`."""
-    return (self.total, self.parts)[:len(update.reward_shapes(cfg))]
+    """The rewards that the update takes, see `update.reward_shapes`."""
+    return ((self.total, self.parts) if cfg.normalize == "each"
+            else (self.total,))
 
 
 def wait(batch: update.Batch

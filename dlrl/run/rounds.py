@@ -61,7 +61,7 @@ class Graded:
 
 
 def key(setup: setup_lib.Setup, number: int) -> jax.Array:
-  """What takes the place of `TrainState.key` in round `number`, from 1."""
+  """The root key of round `number`, from 1, in place of `TrainState.key`."""
   keys = keys_lib.of(setup.root_key, keys_lib.Seed.RESAMPLING)
   found: jax.Array = setup.put_whole(np.asarray(jax.random.key_data(
     jax.random.fold_in(keys, number))))
@@ -91,7 +91,7 @@ def learned(
   setup: setup_lib.Setup, drawn: Drawn, graded: Graded,
   again: Callable[[int], Drawn],
 ) -> tuple[tuple[Any, ...], dict[str, float]]:
-  """What the update takes after its state, and rows for the log.
+  """The update's arguments after its state, and rows for the log.
 
   Groups that teach nothing are replaced, from the first on, by those of further
   rounds that teach something, in the order in which they are drawn. After

@@ -12,8 +12,8 @@ from dlrl.sampling import remasking
 CHOICES: dict[str, Collection[str]] = {
   "remasking": remasking.RULES, "fallback": remasking.FALLBACKS,
   "eos": predict.EOS, "cache": denoise.CACHES}
-# What block-diffusion models do not support, by the only value that they take:
-# their cache is exact, and the others are meant for full attention.
+# Settings that block-diffusion models do not support, with the value that they
+# must have. Their cache is exact; the other settings are for full attention.
 WITH_BLOCKS: dict[str, object] = {
   "cache": "none", "cfg_scale": 0, "fill_after": 1, "factor": 0,
   "fallback": "confident"}

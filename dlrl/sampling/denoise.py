@@ -110,19 +110,12 @@ def _all_steps(steps: Steps, state: DecodeState) -> DecodeState:
   return state
 
 
-def most_trips(sampler: config.SamplerConfig, rows: int = 0
-               ) -> tuple[int, ...]:
+def most_trips(sampler: config.SamplerConfig) -> tuple[int, ...]:
   """Bounds the iterations of `decode`'s loops, the outer before the inner.
 
   For counting FLOPs: the text of a program does not tell how often a
-  `while_loop` runs.
-
-  Args:
-    sampler: the settings.
-    rows: of the batch of a model with blocks; 0: attention is full.
+  `while_loop` runs. For full attention; see also `block_decode.most_trips`.
   """
-  if rows:
-    return block_decode.most_trips(sampler, rows)
   blocks = sampler.gen_length // sampler.block_length
   # With a threshold or factor each step commits at least one token.
   steps = (sampler.gen_length if sampler.threshold or sampler.factor
