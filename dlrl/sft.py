@@ -56,12 +56,11 @@ def make_step(
            keys: jax.Array) -> jax.Array:
     params = lora.join(base, trained)
     completion = batch["completion"]
-    exists = _exists(model, batch, eos_id)
     mask, weight = scoring.process(
       cfg.forward_process, batch["prompt_length"], model.cfg.block_length)(
-        keys, exists, 0, 1)
+        keys, _exists(model, batch, eos_id), 0, 1)
     hidden = _hidden(
-      model, params, batch, jnp.where(mask, model.mask_id, completion), exists)
+      model, params, batch, jnp.where(mask, model.mask_id, completion))
     logps, _ = token_logps.token_logps(
       hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
       shards=mesh_lib.batch_parts(completion.shape[0]))
@@ -107,14 +106,15 @@ def _exists(model: transformer.Model, batch: dict[str, jax.Array], eos_id: int
 
 def _hidden(
   model: transformer.Model, params: Any, batch: dict[str, jax.Array],
-  noisy: jax.Array, exists: jax.Array,
+  noisy: jax.Array,
 ) -> jax.Array:
   """Hidden states [b, t, d] of a noisy canvas."""
   prompt, prompt_length = batch["prompt_ids"], batch["prompt_length"]
   if not model.cfg.block_length:
     row = model_input.assemble(noisy, prompt, prompt_length)
     return model.hidden(params, *row)[:, : noisy.shape[1]]
-  lengths = prompt_length + jnp.sum(exists, -1)
+  # Blocks that do not exist come last, so that no other block sees them.
+  lengths = prompt_length + noisy.shape[1]
   clean = model.clean_rows(
     params, prompt, prompt_length, batch["completion"], lengths)
   return blocks.noisy_hidden(

@@ -67,9 +67,13 @@ def test_the_pass_that_fills_the_rest_counts_once(monkeypatch, sudoku_dir):
   assert found.rollout == (0, ROWS * forward(T))
 
 
-def test_what_is_not_known_is_not_logged(monkeypatch, sudoku_dir, capsys):
-  cfg, found = work(monkeypatch, sudoku_dir, rollout__sampler__cache="dual",
-                    rollout__sampler__block_length=8)
+@pytest.mark.parametrize("changes", [
+  {"rollout__sampler__cache": "dual", "rollout__sampler__block_length": 8},
+  {"model__block_length": 4, "rollout__sampler__block_length": 4,
+   "eval__sampler__block_length": 4}], ids=["cache", "blocks"])
+def test_what_is_not_known_is_not_logged(
+    monkeypatch, sudoku_dir, capsys, changes):
+  cfg, found = work(monkeypatch, sudoku_dir, **changes)
   row = {"rollout/free": 1.0, "rollout/forwards": 8.0, "update/computed": 1.0,
          "time/rollout": 2.0, "time/update": 4.0}
   assert found.rollout is None
