@@ -271,7 +271,7 @@ def test_no_batch_takes_more_steps_than_its_flops_are_counted_for(options):
   sampler = config.SamplerConfig(**settings)
   run = program(sampler)
   args = params, jnp.asarray(PROMPTS), jnp.asarray(LENGTHS), keys()
-  trips = denoise.most_trips(sampler, len(LENGTHS))
+  trips = block_decode.most_trips(sampler, len(LENGTHS))
   assert run(*args).forwards <= trips[0] * trips[1]
   steps, state = jax.eval_shape(lambda *args: block_steps.begin(
     model, *args, sampler, None, (), 1), *args)
