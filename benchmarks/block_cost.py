@@ -23,7 +23,6 @@ from absl import flags
 from matplotlib import figure
 
 from benchmarks import results
-from configs import sdar
 from dlrl import config
 from dlrl import scoring
 from dlrl import update
@@ -32,6 +31,7 @@ from dlrl.costs.flops import flops
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
+from dlrl.presets import sdar
 
 NS = (1, 4, 16, 64)
 GROUP = 8

@@ -30,12 +30,12 @@ from absl import flags
 from matplotlib import figure
 
 from benchmarks import results
-from configs import llada_8b
 from dlrl import config
 from dlrl import validate
 from dlrl.costs.flops import flops
 from dlrl.diffusion import model_input
 from dlrl.models import transformer
+from dlrl.presets import llada_8b
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 from dlrl.sampling import remasking

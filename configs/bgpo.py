@@ -5,7 +5,8 @@
 A model of 155,000 parameters is fine-tuned on puzzles with 3 to 6 blanks and
 then learns from rewards to solve those with 9 to 12. On 2 CPU cores this takes
 4 to 7 minutes. Over five seeds the share of solved held-out puzzles (of 512)
-rises from 32-82% to 81-96% (`benchmarks/results/learning_bgpo.json`).
+rises from 32-82% to 81-96% (`benchmarks/results/learning_bgpo.json`). The
+settings, with the reason for each, are in `dlrl/presets/sudoku_tiny.py`.
 
 Presets, after a colon:
   (none)  the run above.
@@ -15,15 +16,18 @@ Presets, after a colon:
   blocks  the run above with a block-diffusion model, and the exact ELBO of its
           blocks of four tokens in place of Monte-Carlo samples.
   smoke   every phase in well under a minute; learns nothing.
-  llada_8b_TASK  the paper's run at its size, see `configs/llada_8b.py`.
-  sdar_8b_TASK  block-diffusion models, see `configs/sdar.py`.
+  llada_8b_TASK  the paper's run at its size, see `dlrl/presets/llada_8b.py`.
+  sdar_8b_TASK  block-diffusion models, see `dlrl/presets/sdar.py`.
 """
 
 import ml_collections
 
-from configs import llada_8b
-from configs import sdar
-from dlrl import config
+from dlrl.presets import llada_8b
+from dlrl.presets import names
+from dlrl.presets import sdar
+from dlrl.presets import sudoku_tiny
+
+PRESETS = ("plain", "countdown", "blocks", "smoke")
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
@@ -32,78 +36,13 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     return llada_8b.base(preset)
   if preset.startswith(sdar.PREFIX):
     return sdar.base(preset)
-  if preset not in ("", "plain", "countdown", "blocks", "smoke"):
-    raise ValueError(
-      f"unknown preset {preset!r}; use 'plain', 'countdown', 'blocks', 'smoke' "
-      "or none")
-  cfg = config.default()
-
-  # XLA runs operations of this size on one core. Two devices use two cores and
-  # take 60% of the time of one device.
-  cfg.mesh.cpu_devices = 2
-
-  # Fine-tune until easy puzzles are learned well: RL improves a policy that
-  # knows the rules but fails on hard puzzles, not one that is half trained. At
-  # equal numbers of puzzles, batches of 48 got further than batches of 128.
-  cfg.sft.difficulty = (3, 6)
-  cfg.sft.steps = 1200
-  cfg.sft.batch_size = 48
-  cfg.sft.optimizer.learning_rate = 6e-3
-  cfg.sft.optimizer.warmup_steps = 20
-
-  # Many puzzles with few completions each: all right completions of a puzzle
-  # are the same grid, so more completions of it add little.
-  cfg.steps = 400
-  cfg.rollout.difficulty = (9, 12)
-  cfg.rollout.prompts = 64
-  cfg.rollout.group_size = 4
-  # Two tokens per step: half the cost, and more groups with unequal rewards.
-  cfg.rollout.sampler.steps = 8
-
-  cfg.learn.n_mc = 16
-  # Per-token scores: the paper's sums times 1/16, see dlrl/diffusion/elbo.py.
-  cfg.learn.score_norm = "token"
-  # Lowering an ELBO has no floor: with weight 1 this run falls from 33% to 0 in
-  # 40 steps (benchmarks/results/learning_bgpo_undamped.png). With weight 0.1
-  # and a rate of 2e-3, seed 0 reached 86.5% of 9-11 blanks in 240 steps; with
-  # weight 0 and 2.5e-3 it reached 91.0%, in faster steps, because rows with
-  # negative advantages need not be computed.
-  cfg.learn.negative_weight = 0.0
-  # Adam's first steps move every parameter by the full rate, however small its
-  # gradient: without warm-up, a rate of 1e-3 cost an early version 18 points at
-  # once. The decay averages out the noise of steps with few puzzles. After 25
-  # steps seed 0 was at 46% with 1.5e-3, 49% with 2.5e-3, 37% with 4e-3.
-  cfg.learn.optimizer.learning_rate = 2.5e-3
-  cfg.learn.optimizer.warmup_steps = 10
-  cfg.learn.optimizer.schedule = "cosine"
-  # Small micro-batches, because those without any advantage are skipped.
-  cfg.learn.micro_batch = 16
-
-  cfg.eval.difficulty = (9, 12)
-  cfg.eval.sampler.steps = 16
-  cfg.eval.every = 20
-
+  if preset not in ("", *PRESETS):
+    raise names.unknown(preset, PRESETS, (*llada_8b.PRESETS, *sdar.PRESETS))
+  cfg = sudoku_tiny.bgpo()
   if preset == "plain":
-    cfg.learn.negative_weight = 1.0
-    cfg.learn.optimizer.learning_rate = 2e-4
+    sudoku_tiny.plain(cfg)
   if preset == "countdown":
-    cfg.task.name = "countdown_digits"
-    cfg.eval.split = "test"  # train and test contain all problems
-    cfg.task.prompt_length = 8
-    # With only + and -; a policy that knows just the format solves a quarter.
-    for part in (cfg.sft, cfg.rollout, cfg.eval):
-      part.difficulty = (1, 1)
-    cfg.sft.gen_length = 12
-    for sampler in (cfg.rollout.sampler, cfg.eval.sampler):
-      sampler.gen_length = sampler.block_length = sampler.steps = 12
-    cfg.rollout.sampler.steps = 6
-    # Twice as many steps solve all train problems and leave nothing for RL.
-    cfg.sft.steps = 700
-    cfg.sft.batch_size = 96
-    cfg.sft.optimizer.learning_rate = 3e-3
-    cfg.learn.forward_process = "stratified"  # as in its published curves
-    cfg.learn.optimizer.learning_rate = 1e-3
-    cfg.steps = 240
+    sudoku_tiny.countdown(cfg)
   if preset == "blocks":
     cfg.model.block_length = 4
     for sampler in (cfg.rollout.sampler, cfg.eval.sampler):
@@ -112,12 +51,5 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     cfg.learn.forward_process = "block_exact"
     cfg.learn.n_mc = 15  # all masks of four tokens
   if preset == "smoke":
-    cfg.steps = 4
-    cfg.checkpoint_every = 2
-    cfg.sft.steps = 20
-    cfg.rollout.prompts = 8
-    cfg.rollout.rewards = ("units",)  # gives an untrained model a gradient
-    cfg.learn.n_mc = 4
-    cfg.eval.size = 64
-    cfg.eval.batch_size = 64
+    sudoku_tiny.smoke(cfg)
   return cfg

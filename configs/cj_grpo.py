@@ -4,12 +4,12 @@
 
 Scores every token at the denoising step that committed it.
 
-Presets and all other settings: see `configs/sudoku_tiny.py`.
+Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 """
 
 import ml_collections
 
-from configs import sudoku_tiny
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:

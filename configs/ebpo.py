@@ -4,15 +4,16 @@
 
 A clipped ratio of likelihoods, from noise levels that are spread evenly.
 The paper's model decodes and is scored block by block: presets of
-`configs/sdar.py`. The others are of a bidirectional model, at fixed levels.
+`dlrl/presets/sdar.py`. The others are of a bidirectional model, at fixed
+levels.
 
-Presets and all other settings: see `configs/sudoku_tiny.py`.
+Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 """
 
 import ml_collections
 
-from configs import sdar
-from configs import sudoku_tiny
+from dlrl.presets import sdar
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:

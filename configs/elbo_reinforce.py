@@ -4,12 +4,12 @@
 
 On-policy, the gradients of all ELBO objectives reduce to this one.
 
-Presets and all other settings: see `configs/sudoku_tiny.py`.
+Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 """
 
 import ml_collections
 
-from configs import sudoku_tiny
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:

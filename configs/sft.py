@@ -10,13 +10,16 @@ Presets: the default, and `smoke` (a few steps, to check that everything works).
 
 import ml_collections
 
-from configs import bgpo
+from dlrl.presets import names
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   if preset not in ("", "smoke"):
-    raise ValueError(f"unknown preset {preset!r}; use 'smoke' or none")
-  cfg = bgpo.get_config(preset)
+    raise names.unknown(preset, ["smoke"])
+  cfg = sudoku_tiny.bgpo()
+  if preset == "smoke":
+    sudoku_tiny.smoke(cfg)
   cfg.job = "sft"
   return cfg

@@ -15,15 +15,19 @@ Presets, after a colon:
 
 import ml_collections
 
-from configs import bgpo
+from dlrl.presets import names
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   if preset not in ("", "countdown", "smoke"):
-    raise ValueError(
-      f"unknown preset {preset!r}; use 'countdown', 'smoke' or none")
-  cfg = bgpo.get_config(preset)
+    raise names.unknown(preset, ["countdown", "smoke"])
+  cfg = sudoku_tiny.bgpo()
+  if preset == "countdown":
+    sudoku_tiny.countdown(cfg)
+  if preset == "smoke":
+    sudoku_tiny.smoke(cfg)
 
   # Spatial: every answer contains the clues at known places, and half of an
   # earlier solution makes a puzzle easier when it comes again. Annealed,

@@ -5,14 +5,14 @@
 Scores every token in the context in which it was committed, a few denoising
 steps at a time.
 
-Presets and all other settings: see `configs/sudoku_tiny.py`.
+Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 """
 
 import ml_collections
 
-from configs import llada_8b
-from configs import sdar
-from configs import sudoku_tiny
+from dlrl.presets import llada_8b
+from dlrl.presets import sdar
+from dlrl.presets import sudoku_tiny
 
 LOSS = {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.01}
 

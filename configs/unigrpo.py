@@ -5,13 +5,13 @@
 Masking ratios are evenly spaced over the draws, with a random offset. The
 published values of the clip and the KL factor are uncertain.
 
-Presets and all other settings: see `configs/sudoku_tiny.py`.
+Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 """
 
 import ml_collections
 
-from configs import llada_8b
-from configs import sudoku_tiny
+from dlrl.presets import llada_8b
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:

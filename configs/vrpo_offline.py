@@ -5,12 +5,12 @@
 DPO on ELBOs. The paper uses a data set of pairs; here a pair is two completions
 of the policy, ordered by their rewards.
 
-Presets and all other settings: see `configs/sudoku_tiny.py`.
+Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 """
 
 import ml_collections
 
-from configs import sudoku_tiny
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:

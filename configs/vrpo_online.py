@@ -5,12 +5,12 @@
 The ratio exp(change of the ELBO) from 4 draws, the largest number that fitted
 the paper's GPUs. Here memory does not depend on the number of draws.
 
-Presets and all other settings: see `configs/sudoku_tiny.py`.
+Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 """
 
 import ml_collections
 
-from configs import sudoku_tiny
+from dlrl.presets import sudoku_tiny
 
 
 def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:

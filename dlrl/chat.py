@@ -1,4 +1,4 @@
-"""`python -m dlrl.chat --model=DIR [--prompt=TEXT] [--html=FILE]`.
+"""`dlrl chat --model=DIR [--prompt=TEXT] [--html=FILE]`.
 
 Answers questions with a published checkpoint, or one from `dlrl.export`, and
 shows each answer while it is denoised. With `--html`, writes a page that
@@ -30,7 +30,6 @@ from dlrl.runtime.terminal import printable
 from dlrl.sampling import check
 from dlrl.sampling import denoise
 from dlrl.sampling import padding
-from dlrl.sampling import remasking
 from dlrl.sampling import replay
 from dlrl.sampling.steps import DecodeState
 from dlrl.storage import output_paths
@@ -194,37 +193,4 @@ def _questions() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-  # Defined here, because other programs have flags of the same names.
-  flags.DEFINE_string(
-    "model", None, "directory of a checkpoint", required=True)
-  flags.DEFINE_string(
-    "prompt", None, "one question; without it, questions are read line by line")
-  flags.DEFINE_string("html", None, "page to write, replays the last answer")
-  flags.DEFINE_integer("gen_length", 128, "tokens per answer")
-  flags.DEFINE_integer("steps", None, "denoising steps; default one per token")
-  flags.DEFINE_integer(
-    "block_length", None, "tokens per block; blocks are decoded left to right; "
-    "default 32, or that of a block-diffusion model")
-  flags.DEFINE_float("temperature", 0.0, "softmax temperature; 0 is greedy")
-  flags.DEFINE_integer(
-    "top_k", 0, "sample from this number of likeliest tokens; 0: from all")
-  flags.DEFINE_float(
-    "top_p", 1.0, "sample from the likeliest tokens with this total "
-    "probability")
-  flags.DEFINE_float(
-    "cfg_scale", 0.0, "classifier-free guidance; 0 turns it off")
-  flags.DEFINE_enum("remasking", "low_confidence", list(remasking.RULES),
-                    "which predictions are committed first")
-  flags.DEFINE_float(
-    "threshold", 0.0, "commit every token of at least this probability; 0: a "
-    "fixed number per step")
-  flags.DEFINE_float(
-    "factor", 0.0, "commit by Fast-dLLM's factor; 0: a fixed number per step")
-  flags.DEFINE_enum(
-    "cache", "none", list(denoise.CACHES),
-    "keys and values reused while a block is decoded")
-  flags.DEFINE_enum(
-    "dtype", "bfloat16", ["bfloat16", "float32"],
-    "of parameters and computation")
-  flags.DEFINE_integer("seed", 0, "random seed")
-  command.start(lambda args: run())
+  command.start("chat", lambda args: run())

@@ -1,4 +1,4 @@
-"""`python -m dlrl.evaluate --config=FILE:PRESET (--workdir=DIR | --model=DIR)`.
+"""`dlrl evaluate --config=FILE:PRESET (--workdir=DIR | --model=DIR)`.
 
 Evaluates the parameters of a run, or of a published model, on held-out items.
 Writes into `--out`
@@ -13,7 +13,7 @@ Writes into `--out`
 `--protocol` sets both as a paper does. Without `--config`, the config is that
 of the run. After a kill, the same command continues with the next batch. Choose
 checkpoints with `--config.evaluation.split=validation` and use the test split
-once. The exit codes are those of `dlrl.main`.
+once. The exit codes are those of `dlrl train`.
 """
 
 import contextlib
@@ -333,7 +333,7 @@ def run() -> None:
 
 
 def define_config(argv: Sequence[str]) -> None:
-  """Defines `--config`: a file; without one, the config of the run.
+  """Defines `--config` with the settings of the run, unless it names a file.
 
   So that `--config.SECTION.KEY=VALUE` can change single settings of either.
 
@@ -354,9 +354,6 @@ def define_config(argv: Sequence[str]) -> None:
     config_flags.DEFINE_config_dict(
       "config", saved_params.settings(known.workdir), "settings of the run",
       lock_config=True, sys_argv=right)
-  else:
-    config_flags.DEFINE_config_file(
-      "config", None, "config file, optionally FILE:PRESET", lock_config=True)
 
 
 def main(argv: list[str]) -> None:
@@ -367,22 +364,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  # Not at import: other programs define flags of the same names.
   try:
     define_config(sys.argv)
   except strict.ConfigError as e:
     sys.exit(command.say_error(str(e), 2))
-  flags.DEFINE_string("workdir", "", "directory of a run")
-  flags.DEFINE_string(
-    "checkpoint", "latest", "step of a checkpoint of the run, 'latest', or "
-    "'best' by the accuracy on the run's held-out split")
-  flags.DEFINE_string("model", "", "directory of a published model")
-  flags.DEFINE_string(
-    "out", "", "directory for the results (default: WORKDIR/evaluation)")
-  flags.DEFINE_enum(
-    "protocol", "", ["", *protocols.PROTOCOLS],
-    "evaluation protocol of a paper; overrides the config")
-  flags.DEFINE_string(
-    "prompt_file", "", "prompt template: a text file, or chat messages as JSON")
-  command.start(main,
+  command.start("evaluate", main,
                 interrupted="interrupted; the same command continues")

@@ -1,4 +1,4 @@
-"""`python -m dlrl.export --workdir=DIR --out=DIR [--source=DIR] [--adapter]`.
+"""`dlrl export --workdir=DIR --out=DIR [--source=DIR] [--adapter]`.
 
 Writes the parameters in a run's newest checkpoint as a directory that
 `transformers` loads with the model code published for it. All other files
@@ -147,13 +147,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  # Defined here, because other programs have flags of the same names.
-  flags.DEFINE_string("workdir", None, "directory of a run", required=True)
-  flags.DEFINE_string(
-    "out", None, "directory to write; must not exist", required=True)
-  flags.DEFINE_string(
-    "source", "", "the published checkpoint, if it is no longer where the run "
-    "read it")
-  flags.DEFINE_bool(
-    "adapter", False, "write only the adapter, in PEFT's format")
-  command.start(lambda args: run())
+  command.start("export", lambda args: run())

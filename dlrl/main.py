@@ -1,7 +1,8 @@
-"""`python -m dlrl.main --config=configs/FILE.py[:PRESET] [--workdir=DIR]`.
+"""`dlrl train --config=FILE.py[:PRESET] [--workdir=DIR]`.
 
 Starts the job that the config describes, or continues it where it was
-interrupted. The default `--workdir` is `runs/FILE` or `runs/FILE_PRESET`.
+interrupted. FILE.py is a config file, or the name of one of dlrl's: `bgpo`. The
+default `--workdir` is `runs/FILE` or `runs/FILE_PRESET`.
 With `--compile_only=v5e-64` nothing runs; it reports whether the job fits such
 devices, which need not be present.
 
@@ -49,32 +50,6 @@ from dlrl.storage import output_paths
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks import reward_calls
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "config file, with its preset after a colon",
-  lock_config=True)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "directory for checkpoints, metrics and plots; default: "
-  "runs/ and the name of the config file and preset")
-_COMPILE_ONLY = flags.DEFINE_string(
-  "compile_only", None, "devices to compile for, without running: v5e-64, "
-  "v5p-32, v6e-8, 7x-16, 2xv5e-16, gpu, cpu-8; see docs/compile_only.md")
-_JSON = flags.DEFINE_string(
-  "json", None, "file for the figures of --compile_only")
-
-_DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "this is one of several processes; SLURM, GKE, the TPU "
-  "VM or Open MPI tells which")
-_COORDINATOR = flags.DEFINE_string(
-  "coordinator", "", "HOST:PORT on which process 0 of several listens")
-_NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", 0, "processes of the job", lower_bound=0)
-_PROCESS_ID = flags.DEFINE_integer(
-  "process_id", -1, "number of this process, from 0", lower_bound=-1)
-_PEER_TIMEOUT = flags.DEFINE_integer(
-  "peer_timeout", 60,
-  "seconds without a sign of life after which a process counts as dead",
-  lower_bound=1)
-
 JOBS = {"rl": train.train, "sft": sft.main}
 # Each job runs these checks of its rows before anything begins.
 CHECKS: dict[str, tuple[Callable[[setup_lib.Setup], None], ...]] = {
@@ -99,20 +74,21 @@ def run(config_file: str, workdir: str) -> None:
   Raises:
     strict.ConfigError: before anything is allocated or overwritten.
   """
-  if _COMPILE_ONLY.value:
+  options = flags.FLAGS
+  if options.compile_only:
     progress.say(f"dlrl: {config_file}")
-    cfg = validate.from_dict(_CONFIG.value)
-    if not compile_only.main(cfg, _COMPILE_ONLY.value, _JSON.value):
+    cfg = validate.from_dict(options.config)
+    if not compile_only.main(cfg, options.compile_only, options.json):
       sys.exit(2)
     return
   progress.say(f"dlrl: {config_file}, workdir {workdir}")
   problems = strict.Problems()
-  problems.require(not _JSON.value, "json", _JSON.value,
+  problems.require(not options.json, "json", options.json,
                    "works only with --compile_only", strict.FlagError)
   with problems.catch():
     root = output_paths.path("workdir", workdir)
   with problems.catch():
-    cfg = validate.from_dict(_CONFIG.value)
+    cfg = validate.from_dict(options.config)
   problems.finish()
   mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
   setup = setup_lib.make(cfg)
@@ -165,14 +141,15 @@ def _work(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
   """Joins the other processes and runs; each way to end has its exit code."""
   del argv
-  config_file = config_flags.get_config_filename(flags.FLAGS["config"])
-  workdir = (default_workdir(config_file) if _WORKDIR.value is None
-             else _WORKDIR.value)
+  options = flags.FLAGS
+  config_file = config_flags.get_config_filename(options["config"])
+  workdir = (default_workdir(config_file) if options.workdir is None
+             else options.workdir)
   try:
     processes.start(processes.Job(
-      detect=_DISTRIBUTED.value, coordinator=_COORDINATOR.value,
-      processes=_NUM_PROCESSES.value, process=_PROCESS_ID.value,
-      timeout=_PEER_TIMEOUT.value))
+      detect=options.distributed, coordinator=options.coordinator,
+      processes=options.num_processes, process=options.process_id,
+      timeout=options.peer_timeout))
     if not processes.first():
       progress.mute()
     with preemption.Notice():
@@ -199,7 +176,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
   command.start(
-    main, errors=(),
-    check=lambda problems: validate.check_each(_CONFIG.value, problems))
+    "train", main, errors=(),
+    check=lambda problems: validate.check_each(flags.FLAGS.config, problems))

@@ -1,4 +1,4 @@
-"""`python -m dlrl.score --task=math500 FILE.jsonl...`
+"""`dlrl score --task=math500 FILE.jsonl...`
 
 Scores generations in files, one JSON object a line with `question`,
 `generation` (as decoded, including special tokens) and `ground_truth`:
@@ -228,9 +228,4 @@ def run(paths: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  # Defined here, because other programs have flags of the same names.
-  flags.DEFINE_enum("task", None, list(TASKS), "what the generations answer",
-                    required=True)
-  flags.DEFINE_enum("scorer", "sound", list(scorers.SCORERS),
-                    "whose rules decide what is right")
-  command.start(run)
+  command.start("score", run)

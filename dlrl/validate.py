@@ -6,7 +6,6 @@ import operator
 import re
 from collections.abc import Collection
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import ml_collections
 
@@ -17,6 +16,7 @@ from dlrl import scoring
 from dlrl import strict
 from dlrl import tasks
 from dlrl import update
+from dlrl.config import listing
 from dlrl.diffusion import blocks
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import method_processes
@@ -60,36 +60,9 @@ CHOICES: dict[str, Collection[str]] = {
 }
 
 
-class Setting(NamedTuple):
-  """A setting as the documentation shows it.
-
-  Attributes:
-    name: with its sections, `learn.n_mc`.
-    type: as in dlrl/config, `int` or `tuple[float, ...]`.
-    default: its value in `config.Config()`.
-    unit: of the value; "" if it has none.
-    meaning: one sentence or less.
-    allowed: bounds or choices in words; "" if any value of the type may do.
-  """
-
-  name: str
-  type: str
-  default: object
-  unit: str
-  meaning: str
-  allowed: str
-
-
-def settings() -> Iterator[Setting]:
-  """Every setting, in the order of dlrl/config."""
-  for name, field, default in strict.knobs(config.Config()):
-    kind = strict.find(config.Config, name, "")
-    allowed = (strict.one_of(CHOICES[name]) if name in CHOICES
-               else str(field.metadata["bounds"]))
-    yield Setting(
-      name, kind.__name__ if isinstance(kind, type) and not
-      getattr(kind, "__args__", ()) else str(kind), default,
-      field.metadata["unit"], field.metadata["meaning"], allowed)
+def settings() -> Iterator[listing.Setting]:
+  """Every setting, in the order of dlrl/config, with all choices."""
+  return listing.settings(CHOICES)
 
 
 def from_dict(values: ml_collections.ConfigDict) -> config.Config:

@@ -17,7 +17,6 @@ from configs import sft
 from configs import spg
 from configs import stable_drl
 from configs import stp
-from configs import sudoku_tiny
 from configs import trace_rl
 from configs import unigrpo
 from configs import vrpo_offline
@@ -26,6 +25,7 @@ from configs import wd1
 from dlrl import config
 from dlrl import strict
 from dlrl import validate
+from dlrl.presets import sudoku_tiny
 
 METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo,
            fork_grpo, gdsd, just_grpo, spg, stable_drl, trace_rl, unigrpo,

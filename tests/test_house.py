@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
   ("keys", "losses", "strict"),
   ("config", "costs", "diffusion", "sandbox"),
-  ("optimizer", "runtime", "tasks"),
-  ("data", "models", "storage"),
+  ("optimizer", "presets", "runtime", "tasks"),
+  ("commands", "data", "models", "storage"),
   ("sampling", "scoring"),
   ("update",),
   ("run", "validate"),
@@ -22,7 +22,7 @@ LAYERS = (
   ("evaluate", "sft"),
   ("train",),
   ("compile_only",),
-  ("main",),
+  ("main", "programs"),
 )
 LAYER = {room: i for i, row in enumerate(LAYERS) for room in row}
 MAX_MODULES = 16  # in one folder

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import runs
+from absl import flags
 from absl.testing import flagsaver
 
-from dlrl import main
+from dlrl import commands
 from dlrl import validate
 from dlrl.run import command
 
@@ -31,8 +32,9 @@ def parsed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["dlrl.main", *args])
     capsys.readouterr()
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+      commands.define("train")
       command.parse(sys.argv, check=lambda problems: validate.check_each(
-        main._CONFIG.value, problems))
+        flags.FLAGS.config, problems))
     text = "".join(capsys.readouterr())
     return end.value.code, text.splitlines()
 

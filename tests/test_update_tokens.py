@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +14,17 @@ from updates import MASK
 from updates import first_state
 from updates import tiny
 
-from configs import llada_8b
 from dlrl import config
 from dlrl import losses
 from dlrl import optimizer
 from dlrl import update
 from dlrl import validate
+from dlrl.presets import llada_8b
+from dlrl.presets import names
 
 # What each method's code does; the others count the canvas.
 UNTIL_EOS = {"coupled_grpo", "diffu_grpo", "spg", "stp", "unigrpo", "wd1"}
-METHODS = sorted(
-  path.stem for path in pathlib.Path(llada_8b.__file__).parent.glob("*.py")
-  if path.stem not in (
-    "__init__", "llada_8b", "sdar", "sft", "sudoku_tiny"))
+METHODS = [name for name in names.shipped() if name != "sft"]
 EOS, B, T, P = 1, 8, 16, 4
 # An end at once, in the middle, twice, last, and none at all.
 ENDS = [[0], [5], [5, 9], [15], [], [3], [7, 8, 12], [2]]
@@ -133,7 +130,7 @@ def learned(cfg, batch, blind=False):
 def test_a_method_counts_what_its_code_counts(method):
   presets = ["smoke", "" if method in ("bgpo", "stp") else "sudoku_tiny"]
   if method != "stp":
-    presets += [p + task for p in llada_8b.PREFIX for task in llada_8b.TASKS]
+    presets += llada_8b.PRESETS
   module = importlib.import_module(f"configs.{method}")
   assert {validate.from_dict(module.get_config(p)).learn.tokens
           for p in presets} == {

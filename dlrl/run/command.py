@@ -13,8 +13,11 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from dlrl import commands
 from dlrl import config
 from dlrl import strict
+from dlrl.commands import help as help_lib
+from dlrl.presets import names
 from dlrl.runtime import preemption
 from dlrl.runtime import terminal
 
@@ -31,15 +34,18 @@ _MENDABLE = (ValueError, FileNotFoundError, IsADirectoryError,
 Check = Callable[[strict.Problems], None]
 
 
-def start(main: Callable[[list[str]], object], *, check: Check | None = None,
+def start(name: str, main: Callable[[list[str]], object], *,
+          check: Check | None = None,
           errors: tuple[type[Exception], ...] = _MENDABLE,
           interrupted: str = "interrupted") -> None:
   """Calls `main` with the arguments that are not flags, and ends the process.
 
-  Exit codes: 0; 2 if flags, settings or files cannot work, after a line that
-  says which; 42 if a `preemption.Notice` told it to stop; 130 if interrupted.
+  Exit codes: 0, also after `--help`; 2 if flags, settings or files cannot work,
+  after a line that says which; 42 if a `preemption.Notice` told it to stop; 130
+  if interrupted.
 
   Args:
+    name: of the command, a key of `commands.PROGRAMS`; its flags are defined.
     main: the program.
     check: adds what is wrong with single settings; called only if flags are
       wrong, so that both are reported together.
@@ -48,6 +54,10 @@ def start(main: Callable[[list[str]], object], *, check: Check | None = None,
     interrupted: printed after Ctrl-C.
   """
   sys.excepthook = terminal.show_traceback
+  if help_lib.asked(sys.argv):
+    terminal.show(help_lib.text(name))
+    return
+  commands.define(name)
   app.run(functools.partial(_run, main, errors, interrupted),
           flags_parser=functools.partial(parse, check=check))
 
@@ -82,7 +92,7 @@ def parse(argv: list[str], check: Check | None = None) -> list[str]:
   if problems.found:
     sys.argv = kept  # where ml_collections looks for settings
   try:
-    rest = flags.FLAGS(kept)
+    rest = flags.FLAGS(with_path(kept))
     if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
       _ = flags.FLAGS["config"].value.is_locked  # raises if it was not found
     if problems.found and check:
@@ -94,6 +104,18 @@ def parse(argv: list[str], check: Check | None = None) -> list[str]:
   except Exception as e:  # a config file is code and may raise anything
     text = "\n  ".join(map(str, [*problems.found, _explained(kept, e)]))
   sys.exit(say_error(text, 2))
+
+
+def with_path(argv: list[str]) -> list[str]:
+  """The arguments with the path of the config file in place of its name."""
+  argv = list(argv)
+  for i, arg in enumerate(argv):
+    flag, given, value = arg.partition("=")
+    if flag in ("--config", "-config") and given:
+      argv[i] = f"{flag}={names.resolve(value)}"
+    elif i and argv[i - 1] in ("--config", "-config"):
+      argv[i] = names.resolve(arg)
+  return argv
 
 
 def _explained(argv: list[str], error: Exception) -> Exception:
@@ -116,9 +138,11 @@ def _explained(argv: list[str], error: Exception) -> Exception:
     cause = deeper
   given = typed.get("config") or next(
     (b for a, b in itertools.pairwise(argv) if a == "--config"), "")
-  path = given.partition(":")[0]
+  path = names.resolve(given).partition(":")[0]
   if path and not pathlib.Path(path).is_file():
-    return strict.FlagError("config", given, "there is no such file")
+    near = names.nearest(path)
+    return strict.FlagError("config", given, "there is no such file" + (
+      f"; did you mean {' or '.join(map(repr, near))}?" if near else ""))
   where = [f"line {frame.lineno}"
            for frame in traceback.extract_tb(cause.__traceback__)
            if path and frame.filename.endswith(path)]

@@ -2,19 +2,19 @@
 
 import dataclasses
 import importlib
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import llada_8b
 from dlrl import optimizer
 from dlrl import tasks
 from dlrl import update
 from dlrl import validate
 from dlrl.models import lora
 from dlrl.models import transformer
+from dlrl.presets import llada_8b
+from dlrl.presets import names
 from dlrl.run import train_state
 
 PRESET = "llada_8b_sudoku"
@@ -63,15 +63,10 @@ def test_an_update_of_eight_billion_parameters_has_its_shapes(method):
     jax.tree.map(lambda x: (x.shape, x.dtype), state))
 
 
-PRESETS = [prefix + task for prefix in llada_8b.PREFIX
-           for task in llada_8b.TASKS]
-METHODS = sorted(
-  path.stem for path in pathlib.Path(llada_8b.__file__).parent.glob("*.py")
-  if path.stem not in (
-    "__init__", "llada_8b", "sdar", "sft", "stp", "sudoku_tiny"))
+METHODS = [name for name in names.shipped() if name not in ("sft", "stp")]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", llada_8b.PRESETS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_preset_of_every_task(method, preset):
   module = importlib.import_module(f"configs.{method}")

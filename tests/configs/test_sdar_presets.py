@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
-from configs import sdar
 from dlrl import validate
+from dlrl.presets import sdar
 
 METHODS = ("bgpo", "ebpo", "trace_rl")
 

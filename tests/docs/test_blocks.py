@@ -19,8 +19,10 @@ import runs
 from absl import flags
 from ml_collections import config_flags
 
+from dlrl import commands
 from dlrl import config
 from dlrl import losses
+from dlrl.run import command
 
 ROOT = runs.ROOT
 PYTHON, SHELL = pages.blocks("python"), pages.blocks("sh")
@@ -113,6 +115,11 @@ def source_of(module):
 
 def defined_flags(program):
   """Names of the flags of a program: its own, and of modules it imports."""
+  for command, module in commands.PROGRAMS.items():
+    if module == program:
+      values = flags.FlagValues()
+      commands.define(command, values)
+      return set(values)
   source = source_of(program)
   assert '__name__ == "__main__"' in source, f"{program} is not a program"
   imports = re.findall(
@@ -143,6 +150,8 @@ def test_a_command_names_what_exists(block, words, monkeypatch):
   elif program == "pytest" or rest[:2] == ["-m", "pytest"]:
     for path in (word for word in rest if word.startswith("tests")):
       assert (ROOT / path).exists(), path
+  elif program.endswith("dlrl"):
+    check_flags(commands.PROGRAMS[rest[0]], rest[1:], monkeypatch)
   elif re.search(r"python3?$", program) and rest[0] == "-m":
     if rest[1] != "venv":
       check_flags(rest[1], rest[2:], monkeypatch)
@@ -164,6 +173,7 @@ def check_flags(module, words, monkeypatch):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
       "config", None, "", flag_values=values, lock_config=True)
+    settings = command.with_path(settings)
     # The flag of a config looks there for the settings that it changes.
     monkeypatch.setattr(sys, "argv", [module, *settings])
     values(sys.argv)

@@ -47,7 +47,7 @@ def test_an_error_that_nobody_handles_is_safe(tmp_path):
   program.write_text(
     "from dlrl.run import command\n"
     "def main(args): raise RuntimeError('tensor \\x1b[2J')\n"
-    "command.start(main)\n")
+    "command.start('evaluate', main)\n")
   done = subprocess.run(
     [sys.executable, program], capture_output=True, timeout=100, check=False,
     env=os.environ | {"PYTHONPATH": str(ROOT)})

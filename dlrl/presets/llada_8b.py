@@ -15,6 +15,7 @@ BGPO's code runs use 16,000 problems that are not public. `code` is MBPP with
 import ml_collections
 
 from dlrl import config
+from dlrl.presets import names
 
 PREFIX = ("llada_8b_", "dream_7b_")
 # From BGPO's table of hyperparameters (arXiv 2510.11683): the task, tokens per
@@ -25,6 +26,7 @@ TASKS = {
   "math": ("gsm8k+math", 512, 256, 700, 16),
   "sudoku": ("sudoku", 256, 128, 400, 32),
 }
+PRESETS = [prefix + task for prefix in PREFIX for task in TASKS]
 MATH_CODE = ("math", "code")
 
 
@@ -37,9 +39,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
   prefix = next((p for p in PREFIX if preset.startswith(p)), "")
   task = preset.removeprefix(prefix)
   if not prefix or task not in TASKS:
-    known = ", ".join(repr(p + name) for p in PREFIX for name in TASKS)
-    raise ValueError(
-      f"unknown preset {preset!r}; use 'smoke', 'sudoku_tiny', {known}")
+    raise names.unknown(preset, ["smoke", "sudoku_tiny", *PRESETS])
   cfg = config.default()
   cfg.model.update(LLADA if prefix == PREFIX[0] else DREAM)
   cfg.model.compute_dtype = "bfloat16"
@@ -61,7 +61,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.eval.sampler.steps = length
   cfg.sft.gen_length = length
 
-  cfg.learn.score_norm = "token"  # as in DARE; the paper sums, see bgpo.py
+  cfg.learn.score_norm = "token"  # as in DARE; see sudoku_tiny.py
   batches_and_optimizer(cfg, task)
   return cfg
 

@@ -12,8 +12,9 @@ Rollouts, lengths and optimizer are those of DARE's recipe for SDAR-8B
 
 import ml_collections
 
-from configs import llada_8b
 from dlrl import config
+from dlrl.presets import llada_8b
+from dlrl.presets import names
 
 PREFIX = "sdar_"
 ONE_GPU = "_1gpu"
@@ -31,6 +32,8 @@ TASKS = {
   "math": ("gsm8k+math", 512, 2048, 700),
   "sudoku": ("sudoku", 256, 256, 400),
 }
+PRESETS = [f"{PREFIX}{size}_{task}{devices}" for size in SHAPES
+           for task in TASKS for devices in ("", ONE_GPU)]
 
 
 def base(preset: str) -> ml_collections.ConfigDict:
@@ -42,11 +45,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
   size, _, task = preset.removeprefix(PREFIX).removesuffix(ONE_GPU).partition(
     "_")
   if size not in SHAPES or task not in TASKS:
-    known = ", ".join(
-      repr(f"{PREFIX}{s}_{t}") for s in SHAPES for t in TASKS)
-    raise ValueError(
-      f"unknown preset {preset!r}; use {known}, or one of these with "
-      f"{ONE_GPU!r} at its end")
+    raise names.unknown(preset, PRESETS)
   cfg = config.default()
   (cfg.model.width, cfg.model.layers, cfg.model.heads,
    cfg.model.mlp_width) = SHAPES[size]

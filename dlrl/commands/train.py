@@ -1,0 +1,35 @@
+"""Flags of `dlrl train`."""
+
+from absl import flags
+
+from dlrl.commands import config
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the flags."""
+  config.define(values)
+  flags.DEFINE_string(
+    "workdir", None, "directory for checkpoints, metrics and plots; default: "
+    "runs/ and the name of the config file and preset", values)
+  flags.DEFINE_string(
+    "compile_only", None, "devices to compile for, without running: v5e-64, "
+    "v5p-32, v6e-8, 7x-16, 2xv5e-16, gpu, cpu-8; see docs/compile_only.md",
+    values)
+  flags.DEFINE_string(
+    "json", None, "file for the figures of --compile_only", values)
+
+  flags.DEFINE_bool(
+    "distributed", False, "this is one of several processes; SLURM, GKE, the "
+    "TPU VM or Open MPI tells which", values)
+  flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT on which process 0 of several listens",
+    values)
+  flags.DEFINE_integer(
+    "num_processes", 0, "processes of the job", lower_bound=0,
+    flag_values=values)
+  flags.DEFINE_integer(
+    "process_id", -1, "number of this process, from 0", lower_bound=-1,
+    flag_values=values)
+  flags.DEFINE_integer(
+    "peer_timeout", 60, "seconds without a sign of life after which a process "
+    "counts as dead", lower_bound=1, flag_values=values)

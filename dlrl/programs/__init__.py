@@ -1,0 +1,1 @@
+"""Programs behind commands that are only `dlrl NAME`."""

@@ -1,0 +1,41 @@
+"""`dlrl fit --config=FILE.py[:PRESET] --devices=v5e-64 [--json=FILE]`.
+
+Compiles the programs of a run for devices that need not be present, without
+running them. Prints the memory that each needs, its work and least times, and
+settings that may help if it does not fit: `docs/compile_only.md`. The same as
+`dlrl train --compile_only=v5e-64`. Exit codes: 0 all fits as far as known; 2 it
+does not, or flags or settings cannot work.
+"""
+
+import sys
+
+from absl import flags
+
+from dlrl import compile_only
+from dlrl import strict
+from dlrl import validate
+from dlrl.run import command
+
+
+def run() -> None:
+  """Compiles as the flags say.
+
+  Raises:
+    strict.ConfigError: a flag or a setting is invalid.
+  """
+  options = flags.FLAGS
+  cfg = validate.from_dict(options.config)
+  try:
+    fits = compile_only.main(cfg, options.devices, options.json)
+  except strict.FlagError as e:
+    if e.field != "compile_only":
+      raise
+    raise strict.FlagError("devices", e.value, e.fix) from e  # as typed here
+  if not fits:
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+  command.start(
+    "fit", lambda args: run(), errors=(strict.ConfigError,),
+    check=lambda problems: validate.check_each(flags.FLAGS.config, problems))
