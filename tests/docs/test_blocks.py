@@ -115,10 +115,10 @@ def source_of(module):
 
 def defined_flags(program):
   """Names of the flags of a program: its own, and of modules it imports."""
-  for command, module in commands.PROGRAMS.items():
+  for name, module in commands.PROGRAMS.items():
     if module == program:
       values = flags.FlagValues()
-      commands.define(command, values)
+      commands.define(name, values)
       return set(values)
   source = source_of(program)
   assert '__name__ == "__main__"' in source, f"{program} is not a program"
