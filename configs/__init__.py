@@ -1,1 +1,1 @@
-"""One file per method, for `python -m dlrl.main --config=FILE.py[:PRESET]`."""
+"""One file per method, for `dlrl train --config=FILE.py[:PRESET]`."""

@@ -1,6 +1,6 @@
 """BGPO (arXiv 2510.11683) on 4x4 Sudoku, from easy puzzles to hard ones.
 
-    python -m dlrl.main --config=configs/bgpo.py
+    dlrl train --config=bgpo
 
 A model of 155,000 parameters is fine-tuned on puzzles with 3 to 6 blanks and
 then learns from rewards to solve those with 9 to 12. On 2 CPU cores this takes

@@ -1,6 +1,6 @@
 """CJ-GRPO (arXiv 2509.23924).
 
-    python -m dlrl.main --config=configs/cj_grpo.py
+    dlrl train --config=cj_grpo
 
 Scores every token at the denoising step that committed it.
 

@@ -1,6 +1,6 @@
 """coupled-GRPO (DiffuCoder, arXiv 2506.20639).
 
-    python -m dlrl.main --config=configs/coupled_grpo.py
+    dlrl train --config=coupled_grpo
 
 Three draws per completion: all tokens masked, a random part, and its
 complement.

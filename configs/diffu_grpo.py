@@ -1,6 +1,6 @@
 """diffu-GRPO (d1, arXiv 2504.12216).
 
-    python -m dlrl.main --config=configs/diffu_grpo.py
+    dlrl train --config=diffu_grpo
 
 One forward pass per update, with the completion fully masked and some tokens of
 the prompt masked at random.

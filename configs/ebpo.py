@@ -1,6 +1,6 @@
 """EBPO (LLaDA2.1, arXiv 2602.08676).
 
-    python -m dlrl.main --config=configs/ebpo.py
+    dlrl train --config=ebpo
 
 A clipped ratio of likelihoods, from noise levels that are spread evenly.
 The paper's model decodes and is scored block by block: presets of

@@ -1,6 +1,6 @@
 """REINFORCE with the ELBO as log-likelihood.
 
-    python -m dlrl.main --config=configs/elbo_reinforce.py
+    dlrl train --config=elbo_reinforce
 
 On-policy, the gradients of all ELBO objectives reduce to this one.
 

@@ -1,6 +1,6 @@
 """ESPO (arXiv 2512.03759).
 
-    python -m dlrl.main --config=configs/espo.py
+    dlrl train --config=espo
 
 A clipped ratio of whole sequences, from two complementary pairs of draws.
 

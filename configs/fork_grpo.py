@@ -1,6 +1,6 @@
 """ForkGRPO (Fork-dLLM, 2026).
 
-    python -m dlrl.main --config=configs/fork_grpo.py
+    dlrl train --config=fork_grpo
 
 Rollouts commit all tokens above a confidence threshold at once. Where none is
 above it, a step commits the leftmost masked token; only these forks are scored.

@@ -1,6 +1,6 @@
 """GDSD (arXiv 2605.29398).
 
-    python -m dlrl.main --config=configs/gdsd.py
+    dlrl train --config=gdsd
 
 Regresses each draw's change of log-likelihood on the advantage.
 

@@ -1,6 +1,6 @@
 """JustGRPO (arXiv 2601.15165).
 
-    python -m dlrl.main --config=configs/just_grpo.py
+    dlrl train --config=just_grpo
 
 The exact likelihood of left-to-right decoding, one token per draw.
 

@@ -1,6 +1,6 @@
 """Masked-diffusion fine-tuning on easy 4x4 Sudoku, without RL.
 
-    python -m dlrl.main --config=configs/sft.py
+    dlrl train --config=sft
 
 The warm start of `configs/bgpo.py` as a separate job, evaluated on the same
 hard puzzles. RL starts from its result with `--config.init_from=runs/sft`.

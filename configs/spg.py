@@ -1,6 +1,6 @@
 """SPG (arXiv 2510.09541).
 
-    python -m dlrl.main --config=configs/spg.py
+    dlrl train --config=spg
 
 Raises the ELBO of good completions and lowers a mix of the ELBO and an upper
 bound for bad ones; two block-wise draws.

@@ -1,6 +1,6 @@
 """StableDRL (arXiv 2603.06743).
 
-    python -m dlrl.main --config=configs/stable_drl.py
+    dlrl train --config=stable_drl
 
 Ratios clipped on both sides and normalized within a group; same draws as ESPO.
 

@@ -1,6 +1,6 @@
 """STP-style pruning (arXiv 2602.08905) of BGPO's rollouts, on 4x4 Sudoku.
 
-    python -m dlrl.main --config=configs/stp.py
+    dlrl train --config=stp
 
 The run of `configs/bgpo.py` with shorter rollouts and half the draws. The paper
 does not publish all details of its priors and ratios, so these settings belong

@@ -1,6 +1,6 @@
 """TraceRL (arXiv 2509.06949), without its value model.
 
-    python -m dlrl.main --config=configs/trace_rl.py
+    dlrl train --config=trace_rl
 
 Scores every token in the context in which it was committed, a few denoising
 steps at a time.

@@ -1,6 +1,6 @@
 """UniGRPO (MMaDA, arXiv 2505.15809).
 
-    python -m dlrl.main --config=configs/unigrpo.py
+    dlrl train --config=unigrpo
 
 Masking ratios are evenly spaced over the draws, with a random offset. The
 published values of the clip and the KL factor are uncertain.

@@ -1,6 +1,6 @@
 """VRPO (LLaDA 1.5, arXiv 2505.19223).
 
-    python -m dlrl.main --config=configs/vrpo_offline.py
+    dlrl train --config=vrpo_offline
 
 DPO on ELBOs. The paper uses a data set of pairs; here a pair is two completions
 of the policy, ordered by their rewards.

@@ -1,6 +1,6 @@
 """VRPO-OL, the baseline of BGPO (arXiv 2510.11683).
 
-    python -m dlrl.main --config=configs/vrpo_online.py
+    dlrl train --config=vrpo_online
 
 The ratio exp(change of the ELBO) from 4 draws, the largest number that fitted
 the paper's GPUs. Here memory does not depend on the number of draws.

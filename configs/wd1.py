@@ -1,6 +1,6 @@
 """wd1 (arXiv 2507.08838).
 
-    python -m dlrl.main --config=configs/wd1.py
+    dlrl train --config=wd1
 
 Likelihoods weighted by softmaxes of the advantages, without ratio or reference.
 

@@ -99,7 +99,7 @@ def _each(values: ml_collections.ConfigDict, problems: strict.Problems
                      "only local directories are read; mount the bucket")
   problems.require(
     not cfg.wandb or importlib.util.find_spec("wandb") is not None, "wandb",
-    cfg.wandb, "needs wandb: pip install 'dlrl[wandb]'")
+    cfg.wandb, "needs wandb: pip install wandb")
   with problems.catch():
     cfg = _with_prompt(cfg)
   with problems.catch():
@@ -107,7 +107,7 @@ def _each(values: ml_collections.ConfigDict, problems: strict.Problems
   if cfg.lora.quantize != "none":
     problems.require(
       importlib.util.find_spec("qwix") is not None, "lora.quantize",
-      cfg.lora.quantize, "needs qwix: pip install 'dlrl[quantized]'")
+      cfg.lora.quantize, "needs qwix: pip install qwix")
   problems.require(cfg.model.head_dim % 2 == 0, "model.head_dim",
                    cfg.model.head_dim, "must be even, for rotary positions")
   problems.require(

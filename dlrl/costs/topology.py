@@ -47,7 +47,7 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
   slices, layout = parse(name, field)
   if importlib.util.find_spec("libtpu") is None:
     raise strict.FlagError(
-      field, name, "needs the compiler for TPUs: pip install 'dlrl[tpu]'")
+      field, name, "needs the compiler for TPUs: pip install 'jax[tpu]'")
   for key, value in _NO_TPU.items():
     os.environ.setdefault(key, value)
   # This machine only compiles, whatever accelerator it has.

@@ -41,7 +41,7 @@ def test_what_is_no_name_is_an_error_that_says_what_is(name, hint):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None,
                     reason="libtpu is installed")
 def test_without_the_compiler_the_error_says_how_to_get_it():
-  with pytest.raises(strict.FlagError, match=r"pip install 'dlrl\[tpu\]'"):
+  with pytest.raises(strict.FlagError, match=r"pip install 'jax\[tpu\]'"):
     topology.devices("v5e-4")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shutil
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from ml_collections import config_flags
 from dlrl import commands
 from dlrl import config
 from dlrl import losses
+from dlrl.presets import names
 from dlrl.run import command
 
 ROOT = runs.ROOT
@@ -195,6 +197,10 @@ def test_settings_configs_and_modules_named_on_a_page_exist(page, monkeypatch):
     if not preset.endswith("_"):
       importlib.import_module(f"configs.{stem}").get_config(
         *([preset] if preset else []))
+  for stem, preset in re.findall(
+      r"--config=([a-z]\w*)(?::([a-z]\w*))?(?![\w.:=/])", text):
+    path, _, _ = names.resolve(f"{stem}:{preset}").partition(":")
+    runpy.run_path(path)["get_config"](*([preset] if preset else []))
   for module in re.findall(r"python -m ((?:dlrl|benchmarks)[\w.]*\w)", text):
     assert importlib.util.find_spec(module), module
   for path in re.findall(
@@ -230,7 +236,13 @@ def shell(desk, sudoku_dir):
     "#!/usr/bin/env bash\ncase \"$*\" in\n"
     f"*\"-m dlrl.main \"*) exec {sys.executable} \"$@\" {small} ;;\n"
     f"*) exec {sys.executable} \"$@\" ;;\nesac\n")
-  python.chmod(python.stat().st_mode | stat.S_IXUSR)
+  command = desk / "bin" / "dlrl"
+  command.write_text(
+    "#!/usr/bin/env bash\ncase $1 in\n"
+    f"train) exec {sys.executable} -m dlrl.commands \"$@\" {small} ;;\n"
+    f"*) exec {sys.executable} -m dlrl.commands \"$@\" ;;\nesac\n")
+  for path in (python, command):
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
   (desk / ".venv").symlink_to(desk)
   environment = os.environ | {
     "PATH": f"{python.parent}:{os.environ['PATH']}",
