@@ -141,10 +141,11 @@ def costs(cfg: config.ModelConfig) -> dict[str, Any]:
       forward = Forward(model, params, prompt, length, 0.0)
       canvas = jnp.full((1, EXACT.gen_length), model.mask_id)
       state = steps.DecodeState(
-        canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape))
+        canvas, canvas, jnp.int32(0), jnp.ones(canvas.shape),
+        jnp.zeros((*canvas.shape, 0), "int32"))
       keys = jax.random.split(jax.random.key(0), 1)
       return step(
-        steps.Steps(forward, keys, length, EXACT, None), state, cache)
+        steps.Steps(forward, keys, length, EXACT, None, 0), state, cache)
 
     return flops(program, params, prompt, length, (kept, kept))
 

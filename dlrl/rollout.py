@@ -5,6 +5,7 @@ A canvas is what decoding starts from. It is all masks, or has a prior on it
 a good completion of the same prompt. No loss sees the tokens of a prior.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from dlrl import config
 from dlrl import data
 from dlrl import keys as keys_lib
+from dlrl import scoring
 from dlrl import strict
 from dlrl import tasks
 from dlrl import update
@@ -66,6 +68,7 @@ def _rollout(
   rows = jnp.arange(prompts * group) // group
   prompt, prompt_length, template = (
     mesh_lib.shard_batch(x[rows]) for x in (prompt, prompt_length, template))
+  drawn, candidates = _drawn(setup)
   canvas = None
   if not setup.model.cfg.block_length:
     canvas = canvases(
@@ -76,7 +79,7 @@ def _rollout(
       setup.model, state.policy, prompt, prompt_length, sample_keys,
       sampler=cfg.rollout.sampler, canvas=canvas,
       eos_id=setup.tokenizer.eos_id, ends=tuple(setup.tokenizer.ends),
-      group=group)
+      group=group, candidates=candidates)
   trace = decoded.trace
   if cfg.learn.forward_process == "forks":
     trace = method_processes.fork_steps(
@@ -89,16 +92,42 @@ def _rollout(
     maskable=(decoded.trace >= 0 if canvas is None
               else canvas == setup.model.mask_id),
     keys=draw_keys, trace=trace,
+    drawn=dataclasses.replace(
+      drawn, among=decoded.among if candidates else None),
     tokens_per_forward=speed.tokens_per_forward(
       decoded.completion, decoded.trace, setup.tokenizer.ends)
   ), decoded.forwards
 
 
+def _drawn(setup: setup_lib.Setup) -> tuple[token_logps.Drawn, int]:
+  """What learning has to know of how tokens are drawn, without `among`.
+
+  Forward processes that follow the trace score what the sampler did, so their
+  log-probs are those of what it drew from. All others are of the model itself.
+  A sampler that draws from it as it is leaves nothing to note: the mask token,
+  which is never drawn, has a probability there, as in published code.
+
+  Returns:
+    The distribution, and the number of candidates that are kept per token.
+  """
+  sampler, size = setup.cfg.rollout.sampler, setup.model.cfg.vocab_size
+  truncated = 0 < sampler.top_k < size or sampler.top_p < 1
+  suppressed = sampler.eos == "suppress"
+  if setup.cfg.learn.forward_process not in scoring.OF_TRACE or not (
+      truncated or suppressed or sampler.temperature != 1):
+    return token_logps.MODEL, 0
+  never = (setup.model.mask_id, *(setup.tokenizer.eos_id,) * suppressed)
+  return (token_logps.Drawn(sampler.temperature, never),
+          min(sampler.top_k, size) if truncated else 0)
+
+
 def _shardings(setup: setup_lib.Setup) -> tuple[update.Batch, Any]:
   split: Any = mesh_lib.batch_sharding(setup.mesh)
+  drawn, candidates = _drawn(setup)
   return update.Batch(
     prompt=split, prompt_length=split, completion=split, maskable=split,
-    keys=split, trace=split, tokens_per_forward=split
+    keys=split, trace=split, tokens_per_forward=split,
+    drawn=dataclasses.replace(drawn, among=split if candidates else None)
   ), mesh_lib.replicated(setup.mesh)
 
 

@@ -45,6 +45,8 @@ class Batch:
     counted: [b, t] bool, those of the maskable tokens whose likelihood counts;
       None: all of them.
     tokens_per_forward: [b] fp32, see `sampling.speed`; only rewards need it.
+    drawn: what the tokens were drawn from, [b, t], where the forward process
+      follows the trace; their log-probs are under the same distribution.
   """
 
   prompt: jax.Array
@@ -59,6 +61,7 @@ class Batch:
   ref_logps: Any = None
   counted: Any = None
   tokens_per_forward: Any = None
+  drawn: token_logps.Drawn = token_logps.MODEL
 
   @property
   def valid(self) -> jax.Array:
@@ -153,7 +156,8 @@ def draw_logps(
       _lengths(model, cfg, batch), shared)
   tokens = token_logps.token_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
-    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]))
+    chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]),
+    drawn=batch.drawn)
   norm = noisy.shape[1] if cfg.score_norm == "token" else 1
   return forward_process.Draw(mask, weight / norm), tokens
 

@@ -160,7 +160,9 @@ def test_a_rollout_has_what_was_decoded(sudoku_dir):
 @pytest.mark.parametrize("changes", [
   {}, {"learn__forward_process": "block_trace", "learn__n_mc": 4,
        "learn__loss": "trace_rl", "learn__score_norm": "none",
-       "learn__loss_args": {"kl_coef": 0.1}, "rollout__sampler__slots": 6}],
+       "learn__loss_args": {"kl_coef": 0.1}, "rollout__sampler__slots": 6,
+       "rollout__sampler__temperature": 0.9, "rollout__sampler__top_k": 6,
+       "rollout__sampler__top_p": 0.95, "learn__updates_per_rollout": 2}],
   ids=["bgpo", "trace_rl in slots"])
 def test_a_run_learns_continues_and_compiles_once(
     sudoku_dir, tmp_path, monkeypatch, changes):

@@ -23,6 +23,7 @@ def decode(
   lengths: jax.Array | None = None,
   eos_ids: tuple[int, ...] = (),
   group: int = 1,
+  candidates: int = 0,
 ) -> DecodeState:
   """Completes prompts block by block; pure, and jitted by its callers.
 
@@ -49,6 +50,7 @@ def decode(
     group: b is a multiple of it, and so many rows in succession have the same
       prompt. Its keys and values are computed once per group, or as often as
       there are devices among which the group's rows are split.
+    candidates: n of `DecodeState.among`.
 
   Returns:
     The state after the last step. Tokens after an EOS in its block are those
@@ -59,7 +61,7 @@ def decode(
   """
   steps, state = block_steps.begin(
     model, params, prompt, prompt_length, keys, sampler, lengths, eos_ids,
-    group)
+    group, candidates)
 
   return steps.result(_all_steps(steps, state))
 

@@ -39,6 +39,7 @@ class Slots(NamedTuple):
     canvas: [q, n, w] int32, prompts and completions, from position 0.
     trace: [q, n, w] int32, as in `DecodeState`.
     confidence: [q, n, w] fp32, as in `DecodeState`.
+    among: [q, n, w, k] int32, as in `DecodeState`.
     waiting: [q] int32, the first row of the queue that no slot has had.
     row: [q, s] int32, the row in each slot.
     start: [q, s] int32, the first position of the block that it is at.
@@ -53,6 +54,7 @@ class Slots(NamedTuple):
   canvas: jax.Array
   trace: jax.Array
   confidence: jax.Array
+  among: jax.Array
   waiting: jax.Array
   row: jax.Array
   start: jax.Array
@@ -78,6 +80,7 @@ class BlockSteps:
       that of n / m rows.
     sampler: the settings.
     eos_ids: the ids that end a row.
+    candidates: k of `Slots.among`.
   """
 
   model: Any = flax.struct.field(pytree_node=False)
@@ -88,6 +91,7 @@ class BlockSteps:
   prompts: layers.Cache
   sampler: config.SamplerConfig = flax.struct.field(pytree_node=False)
   eos_ids: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  candidates: int = flax.struct.field(pytree_node=False)
 
   @property
   def size(self) -> int:
@@ -177,6 +181,9 @@ class BlockSteps:
       x.reshape(ids.shape) for x in predict_lib.predict_drawn(
         logits, _rows(_of(self.keys, state.row)), _rows(state.taken),
         self.sampler))
+    among = predict_lib.candidates(
+      logits, self.sampler, self.candidates
+    ).reshape(*ids.shape, self.candidates)
     chosen = self._chosen(score, masked, state.within)
     ids = jnp.where(chosen, token, ids)
 
@@ -195,6 +202,7 @@ class BlockSteps:
       canvas=put(state.canvas, token),
       trace=put(state.trace, state.taken[..., None]),
       confidence=put(state.confidence, confidence),
+      among=jax.vmap(put, -1, -1)(state.among, among),
       start=jnp.where(ahead, state.start + self.size, state.start),
       taken=state.taken + 1, within=jnp.where(ahead, 0, state.within + 1),
       live=live, lacking=ahead, cache=cache, forwards=state.forwards + 1)
@@ -251,13 +259,17 @@ class BlockSteps:
     if self.eos_ids:
       completion = jnp.where(
         ~self.goes_on(state) & (trace < 0), self.eos_ids[0], completion)
-    return DecodeState(completion, trace, state.forwards, confidence)
+    among = jax.vmap(
+      lambda x: _columns(x, every, self.prompt_length, width).reshape(
+        -1, width), -1, -1)(state.among)
+    return DecodeState(completion, trace, state.forwards, confidence, among)
 
 
 def begin(
   model: Any, params: Any, prompt: jax.Array, prompt_length: jax.Array,
   keys: jax.Array, sampler: config.SamplerConfig,
   lengths: jax.Array | None, eos_ids: tuple[int, ...], group: int,
+  candidates: int = 0,
 ) -> tuple[BlockSteps, Slots]:
   """Returns the steps and the state before the first row; see `decode`."""
   b, p = prompt.shape
@@ -284,13 +296,14 @@ def begin(
   state = Slots(
     canvas=canvas, trace=jnp.full_like(canvas, -1),
     confidence=jnp.zeros(canvas.shape, jnp.float32),
+    among=_split(jnp.full((*canvas.shape, candidates), -1, jnp.int32), 0),
     waiting=jnp.zeros(q, jnp.int32), row=empty, start=empty, taken=empty,
     within=empty, live=empty > 0, lacking=empty > 0,
     cache=jax.tree.map(lambda x: _split(jnp.zeros(
       (x.shape[0], q * s, w, *x.shape[3:]), x.dtype), 1), prompts),
     forwards=jnp.int32(0))
   return BlockSteps(model, params, prompt_length, lengths, keys, prompts,
-                    sampler, eos_ids), state
+                    sampler, eos_ids, candidates), state
 
 
 def _split(x: jax.Array, axis: int) -> jax.Array:

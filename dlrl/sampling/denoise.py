@@ -38,6 +38,7 @@ def decode(
   eos_id: int | None = None,
   ends: tuple[int, ...] = (),
   group: int = 1,
+  candidates: int = 0,
 ) -> DecodeState:
   """Fills the masks of a canvas; pure, and jitted by its callers.
 
@@ -58,6 +59,8 @@ def decode(
       and at `eos_id`, whatever `sampler.eos` is.
     group: so many rows in succession have the same prompt, which models with
       blocks compute once.
+    candidates: so many ids that a token was drawn from are kept with it, see
+      `DecodeState.among`.
 
   Returns:
     The state after the last step; its completions have no mask tokens.
@@ -71,10 +74,10 @@ def decode(
                        "canvas")
     return block_decode.decode(
       model, params, prompt, prompt_length, keys, sampler=sampler,
-      eos_ids=_ends(eos_id, ends), group=group)
+      eos_ids=_ends(eos_id, ends), group=group, candidates=candidates)
   steps, state = _begin(
     Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
-    sampler, canvas, eos_id)
+    sampler, canvas, eos_id, candidates)
   return _all_steps(steps, state)
 
 
@@ -179,7 +182,7 @@ def _ends(eos_id: int | None, others: tuple[int, ...]) -> tuple[int, ...]:
 
 def _begin(
   forward: Forward, keys: jax.Array, sampler: config.SamplerConfig,
-  canvas: jax.Array | None, eos_id: int | None,
+  canvas: jax.Array | None, eos_id: int | None, candidates: int = 0,
 ) -> tuple[Steps, DecodeState]:
   """Returns the steps and the state before the first one."""
   mask_id = forward.model.mask_id
@@ -190,5 +193,6 @@ def _begin(
   free = jnp.sum(canvas == mask_id, -1)
   state = DecodeState(
     completion=canvas, trace=jnp.full_like(canvas, -1), forwards=jnp.int32(0),
-    confidence=(canvas != mask_id).astype(jnp.float32))
-  return Steps(forward, keys, free, sampler, eos_id), state
+    confidence=(canvas != mask_id).astype(jnp.float32),
+    among=jnp.full((*canvas.shape, candidates), -1, jnp.int32))
+  return Steps(forward, keys, free, sampler, eos_id, candidates), state

@@ -33,8 +33,7 @@ def predict(
     score: [b, w] fp32; higher ones are committed first.
     confidence: [b, w] fp32, the token's probability.
   """
-  if sampler.eos == "suppress":
-    logits = logits.at[:, :, eos_id].set(-jnp.inf)
+  logits = allowed(logits, sampler, eos_id)
   kept = logits  # the likeliest token is always kept
   if sampler.temperature:
     kept = filtered(logits, sampler, sampler.temperature)
@@ -44,6 +43,15 @@ def predict(
   if sampler.eos == "last":
     score = jnp.where(token == eos_id, -jnp.inf, score)
   return token, score, confidence
+
+
+def allowed(
+  logits: jax.Array, sampler: config.SamplerConfig, eos_id: int | None
+) -> jax.Array:
+  """The logits [b, w, v], -inf for an end-of-text token that is suppressed."""
+  if sampler.eos == "suppress":
+    logits = logits.at[:, :, eos_id].set(-jnp.inf)
+  return logits
 
 
 def predict_drawn(
@@ -71,6 +79,25 @@ def predict_drawn(
   token = _argmax(perturb(
     kept, keys, index, temperature=sampler.temperature))
   return token, *_scores(kept / temperature, token, keys, index, sampler)
+
+
+def candidates(
+  logits: jax.Array, sampler: config.SamplerConfig, n: int
+) -> jax.Array:
+  """The ids that a token is drawn from, [b, w, n] int32.
+
+  Args:
+    logits: [b, w, v] fp32, see `allowed`.
+    sampler: temperature, top_k and top_p are used.
+    n: how many there are at most; of more, which may be equally likely, the
+      first n.
+
+  Returns:
+    The likeliest first, -1 where there are less than n.
+  """
+  kept, ids = jax.lax.top_k(
+    filtered(logits, sampler, sampler.temperature or 1.0), n)
+  return jnp.where(kept > -jnp.inf, ids, -1)
 
 
 def _scores(

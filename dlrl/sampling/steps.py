@@ -29,12 +29,16 @@ class DecodeState(NamedTuple):
       rows or of the part that a cache leaves.
     confidence: [b, t] fp32, the probability of each token when it was
       committed; 0 where masked or never decoded, 1 where given by the canvas.
+    among: [b, t, n] int32, the ids that each token was drawn from, -1 for less
+      than n and where none was drawn; n is 0 unless they were asked for. None
+      in a state that takes no steps.
   """
 
   completion: jax.Array
   trace: jax.Array
   forwards: jax.Array
   confidence: jax.Array
+  among: Any = None
 
   @property
   def taken(self) -> jax.Array:
@@ -56,6 +60,7 @@ class Steps:
     free: [b] int32, masks of each row at the start.
     sampler: the settings.
     eos_id: the end-of-sequence token; needed unless `sampler.eos` is "free".
+    candidates: n of `DecodeState.among`.
   """
 
   forward: Forward
@@ -63,6 +68,7 @@ class Steps:
   free: jax.Array
   sampler: config.SamplerConfig = flax.struct.field(pytree_node=False)
   eos_id: int | None = flax.struct.field(pytree_node=False)
+  candidates: int = flax.struct.field(pytree_node=False)
 
   @property
   def mask_id(self) -> int:
@@ -121,23 +127,37 @@ class Steps:
     hidden = self.forward.block(
       state.completion, 0, state.completion.shape[1])
 
-    def predict_block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def predict_block(
+      i: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
       # Step numbers that no step has used, or blocks would share their noise.
-      token, _, confidence = predict_lib.predict(
-        self.forward.logits(_columns(hidden, i * width, width)), self.keys,
-        state.taken + i, self.sampler, self.eos_id)
-      return token, confidence
+      token, _, confidence, among = self._predict(
+        _columns(hidden, i * width, width), state.taken + i)
+      return token, confidence, among
 
     # Block by block: logits of the whole canvas would not fit.
-    token, confidence = jax.tree.map(
-      lambda x: x.swapaxes(0, 1).reshape(state.completion.shape),
+    token, confidence, among = jax.tree.map(
+      lambda x: x.swapaxes(0, 1).reshape(
+        *state.completion.shape, *x.shape[3:]),
       jax.lax.map(predict_block, jnp.arange(self.sampler.gen_length // width)))
     masked = state.completion == self.mask_id
     return state._replace(
       completion=jnp.where(masked, token, state.completion),
       trace=jnp.where(masked, state.taken[:, None], state.trace),
       confidence=jnp.where(masked, confidence, state.confidence),
+      among=jnp.where(masked[..., None], among, state.among),
       forwards=state.forwards + 1)
+
+  def _predict(
+    self, hidden: jax.Array, index: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Returns what `predict` does of hidden states, and the candidates."""
+    logits = self.forward.logits(hidden)
+    return *predict_lib.predict(
+      logits, self.keys, index, self.sampler, self.eos_id
+    ), predict_lib.candidates(
+      predict_lib.allowed(logits, self.sampler, self.eos_id), self.sampler,
+      self.candidates)
 
   def _open(self, state: DecodeState) -> jax.Array:
     """Finds masks [b, t] of the rows that still go on step by step."""
@@ -152,11 +172,9 @@ class Steps:
   ) -> DecodeState:
     """Takes a step in the block at `start`, given its hidden states."""
     masked = _columns(self._open(state), start, self.sampler.block_length)
-    token, score, confidence = predict_lib.predict(
-      self.forward.logits(hidden), self.keys, state.taken, self.sampler,
-      self.eos_id)
-    state = _put(
-      state, token, confidence, _chosen(score, masked, self.sampler), start)
+    token, score, confidence, among = self._predict(hidden, state.taken)
+    state = _put(state, token, confidence, among,
+                 _chosen(score, masked, self.sampler), start)
     if self.sampler.eos == "stop":
       state = _stop(state, self.mask_id, self.eos_id)
     return state
@@ -184,13 +202,14 @@ def _chosen(
 
 def _put(
   state: DecodeState, token: jax.Array, confidence: jax.Array,
-  chosen: jax.Array, start: jax.Array | int,
+  among: jax.Array, chosen: jax.Array, start: jax.Array | int,
 ) -> DecodeState:
   """Commits the chosen predictions [b, w] of the block at `start`."""
   def put(array: jax.Array, value: jax.Array) -> jax.Array:
     # Only the block is rewritten: a select over the whole canvas would move
     # gen_length / block_length times the bytes.
-    new = jnp.where(chosen, value, _columns(array, start, chosen.shape[1]))
+    here = chosen.reshape(*chosen.shape, *(1,) * (array.ndim - 2))
+    new = jnp.where(here, value, _columns(array, start, chosen.shape[1]))
     return jax.lax.dynamic_update_slice_in_dim(
       array, new.astype(array.dtype), start, 1)
 
@@ -198,7 +217,8 @@ def _put(
     completion=put(state.completion, token),
     trace=put(state.trace, state.taken[:, None]),
     forwards=state.forwards + 1,
-    confidence=put(state.confidence, confidence))
+    confidence=put(state.confidence, confidence),
+    among=put(state.among, among))
 
 
 def _stop(
@@ -213,6 +233,7 @@ def _stop(
   masks = state.completion == mask_id
   ended = (state.completion == eos_id) & (jnp.cumsum(masks, -1) == 0)
   rest = masks & jnp.any(ended, -1, keepdims=True)
+  # Nothing is drawn there, so that `among` stays empty.
   return state._replace(
     completion=jnp.where(rest, eos_id, state.completion),
     trace=jnp.where(rest, state.taken[:, None] - 1, state.trace),
