@@ -137,8 +137,10 @@ def test_fine_tuning_is_the_bound_of_the_blocks_that_exist():
     for m in moments)
 
 
-def test_a_rollout_has_what_was_decoded(sudoku_dir):
-  setup = setup_lib.make(runs.tiny(sudoku_dir, **BLOCKS))
+def test_a_rollout_has_what_was_decoded_and_drawn_from(sudoku_dir):
+  setup = setup_lib.make(runs.tiny(sudoku_dir, **BLOCKS | {
+    "learn__forward_process": "block_trace", "learn__n_mc": 4,
+    "rollout__sampler__temperature": 0.9, "rollout__sampler__top_k": 6}))
   with jax.set_mesh(setup.mesh):
     _, make, _ = train_state.for_rl(setup)
     state = make(setup.init_policy(setup.load_base()))
@@ -154,6 +156,11 @@ def test_a_rollout_has_what_was_decoded(sudoku_dir):
     [32, 30, 29, 7], 4))
   ended = np.cumsum(completion == setup.tokenizer.eos_id, 1)
   assert (ended[trace < 0] > 0).all()
+  among = np.asarray(batch.drawn.among)
+  assert among.shape == (*completion.shape, 6)
+  assert (among == completion[..., None]).any(-1)[trace >= 0].all()
+  assert (among[trace < 0] == -1).all()
+  assert batch.drawn.temperature == 0.9
   assert 8 <= int(forwards) <= 2 * trace.max() + 2
 
 
