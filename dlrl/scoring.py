@@ -158,8 +158,21 @@ def draw_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
     chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]),
     drawn=batch.drawn)
+  if cfg.score_norm == "step":
+    weight *= _shares(model, batch)
   norm = noisy.shape[1] if cfg.score_norm == "token" else 1
   return forward_process.Draw(mask, weight / norm), tokens
+
+
+def _shares(model: transformer.Model, batch: Batch) -> jax.Array:
+  """Each token's share of its response, see `blocks.shares`."""
+  # With full attention the canvas is one block.
+  size, offset = batch.trace.shape[1], jnp.zeros_like(batch.prompt_length)
+  if model.cfg.block_length:
+    size = model.cfg.block_length
+    offset = batch.prompt_length % size
+  return blocks.shares(
+    batch.trace, batch.valid, offset=offset, block_length=size)
 
 
 @jax.named_scope("update/forward")

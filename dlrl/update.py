@@ -254,7 +254,9 @@ def batch_grads(
   live = (batch.advantage != 0) | (not objective.skips_zero)
   # Of the whole batch, not of each micro-batch, or the loss would depend on how
   # the batch is split.
-  tokens = jnp.mean(jnp.sum(batch.valid, -1, dtype=jnp.float32))
+  # Weights that are shares of a response are divided by none.
+  tokens = jnp.float32(1.0) if cfg.score_norm == "step" else jnp.mean(
+    jnp.sum(batch.valid, -1, dtype=jnp.float32))
   # Where no token counts, losses divide zero by it.
   tokens = jnp.broadcast_to(jnp.maximum(tokens, 1e-9), live.shape)
   # Rows that teach nothing go last, so that whole micro-batches of them exist.

@@ -281,8 +281,16 @@ def _loss(cfg: config.Config, problems: strict.Problems) -> None:
     return
   objective = loss(**learn.loss_args)
   problems.require(
-    objective.takes_norm or learn.score_norm == "none", "learn.score_norm",
-    learn.score_norm, f"must be 'none': {learn.loss} normalizes its own way")
+    objective.takes_norm or learn.score_norm == "none"
+    or (learn.score_norm == "step" and objective.takes_shares),
+    "learn.score_norm", learn.score_norm,
+    f"must be 'none': {learn.loss} normalizes its own way")
+  if problems.sound("learn.forward_process"):
+    problems.require(
+      learn.score_norm != "step"
+      or learn.forward_process in ("trace", "block_trace"),
+      "learn.score_norm", learn.score_norm, "is for 'trace' and 'block_trace', "
+      "which have steps; choose 'token' or 'none'")
   together = objective.together
   problems.require(
     together in (1, cfg.rollout.group_size), "rollout.group_size",

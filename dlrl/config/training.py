@@ -104,8 +104,9 @@ class LearnConfig:
     choices=("canvas", "until_eos"))
   n_mc: int = knob(16, "Monte-Carlo samples per completion", at_least=1)
   score_norm: str = knob(
-    "token", "the ELBO is divided by the canvas length, or not at all",
-    choices=("token", "none"))
+    "token", "the ELBO is divided by the canvas length, or not at all, or each "
+    "step of the trace has an equal share of it, and its tokens of the step's",
+    choices=("token", "none", "step"))
   negative_weight: float = knob(
     1.0, "factor on negative advantages; 1: as published", at_least=0,
     at_most=1)

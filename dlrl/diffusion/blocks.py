@@ -146,6 +146,37 @@ def rounds(
   return Draw(mask, forward_process.weighted(mask & (rank == j), n).weight)
 
 
+def shares(
+  steps: jax.Array, counted: jax.Array, *, offset: jax.Array,
+  block_length: int,
+) -> jax.Array:
+  """Each token's share of its response, whose steps have equal shares.
+
+  A step of a block is what was committed in it at once. Its tokens have equal
+  shares of the step's. Source: CJ-GRPO (arXiv 2509.23924), whose objective is a
+  mean over steps of means over tokens.
+
+  Args:
+    steps: [b, t] int32, the denoising step that committed each token.
+    counted: [b, t] bool, the tokens that count; others have no share.
+    offset: [b] int.
+    block_length: tokens per block.
+
+  Returns:
+    [b, t] fp32; the sum of a row is 1, or 0 if no token counts.
+  """
+  def block(steps: jax.Array, live: jax.Array) -> jax.Array:
+    same = live[None] & (steps[None] == steps[:, None])
+    size = jnp.sum(same, -1, dtype=jnp.float32)
+    return jnp.where(live, 1 / jnp.maximum(size, 1), 0.0)
+
+  grids = (_grid(x, offset, block_length) for x in (steps, counted))
+  each = _on_canvas(
+    jax.vmap(jax.vmap(block))(*grids), offset, steps.shape[1])
+  # Summed up over its tokens, a step is 1.
+  return each / jnp.maximum(jnp.sum(each, -1, keepdims=True), 1)
+
+
 # Values of `learn.forward_process` for block-diffusion models.
 PROCESSES: dict[str, Process] = {
   # All masks of a block, one after the other: no Monte-Carlo error.

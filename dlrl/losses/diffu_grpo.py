@@ -2,7 +2,8 @@
 
 d1 (arXiv 2504.12216) takes the log-probs from one pass over a fully masked
 completion. The same loss on other draws is CJ-GRPO (arXiv 2509.23924: every
-token scored at the denoising step that committed it) and JustGRPO (arXiv
+token scored at the denoising step that committed it, and steps that have equal
+shares of a response) and JustGRPO (arXiv
 2601.15165: every token given those to its left, without a KL).
 """
 
@@ -104,4 +105,4 @@ def diffu_grpo_objective(
       terms, lambda x: jnp.sum(x * weight.astype(x.dtype), -1))
 
   return objective.Separable(
-    loss, skips_zero=not kl_coef, needs_ref=bool(kl_coef))
+    loss, skips_zero=not kl_coef, needs_ref=bool(kl_coef), takes_shares=True)

@@ -76,7 +76,8 @@ class Responses(NamedTuple):
     tokens: [b] fp32, the mean number of valid tokens per response of the whole
       batch, the same number in every row. A sum over a response's tokens
       divided by it has, as its mean over responses, the mean over all tokens,
-      however the batch is split into micro-batches.
+      however the batch is split into micro-batches. 1 where the weights are
+      shares of a response.
   """
 
   advantage: jax.Array
@@ -95,6 +96,8 @@ class Separable(NamedTuple):
       sums over tokens.
     needs_ref: True if the loss reads the reference's log-probs.
     together: 1, because rows do not depend on each other.
+    takes_shares: True if weights may be shares of a response, whose sum over
+      draws is n, with `Responses.tokens` 1.
   """
 
   loss: Callable[[Scored, Responses], LossAndMetrics]
@@ -102,6 +105,7 @@ class Separable(NamedTuple):
   takes_norm: bool = False
   needs_ref: bool = False
   together: int = 1
+  takes_shares: bool = False
 
 
 class Joint(NamedTuple):
@@ -117,6 +121,7 @@ class Joint(NamedTuple):
     needs_ref: True if the loss reads the reference's log-probs.
     together: how many consecutive rows `outer` compares with each other; a
       micro-batch has to hold a multiple of it.
+    takes_shares: False, as no such loss is a sum over tokens.
   """
 
   statistic: Callable[[Scored, Responses], Any]
@@ -125,6 +130,7 @@ class Joint(NamedTuple):
   takes_norm: bool = False
   needs_ref: bool = False
   together: int = 1
+  takes_shares: bool = False
 
 
 Objective = Separable | Joint

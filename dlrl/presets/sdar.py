@@ -1,10 +1,11 @@
 """Shapes of SDAR's block-diffusion models, and settings published for them.
 
 The presets `sdar_1b7_TASK`, `sdar_4b_TASK` and `sdar_8b_TASK` of
-`configs/bgpo.py`, `configs/ebpo.py` and `configs/trace_rl.py`, for the tasks in
-`TASKS`. With `_1gpu` at the end they train adapters on one GPU with 80 GB. They
-have not been run at this size. Pass weights with `--config.pretrained`: SDAR
-(arXiv 2510.06303), TraDo, or another checkpoint of that kind and shape.
+`configs/bgpo.py`, `configs/cj_grpo.py`, `configs/ebpo.py` and
+`configs/trace_rl.py`, for the tasks in `TASKS`. With `_1gpu` at the end they
+train adapters on one GPU with 80 GB. They have not been run at this size. Pass
+weights with `--config.pretrained`: SDAR (arXiv 2510.06303), TraDo, or another
+checkpoint of that kind and shape.
 
 Rollouts, lengths and optimizer are those of DARE's recipe for SDAR-8B
 (https://github.com/yjyddq/DARE), 16 prompts apart, which are BGPO's.

@@ -7,7 +7,7 @@ import pytest
 from dlrl import validate
 from dlrl.presets import sdar
 
-METHODS = ("bgpo", "ebpo", "trace_rl")
+METHODS = ("bgpo", "cj_grpo", "ebpo", "trace_rl")
 
 
 @pytest.mark.parametrize("method", METHODS)
