@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import optax
 import pytest
 import runs
+from collectives import collectives
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from updates import FAST
 from updates import LEARN
 
@@ -20,6 +24,7 @@ from dlrl import strict
 from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
 from dlrl.run import setup as setup_lib
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.sampling import denoise
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -30,9 +35,9 @@ FULL = networks.TINY
 BLOCKS = dataclasses.replace(
   FULL, heads=4, kv_heads=2, qk_norm=True, block_length=SIZE)
 LENGTHS = np.array([5, 1, 8, 3, 6], np.int32)
-B, P = len(LENGTHS), 8
+B = len(LENGTHS)
 PROMPTS = np.random.default_rng(0).integers(
-  8, FULL.vocab_size, (B, P)).astype(np.int32)
+  8, FULL.vocab_size, (B, 8)).astype(np.int32)
 SAMPLER = config.SamplerConfig(
   gen_length=T, block_length=SIZE, steps=T, temperature=0.7)
 TRUNCATED = {"top_k": 6, "top_p": 0.8, "temperature": 1.3}
@@ -192,8 +197,8 @@ def enumerated():
               for b in np.flatnonzero(second)]
   completion, p, among = zip(*found, strict=True)
   n = len(p)
-  among = [[np.pad(x, (0, 4 - len(x)), constant_values=-1) for x in row]
-           for row in among]
+  among = [[np.pad(x, (0, SMALL.vocab_size - len(x)), constant_values=-1)
+            for x in row] for row in among]
   return scoring.Batch(
     prompt=jnp.tile(prompt, (n, 1)), prompt_length=jnp.full(n, 2),
     completion=jnp.array(completion, jnp.int32),
@@ -203,34 +208,36 @@ def enumerated():
       sampler.temperature, (MASK,), jnp.array(among, jnp.int32))), np.array(p)
 
 
-def mean_score(drawn):
-  """The mean of grad log p, relative to the mean of its size."""
+def test_the_mean_of_the_score_is_zero_under_the_sampler():
   batch, p = enumerated()
+  assert len(p) > 6
+  np.testing.assert_allclose(p.sum(), 1, rtol=1e-9)
   model, params = networks.decodable(SMALL, MASK)
-  batch = dataclasses.replace(batch, drawn=drawn or batch.drawn)
   learn = dataclasses.replace(
     LEARN, forward_process="block_trace", n_mc=2, micro_batch=len(p))
 
-  def each(params):
-    logps = jnp.sum(scoring.batch_logps(model, learn, params, batch), (1, 2))
-    return logps, logps
+  @functools.partial(jax.jit, compiler_options=FAST)
+  def slope(params, batch, weight):
+    def total(params):
+      logps = jnp.sum(
+        scoring.batch_logps(model, learn, params, batch), (1, 2))
+      return logps @ weight, logps
 
-  rows, logps = jax.jit(
-    jax.jacrev(each, has_aux=True), compiler_options=FAST)(params)
-  rows = np.concatenate([np.reshape(x, (len(p), -1)) for x in jax.tree.leaves(
-    rows)], 1).astype(np.float64)
-  return np.asarray(logps), np.linalg.norm(p @ rows) / (
-    p @ np.linalg.norm(rows, axis=1))
+    return jax.grad(total, has_aux=True)(params)
 
+  def of(batch, weight):
+    grads, logps = slope(params, batch, jnp.asarray(weight, jnp.float32))
+    return optax.global_norm(grads), logps
 
-def test_the_mean_of_the_score_is_zero_under_the_sampler():
-  p = enumerated()[1]
-  assert len(p) > 6
-  np.testing.assert_allclose(p.sum(), 1, rtol=1e-9)
-  logps, error = mean_score(None)
+  largest, logps = of(batch, np.where(p == p.max(), p, 0))
   np.testing.assert_allclose(np.exp(logps), p, rtol=1e-4)
-  assert error < 1e-5
-  assert mean_score(token_logps.MODEL)[1] > 0.05
+  assert of(batch, p)[0] < 1e-5 * largest
+  # Among all tokens it is another distribution.
+  among = jnp.broadcast_to(
+    jnp.arange(SMALL.vocab_size), batch.drawn.among.shape)
+  whole = dataclasses.replace(batch, drawn=dataclasses.replace(
+    batch.drawn, among=among))
+  assert of(whole, p)[0] > 0.05 * largest
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -326,3 +333,47 @@ def test_guidance_has_no_trace(sudoku_dir):
       r"rollout.sampler.cfg_scale = 1.5: must be 0 with 'trace'")):
     runs.tiny(sudoku_dir, learn__forward_process="trace", learn__n_mc=8,
               rollout__sampler__cfg_scale=1.5)
+
+
+def test_memory_is_that_of_a_chunk_also_with_many_tokens_drawn_from():
+  b, t, d, v, chunk, k = 2, 16, 8, 32768, 2, 40
+
+  def temporaries(drawn, *among):
+    def total(hidden, unembed, targets, mask, *among):
+      out = token_logps.token_logps(
+        hidden, unembed, targets, mask, chunk=chunk,
+        drawn=dataclasses.replace(drawn, among=among[0] if among else None))
+      return jnp.sum(out.logps + out.entropy)
+
+    args = [jax.ShapeDtypeStruct(*x) for x in (
+      ((b, t, d), "float32"), ((d, v), "float32"), ((b, t), "int32"),
+      ((b, t), "bool"), *among)]
+    return jax.jit(jax.value_and_grad(total, (0, 1)), compiler_options=FAST
+                   ).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+  of_model = temporaries(token_logps.MODEL)
+  drawn = temporaries(token_logps.Drawn(0.7, (3,)), ((b, t, k), "int32"))
+  logits = 4 * b * chunk * v
+  assert drawn < of_model + 2 * logits < b * chunk * v * k
+
+
+def test_devices_that_share_a_vocabulary_exchange_no_logits():
+  args, among = (((8, 32, 16), "float32"), ((16, 4096), "float32"),
+                 ((8, 32), "int32"), ((8, 32), "bool")), ((8, 32, 5), "int32")
+  mesh = mesh_lib.make(config.MeshConfig(2, 2, 2))
+  rows, columns = P(("data", "fsdp")), P(None, "tensor")
+  specs = rows, columns, rows, rows, rows
+
+  def total(hidden, unembed, targets, mask, among):
+    return jnp.sum(token_logps.token_logps(
+      hidden, unembed, targets, mask, chunk=8, shards=4,
+      drawn=token_logps.Drawn(0.7, (3,), among)).logps)
+
+  with jax.set_mesh(mesh):
+    text = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*(
+      jax.ShapeDtypeStruct(*x, sharding=NamedSharding(mesh, spec))
+      for x, spec in zip((*args, among), specs, strict=True))
+    ).compile().as_text()
+  chunk_of_a_device = 8 // 4 * 8 * 4096 // 2
+  assert not [x for x in collectives(text) if x[2] >= chunk_of_a_device
+              and x[0] != "ENTRY"]

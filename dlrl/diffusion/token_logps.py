@@ -218,10 +218,13 @@ def _log_softmax(
   for id_ in drawn.never:
     logits = jnp.where((ids == id_) & ~_hit(logits, targets), _NONE, logits)
   if drawn.among is not None:
-    # Compared with each of the few ids, which XLA fuses, and not scattered, so
-    # that it works on a vocabulary that is split over devices.
-    among = jnp.any(drawn.among[..., None, :] == ids[..., None], -1)
-    logits = jnp.where(among | _hit(logits, targets), logits, _NONE)
+    # Compared with one of the few ids after the other: a scatter would not work
+    # on a vocabulary that is split over devices, and all comparisons at once
+    # would be an array of k times the logits on CPUs.
+    kept, _ = jax.lax.scan(
+      lambda kept, one: (kept | (ids == one[..., None]), None),
+      _hit(logits, targets), jnp.moveaxis(drawn.among, -1, 0), unroll=16)
+    logits = jnp.where(kept, logits, _NONE)
   # The maximum is subtracted first, the log of the sum afterwards. Their sum,
   # subtracted as one number, would lose digits where logits are large.
   logits -= jnp.max(logits, -1, keepdims=True)
