@@ -190,6 +190,9 @@ def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
 def _of_rollout(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
   rollout, parts = cfg.rollout, mesh["data"] * mesh["fsdp"]
   advice = []
+  if rollout.sampler.gather_once:
+    advice.append("--config.rollout.sampler.gather_once=False: gathers one "
+                  "layer at a time, in every pass")
   if rollout.sampler.cache != "none":
     advice.append("--config.rollout.sampler.cache=none")
   if rollout.prompts * rollout.group_size > parts and rollout.prompts > 1:

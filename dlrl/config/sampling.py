@@ -46,6 +46,9 @@ class SamplerConfig:
   slots: int = knob(
     0, "rows that a block-diffusion model decodes at a time, the next one in "
     "the place of one that has ended; 0: all at once", at_least=0)
+  gather_once: bool = knob(
+    False, "gather all layers along mesh.fsdp before decoding, not one by one "
+    "in every pass; a device then holds them in the compute dtype")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,6 +124,14 @@ class _Module:
         self.lines[name] = []
       elif name and (match := _LINE.match(row)):
         self.lines[name].append(_Line(bool(match[1]), *match.groups()[1:]))
+    # Where collectives start that TPUs carry on in other fusions, perhaps in a
+    # loop in between.
+    self.starts: dict[str, set[str]] = collections.defaultdict(set)
+    for name, lines in self.lines.items():
+      if any('"AsyncCollectiveStart"' in line.rest for line in lines):
+        for channel in re.findall(
+            r"channel_id=\d+", " ".join(line.rest for line in lines)):
+          self.starts[channel].add(name)
 
   @functools.cache  # noqa: B019  (lives as long as the module)
   def shapes(self, computation: str) -> dict[str, str]:
@@ -148,7 +156,6 @@ class _Module:
         if line.op == "call":
           more += sum(self.cost(c, trips)[0] for c in line.called)
         for key, one in self._collectives(line, computation, trips):
-          # TPUs start a collective in one fusion and end it in another.
           found.setdefault(key, one)
       accessed += more
     return accessed, found
@@ -202,6 +209,9 @@ class _Module:
       elif kind != line.op and kind != "all-reduce":
         size -= given  # the result of a -start also holds the operands
       channel = re.search(r"channel_id=(\d+)", line.rest)
+      if channel and computation not in self.starts.get(
+          channel[0], (computation,)):
+        return
       yield (channel[0] if channel else line.name), Collective(
         kind, size, _group(line.rest, self.partitions), 1)
     elif line.op not in ("reduce", "sort", "scatter", "map"):
@@ -230,34 +240,18 @@ class _Module:
 
   def _of_fusion(self, line: _Line, shapes: dict[str, str]) -> int:
     """Bytes that a fusion reads of its operands and writes."""
-    inner = {one.name: one for one in self.lines[line.called[0]]}
+    total = sum(
+      self._read(line.called[0], number, _size(shapes[name]))
+      for number, name in enumerate(line.operands))
+    inner, _ = self._fused(line.called[0])
     inside = self.shapes(line.called[0])
-
-    def seen(name: str) -> str:
-      """The value that `name` is a bitcast of, or `name` itself."""
-      while inner[name].op == "bitcast":
-        name = inner[name].operands[0]
-      return name
-
-    users = collections.defaultdict(list)
-    for one in inner.values():
-      if one.op != "bitcast":
-        for position, name in enumerate(one.operands):
-          users[seen(name)].append((position, one))
-    total = 0
-    for one in inner.values():
-      if one.op == "parameter":
-        number = int(one.rest.partition(")")[0])
-        whole = _size(shapes[line.operands[number]])
-        parts = [_part(position, user, inside)
-                 for position, user in users[one.name]]
-        total += min(whole, sum(whole if p is None else p for p in parts))
-    root = inner[seen(next(one.name for one in inner.values() if one.root))]
+    root = inner[_seen(next(
+      one.name for one in inner.values() if one.root), inner)]
     written, sizes = [root.name], [_size(line.shape)]
     if root.op == "tuple":
       written, sizes = root.operands, _parts(line.shape)
     for name, whole in zip(written, sizes, strict=True):
-      one = inner[seen(name)]
+      one = inner[_seen(name, inner)]
       if one.op == "dynamic-update-slice":
         whole = min(whole, _size(inside[one.operands[1]]))
       # Values passed through or still being communicated are not written.
@@ -265,6 +259,39 @@ class _Module:
                     or '"AsyncCollectiveStart"' in one.rest)
       total += 0 if on_its_way else whole
     return total
+
+  @functools.cache  # noqa: B019
+  def _fused(self, computation: str) -> tuple[
+      dict[str, _Line], dict[str, list[tuple[int, _Line]]]]:
+    """The instructions of a fusion by name, and the uses of each value."""
+    inner = {one.name: one for one in self.lines[computation]}
+    users = collections.defaultdict(list)
+    for one in inner.values():
+      if one.op != "bitcast":
+        for position, name in enumerate(one.operands):
+          users[_seen(name, inner)].append((position, one))
+    return inner, users
+
+  def _read(self, computation: str, number: int, whole: int) -> int:
+    """Bytes that a fusion reads of one operand, which has `whole`."""
+    inner, users = self._fused(computation)
+    shapes = self.shapes(computation)
+    name = next(one.name for one in inner.values() if one.op == "parameter"
+                and int(one.rest.partition(")")[0]) == number)
+    total = 0
+    for position, user in users[name]:
+      part = _part(position, user, shapes)
+      if user.op == "fusion":  # one inside of another one
+        part = self._read(user.called[0], position, whole)
+      total += whole if part is None else part
+    return min(whole, total)
+
+
+def _seen(name: str, inner: dict[str, _Line]) -> str:
+  """The value that `name` is a bitcast of, or `name` itself."""
+  while inner[name].op == "bitcast":
+    name = inner[name].operands[0]
+  return name
 
 
 def _part(position: int, user: _Line, shapes: dict[str, str]) -> int | None:

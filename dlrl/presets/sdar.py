@@ -53,7 +53,10 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.model.update(
     vocab_size=151936, kv_heads=8, head_dim=128, rope_theta=1000000.0,
     norm_eps=1e-6, qk_norm=True, block_length=4, compute_dtype="bfloat16")
-  cfg.mesh.data, cfg.mesh.fsdp = 1, -1
+  # A pass of a rollout computes a few tokens of each row: the weights must not
+  # be moved for each of them. Half of those of 8B fit into a v5e. Four or more
+  # chips would read them faster, but an update would take longer.
+  cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor = 1, -1, 2
   cfg.sft.steps = 0
 
   cfg.task.name, cfg.task.prompt_length, length, cfg.steps = TASKS[task]
@@ -64,9 +67,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
     sampler.gen_length = sampler.steps = length
     sampler.block_length = 4
     sampler.threshold = 0.9
-    # Rows that have ended make room for others, so that short answers do not
-    # wait for long ones.
-    sampler.slots = 64
+    sampler.gather_once = True
   cfg.rollout.sampler.temperature = 1.0
   cfg.rollout.sampler.top_k = 50
   cfg.sft.gen_length = length
@@ -78,6 +79,9 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.learn.n_mc = 15
   cfg.learn.tokens = "until_eos"
   llada_8b.batches_and_optimizer(cfg, task)
+  # Every chunk of columns reads the head three times, and its fp32 gradient is
+  # read and written: with 32 columns that is most of an update's traffic.
+  cfg.learn.logps_chunk = 256
   if preset.endswith(ONE_GPU):
     _one_gpu(cfg)
   return cfg
@@ -85,7 +89,7 @@ def base(preset: str) -> ml_collections.ConfigDict:
 
 def _one_gpu(cfg: ml_collections.ConfigDict) -> None:
   """Adapters on a frozen bf16 model, with fewer completions and draws."""
-  cfg.mesh.fsdp = 1
+  cfg.mesh.fsdp = cfg.mesh.tensor = 1
   cfg.model.param_dtype = "bfloat16"
   cfg.lora.rank, cfg.lora.alpha = 64, 64.0
   cfg.rollout.prompts = 8
@@ -94,4 +98,5 @@ def _one_gpu(cfg: ml_collections.ConfigDict) -> None:
   cfg.learn.forward_process = "block_balanced"
   cfg.learn.n_mc = 4
   cfg.learn.micro_batch = 8
+  cfg.learn.logps_chunk = 64  # of eight rows, not one or two
   cfg.learn.optimizer.learning_rate = 1e-5

@@ -28,6 +28,8 @@ from dlrl.sampling import predict as predict_lib
 from dlrl.sampling import remasking
 from dlrl.sampling.steps import DecodeState
 
+UNROLLED = 32  # slots of a device; with more, programs would become too large
+
 
 class Slots(NamedTuple):
   """Rows so far, and what each slot is doing; a step returns the next one.
@@ -226,8 +228,7 @@ class BlockSteps:
     # Where the cache has the block it stays, bit for bit: when its neighbours
     # take first steps must not matter to a row.
     at = jnp.where(_rows(state.lacking), at, state.cache[0].shape[2])
-    return hidden, jax.tree.map(
-      lambda x, y: _stored(x, y, at), state.cache, new)
+    return hidden, _stored(state.cache, new, at)
 
   def _chosen(
     self, score: jax.Array, masked: jax.Array, within: jax.Array
@@ -346,19 +347,39 @@ def _put(
 
 
 def _stored(
-  cache: jax.Array, new: jax.Array, start: jax.Array
-) -> jax.Array:
+  cache: layers.Cache, new: layers.Cache, start: jax.Array
+) -> layers.Cache:
   """Writes [layers, b, size, g, k] into rows of a cache, from columns [b] on.
 
   Where these are none of the cache's, nothing is written.
   """
-  def one(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
-    return cache.at[start + jnp.arange(len(new))].set(new, mode="drop")
+  def put(cache: jax.Array, new: jax.Array, i: jax.Array, at: jax.Array
+          ) -> jax.Array:
+    new = jax.lax.dynamic_slice_in_dim(new, i, 1, 1)
+    where = (0, i, at, 0, 0)
+    old = jax.lax.dynamic_slice(cache, where, new.shape)
+    return jax.lax.dynamic_update_slice(
+      cache, jnp.where(at < cache.shape[2], new, old), where)
 
-  # Over layers, too: with a scatter of rows that have layers in them, XLA would
-  # transpose the whole cache there and back.
-  rows = jax.vmap(one)
-  return jax.vmap(rows, (0, 0, None))(cache, new, start)
+  def on_device(
+    cache: layers.Cache, new: layers.Cache, start: jax.Array
+  ) -> layers.Cache:
+    # Row by row, which is in place. A scatter is not: TPUs lay its operand out
+    # in another order than attention does, and would copy the whole cache there
+    # and back. So they do with what a loop carries.
+    stored: layers.Cache = jax.lax.fori_loop(
+      0, len(start), lambda i, cache: jax.tree.map(
+        lambda x, y: put(x, y, i, start[i]), cache, new), cache,
+      unroll=len(start) <= UNROLLED)
+    return stored
+
+  rows = mesh_lib.BATCH if mesh_lib.batch_parts(len(start)) > 1 else None
+  tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  heads = None if cache[0].shape[3] % tensor else "tensor"
+  spec = jax.P(None, rows, None, heads)
+  stored: layers.Cache = mesh_lib.on_each_device(
+    on_device, (spec, spec, jax.P(rows)), spec)(cache, new, start)
+  return stored
 
 
 def _rows(x: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
+from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.sampling import block_decode
 from dlrl.sampling.forward import Forward
@@ -68,6 +69,8 @@ def decode(
   Raises:
     ValueError: a canvas is given, and the model has blocks.
   """
+  if sampler.gather_once:
+    params = layers.gathered(params, model.cfg.compute_dtype)
   if _has_blocks(model):
     if canvas is not None:
       raise ValueError("decode: a model with blocks starts from masks; pass no "

@@ -159,3 +159,70 @@ ENTRY %main (a: f32[4]) -> f32[4] {{
 }}
 """
   assert hlo.traffic(text).collectives == (("all-reduce", 16, size, 1),)
+
+
+# A gather that is started before a loop, carried on in its fusions, and ended
+# after it, as TPUs hide one of a large matrix behind layers.
+ACROSS = ASYNC.split("%body")[0] + """
+%on (p.4: bf16[8,4], p.5: bf16[8,16]) -> bf16[8,16] {
+  %p.4 = bf16[8,4]{1,0} parameter(0)
+  %p.5 = bf16[8,16]{1,0} parameter(1)
+  %ag.2 = bf16[8,16]{1,0} all-gather(%p.4), channel_id=3, replica_groups=mesh['a'=4,'b'=1] {'a'}, dimensions={1}
+  ROOT %n.1 = bf16[8,16]{1,0} negate(%p.5)
+}
+
+%body (p.2: (s32[], bf16[8,4], bf16[8,16])) -> (s32[], bf16[8,4], bf16[8,16]) {
+  %p.2 = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  %x = bf16[8,4]{1,0} get-tuple-element(%p.2), index=1
+  %z = bf16[8,16]{1,0} get-tuple-element(%p.2), index=2
+  %o = bf16[8,16]{1,0} fusion(%x, %z), kind=kOutput, calls=%on
+  ROOT %t = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) tuple(%i, %x, %o)
+}
+
+%condition""" + ASYNC.split("%condition", 1)[1].split("ENTRY")[0] + """
+ENTRY %main (a: (s32[], bf16[8,4], bf16[8,16])) -> bf16[8,16] {
+  %a = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %b = bf16[8,4]{1,0} get-tuple-element(%a), index=1
+  %s = (bf16[8,4]{1,0}, bf16[8,16]{1,0}) fusion(%b), kind=kCustom, calls=%start
+  %w = (s32[]{:T(128)}, bf16[8,4]{1,0}, bf16[8,16]{1,0}) while(%a), condition=%condition, body=%body
+  ROOT %y = bf16[8,16]{1,0} fusion(%b), kind=kCustom, calls=%done
+}
+"""  # noqa: E501
+
+
+def test_a_collective_that_goes_on_during_a_loop_is_one():
+  assert hlo.traffic(ACROSS).collectives == (
+    ("all-gather", 8 * 16 * 2, 4, 1),)
+
+
+# A slice of a stack in a fusion that is inside of another one, as TPUs' fusions
+# of products have them.
+NESTED = """HloModule jit_f, is_scheduled=true
+
+%inner (p.0: f32[36,16,8], p.1: s32[]) -> f32[16,8] {
+  %p.0 = f32[36,16,8]{2,1,0} parameter(0)
+  %p.1 = s32[]{:T(128)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  %ds = f32[1,16,8]{2,1,0} dynamic-slice(%p.0, %p.1, %zero, %zero), dynamic_slice_sizes={1,16,8}
+  ROOT %b = f32[16,8]{1,0} bitcast(%ds)
+}
+
+%outer (p.2: f32[36,16,8], p.3: s32[]) -> f32[16,8] {
+  %p.2 = f32[36,16,8]{2,1,0} parameter(0)
+  %p.3 = s32[]{:T(128)} parameter(1)
+  %one = f32[16,8]{1,0} fusion(%p.2, %p.3), kind=kLoop, calls=%inner
+  ROOT %n = f32[16,8]{1,0} negate(%one)
+}
+
+ENTRY %main (a: f32[36,16,8], i: s32[]) -> f32[16,8] {
+  %a = f32[36,16,8]{2,1,0} parameter(0)
+  %i = s32[]{:T(128)} parameter(1)
+  ROOT %f = f32[16,8]{1,0} fusion(%a, %i), kind=kOutput, calls=%outer
+}
+"""  # noqa: E501
+
+
+def test_a_fusion_inside_of_another_reads_its_slice_of_a_stack():
+  # The slice in and out, and its index.
+  assert hlo.traffic(NESTED).accessed == 2 * 16 * 8 * 4 + 4
