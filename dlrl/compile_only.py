@@ -13,11 +13,11 @@ from typing import Any
 import jax
 
 from dlrl import config
-from dlrl import losses
 from dlrl import optimizer
 from dlrl import rollout
 from dlrl import sft
 from dlrl import train
+from dlrl import update
 from dlrl.costs import chips
 from dlrl.costs import flops as flops_lib
 from dlrl.costs import memory
@@ -174,7 +174,7 @@ def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
   advice = []
   if cfg.model.remat != "full":
     advice.append("--config.model.remat=full: recomputes layers")
-  together = losses.OBJECTIVES[learn.loss](**learn.loss_args).together
+  together = update.objective(learn).together
   least = math.lcm(parts, together)
   smaller = [n for n in range(least, learn.micro_batch, least)
              if learn.micro_batch % n == 0]

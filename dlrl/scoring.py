@@ -23,6 +23,8 @@ from dlrl.diffusion import method_processes
 from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
+from dlrl.own_code import imported
+from dlrl.own_code import trial
 from dlrl.runtime import mesh as mesh_lib
 
 
@@ -81,15 +83,24 @@ def process(
   """Returns a forward process, on the blocks of these rows if it has blocks.
 
   Args:
-    name: a key of `PROCESSES`.
+    name: a key of `PROCESSES`, or the user's `package.module:name`.
     prompt_length: [b] int.
     block_length: tokens per block of the model; 0: attention is full.
   """
-  if name not in blocks.PROCESSES | blocks.OF_TRACE:
-    return PROCESSES[name]
+  found: Callable[..., forward_process.Draw] = imported.find(
+    PROCESSES, name, "learn.forward_process")
+  if not of_blocks(name, found):
+    return found
   return functools.partial(
-    PROCESSES[name], offset=prompt_length % block_length,
+    found, offset=prompt_length % block_length,
     block_length=block_length)
+
+
+def of_blocks(name: str, found: Callable[..., forward_process.Draw]) -> bool:
+  """Whether a process is for models with blocks."""
+  if imported.named(name):
+    return trial.takes_blocks(found)
+  return name in blocks.PROCESSES | blocks.OF_TRACE
 
 
 def shared_rows(model: transformer.Model, rows: int, group: int) -> int:
@@ -216,7 +227,7 @@ def _draw(
   """Draw j as the loss sees it, and all that the model does not see [b, t]."""
   name = cfg.forward_process
   drawn, rest = _existing(model, cfg, batch), jnp.zeros_like(batch.maskable)
-  if PROCESSES[name] in method_processes.HIDES_REST:
+  if PROCESSES.get(name) in method_processes.HIDES_REST:
     drawn, rest = batch.valid, batch.maskable & ~batch.valid
   mask, weight = process(name, batch.prompt_length, model.cfg.block_length)(
     batch.trace if name in OF_TRACE else batch.keys, drawn, j, cfg.n_mc,

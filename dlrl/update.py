@@ -28,6 +28,7 @@ from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
 from dlrl.models import lora
 from dlrl.models import transformer
+from dlrl.own_code import imported
 from dlrl.scoring import Batch
 from dlrl.scoring import batch_logps
 from dlrl.scoring import draw_logps
@@ -72,6 +73,13 @@ class TrainState:
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Learn = Callable[..., tuple[TrainState, Metrics]]
+
+
+def objective(cfg: config.LearnConfig) -> losses.Objective:
+  """The objective of `learn.loss`, which may be a user's."""
+  made: losses.Objective = imported.find(
+    losses.OBJECTIVES, cfg.loss, "learn.loss")(**cfg.loss_args)
+  return made
 
 
 def make_learn(
@@ -229,7 +237,7 @@ def micro_batch_grads(
                     "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
 
   (loss, means), grads = montecarlo.shared_value_and_grad(
-    losses.OBJECTIVES[cfg.loss](**cfg.loss_args), score, prepare,
+    objective(cfg), score, prepare,
     losses.Responses(batch.advantage, batch.valid, tokens), trained,
     cfg.n_mc, onto)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
@@ -250,8 +258,8 @@ def batch_grads(
   """
   share = scoring.shared_rows(
     model, min(cfg.micro_batch, batch.completion.shape[0]), group)
-  objective = losses.OBJECTIVES[cfg.loss](**cfg.loss_args)
-  live = (batch.advantage != 0) | (not objective.skips_zero)
+  found = objective(cfg)
+  live = (batch.advantage != 0) | (not found.skips_zero)
   # Of the whole batch, not of each micro-batch, or the loss would depend on how
   # the batch is split.
   # Weights that are shares of a response are divided by none.
@@ -262,7 +270,7 @@ def batch_grads(
   # Rows that teach nothing go last, so that whole micro-batches of them exist.
   # Rows that the objective takes together, or that share their prompt, stay
   # together.
-  together = math.lcm(objective.together, share)
+  together = math.lcm(found.together, share)
   alive = jnp.any(live.reshape(-1, together), -1)
   order = (jnp.argsort(~alive)[:, None] * together
            + jnp.arange(together)[None]).reshape(-1)

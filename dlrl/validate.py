@@ -26,6 +26,8 @@ from dlrl.models import families
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import quantized
+from dlrl.own_code import imported
+from dlrl.own_code import trial
 from dlrl.runtime import profile_window
 from dlrl.sampling import check
 from dlrl.tasks.published_scorers import scorers
@@ -58,6 +60,9 @@ CHOICES: dict[str, Collection[str]] = {
   **{f"{part}.{name}": table for part in SAMPLERS
      for name, table in check.CHOICES.items()},
 }
+
+# These may also name users' code.
+OWN = ("learn.loss", "learn.forward_process", "sft.forward_process")
 
 
 def settings() -> Iterator[listing.Setting]:
@@ -92,7 +97,13 @@ def _each(values: ml_collections.ConfigDict, problems: strict.Problems
   strict.check_bounds(cfg, problems)
   for field, table in CHOICES.items():
     value = operator.attrgetter(field)(cfg)
-    problems.require(value in table, field, value, strict.one_of(table))
+    own = field in OWN
+    problems.require(
+      value in table or (own and imported.named(value)), field, value,
+      imported.choices(table) if own else strict.one_of(table))
+    if own and imported.named(value):
+      with problems.catch():
+        imported.function(value, field)
   for field in ("init_from", "pretrained"):
     value = getattr(cfg, field)
     problems.require("://" not in value, field, value,
@@ -168,9 +179,11 @@ def _together(cfg: config.Config, problems: strict.Problems) -> None:
       _task(cfg, tasks.find(cfg.task, cfg.rollout.rewards), problems)
   _batches(cfg, problems)
   if problems.sound("learn.loss") and problems.sound("learn.loss_args"):
-    _loss(cfg, problems)
+    with problems.catch():
+      _loss(cfg, problems)
   if problems.sound("learn.forward_process"):
     _process(cfg, problems)
+  _own_processes(cfg, size, problems)
   _blocks(cfg, size, problems)
 
 
@@ -188,7 +201,8 @@ def _blocks(cfg: config.Config, size: int, problems: strict.Problems) -> None:
   """Adds settings that only fit models with blocks, or do not fit them."""
   for field in ("learn.forward_process", "sft.forward_process"):
     name = operator.attrgetter(field)(cfg)
-    if problems.sound(field) and name in blocks.PROCESSES | blocks.OF_TRACE:
+    if problems.sound(field) and scoring.of_blocks(
+        name, imported.find(scoring.PROCESSES, name, field)):
       problems.require(
         size > 0, field, name, "is for models with blocks: set "
         "model.block_length, or choose a process without 'block_'")
@@ -275,11 +289,14 @@ def _batches(cfg: config.Config, problems: strict.Problems) -> None:
 
 def _loss(cfg: config.Config, problems: strict.Problems) -> None:
   learn = cfg.learn
-  loss = losses.OBJECTIVES[learn.loss]
+  loss = imported.find(losses.OBJECTIVES, learn.loss, "learn.loss")
   strict.arguments(loss, learn.loss_args, "learn.loss_args", problems)
   if not problems.sound("learn.loss_args"):
     return
-  objective = loss(**learn.loss_args)
+  objective = trial.objective(
+    loss, learn.loss_args, learn.loss, "learn.loss",
+    cfg.rollout.sampler.gen_length) if imported.named(learn.loss) else (
+      loss(**learn.loss_args))
   problems.require(
     objective.takes_norm or learn.score_norm == "none"
     or (learn.score_norm == "step" and objective.takes_shares),
@@ -304,12 +321,29 @@ def _loss(cfg: config.Config, problems: strict.Problems) -> None:
       f"that {learn.loss} compares")
 
 
+def _own_processes(
+  cfg: config.Config, size: int, problems: strict.Problems
+) -> None:
+  """Adds users' forward processes that fail."""
+  for field, arguments, columns, n in (
+      ("learn.forward_process", cfg.learn.process_args,
+       cfg.rollout.sampler.gen_length, cfg.learn.n_mc),
+      ("sft.forward_process", {}, cfg.sft.gen_length, 1)):
+    name = operator.attrgetter(field)(cfg)
+    if problems.sound(field, "learn.process_args") and imported.named(name):
+      with problems.catch():
+        trial.process(
+          imported.load(name, field), arguments, name, field,
+          columns=columns, n=n, block_length=size)
+
+
 def _process(cfg: config.Config, problems: strict.Problems) -> None:
   """How draws mask completions: the arguments, the draws, the sampler."""
   learn, sampler = cfg.learn, cfg.rollout.sampler
   name = learn.forward_process
-  strict.arguments(scoring.PROCESSES[name], learn.process_args,
-                   "learn.process_args", problems)
+  strict.arguments(
+    imported.find(scoring.PROCESSES, name, "learn.forward_process"),
+    learn.process_args, "learn.process_args", problems)
   divisor = {"complementary": 2, "block_complementary": 2, "coupled": 3}.get(
     name, 1)
   problems.require(

@@ -12,7 +12,8 @@ class TaskConfig:
   """The task that is learned, and how it is asked."""
 
   name: str = knob(
-    "sudoku", "a key of dlrl.tasks.TASKS, 'files', or several joined by '+'")
+    "sudoku", "a key of dlrl.tasks.TASKS, 'files', your own as "
+    "'package.module:name', or several joined by '+'")
   weights: Weights = knob(
     (), "with several tasks, their shares of a batch; (): equal shares")
   prompt: str = knob("bare", "wording of the question: a prompt of the task")

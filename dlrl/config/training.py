@@ -46,7 +46,7 @@ class SftConfig:
     ALL, "lowest and highest difficulty of train items; the task's unit")
   forward_process: str = knob(
     "exact_k", "how the single draw of a completion is masked: an unbiased "
-    "process of dlrl.diffusion")
+    "process of dlrl.diffusion, or your own as 'package.module:name'")
   logps_chunk: int = knob(
     16, "canvas columns whose logits are in memory at a time", at_least=1)
   log_every: int = knob(
@@ -86,13 +86,16 @@ class RolloutConfig:
 class LearnConfig:
   """From scored completions to new parameters."""
 
-  loss: str = knob("bgpo", "a key of dlrl.losses.OBJECTIVES")
+  loss: str = knob(
+    "bgpo", "a key of dlrl.losses.OBJECTIVES, or your own as "
+    "'package.module:name'")
   loss_args: Knobs = knob(
     NO_KNOBS, "arguments of the loss that differ from its defaults")
   advantage: str = knob("normalized", "a key of dlrl.losses.ADVANTAGES")
   forward_process: str = knob(
     "balanced", "how draws mask a completion: a key of PROCESSES or OF_TRACE "
-    "in dlrl.diffusion.method_processes, or with blocks in .blocks")
+    "in dlrl.diffusion.method_processes, or with blocks in .blocks, or your "
+    "own as 'package.module:name'")
   process_args: Knobs = knob(
     NO_KNOBS, "arguments of the process that differ from its defaults")
   prompt_noise: float = knob(

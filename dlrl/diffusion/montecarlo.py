@@ -134,7 +134,8 @@ def value_and_grad(
     gradients.
 
   Raises:
-    ValueError: n is less than 1, or there are no responses.
+    ValueError: n is less than 1, there are no responses, or arrays do not have
+      the shapes of `Scored` and `Responses`, or the loss and its metrics [b].
   """
   _require_responses(rows)
   if isinstance(objective, losses.Separable):
@@ -142,7 +143,8 @@ def value_and_grad(
 
     def term(params: Params, j: jax.Array) -> tuple[jax.Array, losses.Metrics]:
       draw, metrics = score(params, j)
-      loss, more = loss_of(draw, rows)
+      losses.require_shapes(draw, rows)
+      loss, more = losses.of_rows(loss_of(draw, rows), rows, "Separable.loss")
       return jnp.mean(loss) / n, _mean(floats.each_wide(metrics | more), n)
 
     return separable_value_and_grad(term, params, n, onto)
@@ -173,7 +175,8 @@ def shared_value_and_grad(
     As `value_and_grad`.
 
   Raises:
-    ValueError: n is less than 1, or there are no responses.
+    ValueError: n is less than 1, there are no responses, or arrays do not have
+      the shapes of `Scored` and `Responses`, or the loss and its metrics [b].
   """
   with jax.named_scope("update/forward"):
     shared, pull = jax.vjp(prepare, params)
@@ -217,12 +220,14 @@ def _joint(
 ) -> tuple[Statistic, Outer]:
   def statistic(params: Params, j: jax.Array) -> tuple[Any, losses.Metrics]:
     draw, metrics = score(params, j)
+    losses.require_shapes(draw, rows)
     return objective.statistic(draw, rows), jax.lax.stop_gradient(metrics)
 
   def outer(
     means: tuple[Any, losses.Metrics]
   ) -> tuple[jax.Array, losses.Metrics]:
-    loss, metrics = objective.outer(means[0], rows)
+    loss, metrics = losses.of_rows(
+      objective.outer(means[0], rows), rows, "Joint.outer")
     return jnp.mean(loss), means[1] | metrics
 
   return statistic, outer

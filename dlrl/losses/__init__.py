@@ -4,6 +4,9 @@ Each method has two forms. The function with its name takes the scores or
 log-probs of all n draws at once. `OBJECTIVES` maps its name to a function of
 its settings that returns an `Objective`, from which
 `dlrl.diffusion.montecarlo` computes the same loss one draw at a time.
+
+Arguments of other shapes than those in a function's docstring raise
+`strict.ArgumentError`, a ValueError, when the function is called or traced.
 """
 
 from collections.abc import Callable

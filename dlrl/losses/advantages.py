@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dlrl.losses import floats
+from dlrl.strict import shapes
 
 # (reward [b], group size) -> the factors [b] of the log-likelihoods.
 Rule = Callable[[jax.Array, int], jax.Array]
@@ -73,6 +74,7 @@ def centered(reward: jax.Array, group_size: int) -> jax.Array:
   Raises:
     ValueError: `group_size` does not divide b.
   """
+  shapes.require("centered", reward=(reward, "b"))
   return _groups(reward, group_size).apart.reshape(-1)
 
 
@@ -82,6 +84,7 @@ def normalized(reward: jax.Array, group_size: int) -> jax.Array:
   The standard deviation has G - 1 in the denominator, as in the published
   training code. Source: arXiv 2510.11683, Eq. 18. Arguments: see `centered`.
   """
+  shapes.require("normalized", reward=(reward, "b"))
   groups = _groups(reward, group_size)
   return (groups.apart / (groups.std + 1e-6)).reshape(-1)
 
@@ -93,6 +96,7 @@ def leave_one_out(reward: jax.Array, group_size: int) -> jax.Array:
   reward and so adds no bias. Source: arXiv 2402.14740 (RLOO); DiffuCoder (arXiv
   2506.20639) and ESPO (arXiv 2512.03759) use it. Arguments: see `centered`.
   """
+  shapes.require("leave_one_out", reward=(reward, "b"))
   _, apart, _, size = _groups(reward, group_size)
   # r - (sum - r) / (G - 1) = (r - mean) G / (G - 1)
   return (apart * (size / jnp.maximum(size - 1, 1))).reshape(-1)
@@ -114,6 +118,7 @@ def softmax_weights(
   Raises:
     ValueError: `group_size` does not divide b.
   """
+  shapes.require("softmax_weights", advantage=(advantage, "b"))
   known, groups = _split(advantage, group_size)
   return _weights(known, psi * groups)
 
@@ -143,8 +148,10 @@ def decoupled(
     rule: one of `ADVANTAGES`.
 
   Raises:
-    ValueError: `group_size` does not divide b, or there are not k weights.
+    ValueError: `group_size` does not divide b, or there are not k weights
+      (`strict.ArgumentError`, as for other shapes).
   """
+  shapes.require("decoupled", weights=(weights, "k"), rewards=(rewards, "bk"))
   rewards = floats.wide(rewards)
   return sum((
     weight * rule(reward, group_size)
@@ -159,6 +166,7 @@ def damp_negative(advantage: jax.Array, weight: float) -> jax.Array:
   the cheapest way to lower it is to make the denoiser worse everywhere. A
   weight below 1 keeps the raising terms in charge; 1 changes nothing.
   """
+  shapes.require("damp_negative", advantage=(advantage, "b"))
   advantage = floats.wide(advantage)
   return jnp.where(advantage < 0, weight * advantage, advantage)
 
@@ -168,6 +176,7 @@ def softmax_centered(reward: jax.Array, group_size: int) -> jax.Array:
 
   Arguments: see `centered`.
   """
+  shapes.require("softmax_centered", reward=(reward, "b"))
   known, apart, *_ = _groups(reward, group_size)
   return _weights(known, apart)
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
+from dlrl.strict import shapes
 
 
 def _ratio(
@@ -38,6 +39,15 @@ def bgpo_statistic(
     old_score: [b] fp32, under the parameters that generated the rollout.
     advantage: [b] fp32.
   """
+  shapes.require(
+    "bgpo_statistic", score=(score, "b"), old_score=(old_score, "b"),
+    advantage=(advantage, "b"))
+  return _statistic(score, old_score, advantage)
+
+
+def _statistic(
+  score: jax.Array, old_score: jax.Array, advantage: jax.Array
+) -> jax.Array:
   score, old_score, advantage = floats.wide(score, old_score, advantage)
   # (1 + d) A is linear in d. exp(d) A is concave in d where A < 0. So the mean
   # over draws of g_j bounds the joint objective from below, and its gradient is
@@ -58,8 +68,11 @@ def bgpo(
   Returns:
     The loss [b] and metrics [b]: `delta`, the mean absolute change of a score.
   """
+  shapes.require(
+    "bgpo", score=(score, "nb"), old_score=(old_score, "nb"),
+    advantage=(advantage, "b"))
   score, old_score, a = floats.wide(score, old_score, advantage)
-  loss = -objective.over_draws(bgpo_statistic(score, old_score, a[None]))
+  loss = -objective.over_draws(_statistic(score, old_score, a[None]))
   return loss, {"delta": objective.over_draws(jnp.abs(score - old_score))}
 
 
@@ -79,6 +92,9 @@ def bgpo_clipped(
   Returns:
     The loss [b] and metrics [b]: `clip`, the share of clipped draws.
   """
+  shapes.require(
+    "bgpo_clipped", score=(score, "nb"), old_score=(old_score, "nb"),
+    advantage=(advantage, "b"))
   score, old_score, advantage = floats.wide(score, old_score, advantage)
   a = advantage[None]
   term, flat = ratio_lib.clipped(_ratio(score, old_score, a), a, clip)

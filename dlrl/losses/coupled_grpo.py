@@ -15,6 +15,7 @@ from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 from dlrl.losses.diffu_grpo import diffu_grpo
 from dlrl.losses.diffu_grpo import token_terms
+from dlrl.strict import shapes
 
 
 def coupled_grpo(
@@ -41,6 +42,11 @@ def coupled_grpo(
   Raises:
     ValueError: `kl_coef` is set, but `ref_logps` is None.
   """
+  shapes.require(
+    "coupled_grpo", logps=(logps, "nbt"), old_logps=(old_logps, "nbt"),
+    weight=(weight, "nbt"), advantage=(advantage, "b"), mask=(mask, "bt"),
+    ref_logps=(ref_logps, "nbt"))
+
   def mean(x: jax.Array) -> jax.Array:
     return objective.over_draws(floats.weighted(x, weight))
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
+from dlrl.strict import shapes
 
 
 def token_terms(
@@ -32,6 +33,9 @@ def token_terms(
     ref_logps: [..., b, t] fp32, under the reference; None without a KL.
     kl_coef: factor of the k3 estimate of the KL to the reference.
   """
+  shapes.require(
+    "token_terms", logps=(logps, "*bt"), old_logps=(old_logps, "*bt"),
+    advantage=(advantage, "b"), ref_logps=(ref_logps, "*bt"))
   logps, old_logps, advantage, ref_logps = floats.wide(
     logps, old_logps, advantage, ref_logps)
   # Here, and not only where tokens are summed: the gradient of a sum would be
@@ -73,6 +77,11 @@ def diffu_grpo(
     ValueError: `kl_coef` is set, but `ref_logps` is None.
   """
   ratio_lib.require_reference("diffu_grpo", "ref_logps", ref_logps, kl_coef)
+  axes = shapes.of_tokens(logps)
+  shapes.require(
+    "diffu_grpo", logps=(logps, "bt|nbt"), old_logps=(old_logps, axes),
+    advantage=(advantage, "b"), mask=(mask, shapes.up_to(axes)),
+    ref_logps=(ref_logps, axes))
   shape = (-1, *logps.shape[-2:])
   mask = jnp.broadcast_to(mask, logps.shape)
   terms = token_terms(

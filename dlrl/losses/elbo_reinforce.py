@@ -7,12 +7,15 @@ import jax
 
 from dlrl.losses import floats
 from dlrl.losses import objective
+from dlrl.strict import shapes
 
 
 def elbo_reinforce(
   score: jax.Array, advantage: jax.Array
 ) -> objective.LossAndMetrics:
   """The loss [b] of scores [n, b] and advantages [b], and no metrics."""
+  shapes.require(
+    "elbo_reinforce", score=(score, "nb"), advantage=(advantage, "b"))
   score, advantage = floats.wide(score, advantage)
   return -objective.over_draws(score) * advantage, {}
 

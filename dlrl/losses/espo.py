@@ -11,6 +11,7 @@ import jax
 from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
+from dlrl.strict import shapes
 
 # Scores [b] under the trained, the rollout's and the reference's parameters.
 _Scores = tuple[jax.Array, jax.Array, jax.Array | None]
@@ -42,6 +43,10 @@ def espo(
     ValueError: `kl_coef` is set, but `ref_score` is None, or `kl` is unknown.
   """
   ratio_lib.require_reference("espo", "ref_score", ref_score, kl_coef)
+  shapes.require(
+    "espo", score=(score, "nb"), old_score=(old_score, "nb"),
+    advantage=(advantage, "b"), length=(length, "|b"),
+    ref_score=(ref_score, "nb"))
   means = jax.tree.map(
     objective.over_draws, floats.wide(score, old_score, ref_score))
   return _outer(means, advantage, length, clip, kl_coef, kl)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
+from dlrl.strict import shapes
 
 
 def gdsd(
@@ -39,8 +40,14 @@ def gdsd(
     ValueError: `kl_coef` is set, but `ref_score` is None.
   """
   ratio_lib.require_reference("gdsd", "ref_score", ref_score, kl_coef)
+  shapes.require(
+    "gdsd", score=(score, "nb"), old_score=(old_score, "nb"),
+    advantage=(advantage, "b"), length=(length, "|b"),
+    ref_score=(ref_score, "nb"))
   score, old_score, advantage, ref_score, length = floats.wide(
     score, old_score, advantage, ref_score, length)
+  if jnp.ndim(length):
+    length = jnp.asarray(length)[None]
   delta = score - jax.lax.stop_gradient(old_score)
   # Clamped in log space: exp(delta) within 1 - clip..1 + clip.
   delta = jnp.clip(delta, jnp.log1p(-clip), jnp.log1p(clip))

@@ -14,13 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from dlrl.losses import floats
+from dlrl.strict import shapes
 
 Metrics = dict[str, jax.Array]  # per response, [b]
 LossAndMetrics = tuple[jax.Array, Metrics]  # the loss is per response, [b]
 
 
 def require_draws(x: jax.Array) -> jax.Array:
-  """The array [n, ...]; raises ValueError if n is 0."""
+  """The array [n, ...]; raises ValueError if n is 0, or there is no n."""
+  if not x.ndim:
+    raise ValueError("a loss of draws got a scalar; pass an array [n, ...]")
   if not x.shape[0]:
     raise ValueError(
       f"a loss of n = 0 draws (an array has the shape {x.shape}); pass at "
@@ -63,7 +66,13 @@ class Scored(NamedTuple):
   weight: jax.Array
 
   def score(self, logps: jax.Array) -> jax.Array:
-    """The draw's ELBO estimate from log-probs [b, t], [b] fp32."""
+    """The draw's ELBO estimate from log-probs [b, t], [b] fp32.
+
+    Raises:
+      strict.ArgumentError: the log-probs have another shape than the weights.
+    """
+    shapes.require(
+      "Scored.score", weight=(self.weight, "bt"), logps=(logps, "bt"))
     return jnp.sum(floats.weighted(logps, self.weight), -1)
 
 
@@ -134,3 +143,52 @@ class Joint(NamedTuple):
 
 
 Objective = Separable | Joint
+
+
+def require_shapes(draw: Scored, rows: Responses) -> None:
+  """Checks what an objective is given.
+
+  Raises:
+    strict.ArgumentError: an array has another shape than `Scored` and
+      `Responses` say.
+  """
+  sizes = shapes.require(
+    "Responses", valid=(rows.valid, "bt"), advantage=(rows.advantage, "b"),
+    tokens=(rows.tokens, "b"))
+  shapes.require(
+    "Scored", sizes, logps=(draw.logps, "bt"), old_logps=(draw.old_logps, "bt"),
+    ref_logps=(draw.ref_logps, "bt"), mask=(draw.mask, "bt"),
+    weight=(draw.weight, "bt"))
+
+
+def of_rows(result: Any, rows: Responses, name: str) -> LossAndMetrics:
+  """Checks what an objective returned.
+
+  Args:
+    result: the loss [b] and metrics [b].
+    rows: the responses, b of them.
+    name: what returned it, for messages.
+
+  Raises:
+    ValueError: it is something else.
+  """
+  if not (isinstance(result, tuple) and len(result) == 2
+          and isinstance(result[1], dict)):
+    raise ValueError(
+      f"{name} returned {_kind(result)}; it must return the loss [b] and a "
+      "dict of metrics [b]")
+  loss, metrics = result
+  named = [(f"the metric {key!r}", value) for key, value in metrics.items()]
+  for what, value in [("the loss", loss), *named]:
+    shape = jnp.shape(value)
+    if shape != rows.advantage.shape:
+      raise ValueError(
+        f"{name} returned {what} with the shape {shape}; it must be [b] = "
+        f"{list(rows.advantage.shape)}, one number for each response")
+  return loss, metrics
+
+
+def _kind(result: Any) -> str:
+  if isinstance(result, tuple):
+    return f"({', '.join(type(x).__name__ for x in result)})"
+  return type(result).__name__

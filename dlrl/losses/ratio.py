@@ -2,8 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dlrl import strict
 from dlrl.losses import floats
+from dlrl.strict import shapes
 
 Clip = float | tuple[float, float]  # how far below and above 1
 
@@ -31,9 +34,19 @@ def clipped(
     The surrogate, and a bool array that is True where the clip is what counts;
     both of the shape of `ratio`.
   """
+  strict.require(
+    _fits(np.shape(advantage), np.shape(ratio)), "clipped.advantage",
+    np.shape(advantage), "its shape must be broadcastable to that of ratio, "
+    f"{np.shape(ratio)}", strict.ArgumentError)
   free = ratio * advantage
   bound = jnp.clip(ratio, *bounds(clip)) * advantage
   return jnp.minimum(free, bound), bound < free
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+  """Whether `shape` is broadcastable to `wanted`."""
+  return len(shape) <= len(wanted) and all(
+    x in (1, y) for x, y in zip(shape[::-1], wanted[::-1], strict=False))
 
 
 def _k1(logp: jax.Array, ref: jax.Array) -> jax.Array:
@@ -75,6 +88,7 @@ def kl(logp: jax.Array, ref: jax.Array, kind: str) -> jax.Array:
   """
   if kind not in KL:
     raise ValueError(f"kl: unknown estimator {kind!r}; use {', '.join(KL)}")
+  shapes.require("kl", logp=(logp, "*"), ref=(ref, "*"))
   logp, ref = floats.wide(logp, ref)
   return KL[kind](logp, jax.lax.stop_gradient(ref))
 

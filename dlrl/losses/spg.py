@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dlrl.losses import floats
 from dlrl.losses import objective
+from dlrl.strict import shapes
 
 # exp(-80) is a normal number in fp32, so its log is finite. A token this
 # improbable has no gradient from the upper bound. The other end is out of reach
@@ -39,6 +40,9 @@ def spg(
   Returns:
     The loss [b] and metrics [b]: `elbo` and `eubo`, nats per token.
   """
+  shapes.require(
+    "spg", logps=(logps, "bt|nbt"), weight=(weight, shapes.of_tokens(logps)),
+    advantage=(advantage, "b"), mask=(mask, "bt"))
   shape = (-1, *logps.shape[-2:])
   draws = jax.vmap(_statistic, (0, 0, None, None))(
     logps.reshape(shape), weight.reshape(shape), mask, beta)

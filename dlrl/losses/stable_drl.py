@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from dlrl.losses import floats
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
+from dlrl.strict import shapes
 
 
 def stable_drl(
@@ -34,6 +35,9 @@ def stable_drl(
   Returns:
     The loss [b] and metrics [b]: `ratio`, and `clip`, 1 where it is clipped.
   """
+  shapes.require(
+    "stable_drl", score=(score, "nb"), old_score=(old_score, "nb"),
+    advantage=(advantage, "b"), length=(length, "|b"))
   means = jax.tree.map(
     objective.over_draws, floats.wide(score, old_score))
   return _outer(means, advantage, length, clip, group_size)

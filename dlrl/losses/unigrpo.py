@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from dlrl.losses import objective
 from dlrl.losses import ratio as ratio_lib
 from dlrl.losses.diffu_grpo import token_terms
+from dlrl.strict import shapes
 
 
 def unigrpo(
@@ -39,6 +40,10 @@ def unigrpo(
     ValueError: `kl_coef` is set, but `ref_logps` is None.
   """
   ratio_lib.require_reference("unigrpo", "ref_logps", ref_logps, kl_coef)
+  shapes.require(
+    "unigrpo", logps=(logps, "nbt"), old_logps=(old_logps, "nbt"),
+    advantage=(advantage, "b"), mask=(mask, "nbt"),
+    ref_logps=(ref_logps, "nbt"))
   terms = token_terms(
     logps, old_logps, advantage, mask, clip, ref_logps, kl_coef)
   return objective.reduce(
@@ -54,6 +59,9 @@ def trace_rl(
   n counts slices of the decode trace; `mask` has the tokens that the denoising
   steps of a slice committed. All else: see `unigrpo`.
   """
+  shapes.require(
+    "trace_rl", logps=(logps, "nbt"), old_logps=(old_logps, "nbt"),
+    advantage=(advantage, "b"), mask=(mask, "nbt"))
   return unigrpo(logps, old_logps, advantage, mask, clip=clip,
                  ref_logps=old_logps, kl_coef=kl_coef)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dlrl.losses import floats
 from dlrl.losses import objective
+from dlrl.strict import shapes
 
 
 def vrpo_offline(
@@ -29,6 +30,9 @@ def vrpo_offline(
   Returns:
     The loss [b] and metrics [b]: `margin`, and `right`, 1 where it is positive.
   """
+  shapes.require(
+    "vrpo_offline", chosen=(chosen, "nb"), rejected=(rejected, "nb"),
+    ref_chosen=(ref_chosen, "nb"), ref_rejected=(ref_rejected, "nb"))
   chosen, rejected, ref_chosen, ref_rejected = floats.wide(
     chosen, rejected, ref_chosen, ref_rejected)
   return vrpo_offline_outer(
@@ -41,6 +45,8 @@ def vrpo_offline_outer(
   chosen: jax.Array, rejected: jax.Array, *, beta: float
 ) -> objective.LossAndMetrics:
   """`vrpo_offline` of the mean changes of the scores, [b] each."""
+  shapes.require(
+    "vrpo_offline_outer", chosen=(chosen, "b"), rejected=(rejected, "b"))
   chosen, rejected = floats.wide(chosen, rejected)
   margin = beta * (chosen - rejected)
   # softplus(-x) = -log sigmoid(x), without overflow

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from dlrl.losses import floats
 from dlrl.losses import objective
+from dlrl.strict import shapes
 
 
 def vrpo_online(
@@ -19,6 +20,9 @@ def vrpo_online(
 
   Average the loss over responses. Arguments: see `bgpo`.
   """
+  shapes.require(
+    "vrpo_online", score=(score, "nb"), old_score=(old_score, "nb"),
+    advantage=(advantage, "b"))
   score, old_score = floats.wide(score, old_score)
   return _outer(
     objective.over_draws(score - jax.lax.stop_gradient(old_score)), advantage)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dlrl.losses import advantages
 from dlrl.losses import floats
 from dlrl.losses import objective
+from dlrl.strict import shapes
 
 
 def wd1(
@@ -30,6 +31,9 @@ def wd1(
   Returns:
     The loss [b] and metrics [b]: `weight`, the factor of the log-likelihood.
   """
+  shapes.require(
+    "wd1", logps=(logps, "bt|nbt"), advantage=(advantage, "b"),
+    mask=(mask, shapes.up_to(shapes.of_tokens(logps))))
   logps, advantage = floats.wide(logps, advantage)
   weight = advantages.softmax_weights(advantage, group_size, psi)
   mask = jnp.broadcast_to(mask, logps.shape)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from dlrl import config
-from dlrl import losses
 from dlrl import optimizer
 from dlrl import update
 from dlrl.costs import memory
@@ -63,7 +62,7 @@ def abstract_rl(setup: setup_lib.Setup) -> update.TrainState:
 
 def reference(cfg: config.Config, trained: Any) -> Any:
   """The state's `ref_params` if RL starts from `trained`."""
-  if not losses.OBJECTIVES[cfg.learn.loss](**cfg.learn.loss_args).needs_ref:
+  if not update.objective(cfg.learn).needs_ref:
     return None
   # Fresh adapters add nothing: the reference does without, and is the base.
   fresh = cfg.lora.rank and (cfg.init_from or not cfg.sft.steps)

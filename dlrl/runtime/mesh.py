@@ -40,13 +40,21 @@ def split_cpu(parts: int, processes: int = 1) -> None:
     processes: processes of the job, each of which gets an equal part.
 
   Raises:
-    strict.ConfigError: `parts` is not a multiple of `processes`.
+    strict.ConfigError: `parts` is not a multiple of `processes`, or JAX has
+      its devices already.
   """
   strict.require(
     parts % processes == 0, "mesh.cpu_devices", parts,
     f"must be a multiple of the {processes} processes, which share the devices")
-  if parts:
+  if not parts:
+    return
+  try:
     jax.config.update("jax_num_cpu_devices", parts // processes)
+  except RuntimeError as e:
+    raise strict.ConfigError(
+      "mesh.cpu_devices", parts, "JAX has made its devices already, which it "
+      "does for the first array: a module of yours should make arrays in "
+      "functions, not while it is imported") from e
 
 
 def found() -> list[jax.Device]:

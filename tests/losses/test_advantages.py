@@ -152,5 +152,5 @@ def test_a_reward_with_large_numbers_does_not_hide_another():
 
 
 def test_as_many_weights_as_rewards():
-  with pytest.raises(ValueError, match="zip"):
+  with pytest.raises(ValueError, match="k = 1, as in weights"):
     losses.decoupled(jnp.ones((4, 2)), 4, weights=(1.0,))

@@ -1,11 +1,11 @@
 """Finds rewards by name: a task's own, those that all tasks have, or users'."""
 
-import importlib
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 from dlrl import strict
+from dlrl.own_code import imported
 from dlrl.tasks import task as task_lib
 
 _FIELD = "rollout.rewards"
@@ -47,7 +47,7 @@ def find(known: Mapping[str, task_lib.Reward], names: Sequence[str]
     strict.require(
       short not in found and short not in RESERVED, _FIELD, name,
       f"reward/{short} is already in the log; rename the function")
-    if ":" in name:
+    if imported.named(name):
       found[short] = _imported(name)
     else:
       strict.require(
@@ -59,14 +59,7 @@ def find(known: Mapping[str, task_lib.Reward], names: Sequence[str]
 
 
 def _imported(path: str) -> task_lib.Reward:
-  module, _, function = path.rpartition(":")
-  try:
-    found = getattr(importlib.import_module(module), function)
-  # A user's module can raise anything, and a script may call sys.exit.
-  except (Exception, SystemExit) as e:
-    raise strict.ConfigError(
-      _FIELD, path, f"cannot be imported: {type(e).__name__}: {e}. Is the "
-      "folder of the module on PYTHONPATH?") from e
+  found = imported.load(path, _FIELD)
   strict.require(callable(found), _FIELD, path,
                  f"must be a function, got {type(found).__name__}")
   return found
