@@ -1,8 +1,9 @@
-"""`dlrl chat --model=DIR [--prompt=TEXT] [--html=FILE]`.
+"""`dlrl chat --model=MODEL [--prompt=TEXT] [--html=FILE]`.
 
 Answers questions with a published checkpoint, or one from `dlrl.export`, and
 shows each answer while it is denoised. With `--html`, writes a page that
-replays the last answer.
+replays the last answer. MODEL is a directory, or ORG/NAME[@REVISION] on the
+Hugging Face Hub.
 """
 
 import functools

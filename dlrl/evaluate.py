@@ -1,7 +1,8 @@
-"""`dlrl evaluate --config=FILE:PRESET (--workdir=DIR | --model=DIR)`.
+"""`dlrl evaluate --config=FILE:PRESET (--workdir=DIR | --model=MODEL)`.
 
-Evaluates the parameters of a run, or of a published model, on held-out items.
-Writes into `--out`
+Evaluates the parameters of a run, or of a published model (a directory, or
+ORG/NAME[@REVISION] on the Hugging Face Hub), on held-out items. Writes into
+`--out`
 
     completions.jsonl  every completion: text, answer, scores, commit steps
     results.md, results.json  the table, with all settings it depends on
@@ -44,6 +45,7 @@ from dlrl.evaluation import protocols
 from dlrl.evaluation import table as table_lib
 from dlrl.run import command
 from dlrl.run import grading
+from dlrl.run import hub_commits
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
@@ -54,6 +56,7 @@ from dlrl.sampling import check
 from dlrl.sampling import denoise
 from dlrl.sampling import speed
 from dlrl.sampling.steps import DecodeState
+from dlrl.storage import output_paths
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks.published_scorers import scorers
 
@@ -257,7 +260,8 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
 
   Args:
     values: the config of a file or of a run; changed in place.
-    model: directory of a published model; "" keeps `config.pretrained`.
+    model: a published model, a directory or a name on the Hub; "" keeps
+      `config.pretrained`.
     protocol: a key of `protocols.PROTOCOLS`; "" keeps the config's settings.
     prompt_file: path of a prompt template; "" keeps the config's or the
       protocol's prompt.
@@ -310,10 +314,18 @@ def run() -> None:
   strict.require(
     values is not None, "config", "", "--model needs --config=FILE, which "
     "names the task", strict.FlagError)
+  if options.workdir:
+    hub_commits.keep(
+      values, output_paths.path("workdir", options.workdir))
   cfg = prepare(values, model=options.model, protocol=options.protocol,
                 prompt_file=options.prompt_file)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
-  setup = setup_lib.make(cfg)
+  try:
+    setup = setup_lib.make(hub_commits.fixed(cfg))
+  except strict.ConfigError as e:
+    if not options.model or e.field != "pretrained":
+      raise
+    raise strict.FlagError("model", e.value, e.fix) from e  # as typed here
   try:
     scorer = scorers.SCORERS[cfg.evaluation.scorer]
     setup = dataclasses.replace(setup, task=scorer(cfg.task.name, setup.task))
@@ -327,7 +339,7 @@ def run() -> None:
         setup, options.workdir, options.checkpoint)
       origin = {"workdir": options.workdir, "step": step}
     else:
-      params, origin = setup.init_params(), {"model": options.model}
+      params, origin = setup.init_params(), {"model": setup.cfg.pretrained}
     text = evaluate(setup, params, origin, out)
   terminal.show(f"{text}\n{out / 'results.md'}")
 

@@ -1,19 +1,25 @@
-"""`dlrl export --workdir=DIR --out=DIR [--source=DIR] [--adapter]`.
+"""`dlrl export --workdir=DIR --out=DIR [--source=MODEL] [--push=ORG/NAME]`.
 
 Writes the parameters in a run's newest checkpoint as a directory that
 `transformers` loads with the model code published for it. All other files
 (config, tokenizer, code) are copied from the checkpoint that the run started
-from: `pretrained` in the run's config, or `--source` if it has moved.
+from: `pretrained` in the run's config, or `--source` if it has moved. MODEL is
+a directory, or ORG/NAME[@REVISION] on the Hugging Face Hub.
 
 Adapters are merged into their matrices. With `--adapter` only the adapter is
 written, in PEFT's format.
+
+With `--push` the result is uploaded to the Hub, after a question that says
+whether the repository is private or public. Scripts answer it by `--push_as`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+import sys
 
 import jax
 from absl import flags
@@ -21,6 +27,7 @@ from absl import flags
 from dlrl import config
 from dlrl import strict
 from dlrl import validate
+from dlrl.hub import uploads
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import lora
@@ -30,6 +37,7 @@ from dlrl.run import command
 from dlrl.run import start_params
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
+from dlrl.runtime import terminal
 from dlrl.storage import checkpoint
 from dlrl.storage import output_paths
 
@@ -42,7 +50,7 @@ def export(
   Args:
     workdir: a run that started from a published checkpoint.
     out: the directory to write; must not exist.
-    source: the published checkpoint; "": where the run read it.
+    source: the published checkpoint, as of `pretrained`; "": the run's own.
     adapter: whether to write only the adapter, in PEFT's format.
 
   Raises:
@@ -139,11 +147,43 @@ class _KeptModel:
   param_dtype: str = "float32"
 
 
+def confirmed(target: uploads.Target, out: str) -> bool:
+  """Asks on the terminal whether to upload; only "yes" is one.
+
+  Raises:
+    strict.FlagError: there is no terminal to ask on.
+  """
+  strict.require(
+    sys.stdin.isatty(), "push", target.repo.name, "asks on a terminal before "
+    f"it uploads to {target.described}; in a script, answer by "
+    f"--push_as={'private' if target.private else 'public'}", strict.FlagError)
+  terminal.show(f"dlrl: upload {out} to {target.described}?")
+  with contextlib.suppress(EOFError):
+    return input("Type yes to upload when it is written: ").strip() == "yes"
+  return False
+
+
 def run() -> None:
-  """Exports what the flags ask for."""
+  """Exports what the flags ask for; uploads it where that is confirmed.
+
+  Raises:
+    strict.FlagError: a flag is invalid, or the upload was not confirmed or
+      fails.
+  """
   options = flags.FLAGS
+  strict.require(bool(options.push) or not options.push_as, "push_as",
+                 options.push_as, "needs --push=ORG/NAME", strict.FlagError)
+  target = None
+  if options.push:
+    target = uploads.find(options.push, options.push_as)
+    strict.require(
+      bool(options.push_as) or confirmed(target, options.out), "push",
+      options.push, "not confirmed; nothing was written", strict.FlagError)
   export(options.workdir, options.out, options.source, adapter=options.adapter)
   progress.say(f"wrote {options.out}")
+  if target:
+    uploads.upload(
+      target, output_paths.path("out", options.out), progress.say)
 
 
 if __name__ == "__main__":

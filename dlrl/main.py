@@ -35,6 +35,7 @@ from dlrl import train
 from dlrl import validate
 from dlrl.evaluation import held_out
 from dlrl.run import command
+from dlrl.run import hub_commits
 from dlrl.run import setup as setup_lib
 from dlrl.run import summary as summary_lib
 from dlrl.runtime import compile_cache
@@ -87,10 +88,12 @@ def run(config_file: str, workdir: str) -> None:
                    "works only with --compile_only", strict.FlagError)
   with problems.catch():
     root = output_paths.path("workdir", workdir)
+    hub_commits.keep(options.config, root)
   with problems.catch():
     cfg = validate.from_dict(options.config)
   problems.finish()
   mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
+  cfg = hub_commits.fixed(cfg)
   setup = setup_lib.make(cfg)
   if summary_lib.read(root) is None:
     _check_rows(setup)  # before the workdir is bound to the config

@@ -118,3 +118,11 @@ def shared() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"no reference data at {path}")
   return path
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+  """A Hub of the tests' own; its commits and files are in `fake_hub`."""
+  import fake_hub
+  with fake_hub.used(tmp_path / "hub", monkeypatch) as made:
+    yield made

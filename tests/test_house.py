@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
   ("strict",),
   ("keys", "losses"),
-  ("config", "costs", "diffusion", "sandbox"),
+  ("config", "costs", "diffusion", "hub", "sandbox"),
   ("own_code",),
   ("optimizer", "presets", "runtime", "tasks"),
   ("commands", "data", "models", "storage"),

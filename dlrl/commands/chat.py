@@ -6,7 +6,8 @@ from absl import flags
 def define(values: flags.FlagValues) -> None:
   """Defines the flags."""
   flags.DEFINE_string(
-    "model", None, "directory of a checkpoint", values, required=True)
+    "model", None, "directory of a checkpoint, or its name on the Hub, "
+    "ORG/NAME[@REVISION]", values, required=True)
   flags.DEFINE_string(
     "prompt", None, "one question; without it, questions are read line by line",
     values)

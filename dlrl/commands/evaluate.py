@@ -13,7 +13,9 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "checkpoint", "latest", "step of a checkpoint of the run, 'latest', or "
     "'best' by the accuracy on the run's held-out split", values)
-  flags.DEFINE_string("model", "", "directory of a published model", values)
+  flags.DEFINE_string(
+    "model", "", "directory of a published model, or its name on the Hub, "
+    "ORG/NAME[@REVISION]", values)
   flags.DEFINE_string(
     "out", "", "directory for the results; default: WORKDIR/evaluation",
     values)

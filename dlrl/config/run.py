@@ -68,7 +68,8 @@ class Config:
     5, "updates skipped in a row for NaN or infinity before the run fails",
     at_least=1)
   pretrained: str = knob(
-    "", "directory of a published checkpoint; '': random parameters")
+    "", "directory of a published checkpoint, or its name on the Hub, "
+    "ORG/NAME[@REVISION]; '': random parameters")
   init_from: str = knob(
     "", "workdir of a finished run to start from; '': sft")
   log_every: int = knob(

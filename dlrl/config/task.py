@@ -24,7 +24,8 @@ class TaskConfig:
   few_shot: int = knob(
     0, "worked examples from the train split before each question", at_least=0)
   train_files: str = knob(
-    "", "for the task 'files': JSONL or Parquet, separated by commas")
+    "", "for the task 'files': JSONL or Parquet, separated by commas; "
+    "hf://datasets/ORG/NAME[@REVISION]/FILE is on the Hub")
   validation_files: str = knob("", "same as train_files, for validation")
   test_files: str = knob("", "same as train_files, for the test")
   bad_rows: str = knob(

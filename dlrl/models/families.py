@@ -8,6 +8,7 @@ own there; here it is one row of a stacked axis.
 
 import dataclasses
 import functools
+import os
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 from dlrl import config
 from dlrl import strict
+from dlrl.hub import snapshots
 from dlrl.runtime import json_file
 
 # Makes the error about a directory that cannot be used, from its value and a
@@ -204,7 +206,7 @@ def read_config(
   """Reads the architecture of a checkpoint from its `config.json`.
 
   Args:
-    directory: the checkpoint.
+    directory: the checkpoint, as of `folder`.
     dtype: of parameters and computation, whatever the file says.
     block_length: replaces the file's `block_size`, with a warning.
     mask_id: replaces the file's `mask_token_id`.
@@ -277,13 +279,31 @@ def completed(hf: Mapping[str, Any]) -> dict[str, Any]:
                      if hf.get(name) is None}
 
 
-def folder(directory: str | pathlib.Path, refuse: json_file.Refuse
-           ) -> pathlib.Path:
-  """The path of a checkpoint, with `~` replaced."""
+def folder(
+  directory: str | pathlib.Path, refuse: json_file.Refuse,
+  files: Sequence[str] = snapshots.DESCRIPTION,
+) -> pathlib.Path:
+  """The directory of a checkpoint: as it is named, or of the Hub's cache.
+
+  Args:
+    directory: its path, in which `~` is replaced; or ORG/NAME or
+      ORG/NAME@REVISION on the Hub, unless there is such a path.
+    refuse: makes the error to raise.
+    files: patterns of those that are wanted, which are downloaded.
+  """
+  repo = snapshots.model(directory) if isinstance(directory, str) else None
+  if repo:
+    return snapshots.fetch(repo, files, refuse)
   try:
-    return pathlib.Path(directory).expanduser()
+    path = pathlib.Path(directory).expanduser()
   except RuntimeError as e:  # `~name` of an unknown user
     raise refuse(f"{e}; name the directory of a downloaded checkpoint") from e
+  if not os.path.exists(path):
+    raise refuse(
+      "there is no such directory, and it is not ORG/NAME or "
+      "ORG/NAME@REVISION, as a model on the Hub is named; correct it, or name "
+      "the directory of a downloaded checkpoint")
+  return path
 
 
 def transposed(path: str) -> bool:

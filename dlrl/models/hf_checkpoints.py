@@ -21,6 +21,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from dlrl import strict
+from dlrl.hub import snapshots
 from dlrl.models import families
 from dlrl.models import layers
 from dlrl.models import transformer
@@ -49,7 +50,8 @@ def load(
   """Loads a published model from its directory: config.json and safetensors.
 
   Args:
-    directory: a LLaDA, Dream, bidirectional Qwen or SDAR checkpoint.
+    directory: a LLaDA, Dream, bidirectional Qwen or SDAR checkpoint, or the
+      name of one on the Hub: ORG/NAME or ORG/NAME@REVISION.
     dtype: of parameters and computation, one of `DTYPES`.
     mesh: splits the parameters over devices, from `dlrl.runtime.mesh.make`;
       None: one device holds all.
@@ -131,7 +133,7 @@ def _params(
   error: families.Refusal,
 ) -> Any:
   refuse = functools.partial(error, str(directory))
-  root = families.folder(directory, refuse)
+  root = families.folder(directory, refuse, snapshots.WEIGHTS)
   family = families.FAMILIES[model_type]
   found = _find(
     root, families.published(family, _shapes(abstract)), family, refuse)
@@ -184,7 +186,7 @@ def save(
   Args:
     params: nested dicts of arrays, all addressable by this process.
     source: the published checkpoint whose config, tokenizer and code are
-      copied.
+      copied: a directory, or a name on the Hub.
     out: the directory to write; must not exist.
     shard_bytes: size limit of a file; a larger tensor gets its own file.
 
@@ -193,7 +195,10 @@ def save(
     strict.ConfigError: the family of `source` is not supported.
     ValueError: the parameters do not fit the config.json of `source`.
   """
-  source, out = (pathlib.Path(x).expanduser() for x in (source, out))
+  out = pathlib.Path(out).expanduser()
+  source = families.folder(
+    source, functools.partial(families.PRETRAINED, str(source)),
+    snapshots.DESCRIPTION + published_files.COPIED)
   cfg, hf = families.read_config(source)
   family = families.FAMILIES[hf["model_type"]]
   model = transformer.build(cfg, hf["mask_token_id"])

@@ -140,7 +140,8 @@ def load(
 
   Args:
     directory: has config.json, tokenizer_config.json, and either tokenizer.json
-      or vocab.json and merges.txt; perhaps generation_config.json.
+      or vocab.json and merges.txt; perhaps generation_config.json. Or a name
+      on the Hub: ORG/NAME or ORG/NAME@REVISION.
     error: makes the error to raise.
 
   Raises:

@@ -20,6 +20,7 @@ from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
 from dlrl import config
+from dlrl.hub import snapshots
 from dlrl.models import families
 from dlrl.runtime import published_files
 
@@ -39,7 +40,8 @@ def save(
   Args:
     adapter: nested dicts of arrays, all addressable by this process.
     cfg: rank and alpha of the adapter.
-    source: the published checkpoint it was trained on; recorded as its base.
+    source: the published checkpoint it was trained on, a directory or a name
+      on the Hub; recorded as its base.
     out: the directory to write; must not exist.
 
   Raises:
@@ -49,6 +51,7 @@ def save(
   out = pathlib.Path(out).expanduser()
   _, hf = families.read_config(source)
   names = families.FAMILIES[hf["model_type"]].names
+  repo = snapshots.model(str(source))
   tensors, modules = {}, []
   for path, leaf in traverse_util.flatten_dict(adapter, sep="/").items():
     matrix, _, part = path.rpartition("/")
@@ -62,7 +65,8 @@ def save(
       metadata={"format": "pt"})
     (partial / "adapter_config.json").write_text(json.dumps({
       "peft_type": "LORA", "task_type": None, "inference_mode": True,
-      "base_model_name_or_path": str(source), "r": cfg.rank,
+      "base_model_name_or_path": repo.name if repo else str(source),
+      "revision": (repo.revision or None) if repo else None, "r": cfg.rank,
       "lora_alpha": cfg.alpha, "lora_dropout": 0.0, "bias": "none",
       "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
       "modules_to_save": None,

@@ -12,6 +12,7 @@ from typing import Any
 from absl import app
 from absl import flags
 from absl import logging
+from huggingface_hub import utils as hub_utils
 
 from dlrl import commands
 from dlrl import config
@@ -67,6 +68,8 @@ def _run(main: Callable[[list[str]], object],
          argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # or every save prints a page
+  if not sys.stderr.isatty():
+    hub_utils.disable_progress_bars()  # a file would have each state of theirs
   try:
     main(argv[1:])
   except errors as e:

@@ -15,7 +15,10 @@ from dlrl.runtime import progress
 
 # Of configs, tokenizers, code and texts; "" for LICENSE and the like. Not of
 # weights, whatever their format: they are those before training.
-_COPIED = {".jinja", ".json", ".md", ".model", ".py", ".tiktoken", ".txt", ""}
+_SUFFIXES = {".jinja", ".json", ".md", ".model", ".py", ".tiktoken", ".txt", ""}
+# The same as patterns, which know files without a suffix by their names.
+COPIED = (
+  *sorted(f"*{suffix}" for suffix in _SUFFIXES if suffix), "LICENSE", "NOTICE")
 # These would make loaders look for other weights.
 _OF_WEIGHTS = (".index.json", "adapter_config.json")
 
@@ -53,7 +56,7 @@ def copy(source: pathlib.Path, to: pathlib.Path) -> None:
   for file in sorted(source.iterdir()):
     if not file.is_file():
       continue
-    weights = file.suffix not in _COPIED or file.name.endswith(_OF_WEIGHTS)
+    weights = file.suffix not in _SUFFIXES or file.name.endswith(_OF_WEIGHTS)
     if not weights and not file.name.startswith(".") and _inside(file, source):
       shutil.copyfile(file.resolve(), to / file.name)
     elif file.suffix != ".safetensors":

@@ -38,7 +38,8 @@ def desk(tmp_path_factory, published):
   path = tmp_path_factory.mktemp("desk")
   for name in ("configs", "launch", "benchmarks"):
     (path / name).symlink_to(ROOT / name)
-  (path / "LLaDA-8B-Instruct").symlink_to(published)
+  (path / "GSAI-ML").mkdir()  # a path that exists is no name on the Hub
+  (path / "GSAI-ML" / "LLaDA-8B-Instruct").symlink_to(published)
   for split in ("train", "val", "validation", "test"):
     (path / f"{split}.jsonl").write_text("".join(
       json.dumps({"prompt": f"{i}+{len(split)}=",

@@ -1,4 +1,4 @@
-"""Importing this forgets what the caller's environment tells JAX and launchers.
+"""Importing this forgets what the caller's environment tells libraries.
 
 Settings of JAX, a job of SLURM around the tests, or `make test PYTHON=...`
 would reach the tests and their child processes. It has to be the first import
@@ -9,17 +9,21 @@ where packages, devices and kept programs are stays.
 import os
 from collections.abc import MutableMapping
 
-PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "MEGASCALE_", "SLURM_", "OMPI_",
-            "PYTHON")
+PREFIXES = ("HF_", "JAX_", "XLA_", "LIBTPU_", "TPU_", "MEGASCALE_", "SLURM_",
+            "OMPI_", "PYTHON")
 NAMES = {"DLRL_PAUSE"}
 KEPT = {"JAX_PLATFORMS", "PYTHONPATH", "PYTHONHOME"}
 
 
 def clean(environment: MutableMapping[str, str]) -> None:
-  """Removes the variables that could change a test."""
+  """Removes the variables that could change a test.
+
+  What looks like the name of a model is never asked for on the real Hub.
+  """
   for name in list(environment):
     if name not in KEPT and (name in NAMES or name.startswith(PREFIXES)):
       del environment[name]
+  environment["HF_HUB_OFFLINE"] = "1"
 
 
 # Workers inherit what the first process set after it had cleaned up.

@@ -13,6 +13,7 @@ it is needed.
 
 import collections
 import dataclasses
+import functools
 import glob
 import hashlib
 import operator
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from dlrl import strict
+from dlrl.hub import snapshots
 from dlrl.tasks import reward_calls
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.user_files import messages
@@ -91,7 +93,8 @@ class Files:
 
   Attributes:
     train: paths, separated by commas; `*`, `?`, `[]` and `**` are patterns,
-      except in what exists by that very name.
+      except in what exists by that very name. On the Hub they begin with
+      `hf://datasets/ORG/NAME/` or `hf://datasets/ORG/NAME@REVISION/`.
     validation: same as `train`.
     test: same as `train`.
     bad_rows: "error" stops at a malformed row, "skip" leaves it out.
@@ -245,8 +248,12 @@ def _paths(patterns: str, field: str) -> list[str]:
   whole = os.path.expanduser(patterns.strip())
   for pattern in [whole] if os.path.isfile(whole) else patterns.split(","):
     pattern = os.path.expanduser(pattern.strip())
+    local = pattern
+    if pattern.startswith(snapshots.SCHEME):
+      local = snapshots.data_files(
+        pattern, functools.partial(strict.ConfigError, field, patterns))
     paths = sorted(filter(
-      os.path.isfile, glob.glob(_literal(pattern), recursive=True)))
+      os.path.isfile, glob.glob(_literal(local), recursive=True)))
     strict.require(bool(paths), field, patterns, f"{pattern!r} matches no "
                    "file; give .jsonl or .parquet files")
     found += paths
