@@ -1,6 +1,7 @@
 """Programs compiled for a TPU that is not there."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -24,6 +25,7 @@ from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.sampling import block_decode
 
 pytestmark = pytest.mark.tpu_aot
 
@@ -113,6 +115,34 @@ def test_blocks_after_shared_prompts_use_the_kernel_in_every_pass(mesh):
   assert len(re.findall('custom_call_target="tpu_custom_call"', text)) == 12
   # Scores of a device's rows and heads never exist as an array.
   assert not re.findall(r"\[\d+,\d+,\d{3,},(580|640|1024)\]", text)
+
+
+@pytest.mark.slow
+def test_the_cache_of_blocks_is_written_in_place(mesh):
+  rows, prompt, size = 8, 16, 4
+  cfg = dataclasses.replace(MODEL, block_length=size, attention="auto")
+  model = transformer.build(cfg, 2)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.tree.map(
+    lambda s, sharding: jax.ShapeDtypeStruct(
+      s.shape, s.dtype, sharding=sharding), shapes,
+    mesh_lib.param_shardings(mesh, layers.SHARDING, shapes))
+  sampler = config.SamplerConfig(
+    gen_length=64, block_length=size, steps=64, threshold=0.9)
+
+  def of_rows(dtype, *sizes):
+    return jax.ShapeDtypeStruct((rows, *sizes), dtype, sharding=NamedSharding(
+      mesh, P(mesh_lib.BATCH)))
+
+  with jax.set_mesh(mesh):
+    text = jax.jit(functools.partial(
+      block_decode.decode, model, sampler=sampler, eos_ids=(1,))).lower(
+        params, of_rows("int32", prompt), of_rows("int32"),
+        of_rows(jax.eval_shape(jax.random.key, 0).dtype)).compile().as_text()
+  cache = rf"bf16\[{cfg.layers},2,{prompt + 64},1,{cfg.head_dim}\]"
+  assert re.search(cache, text)
+  # XLA lays out a scatter's operand otherwise than attention, and copies it.
+  assert not re.findall(rf"{cache}\S* (?:copy|scatter)\(", text)
 
 
 def tiny(mesh_sizes):
