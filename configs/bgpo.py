@@ -15,6 +15,7 @@ Presets, after a colon:
   countdown  another task: combine three digits to reach a target; 4 minutes.
   blocks  the run above with a block-diffusion model, and the exact ELBO of its
           blocks of four tokens in place of Monte-Carlo samples.
+  text    another task and any text, byte by byte: `What is 47 plus 28?`.
   smoke   every phase in well under a minute; learns nothing.
   llada_8b_TASK  the paper's run at its size, see `dlrl/presets/llada_8b.py`.
   sdar_8b_TASK  block-diffusion models, see `dlrl/presets/sdar.py`.
@@ -26,8 +27,9 @@ from dlrl.presets import llada_8b
 from dlrl.presets import names
 from dlrl.presets import sdar
 from dlrl.presets import sudoku_tiny
+from dlrl.presets import text_tiny
 
-PRESETS = ("plain", "countdown", "blocks", "smoke")
+PRESETS = ("plain", "countdown", "blocks", "text", "smoke")
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
@@ -38,6 +40,8 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     return sdar.base(preset)
   if preset not in ("", *PRESETS):
     raise names.unknown(preset, PRESETS, (*llada_8b.PRESETS, *sdar.PRESETS))
+  if preset == "text":
+    return text_tiny.bgpo()
   cfg = sudoku_tiny.bgpo()
   if preset == "plain":
     sudoku_tiny.plain(cfg)

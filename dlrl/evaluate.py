@@ -208,11 +208,14 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
       setup.model, params, prompt, prompt_length, keys, sampler=used,
       eos_id=setup.tokenizer.eos_id, ends=tuple(setup.tokenizer.ends))
 
+  # By all completions, not by those that a continued evaluation lacks.
+  rows_of_batch = mesh_lib.batch_rows(
+    setup.mesh, len(items["position"]) * setup.cfg.evaluation.samples,
+    setup.cfg.eval.batch_size)
   begun: list[tuple[list[Place], DecodeState]] = []
   for places in batches:
     # A short batch is filled up by repetition: one shape needs one program.
-    whole = np.resize(np.array(places, np.int32),
-                      (setup.cfg.eval.batch_size, 2))
+    whole = np.resize(np.array(places, np.int32), (rows_of_batch, 2))
     rows = setup.put_batch((
       items["prompt_ids"][whole[:, 1]], items["prompt_length"][whole[:, 1]],
       whole))

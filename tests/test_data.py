@@ -1,8 +1,10 @@
 import collections
 import itertools
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from dlrl import data
 from dlrl import strict
@@ -290,3 +292,18 @@ def test_held_out_items_of_a_mixture_are_equally_many_of_each():
   assert [(found < 7).sum(), (found >= 7).sum()] == [5, 4]
   with pytest.raises(strict.ConfigError, match=r"eval\.size = 1.*least 2"):
     held_out(1, mixed((9.0, 1.0)))
+
+
+@hypothesis.settings(deadline=None, database=None)
+@hypothesis.given(st.text(max_size=12), st.text(max_size=12))
+@hypothesis.example("Wie heißt 七?", "sieben\x1b[0m")
+def test_any_text_is_found_again_in_the_rows_of_a_model_that_reads_bytes(
+    asked, answer):
+  tokenizer = char_tokenizer.ByteTokenizer()
+  row = data.sft_item(
+    [{"asked": asked, "solution": answer}], tokenizer, PROMPT,
+    prompt_length=48, gen_length=48)(0)
+  ids, size = row["prompt_ids"], row["prompt_length"]
+  assert tokenizer.decode_all(ids[:size]) == asked
+  assert set(ids[size:]) <= {tokenizer.pad_id}
+  assert tokenizer.decode(row["completion"]) == answer

@@ -178,6 +178,52 @@ def test_fewer_rows_than_eval_size_are_all_evaluated(tmp_path, capsys):
             "eval.size = 512") in said
 
 
+ANY_TEXT = [{"prompt": "¿Cuánto es uno más dos?", "solution": "tres"},
+            {"prompt": "七減三?", "solution": "四"},
+            {"prompt": "2 + 2?", "solution": "\x1b[2J"}]
+
+
+def test_any_text_is_learned_and_a_run_needs_no_test_files(tmp_path, capsys):
+  cfg = configured(
+    tmp_path, "length", ANY_TEXT, model__vocab_size=259, sft__steps=2,
+    task__test_files="", eval__size=512, eval__batch_size=512, sample_every=1)
+  rows, summary, table = summarized(cfg, tmp_path / "run")
+  for row in (rows[0], rows[-1]):
+    assert row["eval/items"] == 3
+    assert not [key for key in row if key.startswith("test/")]
+  assert summary["before"]["length"] == rows[0]["eval/length"]
+  assert summary["after"]["length"] == rows[-1]["eval/length"]
+  assert (summary["split"], summary["n_eval"]) == ("validation", 3)
+  assert "\nvalidation items of files" in table
+  samples = metrics.samples(tmp_path / "run")
+  assert len(samples) == 2
+  asked = {row["prompt"] for row in ANY_TEXT}
+  assert {sample["prompt"] for sample in samples} <= asked
+  said = capsys.readouterr().out
+  for sample in samples:
+    assert f"{sample['prompt']} -> " in said
+  assert not {c for c in said if ord(c) < 32} - {"\n"}
+
+
+def test_a_summary_without_a_split_is_of_test_items(tmp_path):
+  _, summary, table = summarized(
+    configured(tmp_path, "length"), tmp_path / "run")
+  assert summary.pop("split") == "test"
+  assert summary_lib.table(summary) == table  # as older versions wrote it
+  assert "\ntest items of files" in table
+
+
+def test_a_prompt_is_as_long_as_its_bytes(tmp_path):
+  rows = [{"prompt": "七" * 11, "solution": "四"}]
+  cfg = functools.partial(
+    configured, tmp_path, "length", rows, model__vocab_size=259,
+    task__test_files="", sft__steps=1)
+  checked(cfg(task__prompt_length=33))
+  with pytest.raises(strict.ConfigError, match="has 33 tokens, the limit is"):
+    checked(cfg(task__prompt_length=32))
+  checked(cfg(task__prompt_length=32, task__long_prompts="truncate"))
+
+
 def checked(cfg):
   setup = setup_lib.make(cfg)
   for check in main.CHECKS[cfg.job]:

@@ -13,7 +13,10 @@ class ModelConfig:
   and `attention`.
   """
 
-  vocab_size: int = knob(40, "rows of the embedding", at_least=1)
+  vocab_size: int = knob(
+    40, "rows of the embedding; without `pretrained`, a model with at least "
+    "259 reads any text, byte by byte, and a smaller one 37 characters",
+    at_least=1)
   width: int = knob(64, "size of the residual stream", at_least=1)
   layers: int = knob(3, "transformer blocks", at_least=1)
   heads: int = knob(4, "query heads", at_least=1)

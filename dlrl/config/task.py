@@ -27,7 +27,9 @@ class TaskConfig:
     "", "for the task 'files': JSONL or Parquet, separated by commas; "
     "hf://datasets/ORG/NAME[@REVISION]/FILE is on the Hub")
   validation_files: str = knob("", "same as train_files, for validation")
-  test_files: str = knob("", "same as train_files, for the test")
+  test_files: str = knob(
+    "", "same as train_files, for the test; '': no test, and the summary of a "
+    "run is of the validation")
   bad_rows: str = knob(
     "error", "malformed rows of files: an error, or skipped and counted",
     choices=("error", "skip"))

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dlrl import config
 from dlrl import data
 from dlrl import keys as keys_lib
 from dlrl import tasks
@@ -31,16 +32,15 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
   them are `eval/items`, the number of items, and `eval/infrastructure_errors`,
   of how many of them a metric is not known. With `ends=True`, which is for the
   time before the first step and after the last, the result has the same of the
-  test split as `test/M`: nothing that is decided during a run may depend on
-  test items. The items, their order and the random keys are fixed, so that two
-  evaluations differ only by their parameters.
+  test split as `test/M`, unless users' files have none: nothing that is decided
+  during a run may depend on test items. The items, their order and the random
+  keys are fixed, so that two evaluations differ only by their parameters.
 
   Raises:
     strict.ConfigError: a split has no rows, or one that cannot be asked.
   """
   cfg = setup.cfg.eval
-  items = {split: _items(setup, split)
-           for split in dict.fromkeys((cfg.split, "test"))}
+  items = {split: _items(setup, split) for split in _splits(setup.cfg)}
 
   @functools.partial(
     jax.jit, out_shardings=mesh_lib.batch_sharding(setup.mesh))
@@ -56,10 +56,11 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
   def on_split(params: Any, split: str) -> dict[str, float]:
     source, arrays = items[split]
     size = len(arrays["position"])
+    rows_of_batch = mesh_lib.batch_rows(setup.mesh, size, cfg.batch_size)
     pending = []
-    for start in range(0, size, cfg.batch_size):
+    for start in range(0, size, rows_of_batch):
       # The last batch wraps around, so that all have one shape and program.
-      index = np.arange(start, start + cfg.batch_size) % size
+      index = np.arange(start, start + rows_of_batch) % size
       places = np.stack([np.full_like(index, keys_lib.Seed[split.upper()]),
                          index], 1).astype(np.uint32)
       rows = setup.put_batch((arrays["prompt_ids"][index],
@@ -73,7 +74,7 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
 
   def evaluate(params: Any, *, ends: bool) -> dict[str, float]:
     found = {"eval": on_split(params, cfg.split)}
-    if ends:
+    if ends and "test" in items:
       found["test"] = (found["eval"] if cfg.split == "test"
                        else on_split(params, "test"))
     return {f"{prefix}/{name}": value for prefix, row in found.items()
@@ -90,12 +91,20 @@ def check(setup: setup_lib.Setup) -> None:
       take the columns of a split.
   """
   cfg = setup.cfg
-  for split in dict.fromkeys((cfg.eval.split, "test")):
+  for split in _splits(cfg):
     source = setup.task.load(
       cfg.task.data_dir, split, cfg.eval.difficulty, field="eval.difficulty")
     _rows(setup, source)
     if tasks.FILES in cfg.task.name.split("+"):
       reward_calls.check(setup.rewards, tasks.columns(data.samples(source)))
+
+
+def _splits(cfg: config.Config) -> list[str]:
+  """The splits that are evaluated: that of `config.eval`, and the test if any.
+  """
+  own = tasks.FILES in cfg.task.name.split("+")
+  tested = ["test"] if cfg.task.test_files or not own else []
+  return list(dict.fromkeys([cfg.eval.split, *tested]))
 
 
 def _local(batches: Sequence[tuple[jax.Array, jax.Array]], size: int

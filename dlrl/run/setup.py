@@ -144,7 +144,7 @@ def make(
     strict.ConfigError: the parts do not fit each other or the devices.
   """
   mesh = mesh_lib.make(cfg.mesh, devices)
-  tokenizer: Tokenizer = char_tokenizer.CharTokenizer()
+  tokenizer: Tokenizer = char_tokenizer.find(cfg.model.vocab_size)
   if cfg.pretrained:
     published, _ = families.read_config(cfg.pretrained)
     tokenizer = hf_tokenizer.load(

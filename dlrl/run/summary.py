@@ -23,12 +23,14 @@ def write(
     "the run; restore it, or start again in another --workdir",
     strict.FlagError)
   task = tasks.find(cfg.task, cfg.rollout.rewards)
-  # The test items are evaluated before the first step and after the last. A
-  # metric that was not known then is absent.
-  before, after = _held_out(rows[0]), _held_out(rows[-1])
+  # Both kinds of items are evaluated before the first step and after the last.
+  # Users' files may have no test. A metric that was not known then is absent.
+  part = "test" if "test/items" in rows[-1] else "eval"
+  before, after = _held_out(rows[0], part), _held_out(rows[-1], part)
   summary = {
     "before": before,
     "after": after,
+    "split": "test" if part == "test" else cfg.eval.split,
     "n_eval": int(after.get("items", cfg.eval.size)),
     "unbounded": list(task.unbounded),
     "task": {"name": cfg.task.name, "version": task.version,
@@ -74,8 +76,9 @@ def table(summary: dict[str, Any]) -> str:
   """The summary as text for a terminal."""
   before, after = summary["before"], summary["after"]
   task = summary["task"]
+  split = summary.get("split", "test")  # older runs have none
   lines = [f"{summary['n_eval']} held-out items, 95% intervals",
-           f"test items of {task['name']} {task['version']}, prompt "
+           f"{split} items of {task['name']} {task['version']}, prompt "
            f"{task['prompt']!r}, data {task['data_sha256'][:12]}",
            f"{'':12}{'before':>24}{'after':>24}"]
   counts = ("items", "infrastructure_errors")
@@ -121,6 +124,6 @@ def goodput_of(workdir: pathlib.Path, seconds: dict[str, float]
     return {}
 
 
-def _held_out(row: dict[str, Any]) -> dict[str, float]:
-  return {k.removeprefix("test/"): v for k, v in row.items()
-          if k.startswith("test/")}
+def _held_out(row: dict[str, Any], part: str) -> dict[str, float]:
+  return {k.removeprefix(f"{part}/"): v for k, v in row.items()
+          if k.startswith(f"{part}/")}

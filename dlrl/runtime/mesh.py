@@ -129,6 +129,15 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(BATCH))
 
 
+def batch_rows(mesh: jax.sharding.Mesh, items: int, most: int) -> int:
+  """Rows of a batch for `items` rows: at most `most`, a multiple of the shards.
+
+  `most` is one as well.
+  """
+  parts = math.prod(mesh.shape[axis] for axis in BATCH)
+  return min(most, -(-items // parts) * parts)
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   """A full copy on every device."""
   return NamedSharding(mesh, P())

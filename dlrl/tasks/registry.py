@@ -8,6 +8,9 @@ import dataclasses
 from typing import Any
 
 from dlrl.tasks import task as task_lib
+from dlrl.tasks.arithmetic import data as sums_data
+from dlrl.tasks.arithmetic import grading as sums
+from dlrl.tasks.arithmetic import prompts as sums_prompts
 from dlrl.tasks.coding import data as code_data
 from dlrl.tasks.coding import grading as code
 from dlrl.tasks.coding import prompts as code_prompts
@@ -60,6 +63,14 @@ _SUDOKU = _task(
   metrics=sudoku.metrics,
   template=sudoku.template,
   fields=sudoku_prompts.FIELDS,
+)
+_SUMS_IN_WORDS = _task(
+  sums_data.SUMS,
+  version="1.0.0",
+  prompts=sums_prompts.PROMPTS,
+  rewards={"solved": sums.solved_reward},
+  metrics=sums.metrics,
+  fields=sums_prompts.FIELDS,
 )
 _GSM8K = _task(
   gsm8k_data.GSM8K,
@@ -118,4 +129,5 @@ TASKS = {
     prompts=sudoku_prompts.PROMPTS9),
   "sudoku_d1": _variant(_SUDOKU, sudoku_published_data.SUDOKU_D1),
   "sudoku_spg": _variant(_SUDOKU, sudoku_published_data.SUDOKU_SPG),
+  "sums_in_words": _SUMS_IN_WORDS,
 }

@@ -254,8 +254,9 @@ def _paths(patterns: str, field: str) -> list[str]:
         pattern, functools.partial(strict.ConfigError, field, patterns))
     paths = sorted(filter(
       os.path.isfile, glob.glob(_literal(local), recursive=True)))
-    strict.require(bool(paths), field, patterns, f"{pattern!r} matches no "
-                   "file; give .jsonl or .parquet files")
+    what = f"{pattern!r} matches no file" if pattern else "names no file"
+    strict.require(bool(paths), field, patterns,
+                   f"{what}; give .jsonl or .parquet files")
     found += paths
   files = collections.defaultdict(list)
   for path in found:

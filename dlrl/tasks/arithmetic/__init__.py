@@ -1,0 +1,1 @@
+"""Sums whose answers are English words."""
