@@ -129,11 +129,11 @@ def plot(result: dict[str, Any]) -> figure.Figure:
               **look)
   results.ticks(left, x=NS, y=(200, 500, 1000, 2000, 5000, 10000))
   results.ticks(right, x=NS)
-  right.set_ylim(bottom=0)
+  right.set_ylim(0, 1.1 * right.dataLim.ymax)
   left.set(xlabel="draws per completion", title="SDAR-8B", ylabel=(
     "TFLOPs per completion"))
-  right.set(xlabel="draws per completion", title="a small shape, CPU",
-            ylabel="MiB of temporaries")
+  right.set(xlabel="draws per completion", title="Small shape, CPU",
+            ylabel="temporaries (MiB)")
   left.legend(frameon=False, fontsize=9)
   return fig
 
