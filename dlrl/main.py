@@ -34,6 +34,7 @@ from dlrl import strict
 from dlrl import train
 from dlrl import validate
 from dlrl.evaluation import held_out
+from dlrl.own_code import sources
 from dlrl.run import command
 from dlrl.run import hub_commits
 from dlrl.run import setup as setup_lib
@@ -105,7 +106,9 @@ def run(config_file: str, workdir: str) -> None:
         strict.to_json(config.Config())))
       summary = summary_lib.read(claimed.path)
       if summary is None:
-        goodput.start(claimed.path)
+        code = sources.of(cfg)
+        for line in sources.changes(goodput.start(claimed.path, code), code):
+          progress.say(line)
       return [str(claimed.path), summary]
 
     path, summary = processes.by_first(claim)

@@ -51,7 +51,7 @@ def on_page_markdown(markdown, page, **_):
 def examples() -> str:
   """The programs of docs/examples, with their docstrings as introductions."""
   intro = ("# Examples\n\ndlrl's losses in code that shares nothing else with "
-           "dlrl. Both programs run on a CPU in seconds.\n")
+           "dlrl. The programs run on a CPU in seconds.\n")
   paths = sorted((ROOT / "docs" / "examples").glob("*.py"))
   return "\n".join([intro, *(
     f"## {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n"

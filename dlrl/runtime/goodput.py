@@ -21,16 +21,37 @@ STEPS = ("fine-tuning", "rollout", "reward", "resampling", "update")
 _FILE = "starts.jsonl"
 
 
-def start(workdir: pathlib.Path) -> None:
-  """Records that a process starts, and when the previous one last wrote."""
+def start(workdir: pathlib.Path, code: Mapping[str, str] = {}
+          ) -> Mapping[str, str]:
+  """Records that a process starts, and when the previous one last wrote.
+
+  Args:
+    workdir: directory of the run.
+    code: checksums of users' modules, by name; recorded as `own_code`.
+
+  Returns:
+    The checksums that the previous process recorded.
+  """
   path = workdir / _FILE
+  before = _last(path)
   files = [p for p in (path, workdir / "metrics.jsonl",
                        *workdir.glob("warm_start/*/metrics.jsonl"))
            if p.exists()]
   seen = max((p.stat().st_mtime for p in files), default=None)
   fd = own_files.open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   with open(fd, "a", encoding="utf-8") as f:
-    f.write(json.dumps({"start": time.time(), "last_seen": seen}) + "\n")
+    f.write(json.dumps({"start": time.time(), "last_seen": seen}
+                       | ({"own_code": dict(code)} if code else {})) + "\n")
+  found = before.get("own_code")
+  return found if isinstance(found, dict) else {}
+
+
+def _last(path: pathlib.Path) -> dict[str, Any]:
+  """The record of the last start that can be read, if there is one."""
+  try:
+    return own_files.parsed(path.read_bytes().splitlines()[-1])
+  except (OSError, ValueError, IndexError):
+    return {}
 
 
 def read(workdir: pathlib.Path, seconds: Mapping[str, float]

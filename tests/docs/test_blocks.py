@@ -46,6 +46,11 @@ def desk(tmp_path_factory, published):
                   "solution": str(i + len(split))}) + "\n" for i in range(40)))
   rewards = next(b for b in PYTHON if b.page == "docs/own_task.md")
   (path / "my_rewards.py").write_text(rewards.text)
+  for page, name in (("own_loss", "my_losses"), ("own_task", "my_tasks"),
+                     ("own_forward_process", "my_processes")):
+    (path / f"{name}.py").write_text("\n\n".join(
+      b.text for b in PYTHON if b.page == f"docs/{page}.md"
+      and b.reason is None and not b.text.startswith("def correct")))
   return path
 
 

@@ -20,6 +20,8 @@ EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 def test_an_example_is_short_and_makes_the_good_completion_likelier(
     path, capsys):
   assert len(path.read_text().splitlines()) <= 40
+  if path.stem == "equinox_module":
+    pytest.importorskip("equinox", reason="equinox is not installed")
   with jax.numpy_rank_promotion("allow"):  # as with most users
     runpy.run_path(str(path))
   numbers = re.findall(r"-?\d+\.\d+", capsys.readouterr().out)
@@ -47,7 +49,7 @@ def test_the_losses_of_the_page_on_own_losses_work(name, monkeypatch, capsys):
 
   monkeypatch.setattr(losses, "bgpo_objective", make)
   with jax.numpy_rank_promotion("allow"):
-    runpy.run_path(str(EXAMPLES[-1]))
+    runpy.run_path(str(ROOT / "docs" / "examples" / "plain_function.py"))
   good, bad = map(float, re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
   assert good > bad + 0.1
 

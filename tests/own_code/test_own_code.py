@@ -1,5 +1,7 @@
 """Settings that name users' code: it is imported and tried before a run."""
 
+import hashlib
+import json
 import textwrap
 
 import jax
@@ -14,6 +16,8 @@ from dlrl import tasks
 from dlrl import update
 from dlrl import validate
 from dlrl.own_code import imported
+from dlrl.own_code import sources
+from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
 
 LOSSES = """
@@ -290,6 +294,29 @@ def test_a_task_is_found_and_mixed_by_its_own_name(module):
     task__name="my_tasks:OTHER+my_tasks:OTHER")
   assert "must be a dlrl.tasks.Task, got function" in refused(
     task__name="mine:plain")
+
+
+def test_a_start_records_the_files_and_says_when_one_has_changed(module):
+  cfg = checked(learn__loss="mine:plain", learn__score_norm="none",
+                sft__forward_process="mine:stripes")
+  code = sources.of(cfg)
+  digest = hashlib.sha256((module / "mine.py").read_bytes()).hexdigest()
+  assert code == {"mine:plain": digest, "mine:stripes": digest}
+  run = module / "run"
+  run.mkdir()
+  assert goodput.start(run, code) == {}
+  assert not list(sources.changes(goodput.start(run, code), code))
+  with (module / "mine.py").open("a") as f:
+    f.write("more = 1\n")
+  after = sources.of(cfg)
+  first, second = sources.changes(goodput.start(run, after), after)
+  new = after["mine:plain"][:12]
+  assert first.startswith("mine:plain: its file has changed")
+  assert f"({digest[:12]} -> {new})" in first
+  assert second.startswith("mine:stripes: ")
+  assert [json.loads(line)["own_code"]["mine:plain"] for line in (
+    run / "starts.jsonl").read_text().splitlines()] == [
+      digest, digest, after["mine:plain"]]
 
 
 def test_devices_that_a_module_made_are_explained():
