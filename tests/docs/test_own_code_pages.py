@@ -55,6 +55,8 @@ def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp("own")
   for page in PAGES:
     write_files(page, path)
+  for file in path.glob("*.py"):
+    sys.modules.pop(file.stem, None)  # of another test
   return path
 
 

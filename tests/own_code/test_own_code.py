@@ -277,21 +277,21 @@ def test_a_process_that_cannot_work_is_refused_in_one_line(name, said):
 
 
 def test_a_task_is_found_and_mixed_by_its_own_name(module):
-  (module / "my_tasks.py").write_text(textwrap.dedent("""
+  (module / "mixed_tasks.py").write_text(textwrap.dedent("""
     import dataclasses
     from dlrl import tasks
     OTHER = dataclasses.replace(tasks.TASKS["sudoku"], version="7")
   """))
-  cfg = checked(task__name="my_tasks:OTHER").task
+  cfg = checked(task__name="mixed_tasks:OTHER").task
   assert tasks.find(cfg).version == "7"
   assert tasks.prompt(cfg) is tasks.TASKS["sudoku"].prompts["bare"]
-  mixed = checked(task__name="sudoku+my_tasks:OTHER").task
+  mixed = checked(task__name="sudoku+mixed_tasks:OTHER").task
   assert tasks.find(mixed).version == "1.1.0+7"
   example = {"puzzle": "1234341221434321", "task": "OTHER"}
   assert tasks.prompt(mixed).question(example) == tasks.TASKS[
     "sudoku"].prompts["bare"].question(example)
   assert "names a task twice" in refused(
-    task__name="my_tasks:OTHER+my_tasks:OTHER")
+    task__name="mixed_tasks:OTHER+mixed_tasks:OTHER")
   assert "must be a dlrl.tasks.Task, got function" in refused(
     task__name="mine:plain")
 
