@@ -16,16 +16,14 @@ KEPT = {"JAX_PLATFORMS", "PYTHONPATH", "PYTHONHOME"}
 
 
 def clean(environment: MutableMapping[str, str]) -> None:
-  """Removes the variables that could change a test.
-
-  What looks like the name of a model is never asked for on the real Hub.
-  """
+  """Removes the variables that could change a test."""
   for name in list(environment):
     if name not in KEPT and (name in NAMES or name.startswith(PREFIXES)):
       del environment[name]
-  environment["HF_HUB_OFFLINE"] = "1"
 
 
 # Workers inherit what the first process set after it had cleaned up.
 if "PYTEST_XDIST_WORKER" not in os.environ:
   clean(os.environ)
+  # What looks like the name of a model is never asked for on the real Hub.
+  os.environ["HF_HUB_OFFLINE"] = "1"
