@@ -34,13 +34,12 @@ from dlrl import strict
 from dlrl import train
 from dlrl import validate
 from dlrl.evaluation import held_out
-from dlrl.own_code import sources
 from dlrl.run import command
+from dlrl.run import going_on
 from dlrl.run import hub_commits
 from dlrl.run import setup as setup_lib
 from dlrl.run import summary as summary_lib
 from dlrl.runtime import compile_cache
-from dlrl.runtime import goodput
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
@@ -94,22 +93,21 @@ def run(config_file: str, workdir: str) -> None:
     cfg = validate.from_dict(options.config)
   problems.finish()
   mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
-  cfg = hub_commits.fixed(cfg)
+  cfg = hub_commits.fixed(_going_on(cfg, root))
   setup = setup_lib.make(cfg)
-  if summary_lib.read(root) is None:
+  if not going_on.finished(cfg, summary_lib.read(root)):
     _check_rows(setup)  # before the workdir is bound to the config
   with contextlib.ExitStack() as stack:
 
     def claim() -> list[object]:
       claimed = stack.enter_context(workdir_lib.claim(
-        workdir, strict.to_json(cfg), config.OPERATIONS + config.READING,
+        workdir, strict.to_json(cfg), going_on.free(cfg),
         strict.to_json(config.Config())))
       summary = summary_lib.read(claimed.path)
-      if summary is None:
-        code = sources.of(cfg)
-        for line in sources.changes(goodput.start(claimed.path, code), code):
-          progress.say(line)
-      return [str(claimed.path), summary]
+      if going_on.finished(cfg, summary):
+        return [str(claimed.path), summary]
+      going_on.begin(claimed, cfg, summary)
+      return [str(claimed.path), None]
 
     path, summary = processes.by_first(claim)
     if summary is None:
@@ -119,6 +117,18 @@ def run(config_file: str, workdir: str) -> None:
                    "another --workdir")
     if processes.first():
       terminal.show(summary_lib.table(summary))
+
+
+def _going_on(cfg: config.Config, root: pathlib.Path) -> config.Config:
+  """`cfg` as the run in `root`, if there is one, can go on with it."""
+  found = processes.by_first(lambda: going_on.recorded(root))
+  typed = config_flags.get_override_values(flags.FLAGS["config"])
+  values = going_on.newer(cfg, found, typed)
+  if not values:
+    return cfg
+  completed = flags.FLAGS.config.copy_and_resolve_references()
+  completed.update_from_flattened_dict(values)
+  return validate.from_dict(completed)
 
 
 def _check_rows(setup: setup_lib.Setup) -> None:

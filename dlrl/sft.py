@@ -29,6 +29,7 @@ from dlrl.diffusion import token_logps
 from dlrl.evaluation import held_out
 from dlrl.models import lora
 from dlrl.models import transformer
+from dlrl.run import going_on
 from dlrl.run import session
 from dlrl.run import setup as setup_lib
 from dlrl.run import start_params
@@ -153,16 +154,31 @@ def warm_start(
   """The policy that RL starts from, and seconds per phase.
 
   Fine-tunes in a directory below `workdir`, named after the settings that
-  matter to it, so that another RL run there need not repeat it.
+  matter to it, so that another RL run there need not repeat it, whatever may
+  change when a run goes on.
   """
   cfg = setup.cfg
   if cfg.init_from:
     return setup.init_policy(base), {}
-  name = strict.fingerprint(
-    cfg.seed, cfg.task, cfg.model, cfg.sft, cfg.pretrained, cfg.lora)
-  directory = workdir / "warm_start" / name
+  name, *older = _names(cfg)
+  root = workdir / "warm_start"
+  there = [root / each for each in older if (root / each).is_dir()]
+  directory = there[0] if there else root / name
   directory.mkdir(parents=True, exist_ok=True)
   return train(setup, directory, base)
+
+
+def _names(cfg: config.Config) -> list[str]:
+  """What a warm start is called, here and in older versions."""
+  parts = ("seed", "task", "model", "sft", "pretrained", "lora")
+  values = strict.to_json(cfg)
+  names = [strict.fingerprint(going_on.lasting(cfg, *parts)),
+           strict.fingerprint(*(values[part] for part in parts))]
+  if not cfg.model.block_length and cfg.sft.forward_process == "exact_k":
+    # Version 0.2.0 lacked these settings.
+    del values["model"]["block_length"], values["sft"]["forward_process"]
+    names.append(strict.fingerprint(*(values[part] for part in parts)))
+  return names
 
 
 def train(

@@ -67,7 +67,9 @@ def settings() -> str:
     "# Settings\n\nEvery setting of a run, generated from `dlrl/config/`. "
     "Set one in a config file, `cfg.learn.n_mc = 32`, or on the command line, "
     "`--config.learn.n_mc=32`. Values in `configs/` differ from the defaults "
-    "below; a run writes the values that it used to `config.json`.\n"]
+    "below; a run writes the values that it used to `config.json`. The last "
+    "column says which may have another value when a run "
+    "[goes on](operations.md#going-on).\n"]
   by_section = itertools.groupby(
     validate.settings(), lambda setting: setting.name.rpartition(".")[0])
   for section, found in by_section:
@@ -75,8 +77,8 @@ def settings() -> str:
               else config.Config())
     parts += [f"## `{section}`\n" if section else "## Run\n",
               _plain(type(values).__doc__) + "\n",
-              "| setting | type | default | meaning |",
-              "| --- | --- | --- | --- |", *map(_row, found), ""]
+              "| setting | type | default | meaning | may change |",
+              "| --- | --- | --- | --- | --- |", *map(_row, found), ""]
   return "\n".join(parts)
 
 
@@ -85,7 +87,7 @@ def _row(setting) -> str:
            setting.allowed.replace("'", "`")]
   meaning = "; ".join([setting.meaning, *filter(None, notes)])
   cells = (f"`{setting.name}`", f"`{setting.type}`", f"`{setting.default!r}`",
-           meaning)
+           meaning, setting.restart)
   return f"| {' | '.join(map(_cell, cells))} |"
 
 

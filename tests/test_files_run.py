@@ -12,12 +12,12 @@ import many_rewards
 import pytest
 import runs
 
-from dlrl import config
 from dlrl import evaluate
 from dlrl import main
 from dlrl import sft
 from dlrl import strict
 from dlrl.evaluation import held_out
+from dlrl.run import going_on
 from dlrl.run import session
 from dlrl.run import setup as setup_lib
 from dlrl.run import summary as summary_lib
@@ -289,8 +289,9 @@ def test_a_start_with_a_bad_row_begins_nothing(tmp_path):
   assert not (tmp_path / "run").exists()
   # So that what the message advises can be done in the same workdir.
   claim = functools.partial(
-    workdir.claim, tmp_path / "run", free=config.OPERATIONS + config.READING)
+    workdir.claim, tmp_path / "run", free=going_on.free(cfg))
   claim(strict.to_json(cfg)).close()
+  (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
   cut = dataclasses.replace(cfg.task, long_prompts="truncate")
   claim(strict.to_json(dataclasses.replace(cfg, task=cut))).close()
 

@@ -14,13 +14,12 @@ from dlrl.config.kinds import SPLITS
 from dlrl.config.kinds import Counts
 from dlrl.config.kinds import Names
 from dlrl.config.kinds import Range
+from dlrl.config.kinds import Restart
 from dlrl.config.kinds import Weights
 from dlrl.config.model import NO_LORA
 from dlrl.config.model import LoraConfig
 from dlrl.config.model import MeshConfig
 from dlrl.config.model import ModelConfig
-from dlrl.config.run import OPERATIONS
-from dlrl.config.run import READING
 from dlrl.config.run import Config
 from dlrl.config.run import ProfileConfig
 from dlrl.config.run import WatchdogConfig
@@ -37,8 +36,6 @@ __all__ = [
   "ALL",
   "NO_KNOBS",
   "NO_LORA",
-  "OPERATIONS",
-  "READING",
   "SPLITS",
   "Config",
   "Counts",
@@ -53,6 +50,7 @@ __all__ = [
   "PriorConfig",
   "ProfileConfig",
   "Range",
+  "Restart",
   "RolloutConfig",
   "SamplerConfig",
   "SftConfig",

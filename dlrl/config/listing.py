@@ -19,6 +19,7 @@ class Setting(NamedTuple):
     unit: of the value; "" if it has none.
     meaning: one sentence or less.
     allowed: bounds or choices in words; "" if any value of the type may do.
+    restart: whether another value may be given when a run goes on.
   """
 
   name: str
@@ -27,6 +28,7 @@ class Setting(NamedTuple):
   unit: str
   meaning: str
   allowed: str
+  restart: str
 
 
 def settings(choices: Mapping[str, Collection[str]]) -> Iterator[Setting]:
@@ -43,4 +45,5 @@ def settings(choices: Mapping[str, Collection[str]]) -> Iterator[Setting]:
     yield Setting(
       name, kind.__name__ if isinstance(kind, type) and not
       getattr(kind, "__args__", ()) else str(kind), default,
-      field.metadata["unit"], field.metadata["meaning"], allowed)
+      field.metadata["unit"], field.metadata["meaning"], allowed,
+      str(field.metadata["restart"]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from dlrl.config.kinds import Restart
 from dlrl.strict import knob
 
 
@@ -37,8 +38,10 @@ class ModelConfig:
     "float32", "dtype of the parameters; in bfloat16 small updates are lost to "
     "rounding")
   remat: str = knob(
-    "full", "what the backward pass recomputes instead of keeping")
-  attention: str = knob("auto", "attention kernel; auto picks by device")
+    "full", "what the backward pass recomputes instead of keeping",
+    restart=Restart.ROUNDING)
+  attention: str = knob(
+    "auto", "attention kernel; auto picks by device", restart=Restart.ROUNDING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +71,13 @@ NO_LORA = LoraConfig()
 class MeshConfig:
   """Devices along each mesh axis; one of them may be -1, all that are left."""
 
-  data: int = knob(-1, "replicas of the parameters", unit="devices")
+  data: int = knob(
+    -1, "replicas of the parameters", unit="devices", restart=Restart.ROUNDING)
   fsdp: int = knob(
-    1, "parts of the parameters, gathered layer by layer", unit="devices")
-  tensor: int = knob(1, "parts of each matrix product", unit="devices")
+    1, "parts of the parameters, gathered layer by layer", unit="devices",
+    restart=Restart.ROUNDING)
+  tensor: int = knob(
+    1, "parts of each matrix product", unit="devices", restart=Restart.ROUNDING)
   cpu_devices: int = knob(
     0, "without an accelerator, devices that the CPU is split into, over all "
-    "processes; 0: one", at_least=0)
+    "processes; 0: one", at_least=0, restart=Restart.ROUNDING)

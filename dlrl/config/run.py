@@ -6,6 +6,7 @@ import ml_collections
 
 from dlrl.config.evaluation import EvalConfig
 from dlrl.config.evaluation import EvaluationConfig
+from dlrl.config.kinds import Restart
 from dlrl.config.model import NO_LORA
 from dlrl.config.model import LoraConfig
 from dlrl.config.model import MeshConfig
@@ -27,25 +28,22 @@ class WatchdogConfig:
 
   times: float = knob(
     10.0, "longest duration, as a multiple of the median so far; 0: never ends "
-    "the process", at_least=0)
+    "the process", at_least=0, restart=Restart.FREE)
   least_seconds: float = knob(
-    600.0, "allowed whatever the median", unit="s", above=0)
+    600.0, "allowed whatever the median", unit="s", above=0,
+    restart=Restart.FREE)
   first_seconds: float = knob(
     7200.0, "allowed for the first of its kind, which compiles", unit="s",
-    above=0)
+    above=0, restart=Restart.FREE)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProfileConfig:
   """A trace of some RL steps, written to the workdir's `profile/`."""
 
-  steps: str = knob("", "first and last step, such as '10-12'; '': no trace")
-
-
-# Sections that do not affect the numbers: they may differ when a run continues.
-OPERATIONS = ("watchdog", "profile", "wandb")
-# Neither do these, where a run could begin without them: all rows were checked.
-READING = ("task.long_prompts", "task.bad_rows")
+  steps: str = knob(
+    "", "first and last step, such as '10-12'; '': no trace",
+    restart=Restart.FREE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,23 +58,29 @@ class Config:
     at_most=2**32 - 1)
   steps: int = knob(
     100, "length of the run: each step is a rollout, its rewards and its "
-    "updates", unit="RL steps", at_least=1)
+    "updates", unit="RL steps", at_least=1, restart=Restart.LENGTH)
   checkpoint_every: int = knob(
-    20, "interval of checkpoints", unit="RL steps", at_least=1)
-  checkpoint_keep: int = knob(2, "newest checkpoints kept", at_least=1)
+    20, "interval of checkpoints", unit="RL steps", at_least=1,
+    restart=Restart.FREE)
+  checkpoint_keep: int = knob(
+    2, "newest checkpoints kept", at_least=1, restart=Restart.FREE)
   max_nonfinite: int = knob(
     5, "updates skipped in a row for NaN or infinity before the run fails",
-    at_least=1)
+    at_least=1, restart=Restart.FREE)
   pretrained: str = knob(
     "", "directory of a published checkpoint, or its name on the Hub, "
     "ORG/NAME[@REVISION]; '': random parameters")
   init_from: str = knob(
-    "", "workdir of a finished run to start from; '': sft")
+    "", "workdir of a run to start from, DIR for its newest checkpoint or "
+    "DIR@STEP; '': sft")
   log_every: int = knob(
-    1, "interval of progress lines", unit="RL steps", at_least=1)
+    1, "interval of progress lines", unit="RL steps", at_least=1,
+    restart=Restart.FREE)
   sample_every: int = knob(
-    20, "interval of logged sample completions", unit="RL steps", at_least=1)
-  wandb: str = knob("", "project of Weights & Biases to log to; '': none")
+    20, "interval of logged sample completions", unit="RL steps", at_least=1,
+    restart=Restart.FREE)
+  wandb: str = knob(
+    "", "project of Weights & Biases to log to; '': none", restart=Restart.FREE)
   task: TaskConfig = TaskConfig()
   model: ModelConfig = ModelConfig()
   lora: LoraConfig = NO_LORA

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from dlrl.config.kinds import Restart
 from dlrl.strict import knob
 
 
@@ -45,10 +46,12 @@ class SamplerConfig:
     "none", "keys and values kept while a block is decoded; an approximation")
   slots: int = knob(
     0, "rows that a block-diffusion model decodes at a time, the next one in "
-    "the place of one that has ended; 0: all at once", at_least=0)
+    "the place of one that has ended; 0: all at once", at_least=0,
+    restart=Restart.ROUNDING)
   gather_once: bool = knob(
     False, "gather all layers along mesh.fsdp before decoding, not one by one "
-    "in every pass; a device then holds them in the compute dtype")
+    "in every pass; a device then holds them in the compute dtype",
+    restart=Restart.ROUNDING)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dlrl.config.kinds import ALL
 from dlrl.config.kinds import NO_KNOBS
 from dlrl.config.kinds import Names
 from dlrl.config.kinds import Range
+from dlrl.config.kinds import Restart
 from dlrl.config.kinds import Weights
 from dlrl.config.sampling import PriorConfig
 from dlrl.config.sampling import SamplerConfig
@@ -37,7 +38,7 @@ class SftConfig:
 
   steps: int = knob(
     250, "0: RL starts from the initial parameters", unit="optimizer steps",
-    at_least=0)
+    at_least=0, restart=Restart.LENGTH)
   batch_size: int = knob(
     128, "batch of a step", unit="completions", at_least=1)
   gen_length: int = knob(
@@ -48,12 +49,14 @@ class SftConfig:
     "exact_k", "how the single draw of a completion is masked: an unbiased "
     "process of dlrl.diffusion, or your own as 'package.module:name'")
   logps_chunk: int = knob(
-    16, "canvas columns whose logits are in memory at a time", at_least=1)
+    16, "canvas columns whose logits are in memory at a time", at_least=1,
+    restart=Restart.ROUNDING)
   log_every: int = knob(
     25, "interval of metrics rows and progress lines", unit="optimizer steps",
-    at_least=1)
+    at_least=1, restart=Restart.FREE)
   checkpoint_every: int = knob(
-    100, "interval of checkpoints", unit="optimizer steps", at_least=1)
+    100, "interval of checkpoints", unit="optimizer steps", at_least=1,
+    restart=Restart.FREE)
   optimizer: OptimizerConfig = OptimizerConfig(
     learning_rate=3e-3, schedule="cosine")
 
@@ -119,7 +122,9 @@ class LearnConfig:
     1, "optimizer steps per epoch, each on an equal part of the rollout",
     at_least=1)
   micro_batch: int = knob(
-    128, "completions per forward pass, over all devices", at_least=1)
+    128, "completions per forward pass, over all devices", at_least=1,
+    restart=Restart.ROUNDING)
   logps_chunk: int = knob(
-    16, "canvas columns whose logits are in memory at a time", at_least=1)
+    16, "canvas columns whose logits are in memory at a time", at_least=1,
+    restart=Restart.ROUNDING)
   optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4)

@@ -45,24 +45,28 @@ def params(
   return init(keys_lib.of(jax.random.key(cfg.seed), keys_lib.Seed.PARAMS))
 
 
-def _params_of_run(workdir: str, abstract: Any) -> transformer.Params:
+def _params_of_run(init_from: str, abstract: Any) -> transformer.Params:
+  workdir, at, step = init_from.rpartition("@")
   try:
-    root = pathlib.Path(workdir).expanduser()
+    named = at and step.isdecimal() and not pathlib.Path(
+      init_from).expanduser().exists()
+    root = pathlib.Path(workdir if named else init_from).expanduser()
     run = root / "config.json"
     # Checkpoints alone are enough, and settings may be of another version.
     lora_of_run = own_files.read_object(run).get("lora") if run.exists() else {}
   except (ValueError, RuntimeError) as e:  # no home for `~user`
     raise strict.ConfigError(
-      "init_from", workdir, f"its config.json is not of a run ({e}); restore "
+      "init_from", init_from, f"its config.json is not of a run ({e}); restore "
       "it, or name another run") from e
   strict.require(
     not (isinstance(lora_of_run, dict) and lora_of_run.get("rank")),
-    "init_from", workdir, "its checkpoint holds only adapters; "
+    "init_from", init_from, "its checkpoint holds only adapters; "
     "merge them with dlrl.export and set config.pretrained to the result")
   try:
-    return checkpoint.load_params(root / "checkpoints", abstract)
+    return checkpoint.load_params(
+      root / "checkpoints", abstract, step=int(step) if named else None)
   except (FileNotFoundError, ValueError) as e:
-    raise strict.ConfigError("init_from", workdir, str(e)) from e
+    raise strict.ConfigError("init_from", init_from, str(e)) from e
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Goodput: the share of a run's time that went into steps it kept.
 
-    workdir/starts.jsonl   one object per process, written as it starts
+    workdir/starts.jsonl   one object per process, written as it starts; also
+                           the step that it goes on from, and the settings that
+                           differ from those of the process before
 
 Steps that were lost because a process ended before they were saved do not
 count, and neither do compilation, loading, evaluation or the time between
@@ -21,13 +23,14 @@ STEPS = ("fine-tuning", "rollout", "reward", "resampling", "update")
 _FILE = "starts.jsonl"
 
 
-def start(workdir: pathlib.Path, code: Mapping[str, str] = {}
-          ) -> Mapping[str, str]:
+def start(workdir: pathlib.Path, code: Mapping[str, str] = {},
+          more: Mapping[str, Any] = {}) -> Mapping[str, str]:
   """Records that a process starts, and when the previous one last wrote.
 
   Args:
     workdir: directory of the run.
     code: checksums of users' modules, by name; recorded as `own_code`.
+    more: what else is recorded of this process, values that JSON can hold.
 
   Returns:
     The checksums that the previous process recorded.
@@ -40,7 +43,7 @@ def start(workdir: pathlib.Path, code: Mapping[str, str] = {}
   seen = max((p.stat().st_mtime for p in files), default=None)
   fd = own_files.open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   with open(fd, "a", encoding="utf-8") as f:
-    f.write(json.dumps({"start": time.time(), "last_seen": seen}
+    f.write(json.dumps({"start": time.time(), "last_seen": seen, **more}
                        | ({"own_code": dict(code)} if code else {})) + "\n")
   found = before.get("own_code")
   return found if isinstance(found, dict) else {}

@@ -2,7 +2,8 @@
 
     workdir/
       lock          locked by the running process; holds its pid
-      config.json   the resolved config; a run continues only with an equal one
+      config.json   the resolved config of the last start; once a step is made,
+                    a run goes on only with one that differs where it may
 
 Other modules write the other files of a run.
 """
@@ -11,6 +12,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import types
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -27,6 +29,9 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
           ) -> "Workdir":
   """Creates the directory `path` if needed and reserves it for this process.
 
+  A run of which no step was made, see `begun`, goes on with any config: all of
+  it is still to come.
+
   In a job of several processes, process 0 claims. Only local paths are
   supported: object stores have no locks that the kernel releases. For `gs://`
   paths `lock` would need a replacement, and `write_text` an atomic upload.
@@ -35,7 +40,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
     path: the directory; `~` is expanded.
     cfg_json: the config, from `strict.to_json`.
     free: its keys, with dots in nested ones, whose values may differ from those
-      of the first start.
+      of the last start.
     defaults: the default config. A run that is older than a setting had its
       default.
 
@@ -57,15 +62,15 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
       "workdir", text, "not a directory that can be written "
       f"({output_paths.explained(e)}); choose another --workdir") from e
   try:
-    resumed = (root / "config.json").exists()
+    resumed, changed = (root / "config.json").exists(), {}
     if resumed:
-      _compare(root, cfg_json, free, defaults)
+      changed = _compare(root, cfg_json, free, defaults)
     else:
       write_json(root / "config.json", cfg_json)
   except BaseException:
     os.close(fd)
     raise
-  return Workdir(root, resumed, fd)
+  return Workdir(root, resumed, changed, fd)
 
 
 class Workdir:
@@ -73,11 +78,15 @@ class Workdir:
 
   Attributes:
     path: the directory.
-    resumed: whether an earlier process claimed it with the same config.
+    resumed: whether an earlier process claimed it.
+    changed: what its config differs in, by dotted names: (old, new) values.
+      `config.json` still has the old ones.
   """
 
-  def __init__(self, path: pathlib.Path, resumed: bool, fd: int) -> None:
-    self.path, self.resumed, self._fd = path, resumed, fd
+  def __init__(self, path: pathlib.Path, resumed: bool,
+               changed: dict[str, tuple[Any, Any]], fd: int) -> None:
+    self.path, self.resumed, self.changed = path, resumed, changed
+    self._fd = fd
 
   def close(self) -> None:
     """Releases the claim; may be called twice."""
@@ -151,6 +160,22 @@ def lock(root: pathlib.Path, flag: str, holder: str) -> int:
   return fd
 
 
+def begun(root: pathlib.Path) -> bool:
+  """Whether a step of a run is logged or saved, other than its warm start's.
+
+  Before that, nothing depends on its config but row 0, the first evaluation.
+  """
+  saved = root / "checkpoints"
+  if saved.is_dir() and any(
+      re.match(r"[0-9]+(\.damaged|$)", path.name) for path in saved.iterdir()):
+    return True
+  rows = root / "metrics.jsonl"
+  # Damaged lines count: whoever continues the run is told of them.
+  return rows.exists() and any(
+    not line.startswith(b'{"step": 0,')
+    for line in rows.read_bytes().split(b"\n")[:-1])  # the last is incomplete
+
+
 def _filled(cfg: dict[str, Any], defaults: Mapping[str, Any]
             ) -> dict[str, Any]:
   """`cfg` with the settings that it lacks."""
@@ -161,24 +186,19 @@ def _filled(cfg: dict[str, Any], defaults: Mapping[str, Any]
 
 
 def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
-             free: Collection[str], defaults: Mapping[str, Any]) -> None:
+             free: Collection[str], defaults: Mapping[str, Any]
+             ) -> dict[str, tuple[Any, Any]]:
   try:
     old = own_files.read_object(root / "config.json")
   except ValueError as e:
     raise strict.FlagError(
       "workdir", str(root), f"its config.json is not of a run ({e}); choose "
       "another --workdir") from e
-  lines = strict.diff(_without(_filled(old, defaults), free),
-                      _without(cfg_json, free))
-  strict.require(not lines, "workdir", str(root), "\n  ".join([
+  changed = strict.differences(_filled(old, defaults), cfg_json)
+  lines = [f"config.{name}: {a!r} -> {b!r}" for name, (a, b) in changed.items()
+           if name not in free]
+  strict.require(not lines or not begun(root), "workdir", str(root),
+                 "\n  ".join([
     "belongs to a run with another config; choose another --workdir, or go "
     "back to the values on the left:", *lines]), strict.FlagError)
-
-
-def _without(values: dict[str, Any], names: Collection[str], prefix: str = ""
-             ) -> dict[str, Any]:
-  """Nested dicts without the entries of these dotted names."""
-  return {
-    key: (_without(value, names, f"{prefix}{key}.") if isinstance(value, dict)
-          else value)
-    for key, value in values.items() if f"{prefix}{key}" not in names}
+  return changed

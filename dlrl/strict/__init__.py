@@ -212,10 +212,13 @@ def one_of(choices: Collection[str]) -> str:
 def knob(default: Any, meaning: str, *, unit: str = "",
          at_least: float | None = None, at_most: float | None = None,
          above: float | None = None, below: float | None = None,
-         choices: tuple[str, ...] = ()) -> Any:
-  """A dataclass field with its documentation and its bounds as metadata."""
+         choices: tuple[str, ...] = (), restart: str = "no") -> Any:
+  """A dataclass field with its documentation and its bounds as metadata.
+
+  `restart`: whether it may change when a run goes on, a `config.Restart`.
+  """
   return dataclasses.field(default=default, metadata={
-    "meaning": meaning, "unit": unit,
+    "meaning": meaning, "unit": unit, "restart": restart,
     "bounds": Bounds(at_least, at_most, above, choices, below)})
 
 
@@ -375,14 +378,20 @@ def fingerprint(*parts: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = ""
-         ) -> list[str]:
+def diff(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
   """One line `config.a.b: old -> new` for every value that differs."""
-  lines = []
+  return [f"config.{name}: {a!r} -> {b!r}"
+          for name, (a, b) in differences(old, new).items()]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+                ) -> dict[str, tuple[Any, Any]]:
+  """`{"a.b": (old, new)}` of every value that differs; None where absent."""
+  found: dict[str, tuple[Any, Any]] = {}
   for key in sorted(old.keys() | new.keys()):
     a, b = old.get(key), new.get(key)
     if isinstance(a, dict) and isinstance(b, dict):
-      lines += diff(a, b, f"{prefix}{key}.")
+      found |= differences(a, b, f"{prefix}{key}.")
     elif a != b:
-      lines.append(f"config.{prefix}{key}: {a!r} -> {b!r}")
-  return lines
+      found[f"{prefix}{key}"] = a, b
+  return found

@@ -15,6 +15,12 @@ from dlrl.storage import workdir
 
 CFG = {"seed": 0, "update": {"loss": "bgpo", "betas": [0.9, 0.99]}}
 
+def begin(root):
+  """What the first step of a run leaves."""
+  (root / "metrics.jsonl").write_text(
+    '{"step": 0, "eval/solved": 0.0}\n{"step": 1, "reward/mean": 0.0}\n')
+
+
 HOLD = """
 import json, sys, time
 from dlrl.storage import workdir
@@ -51,6 +57,7 @@ def test_the_same_config_continues(tmp_path):
 
 def test_another_config_is_refused_with_every_difference(tmp_path):
   workdir.claim(tmp_path, CFG).close()
+  begin(tmp_path)
   before = (tmp_path / "config.json").read_text()
   other = {"seed": 1, "update": {"loss": "spg", "betas": [0.9, 0.99]}}
   with pytest.raises(strict.FlagError) as e:
@@ -64,17 +71,38 @@ def test_another_config_is_refused_with_every_difference(tmp_path):
 
 def test_free_parts_of_a_config_may_change_or_be_new(tmp_path):
   workdir.claim(tmp_path, CFG).close()
+  begin(tmp_path)
   before = (tmp_path / "config.json").read_text()
   other = CFG | {"watchdog": {"times": 3.0}}
   with pytest.raises(strict.FlagError, match=r"config.watchdog: None -> "):
     workdir.claim(tmp_path, other)
   with workdir.claim(tmp_path, other, free=("watchdog",)) as run:
-    assert run.resumed
+    assert run.changed == {"watchdog": (None, {"times": 3.0})}
   assert (tmp_path / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(("name", "begins"), [
+  ("7", True), ("7.damaged", True), ("7.damaged-2", True), ("lock", False),
+  ("7.orbax-checkpoint-tmp", False)])
+def test_a_run_has_begun_with_its_first_step(name, begins, tmp_path):
+  workdir.claim(tmp_path, CFG).close()
+  (tmp_path / "warm_start" / "a" / "checkpoints" / "9").mkdir(parents=True)
+  (tmp_path / "metrics.jsonl").write_text('{"step": 0, "a": 1}\n{"step": 1')
+  (tmp_path / "checkpoints").mkdir()
+  with workdir.claim(tmp_path, {"seed": 1}) as run:
+    assert run.changed["seed"] == (0, 1)
+  (tmp_path / "checkpoints" / name).mkdir()
+  assert workdir.begun(tmp_path) == begins
+  (tmp_path / "checkpoints" / name).rmdir()
+  begin(tmp_path)
+  assert workdir.begun(tmp_path)
+  with pytest.raises(strict.FlagError, match=r"config.seed: 0 -> 1"):
+    workdir.claim(tmp_path, {"seed": 1})
 
 
 def test_a_setting_newer_than_the_run_had_its_default(tmp_path):
   workdir.claim(tmp_path, CFG).close()
+  begin(tmp_path)
   defaults = {"seed": 5, "update": {"loss": "", "tokens": "canvas"}, "new": {}}
   same = {**CFG, "update": {**CFG["update"], "tokens": "canvas"}, "new": {}}
   with workdir.claim(tmp_path, same, defaults=defaults) as run:
@@ -89,6 +117,7 @@ def test_a_setting_newer_than_the_run_had_its_default(tmp_path):
 def test_a_part_of_a_section_may_be_free(tmp_path):
   first = {"seed": 1, "task": {"name": "a", "long_prompts": "error"}}
   workdir.claim(tmp_path, first).close()
+  begin(tmp_path)
   cut = {"seed": 1, "task": {"name": "a", "long_prompts": "truncate"}}
   with workdir.claim(tmp_path, cut, free=("task.long_prompts",)) as run:
     assert run.resumed
@@ -100,6 +129,7 @@ def test_a_part_of_a_section_may_be_free(tmp_path):
 
 def test_a_refused_claim_does_not_keep_the_lock(tmp_path):
   workdir.claim(tmp_path, CFG).close()
+  begin(tmp_path)
   with pytest.raises(strict.FlagError) as kept:
     workdir.claim(tmp_path, {"seed": 1})
   with workdir.claim(tmp_path, CFG) as run:  # while the traceback is alive

@@ -23,6 +23,11 @@ def length(prompts, completions, **columns):
   return [10 + len(c) for c in completions]
 
 
+def spelled(prompts, completions, **columns):
+  """Another reward for nearly every completion, so that all steps teach."""
+  return [sum(map(ord, c)) % 97 for c in completions]
+
+
 def minus(prompts, completions, **columns):
   return [-1.0 for _ in completions]
 
