@@ -102,6 +102,8 @@ def test_the_same_command_keeps_the_commit_and_another_is_refused(
   cfg = started("--config.pretrained=org/tiny")
   assert cfg.pretrained == f"org/tiny@{tiny}"
   assert started(f"--config.pretrained=org/tiny@{tiny}") == cfg
+  # Once a step is made.
+  (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
   with pytest.raises(strict.FlagError) as error:
     started("--config.pretrained=org/tiny@main")
   assert f"'org/tiny@{tiny}' -> 'org/tiny@{new}'" in str(error.value)
