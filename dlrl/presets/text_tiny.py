@@ -1,9 +1,9 @@
 """Sums as English words on a CPU, with a model that reads any text.
 
-A model of 180,000 parameters is fine-tuned on `What is 47 plus 8?` and on sums
-without a carry. From rewards it then learns sums of two larger numbers with a
-carry, of which it never sees an answer. It reads and writes bytes, so that the
-same settings take files of one's own (`task.name=files`).
+A model of 180,000 parameters is fine-tuned on sums, `What is 47 plus 8?`, until
+it solves some, and then learns from rewards to solve those of two larger
+numbers. It reads and writes bytes, so that the same settings take files of
+one's own (`task.name=files`).
 """
 
 import ml_collections
@@ -18,15 +18,16 @@ def bgpo() -> ml_collections.ConfigDict:
   cfg.task.prompt_length = 48  # our questions need 19; for files of one's own
   cfg.model.vocab_size = 259  # all bytes, see `char_tokenizer.find`
 
-  # Both what a carry is and how two tens are added occur, but never together.
-  cfg.sft.difficulty = (1, 2)
+  # With all kinds of sums: after 800 steps with batches of 64 on those without a
+  # carry, 16% of them were solved, and none of the others, from which RL could
+  # not have begun.
+  cfg.sft.difficulty = (1, 3)
   cfg.sft.steps = 1200
   cfg.sft.batch_size = 96
   cfg.sft.optimizer.learning_rate = 4e-3
 
-  cfg.rollout.difficulty = cfg.eval.difficulty = (3, 3)
+  cfg.rollout.difficulty = cfg.eval.difficulty = (2, 3)
   cfg.steps = 150
   cfg.learn.n_mc = 8
-  # There are 227 validation items with a carry, and 263 test items.
   cfg.eval.size = cfg.eval.batch_size = 256
   return cfg
