@@ -18,8 +18,8 @@ def bgpo() -> ml_collections.ConfigDict:
   cfg.task.prompt_length = 48  # our questions need 19; for files of one's own
   cfg.model.vocab_size = 259  # all bytes, see `char_tokenizer.find`
 
-  # With all kinds of sums. After 800 steps of 64 on difficulties 1 and 2, 16% of
-  # those with 2 were solved and none with 3, from which RL could not begin.
+  # With all kinds of sums. After 800 steps of 64 on difficulties 1 and 2, 16%
+  # of those with 2 were solved and none with 3, from which RL could not begin.
   cfg.sft.difficulty = (1, 3)
   cfg.sft.steps = 1200
   cfg.sft.batch_size = 96
