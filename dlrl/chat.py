@@ -126,15 +126,18 @@ def run() -> None:
   options = flags.FLAGS
   page = output_paths.file("html", options.html) if options.html else None
   error = functools.partial(strict.FlagError, "model")
-  tokenizer = hf_tokenizer.load(options.model, error=error)
-  blocks = families.read_config(options.model, error=error)[0].block_length
+  family = families.named(options.family, "family", strict.FlagError)
+  tokenizer = hf_tokenizer.load(options.model, family=family, error=error)
+  blocks = families.read_config(
+    options.model, family=family, error=error)[0].block_length
   block_length = options.block_length
   sampler = config.SamplerConfig(
     steps=options.steps or options.gen_length, eos="stop",
     block_length=(blocks or 32) if block_length is None else block_length,
     **{name: getattr(options, name) for name in SETTINGS})
   check.sampler(sampler, "", strict.FlagError, blocks)
-  model, params = models.load(options.model, dtype=options.dtype, error=error)
+  model, params = models.load(
+    options.model, dtype=options.dtype, family=family, error=error)
   strict.require(
     model.cfg.vocab_size >= tokenizer.vocab_size, "model", options.model,
     f"its tokenizer has ids up to {tokenizer.vocab_size - 1}, and its model "

@@ -61,8 +61,7 @@ def export(
   require = functools.partial(strict.require, error=strict.FlagError)
   root = output_paths.path("workdir", workdir)
   target = output_paths.directory("out", out)
-  require(not os.path.lexists(target), "out", out,
-          "exists; choose another name")
+  require(not os.path.lexists(target), "out", out, "exists; choose another")
   cfg, dtype = _config(root, source)
   source = source or cfg.pretrained
   require(
@@ -74,8 +73,10 @@ def export(
     not adapter or (adapted and cfg.pretrained != "" and not cfg.init_from),
     "adapter", adapter, "needs a run that trained an adapter on "
     "config.pretrained; drop the flag to write all parameters")
+  family = families.named(cfg.family)
   published, hf = families.read_config(
-    source, dtype=dtype, error=functools.partial(strict.FlagError, "source"))
+    source, dtype=dtype, family=family,
+    error=functools.partial(strict.FlagError, "source"))
   model = transformer.build(published, hf["mask_token_id"])
   device = jax.sharding.SingleDeviceSharding(mesh_lib.found()[0])
   abstract = jax.tree.map(
@@ -90,8 +91,7 @@ def export(
   except FileNotFoundError as e:
     raise strict.FlagError("workdir", workdir, str(e)) from e
   if adapter:
-    peft.save(params, cfg.lora, source, target)
-    return
+    return peft.save(params, cfg.lora, source, target, family)
   if adapted:
     base = start_params.base(cfg, model, abstract)
     # A wrong base has the right shapes: only its fingerprint tells.
@@ -101,7 +101,7 @@ def export(
       "checkpoint that the run started from")
     base.check(meta["base"])
     params = lora.merge(base.params, params, cfg.lora)
-  hf_checkpoints.save(params, source, target)
+  hf_checkpoints.save(params, source, target, family=family)
 
 
 def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
@@ -127,7 +127,8 @@ def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
     raise strict.FlagError(
       "workdir", str(root), f"is not the directory of a run: {e}") from e
   return dataclasses.replace(
-    config.Config(), seed=kept.seed, init_from=kept.init_from, lora=kept.lora,
+    config.Config(), seed=kept.seed, family=kept.family,
+    init_from=kept.init_from, lora=kept.lora,
     pretrained=kept.pretrained and (source or kept.pretrained),
   ), model.param_dtype
 
@@ -139,6 +140,7 @@ class _Kept:
   seed: int = 0
   init_from: str = ""
   pretrained: str = ""
+  family: str = ""
   lora: config.LoraConfig = config.NO_LORA
 
 

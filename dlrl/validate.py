@@ -112,6 +112,8 @@ def _each(values: ml_collections.ConfigDict, problems: strict.Problems
     not cfg.wandb or importlib.util.find_spec("wandb") is not None, "wandb",
     cfg.wandb, "needs wandb: pip install wandb")
   with problems.catch():
+    families.named(cfg.family)
+  with problems.catch():
     cfg = _with_prompt(cfg)
   with problems.catch():
     _lora_targets(cfg.lora)
@@ -191,7 +193,8 @@ def block_length(cfg: config.Config) -> int:
   """Tokens per block of the run's model; 0 if its attention is full."""
   if cfg.pretrained:
     try:
-      return families.read_config(cfg.pretrained)[0].block_length
+      return families.read_config(
+        cfg.pretrained, family=families.named(cfg.family))[0].block_length
     except strict.ConfigError:
       pass  # `setup.make` reads it again and reports what is wrong
   return cfg.model.block_length

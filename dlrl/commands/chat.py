@@ -9,6 +9,9 @@ def define(values: flags.FlagValues) -> None:
     "model", None, "directory of a checkpoint, or its name on the Hub, "
     "ORG/NAME[@REVISION]", values, required=True)
   flags.DEFINE_string(
+    "family", "", "model family of your own as package.module:name; default: "
+    "by the model_type in config.json", values)
+  flags.DEFINE_string(
     "prompt", None, "one question; without it, questions are read line by line",
     values)
   flags.DEFINE_string(

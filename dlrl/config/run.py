@@ -70,6 +70,9 @@ class Config:
   pretrained: str = knob(
     "", "directory of a published checkpoint, or its name on the Hub, "
     "ORG/NAME[@REVISION]; '': random parameters")
+  family: str = knob(
+    "", "model family of pretrained, your own as 'package.module:name'; '': by "
+    "the model_type in its config.json")
   init_from: str = knob(
     "", "workdir of a run to start from, DIR for its newest checkpoint or "
     "DIR@STEP; '': sft")

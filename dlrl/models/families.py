@@ -19,6 +19,7 @@ from typing import Any
 from dlrl import config
 from dlrl import strict
 from dlrl.hub import snapshots
+from dlrl.own_code import imported
 from dlrl.runtime import json_file
 
 # Makes the error about a directory that cannot be used, from its value and a
@@ -201,7 +202,7 @@ FAMILIES = {
 def read_config(
   directory: str | pathlib.Path, *, dtype: str = "float32",
   block_length: int | None = None, mask_id: int | None = None,
-  error: Refusal = PRETRAINED,
+  family: Family | None = None, error: Refusal = PRETRAINED,
 ) -> tuple[config.ModelConfig, dict[str, Any]]:
   """Reads the architecture of a checkpoint from its `config.json`.
 
@@ -210,12 +211,14 @@ def read_config(
     dtype: of parameters and computation, whatever the file says.
     block_length: replaces the file's `block_size`, with a warning.
     mask_id: replaces the file's `mask_token_id`.
+    family: the user's, whatever the file's `model_type` is; None: that of
+      `model_type`.
     error: makes the error to raise.
 
   Returns:
     The architecture, and the whole file as a dict, `completed` and with what
-    was replaced. `model_type` is a key of `FAMILIES`, and `mask_token_id` the
-    id of a row of the embedding.
+    was replaced. `model_type` is a key of `FAMILIES`, unless the family is the
+    user's, and `mask_token_id` the id of a row of the embedding.
 
   Raises:
     strict.ConfigError: the file is missing or damaged, the family is unknown,
@@ -225,13 +228,16 @@ def read_config(
   refuse = functools.partial(error, str(directory))
   file = json_file.read(folder(directory, refuse) / "config.json", refuse)
   given = {"block_size": block_length, "mask_token_id": mask_id}
-  hf = completed(file) | {k: v for k, v in given.items() if v is not None}
+  hf = completed(file, family) | {
+    k: v for k, v in given.items() if v is not None}
   fields = json_file.Fields("config.json", hf)
   kind = hf.get("model_type")
-  family = FAMILIES.get(kind) if isinstance(kind, str) else None
-  if family is None:
-    raise refuse(f"model_type is {json_file.shown(kind)} in its config.json; "
-                 f"supported: {', '.join(FAMILIES)}")
+  if family is None and kind not in list(FAMILIES):
+    raise refuse(
+      f"model_type is {json_file.shown(kind)} in its config.json; supported: "
+      f"{', '.join(FAMILIES)}, and with config.family, dlrl chat's --family or "
+      "load's family, one of your own")
+  family = of(hf, family)
   for name, allowed in family.expected.items():
     fields.one_of(name, allowed)
   model = family.model(fields) | dict(rope_theta=_rope_theta(fields))
@@ -241,13 +247,7 @@ def read_config(
     "no blocks; leave it out")
   mask = fields.integer("mask_token_id", 0, _VOCABULARY)
   fields.finish(refuse)
-  fields.require(
-    model["heads"] % model["kv_heads"] == 0, f"its config.json has "
-    f"{model['kv_heads']} heads of keys, which do not divide the "
-    f"{model['heads']} of queries")
-  fields.require(
-    model["head_dim"] % 2 == 0, f"its config.json gives heads of size "
-    f"{model['head_dim']}; must be even, for rotary positions")
+  _check_heads(fields, model)
   fields.require(
     mask < model["vocab_size"], f"{_mask(file, mask_id, mask)}; must be below "
     f"the vocabulary's {model['vocab_size']}")
@@ -260,6 +260,16 @@ def read_config(
   return config.ModelConfig(**model, param_dtype=dtype, compute_dtype=dtype), hf
 
 
+def _check_heads(fields: json_file.Fields, model: Mapping[str, Any]) -> None:
+  fields.require(
+    model["heads"] % model["kv_heads"] == 0, f"its config.json has "
+    f"{model['kv_heads']} heads of keys, which do not divide the "
+    f"{model['heads']} of queries")
+  fields.require(
+    model["head_dim"] % 2 == 0, f"its config.json gives heads of size "
+    f"{model['head_dim']}; must be even, for rotary positions")
+
+
 def _mask(file: Mapping[str, Any], given: int | None, mask: int) -> str:
   """Says where the id of the mask token comes from."""
   if given is not None:
@@ -270,11 +280,41 @@ def _mask(file: Mapping[str, Any], given: int | None, mask: int) -> str:
           "for its model_type")
 
 
-def completed(hf: Mapping[str, Any]) -> dict[str, Any]:
-  """Adds to a `config.json` what it leaves out and its `model_type` implies."""
-  kind = hf.get("model_type")
-  known = FAMILIES[kind].known if isinstance(
-    kind, str) and kind in FAMILIES else {}
+def of(hf: Mapping[str, Any], family: Family | None = None) -> Family:
+  """The user's family, or ours of a `config.json`, by its `model_type`."""
+  return family or FAMILIES[hf["model_type"]]
+
+
+def named(path: str, field: str = "family",
+          error: type[strict.ConfigError] = strict.ConfigError
+          ) -> Family | None:
+  """The user's family `package.module:name`; None for "".
+
+  A checkpoint's files cannot name one: only settings and flags do.
+
+  Args:
+    path: its name.
+    field: the setting or flag, for messages.
+    error: how a wrong one is reported.
+
+  Raises:
+    strict.ConfigError: it cannot be imported, or is something else.
+  """
+  if not path:
+    return None
+  found = imported.load(path, field, error)
+  if not isinstance(found, Family):
+    raise error(field, path, "must be a dlrl.models.families.Family, got "
+                f"{type(found).__name__}")
+  return found
+
+
+def completed(hf: Mapping[str, Any], family: Family | None = None
+              ) -> dict[str, Any]:
+  """Adds to a `config.json` what it leaves out and its family implies."""
+  known: Mapping[str, int] = {}
+  if family or hf.get("model_type") in list(FAMILIES):
+    known = of(hf, family).known
   return dict(hf) | {name: value for name, value in known.items()
                      if hf.get(name) is None}
 

@@ -45,7 +45,8 @@ _ROWS = 1024  # of an embedding that are compared at a time
 def load(
   directory: str | pathlib.Path, *, dtype: str = "bfloat16",
   mesh: jax.sharding.Mesh | None = None, block_length: int | None = None,
-  mask_id: int | None = None, error: families.Refusal = _ARGUMENT,
+  mask_id: int | None = None, family: families.Family | None = None,
+  error: families.Refusal = _ARGUMENT,
 ) -> tuple[transformer.Model, transformer.Params]:
   """Loads a published model from its directory: config.json and safetensors.
 
@@ -60,6 +61,7 @@ def load(
       one of its model_type.
     mask_id: id of the mask token, instead of that in config.json; None: as
       `block_length`.
+    family: your own, for a model_type that is not one of dlrl's.
     error: makes the error about a directory that cannot be used.
 
   Returns:
@@ -82,7 +84,7 @@ def load(
   mask_id = _count(mask_id, "models.load.mask_id", 0)
   cfg, hf = families.read_config(
     directory, dtype=name, block_length=block_length, mask_id=mask_id,
-    error=error)
+    family=family, error=error)
   model = transformer.build(cfg, hf["mask_token_id"])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   if mesh is None:
@@ -93,7 +95,7 @@ def load(
   abstract = jax.tree.map(
     lambda s, sharding: jax.ShapeDtypeStruct(
       s.shape, s.dtype, sharding=sharding), shapes, shardings)
-  return model, _params(directory, hf["model_type"], abstract, error)
+  return model, _params(directory, families.of(hf, family), abstract, error)
 
 
 def _count(value: Any, field: str, low: int) -> int | None:
@@ -112,6 +114,7 @@ def _count(value: Any, field: str, low: int) -> int | None:
 
 def load_params(
   directory: str | pathlib.Path, abstract: Any, *,
+  family: families.Family | None = None,
   error: families.Refusal = families.PRETRAINED,
 ) -> Any:
   """Loads the parameters in a directory, in given dtypes and shardings.
@@ -119,22 +122,22 @@ def load_params(
   Args:
     directory: has config.json and safetensors files.
     abstract: nested dicts of `ShapeDtypeStruct`s with shardings.
+    family: the user's; None: that of its model_type.
     error: makes the error about a directory that cannot be used.
 
   Raises:
     The same as `load`; by default, a ConfigError names `config.pretrained`.
   """
-  _, hf = families.read_config(directory, error=error)
-  return _params(directory, hf["model_type"], abstract, error)
+  _, hf = families.read_config(directory, family=family, error=error)
+  return _params(directory, families.of(hf, family), abstract, error)
 
 
 def _params(
-  directory: str | pathlib.Path, model_type: str, abstract: Any,
+  directory: str | pathlib.Path, family: families.Family, abstract: Any,
   error: families.Refusal,
 ) -> Any:
   refuse = functools.partial(error, str(directory))
   root = families.folder(directory, refuse, snapshots.WEIGHTS)
-  family = families.FAMILIES[model_type]
   found = _find(
     root, families.published(family, _shapes(abstract)), family, refuse)
 
@@ -177,7 +180,7 @@ def _params(
 
 def save(
   params: Any, source: str | pathlib.Path, out: str | pathlib.Path, *,
-  shard_bytes: int = 5 * 10**9,
+  shard_bytes: int = 5 * 10**9, family: families.Family | None = None,
 ) -> None:
   """Writes parameters in the format of `source`, beside copies of its files.
 
@@ -189,6 +192,7 @@ def save(
       copied: a directory, or a name on the Hub.
     out: the directory to write; must not exist.
     shard_bytes: size limit of a file; a larger tensor gets its own file.
+    family: the user's; None: that of the source's model_type.
 
   Raises:
     FileExistsError: `out` exists.
@@ -199,8 +203,8 @@ def save(
   source = families.folder(
     source, functools.partial(families.PRETRAINED, str(source)),
     snapshots.DESCRIPTION + published_files.COPIED)
-  cfg, hf = families.read_config(source)
-  family = families.FAMILIES[hf["model_type"]]
+  cfg, hf = families.read_config(source, family=family)
+  family = families.of(hf, family)
   model = transformer.build(cfg, hf["mask_token_id"])
   wanted = _shapes(jax.eval_shape(model.init, jax.random.key(0)))
   if wanted != _shapes(params):

@@ -134,7 +134,8 @@ class HfTokenizer:
 
 
 def load(
-  directory: str | pathlib.Path, *, error: families.Refusal = _ARGUMENT
+  directory: str | pathlib.Path, *, family: families.Family | None = None,
+  error: families.Refusal = _ARGUMENT,
 ) -> HfTokenizer:
   """Loads the tokenizer of a published checkpoint.
 
@@ -142,6 +143,7 @@ def load(
     directory: has config.json, tokenizer_config.json, and either tokenizer.json
       or vocab.json and merges.txt; perhaps generation_config.json. Or a name
       on the Hub: ORG/NAME or ORG/NAME@REVISION.
+    family: your own, for a model_type that is not one of dlrl's.
     error: makes the error to raise.
 
   Raises:
@@ -155,7 +157,8 @@ def load(
       root / name,
       lambda fix: refuse(f"has no tokenizer that can be read: {fix}"))))
     for name, change in (
-      ("tokenizer_config.json", dict), ("config.json", families.completed)))
+      ("tokenizer_config.json", dict),
+      ("config.json", lambda file: families.completed(file, family))))
   mask_id = model.integer("mask_token_id", 0, 2**24)
   names = {name: _token(options, name)
            for name in ("mask_token", "eos_token", "pad_token")}
@@ -168,16 +171,7 @@ def load(
   if table.id_to_token(mask_id) is None:
     raise refuse(f"mask_token_id is {mask_id} in its config.json, which is not "
                  "the id of a token")
-  if names["mask_token"] and ids["mask_token"] != mask_id:
-    raise refuse(f"mask_token is id {ids['mask_token']} in its "
-                 f"tokenizer_config.json and {mask_id} in its config.json")
-  eos_id = ids.get("eos_token")
-  if eos_id is None:
-    raise refuse("eos_token is missing in its tokenizer_config.json, or is not "
-                 "in the vocabulary")
-  if eos_id == mask_id:
-    raise refuse(f"eos_token is {names['eos_token']!r} in its "
-                 "tokenizer_config.json, which is the mask token")
+  eos_id = _eos_id(names, ids, mask_id, refuse)
   pad_id = ids.get("pad_token")
   if names["pad_token"] and pad_id is None:
     raise refuse(f"pad_token is {names['pad_token']!r} in its "
@@ -193,6 +187,24 @@ def load(
   except ValueError as e:
     raise refuse(f"its chat template cannot be used: {e}") from e
   return dataclasses.replace(tokenizer, ends=frozenset(ends))
+
+
+def _eos_id(
+  names: Mapping[str, str | None], ids: Mapping[str, int | None], mask_id: int,
+  refuse: json_file.Refuse,
+) -> int:
+  """Checks the mask token, and returns the id of the end of a text."""
+  if names["mask_token"] and ids["mask_token"] != mask_id:
+    raise refuse(f"mask_token is id {ids['mask_token']} in its "
+                 f"tokenizer_config.json and {mask_id} in its config.json")
+  eos_id = ids.get("eos_token")
+  if eos_id is None:
+    raise refuse("eos_token is missing in its tokenizer_config.json, or is not "
+                 "in the vocabulary")
+  if eos_id == mask_id:
+    raise refuse(f"eos_token is {names['eos_token']!r} in its "
+                 "tokenizer_config.json, which is the mask token")
+  return eos_id
 
 
 def _token(options: json_file.Fields, name: str) -> str | None:

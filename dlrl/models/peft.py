@@ -31,7 +31,7 @@ PARTS = {"a": "lora_A.weight", "b": "lora_B.weight"}
 
 def save(
   adapter: Any, cfg: config.LoraConfig, source: str | pathlib.Path,
-  out: str | pathlib.Path,
+  out: str | pathlib.Path, family: families.Family | None = None,
 ) -> None:
   """Writes an adapter as a directory that `PeftModel.from_pretrained` loads.
 
@@ -43,14 +43,15 @@ def save(
     source: the published checkpoint it was trained on, a directory or a name
       on the Hub; recorded as its base.
     out: the directory to write; must not exist.
+    family: the user's; None: that of the source's model_type.
 
   Raises:
     FileExistsError: `out` exists.
     strict.ConfigError: the family of `source` is not supported.
   """
   out = pathlib.Path(out).expanduser()
-  _, hf = families.read_config(source)
-  names = families.FAMILIES[hf["model_type"]].names
+  _, hf = families.read_config(source, family=family)
+  names = families.of(hf, family).names
   repo = snapshots.model(str(source))
   tensors, modules = {}, []
   for path, leaf in traverse_util.flatten_dict(adapter, sep="/").items():

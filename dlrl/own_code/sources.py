@@ -20,7 +20,7 @@ def of(cfg: config.Config) -> dict[str, str]:
   They are imported already. A module without a file has "".
   """
   names = (cfg.learn.loss, cfg.learn.forward_process, cfg.sft.forward_process,
-           *cfg.task.name.split("+"), *cfg.rollout.rewards)
+           cfg.family, *cfg.task.name.split("+"), *cfg.rollout.rewards)
   return {name: _digest(name.rpartition(":")[0])
           for name in names if imported.named(name)}
 

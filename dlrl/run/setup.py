@@ -146,9 +146,10 @@ def make(
   mesh = mesh_lib.make(cfg.mesh, devices)
   tokenizer: Tokenizer = char_tokenizer.find(cfg.model.vocab_size)
   if cfg.pretrained:
-    published, _ = families.read_config(cfg.pretrained)
+    family = families.named(cfg.family)
+    published, _ = families.read_config(cfg.pretrained, family=family)
     tokenizer = hf_tokenizer.load(
-      cfg.pretrained, error=families.PRETRAINED)
+      cfg.pretrained, family=family, error=families.PRETRAINED)
     # The checkpoint decides what is computed, the user with what memory and in
     # which precision.
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(

@@ -13,6 +13,7 @@ import jax
 from dlrl import config
 from dlrl import keys as keys_lib
 from dlrl import strict
+from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import lora
 from dlrl.models import quantized
@@ -39,7 +40,8 @@ def params(
   if cfg.init_from:
     return _params_of_run(cfg.init_from, abstract)
   if cfg.pretrained:
-    return hf_checkpoints.load_params(cfg.pretrained, abstract)
+    return hf_checkpoints.load_params(
+      cfg.pretrained, abstract, family=families.named(cfg.family))
   init = jax.jit(
     model.init, out_shardings=jax.tree.map(lambda s: s.sharding, abstract))
   return init(keys_lib.of(jax.random.key(cfg.seed), keys_lib.Seed.PARAMS))
