@@ -38,6 +38,9 @@ _RUNS = flags.DEFINE_string(
 # Titles by --name; other names are shown with their config and settings.
 TITLES = {
   "bgpo": "BGPO on 4x4 Sudoku",
+  "bgpo_blocks": "BGPO with the exact ELBO of blocks, 4x4 Sudoku",
+  "bgpo_blocks_ebpo": "BGPO with 16 of EBPO's draws of blocks, 4x4 Sudoku",
+  "bgpo_blocks_global": "BGPO with 16 of its own draws of blocks, 4x4 Sudoku",
   "bgpo_countdown": "BGPO on three-digit Countdown",
   "bgpo_plain": "The paper's BGPO objective (failures at full weight), "
                 "learning rate 2e-4, 4x4 Sudoku",

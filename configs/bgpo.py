@@ -13,8 +13,8 @@ Presets, after a colon:
   plain   the paper's objective with full negative advantages, at a learning
           rate of 2e-4.
   countdown  another task: combine three digits to reach a target; 4 minutes.
-  blocks  the run above with a block-diffusion model, and the exact ELBO of its
-          blocks of four tokens in place of Monte-Carlo samples.
+  blocks  easier puzzles for a block-diffusion model, with the exact ELBO of its
+          blocks of four tokens in place of Monte-Carlo samples; 5 minutes.
   text    another task and any text, byte by byte: `What is 47 plus 28?`.
   smoke   every phase in well under a minute; learns nothing.
   llada_8b_TASK  the paper's run at its size, see `dlrl/presets/llada_8b.py`.
