@@ -77,6 +77,8 @@ def test_a_run_leaves_metrics_plots_samples_and_a_summary(finished):
   assert len(summary["config_fingerprint"]) == 12
   assert (workdir / "curves.png").stat().st_size > 10_000
   assert list((workdir / "tensorboard").iterdir())
+  started, = (workdir / "starts.jsonl").read_text().splitlines()
+  assert json.loads(started)["software"]["jax"] == jax.__version__
   assert [s["step"] for s in metrics.samples(workdir)] == [2, 4, 6]
   assert "on 2 x cpu" in output  # config.mesh.cpu_devices
   assert "ETA" in output

@@ -17,6 +17,7 @@ from dlrl.own_code import sources
 from dlrl.runtime import goodput
 from dlrl.runtime import own_files
 from dlrl.runtime import progress
+from dlrl.runtime import software
 from dlrl.storage import checkpoint
 from dlrl.storage import workdir as workdir_lib
 
@@ -137,7 +138,8 @@ def begin(claimed: workdir_lib.Workdir, cfg: config.Config,
   for text in _lines(claimed.changed, cfg, made):
     progress.say(text)
   code = sources.of(cfg)
-  before = goodput.start(claimed.path, code, {"step": made} | (
+  before = goodput.start(claimed.path, code, {
+    "step": made, "software": software.found()} | (
     {"changed": claimed.changed} if claimed.changed else {}))
   for text in sources.changes(before, code):
     progress.say(text)
