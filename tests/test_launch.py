@@ -92,7 +92,8 @@ def test_launchers_see_nothing_of_what_the_caller_set_for_them():
 
 
 @pytest.mark.parametrize(
-  "script", [p.name for p in LAUNCH.iterdir() if p.suffix != ".yaml"])
+  "script", [p.name for p in LAUNCH.iterdir()
+             if p.is_file() and p.suffix != ".yaml"])
 def test_shellcheck_has_no_complaint(script):
   checker = shutil.which("shellcheck", path=os.path.dirname(sys.executable))
   assert checker, "of the extra `dev`, which is not installed"
@@ -173,8 +174,9 @@ def test_the_jobset_has_a_process_for_every_host_of_its_topology():
     "cloud.google.com/gke-tpu-topology"].split("x")
   chips = container["resources"]["limits"]["google.com/tpu"]
   assert job["parallelism"] == job["completions"] == int(x) * int(y) // chips
-  assert container["command"][:3] == ["python", "-m", "dlrl.main"]
-  names = {a.removeprefix("--").split("=")[0] for a in container["command"][3:]}
+  assert "command" not in container  # the image's, which is `dlrl`
+  assert container["args"][0] == "train"
+  names = {a.removeprefix("--").split("=")[0] for a in container["args"][1:]}
   assert "distributed" in names
   known = flags.FlagValues()
   commands.define("train", known)
@@ -184,5 +186,9 @@ def test_the_jobset_has_a_process_for_every_host_of_its_topology():
   rule, = job["podFailurePolicy"]["rules"]
   assert rule["onExitCodes"] == {
     "containerName": container["name"], "operator": "In", "values": [2]}
+  assert [e.keys() for e in container["env"]] == [{"name", "valueFrom"}] * 2
+  assert {e["name"]: e["valueFrom"]["secretKeyRef"]["key"]
+          for e in container["env"]} == {
+    "HF_TOKEN": "HF_TOKEN", "WANDB_API_KEY": "WANDB_API_KEY"}
   assert pathlib.PurePath(
     container["volumeMounts"][0]["mountPath"]).is_absolute()
