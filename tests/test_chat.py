@@ -154,7 +154,7 @@ def test_the_command_answers_and_writes_the_page(published, tmp_path):
 
 
 @pytest.mark.parametrize("flag, match", [
-  ("--model=/nowhere", "dlrl: --model=/nowhere: has no tokenizer"),
+  ("--model=/nowhere", "dlrl: --model=/nowhere: there is no such directory"),
   ("--html=/tmp", "dlrl: --html=/tmp: cannot be written"),
   ("--html=/etc/passwd/x", "dlrl: --html=/etc/passwd/x: its directory does"),
   ("--steps=7", "dlrl: --steps=7: must be a multiple of the 4 blocks and at "
