@@ -158,6 +158,12 @@ def test_a_command_names_what_exists(block, words, monkeypatch):
   elif program == "pytest" or rest[:2] == ["-m", "pytest"]:
     for path in (word for word in rest if word.startswith("tests")):
       assert (ROOT / path).exists(), path
+  elif program == "docker":
+    assert rest[0] == "push" or rest[-1] == "."
+  elif program == "xpk":
+    command, = (word for word in rest if word.startswith("--command="))
+    _, name, *given = command.split()
+    check_flags(commands.PROGRAMS[name], given, monkeypatch)
   elif program.endswith("dlrl"):
     check_flags(commands.PROGRAMS[rest[0]], rest[1:], monkeypatch)
   elif re.search(r"python3?$", program) and rest[0] == "-m":
