@@ -19,8 +19,8 @@ RUN pip install --no-cache-dir --no-deps \
       pip install --no-cache-dir --no-deps \
         --require-hashes -r "/locks/$EXTRA.txt"; fi
 COPY --from=build /wheel /wheel
-RUN pip install --no-cache-dir --no-deps /wheel/*.whl \
-    && useradd --create-home dlrl
-USER dlrl
-WORKDIR /home/dlrl
+RUN pip install --no-cache-dir --no-deps /wheel/*.whl
+# As root, whom a new volume usually belongs to; set runAsUser and fsGroup in the
+# pod for another user.
+WORKDIR /work
 ENTRYPOINT ["dlrl"]

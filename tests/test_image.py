@@ -30,7 +30,6 @@ def test_the_base_is_pinned_and_the_command_is_dlrl():
     assert re.fullmatch(
       r"python:3\.\d+\.\d+-slim-\w+( AS \w+)?", base), base
   assert values("ENTRYPOINT") == ['["dlrl"]']
-  assert values("USER") == ["dlrl"]
 
 
 def test_all_that_is_copied_exists_and_is_not_ignored():
