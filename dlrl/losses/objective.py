@@ -68,11 +68,13 @@ class Scored(NamedTuple):
   def score(self, logps: jax.Array) -> jax.Array:
     """The draw's ELBO estimate from log-probs [b, t], [b] fp32.
 
+    Of stacked draws [n, b, t] it is [n, b].
+
     Raises:
       strict.ArgumentError: the log-probs have another shape than the weights.
     """
     shapes.require(
-      "Scored.score", weight=(self.weight, "bt"), logps=(logps, "bt"))
+      "Scored.score", weight=(self.weight, "*bt"), logps=(logps, "*bt"))
     return jnp.sum(floats.weighted(logps, self.weight), -1)
 
 

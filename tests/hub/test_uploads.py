@@ -3,7 +3,6 @@
 import fake_hub
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
 from dlrl import commands
 from dlrl import export
@@ -31,10 +30,11 @@ def run(hub, tmp_path, monkeypatch):
   def go(*args, answer=None):
     monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None)
     monkeypatch.setattr("builtins.input", lambda question: answer)
-    with flagsaver.flagsaver():
-      commands.define("export")
-      flags.FLAGS(["dlrl", "--workdir=w", f"--out={out}", *args])
-      export.run()
+    values = flags.FlagValues()  # others may have defined flags of these names
+    commands.define("export", values)
+    values(["dlrl", "--workdir=w", f"--out={out}", *args])
+    monkeypatch.setattr(flags, "FLAGS", values)
+    export.run()
     return out
 
   return go
