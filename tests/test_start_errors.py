@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 
+import own_flags
 import pytest
 import runs
 from absl import flags
-from absl.testing import flagsaver
 
-from dlrl import commands
 from dlrl import validate
 from dlrl.run import command
 
@@ -31,8 +30,7 @@ def parsed(tmp_path, monkeypatch, capsys):
     # ml_collections looks there for settings.
     monkeypatch.setattr(sys, "argv", ["dlrl.main", *args])
     capsys.readouterr()
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
-      commands.define("train")
+    with own_flags.of("train"), pytest.raises(SystemExit) as end:
       command.parse(sys.argv, check=lambda problems: validate.check_each(
         flags.FLAGS.config, problems))
     text = "".join(capsys.readouterr())

@@ -1,10 +1,9 @@
 """`dlrl export --push`: nothing is sent without a yes."""
 
 import fake_hub
+import own_flags
 import pytest
-from absl import flags
 
-from dlrl import commands
 from dlrl import export
 from dlrl import strict
 from dlrl.hub import uploads
@@ -30,11 +29,9 @@ def run(hub, tmp_path, monkeypatch):
   def go(*args, answer=None):
     monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None)
     monkeypatch.setattr("builtins.input", lambda question: answer)
-    values = flags.FlagValues()  # others may have defined flags of these names
-    commands.define("export", values)
-    values(["dlrl", "--workdir=w", f"--out={out}", *args])
-    monkeypatch.setattr(flags, "FLAGS", values)
-    export.run()
+    with own_flags.of("export") as values:
+      values(["dlrl", "--workdir=w", f"--out={out}", *args])
+      export.run()
     return out
 
   return go

@@ -7,12 +7,10 @@ import sys
 
 import jax
 import numpy as np
+import own_flags
 import pytest
 import runs
-from absl import flags
-from absl.testing import flagsaver
 
-from dlrl import commands
 from dlrl import main
 from dlrl import strict
 from dlrl import validate
@@ -58,12 +56,12 @@ def start(workdir, data_dir, prompt_file="", changes=None,
   values = runs.TINY | SHORT | (changes or {}) | {
     "task.data_dir": data_dir, "task.prompt_file": prompt_file}
   typed = [f"--config.{name}={value}" for name, value in values.items()]
-  with (pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver()):
+  with (pytest.MonkeyPatch.context() as patch,
+        own_flags.of("train") as parsed):
     # ml_collections looks there for settings.
     patch.setattr(sys, "argv", ["dlrl", f"--config={config_file}", *typed])
     patch.setattr(mesh_lib, "split_cpu", lambda *args: None)
-    commands.define("train")
-    flags.FLAGS(sys.argv)
+    parsed(sys.argv)
     main.run(config_file, str(workdir))
 
 

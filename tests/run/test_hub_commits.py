@@ -8,11 +8,10 @@ import sys
 import fake_hub
 import jax
 import numpy as np
+import own_flags
 import pytest
 import runs
-from absl.testing import flagsaver
 
-from dlrl import commands
 from dlrl import config
 from dlrl import evaluate
 from dlrl import main
@@ -59,8 +58,7 @@ def started(tmp_path, monkeypatch, sudoku_dir):
       setup.cfg) or {"steps": 0, "seconds": {}})
     monkeypatch.setattr(main.summary_lib, "table", str)
     monkeypatch.setattr(main, "_check_rows", lambda setup: None)
-    with flagsaver.flagsaver():
-      commands.define("train")
+    with own_flags.of("train"):
       command.parse(argv)
       main.run(BGPO, str(tmp_path / "run"))
     return seen[0]
@@ -161,8 +159,7 @@ def test_an_evaluation_names_the_flag_that_was_typed(
           f"--config.task.data_dir={sudoku_dir}", f"--out={tmp_path / 'out'}",
           "--config.mesh.cpu_devices=8"]
   monkeypatch.setattr(sys, "argv", argv)
-  with flagsaver.flagsaver(), pytest.raises(strict.FlagError) as error:
-    commands.define("evaluate")
+  with own_flags.of("evaluate"), pytest.raises(strict.FlagError) as error:
     command.parse(argv)
     evaluate.run()
   assert str(error.value).startswith(
