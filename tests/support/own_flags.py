@@ -22,7 +22,7 @@ def of(command: str) -> Iterator[flags.FlagValues]:
   for name in own:
     if name in values:
       delattr(values, name)
-  # Not those of `own`: a config defines its settings' flags where it is defined.
+  # Again, not `own`: the flags of settings are defined where the config's is.
   commands.define(command, values)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(flags, "FLAGS", values)
