@@ -46,7 +46,7 @@ def installed(wheel, tmp_path_factory):
   subprocess.run(
     [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet",
      "--disable-pip-version-check", "--no-index", f"--target={target}",
-     str(wheel)], check=True, timeout=100)
+     str(wheel)], check=True, timeout=300)
   return target
 
 
@@ -55,7 +55,7 @@ def run(installed, *args, cwd):
   return subprocess.run(
     [installed / "bin" / "dlrl", *args], cwd=cwd, check=False,
     env=os.environ | {"PYTHONPATH": str(installed)}, text=True,
-    capture_output=True, timeout=100)
+    capture_output=True, timeout=300)
 
 
 def test_the_wheel_has_every_file_of_the_package_and_of_configs(wheel):

@@ -52,7 +52,7 @@ def start(workdir: pathlib.Path, code: Mapping[str, str] = {},
 def _last(path: pathlib.Path) -> dict[str, Any]:
   """The record of the last start that can be read, if there is one."""
   try:
-    return own_files.parsed(path.read_bytes().splitlines()[-1])
+    return own_files.parsed(own_files.read(path).splitlines()[-1])
   except (OSError, ValueError, IndexError):
     return {}
 

@@ -31,6 +31,21 @@ def open_fd(path: str | os.PathLike[str], flags: int) -> int:
   return fd
 
 
+def read(path: str | os.PathLike[str]) -> bytes:
+  """The content of a regular file, or of one that a link names.
+
+  Raises:
+    OSError: there is none, or it cannot be read.
+  """
+  def opened(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # as in `open_fd`
+
+  with open(path, "rb", opener=opened) as f:
+    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+      raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+    return f.read()
+
+
 def replace(path: str | os.PathLike[str], data: bytes) -> None:
   """Replaces the file atomically; it is on disk when this returns.
 
@@ -65,7 +80,7 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError: the file cannot be read, or holds something else.
   """
   try:
-    return parsed(pathlib.Path(path).read_bytes())
+    return parsed(read(path))
   except OSError as e:
     raise ValueError(e.strerror) from e
 

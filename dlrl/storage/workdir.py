@@ -169,11 +169,15 @@ def begun(root: pathlib.Path) -> bool:
   if saved.is_dir() and any(
       re.match(r"[0-9]+(\.damaged|$)", path.name) for path in saved.iterdir()):
     return True
-  rows = root / "metrics.jsonl"
+  try:
+    rows = own_files.read(root / "metrics.jsonl")
+  except FileNotFoundError:
+    return False
+  except OSError:
+    return True
   # Damaged lines count: whoever continues the run is told of them.
-  return rows.exists() and any(
-    not line.startswith(b'{"step": 0,')
-    for line in rows.read_bytes().split(b"\n")[:-1])  # the last is incomplete
+  return any(not line.startswith(b'{"step": 0,')
+             for line in rows.split(b"\n")[:-1])  # the last is incomplete
 
 
 def _filled(cfg: dict[str, Any], defaults: Mapping[str, Any]

@@ -76,6 +76,16 @@ def test_a_pipe_is_no_file(tmp_path):
     workdir.claim(tmp_path, CFG)
 
 
+def test_no_read_waits_for_the_other_end_of_a_pipe(tmp_path):
+  os.mkfifo(tmp_path / "metrics.jsonl")
+  with pytest.raises(OSError, match="no regular file"):
+    own_files.read(tmp_path / "metrics.jsonl")
+  assert workdir.begun(tmp_path)
+  os.mkfifo(tmp_path / "config.json")
+  with pytest.raises(strict.FlagError, match="not of a run"):
+    workdir.claim(tmp_path, CFG)
+
+
 def test_a_write_that_fails_leaves_nothing_else(tmp_path, monkeypatch):
   def die(fd):
     raise OSError(28, "No space left on device")
