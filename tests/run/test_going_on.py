@@ -248,7 +248,7 @@ def test_a_schedule_that_ends_later_is_said(
   rate = 1e-3 * 0.5 * (1 + math.cos(
     math.pi * (5 * updates - warmup) / (10 * updates - warmup)))
   assert (f"{part}.optimizer.schedule = 'cosine' now ends at step 10: the rate "
-          f"of step 6 is {rate:.3g}, and would have been 0.") in (
+          f"of step 6 is {rate:.3g}, and would have been 0. ") in (
             capsys.readouterr().out)
 
 
