@@ -19,7 +19,7 @@ def bgpo() -> ml_collections.ConfigDict:
   cfg.task.prompt_length = 48  # our questions need 19; for files of one's own
   cfg.model.vocab_size = 259  # all bytes, see `char_tokenizer.find`
 
-  # Without a carry or with a small number, of which 40% are then solved. Sums of
+  # Without a carry or with a small number; 40% are then solved. Sums of
   # difficulty 3 take longer: with them 2% were, from which RL could not begin.
   cfg.sft.difficulty = (1, 2)
   cfg.sft.steps = 1500
