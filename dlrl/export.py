@@ -16,7 +16,6 @@ whether the repository is private or public. Scripts answer it by `--push_as`.
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -36,6 +35,7 @@ from dlrl.models import transformer
 from dlrl.run import command
 from dlrl.run import start_params
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import own_files
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.storage import checkpoint
@@ -113,7 +113,7 @@ def _config(root: pathlib.Path, source: str) -> tuple[config.Config, str]:
     The config, with `pretrained` replaced by `source`; the parameters' dtype.
   """
   try:
-    run = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    run = own_files.read_object(root / "config.json")
     defaults = strict.to_json(_Kept())
     kept = strict.build(
       _Kept, {key: run.get(key, value) for key, value in defaults.items()})

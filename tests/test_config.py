@@ -26,6 +26,7 @@ from dlrl import config
 from dlrl import strict
 from dlrl import validate
 from dlrl.presets import sudoku_tiny
+from dlrl.strict import nested
 
 METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo,
            fork_grpo, gdsd, just_grpo, spg, stable_drl, trace_rl, unigrpo,
@@ -260,7 +261,7 @@ def test_the_difference_of_two_configs_names_every_change():
   a = config.Config()
   b = dataclasses.replace(
     a, seed=3, learn=dataclasses.replace(a.learn, n_mc=8))
-  lines = strict.diff(strict.to_json(a), strict.to_json(b))
+  lines = nested.diff(strict.to_json(a), strict.to_json(b))
   assert lines == ["config.learn.n_mc: 16 -> 8", "config.seed: 0 -> 3"]
 
 

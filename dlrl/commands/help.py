@@ -1,4 +1,5 @@
-"""What `dlrl --help` and `dlrl COMMAND --help` print, in 80 columns."""
+"""Writes the texts of `dlrl --help` and `dlrl COMMAND --help`, 80 columns wide.
+"""
 
 import ast
 import importlib.util
@@ -34,7 +35,7 @@ def overview() -> str:
 
 
 def text(command: str) -> str:
-  """What a command does, its flags, and the settings if it has a config."""
+  """Describes a command, its flags, and the settings if it takes a config."""
   values = flags.FlagValues()
   commands.define(command, values)
   lines = [_about(command), "", "Flags:", *_flags(values)]

@@ -32,7 +32,7 @@ class TokenLogps(NamedTuple):
 
 @flax.struct.dataclass
 class Drawn:
-  """What the targets were drawn from: some tokens, at a temperature.
+  """A distribution that targets were drawn from: some tokens, a temperature.
 
   The target itself is always one of them: a log-prob is never -inf, although
   rounding may order the tokens otherwise than the sampler did.
@@ -174,7 +174,7 @@ def _backward(
       h = jnp.where(live[..., None], hidden, 0)
       logp = _log_softmax(h, unembed, targets, drawn)
       p = jnp.exp(logp)
-      # Of logits at the temperature:
+      # If logits are those that were divided by the temperature,
       # d logp / d logits = onehot - p; d entropy / d logits = -p (logp + H)
       hit = _hit(logp, targets).astype(p.dtype)
       slope = of_logp[..., None] * (hit - p)

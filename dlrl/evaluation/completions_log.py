@@ -16,6 +16,7 @@ from dlrl import strict
 from dlrl.runtime import own_files
 from dlrl.storage import output_paths
 from dlrl.storage import workdir
+from dlrl.strict import nested
 
 Record = dict[str, Any]
 _SETTINGS, _COMPLETIONS = "settings.json", "completions.jsonl"
@@ -136,7 +137,7 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
     raise strict.FlagError(
       "out", str(path), f"its {_SETTINGS} is not of an evaluation ({e}); "
       "choose another directory") from e
-  lines = strict.diff(there, settings)
+  lines = nested.diff(there, settings)
   strict.require(not lines, "out", str(path), "\n  ".join([
     "holds an evaluation with other settings; choose another directory. "
     "Differences, there -> here:",

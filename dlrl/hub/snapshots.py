@@ -22,8 +22,8 @@ from huggingface_hub import errors
 # Makes the error about a name that cannot be used, from what to do about it.
 Refuse = Callable[[str], Exception]
 
-# Of a model: what its architecture, tokenizer and chat template are read from,
-# and its parameters.
+# The files of a model from which its architecture, tokenizer and chat template
+# are read, and those of its parameters.
 DESCRIPTION = (
   "config.json", "generation_config.json", "tokenizer_config.json",
   "tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja")
@@ -39,7 +39,7 @@ _DATA = re.compile(
   r"(@(?P<revision>refs/(convert|pr)/\w{1,99}|\w[\w.-]{0,199}))?/(?P<file>.+)",
   re.ASCII)
 _FORM = "hf://datasets/ORG/NAME[@REVISION]/FILE"
-# Of the library, of the connection, and of the disk.
+# Errors of the library, the connection and the disk.
 FAILURES = (OSError, ValueError, errors.HTTPError,
             errors.RevisionResolutionError, errors.XetDownloadError)
 
@@ -171,7 +171,7 @@ def without_commits(text: str) -> str:
 
 
 def _explained(error: Exception, repo: Repo) -> str:
-  """What is wrong with a name and what can be done, in one line."""
+  """Says in one line what is wrong with a name and what can be done."""
   if repo.kind == "dataset":
     return why(error, repo)
   return (f"there is no such directory, and {why(error, repo)}; or name the "
@@ -179,7 +179,7 @@ def _explained(error: Exception, repo: Repo) -> str:
 
 
 def why(error: Exception, repo: Repo) -> str:
-  """What an error of the library about a repository means."""
+  """Says what an error of the library about a repository means."""
   if isinstance(error, errors.GatedRepoError):
     return (f"{repo.page} is gated: accept its terms there, and set HF_TOKEN "
             "to a token of your account")

@@ -4,6 +4,7 @@ They need no pretrained model and no vocabulary file. Of both, ids 0, 1 and 2
 are special.
 """
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Iterable
@@ -11,19 +12,43 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 
+class _SmallTokenizer(abc.ABC):
+  """What does not depend on the ids of characters or bytes."""
+
+  pad_id: int
+  eos_id: int
+  mask_id: int
+
+  @property
+  def ends(self) -> frozenset[int]:
+    """The ids that end an answer."""
+    return frozenset({self.eos_id})
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> list[int]:
+    """Encodes `text` without EOS."""
+
+  def prompt(self, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
+    """Encodes a prompt.
+
+    Raises:
+      ValueError: as `encode`; or the prompt is a list of messages, for which
+        there is no format without a published tokenizer.
+    """
+    if not isinstance(prompt, str):
+      raise ValueError("a model without a published tokenizer has no chat "
+                       "format; give the prompt as one text")
+    return self.encode(prompt)
+
+
 @dataclasses.dataclass(frozen=True)
-class CharTokenizer:
+class CharTokenizer(_SmallTokenizer):
   """Ids of the characters of `alphabet` follow the special ones."""
 
   pad_id: int = 0
   eos_id: int = 1
   mask_id: int = 2
   alphabet: str = "0123456789+-*/()=,. |abcdefghijklmnop"
-
-  @property
-  def ends(self) -> frozenset[int]:
-    """The ids that end an answer."""
-    return frozenset({self.eos_id})
 
   @property
   def vocab_size(self) -> int:
@@ -41,15 +66,6 @@ class CharTokenizer:
         raise ValueError(
           f"{char!r} is not in the alphabet {self.alphabet!r}")
     return [self.alphabet.index(char) + 3 for char in text]
-
-  def prompt(self, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
-    """Encodes a prompt.
-
-    Raises:
-      ValueError: as `encode`; or the prompt is a list of messages, for which
-        this tokenizer has no format.
-    """
-    return self.encode(_one_text(prompt))
 
   def decode(self, ids: Iterable[int]) -> str:
     """Decodes up to the first EOS, without padding.
@@ -72,7 +88,7 @@ _NO_BYTE = 0xff
 
 
 @dataclasses.dataclass(frozen=True)
-class ByteTokenizer:
+class ByteTokenizer(_SmallTokenizer):
   """The bytes of a text in UTF-8; their ids are the bytes plus 3.
 
   Decoded bytes that are not UTF-8 become U+FFFD, as a character does whose last
@@ -82,11 +98,6 @@ class ByteTokenizer:
   pad_id: int = 0
   eos_id: int = 1
   mask_id: int = 2
-
-  @property
-  def ends(self) -> frozenset[int]:
-    """The ids that end an answer."""
-    return frozenset({self.eos_id})
 
   @property
   def vocab_size(self) -> int:
@@ -100,15 +111,6 @@ class ByteTokenizer:
       ValueError: the text has half a surrogate pair, which UTF-8 has not.
     """
     return [byte + 3 for byte in text.encode()]
-
-  def prompt(self, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
-    """Encodes a prompt.
-
-    Raises:
-      ValueError: as `encode`; or the prompt is a list of messages, for which
-        this tokenizer has no format.
-    """
-    return self.encode(_one_text(prompt))
 
   def decode(self, ids: Iterable[int]) -> str:
     """Decodes up to the first EOS, without padding.
@@ -134,10 +136,3 @@ def find(vocab_size: int) -> CharTokenizer | ByteTokenizer:
   """
   whole = ByteTokenizer()
   return whole if vocab_size >= whole.vocab_size else CharTokenizer()
-
-
-def _one_text(prompt: str | Sequence[Mapping[str, str]]) -> str:
-  if not isinstance(prompt, str):
-    raise ValueError("a model without a published tokenizer has no chat "
-                     "format; give the prompt as one text")
-  return prompt

@@ -7,7 +7,6 @@ found; 2 the settings cannot work.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import ml_collections
 from absl import flags
@@ -17,27 +16,18 @@ from dlrl import strict
 from dlrl import validate
 from dlrl.run import command
 from dlrl.runtime import terminal
+from dlrl.strict import nested
 
 
 def lines(values: ml_collections.ConfigDict) -> Iterator[str]:
   """`NAME = VALUE` for each setting, with the default if it is another."""
   defaults = {name: value for name, _, value in strict.knobs(config.Config())}
-  found = dict(_flat(values.to_dict(), defaults))
+  found = dict(nested.flat(values.to_dict(), defaults))
   for name in [*(name for name in defaults if name in found),
                *(name for name in found if name not in defaults)]:
     value, default = found[name], defaults.get(name, found[name])
     yield f"{name} = {value!r}" + (
       f"  # default {default!r}" if value != default else "")
-
-
-def _flat(values: dict[str, Any], defaults: dict[str, Any], prefix: str = ""
-          ) -> Iterator[tuple[str, Any]]:
-  for key, value in values.items():
-    name = prefix + key
-    if isinstance(value, dict) and name not in defaults:
-      yield from _flat(value, defaults, f"{name}.")
-    else:
-      yield name, value
 
 
 def run() -> None:

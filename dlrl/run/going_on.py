@@ -20,6 +20,7 @@ from dlrl.runtime import progress
 from dlrl.runtime import software
 from dlrl.storage import checkpoint
 from dlrl.storage import workdir as workdir_lib
+from dlrl.strict import nested
 
 _ALLOWED = {name: field.metadata["restart"]
             for name, field, _ in strict.knobs(config.Config())}
@@ -63,7 +64,7 @@ def recorded(root: pathlib.Path) -> dict[str, Any]:
   except ValueError:
     return {}  # `workdir.claim` reads it again and reports what is wrong
   problems = strict.Problems()
-  for name, value in _flat(found):
+  for name, value in nested.flat(found):
     with problems.catch():
       strict.find(config.Config, name, value)
   strict.require(not problems.found, "workdir", str(root), "\n  ".join([
@@ -90,7 +91,7 @@ def newer(
   Returns:
     By dotted names, what differs from `cfg`.
   """
-  there = {name for name, _ in _flat(found)}
+  there = {name for name, _ in nested.flat(found)}
   values = {}
   for name, _, value in strict.knobs(cfg) if found else ():
     # In sections such as `learn.loss_args`, the parts have names.
@@ -172,12 +173,3 @@ def _lines(changed: dict[str, tuple[Any, Any]], cfg: config.Config, made: int
     f"{steps}: the rate of step {made + 1} is {after:.3g}, and would have been "
     f"{before:.3g}. The numbers are not those of a run that had {steps} steps "
     "from the beginning")
-
-
-def _flat(values: dict[str, Any], prefix: str = ""
-          ) -> Iterator[tuple[str, Any]]:
-  for key, value in values.items():
-    if isinstance(value, dict) and value:
-      yield from _flat(value, f"{prefix}{key}.")
-    else:
-      yield prefix + key, value

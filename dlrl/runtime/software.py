@@ -14,10 +14,10 @@ _ROOT = pathlib.Path(dlrl.__file__).parents[1]
 
 
 def found() -> dict[str, str | None]:
-  """Versions by name, and `commit`; None for what is not installed.
+  """Versions by name, and `commit`.
 
-  Of a package that is not installed, and of one that has no metadata, the
-  version is None, as is the commit of an installed wheel.
+  A package that is not installed, or has no metadata, has the version None; an
+  installed wheel has the commit None.
   """
   return {"dlrl": dlrl.__version__, "commit": commit(_ROOT),
           "python": platform.python_version(),

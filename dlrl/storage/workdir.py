@@ -21,6 +21,7 @@ from typing import Any
 from dlrl import strict
 from dlrl.runtime import own_files
 from dlrl.storage import output_paths
+from dlrl.strict import nested
 
 
 def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
@@ -198,7 +199,7 @@ def _compare(root: pathlib.Path, cfg_json: dict[str, Any],
     raise strict.FlagError(
       "workdir", str(root), f"its config.json is not of a run ({e}); choose "
       "another --workdir") from e
-  changed = strict.differences(_filled(old, defaults), cfg_json)
+  changed = nested.differences(_filled(old, defaults), cfg_json)
   lines = [f"config.{name}: {a!r} -> {b!r}" for name, (a, b) in changed.items()
            if name not in free]
   strict.require(not lines or not begun(root), "workdir", str(root),

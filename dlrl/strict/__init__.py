@@ -376,22 +376,3 @@ def fingerprint(*parts: Any) -> str:
            for p in parts]
   text = json.dumps(plain, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def diff(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-  """One line `config.a.b: old -> new` for every value that differs."""
-  return [f"config.{name}: {a!r} -> {b!r}"
-          for name, (a, b) in differences(old, new).items()]
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = ""
-                ) -> dict[str, tuple[Any, Any]]:
-  """`{"a.b": (old, new)}` of every value that differs; None where absent."""
-  found: dict[str, tuple[Any, Any]] = {}
-  for key in sorted(old.keys() | new.keys()):
-    a, b = old.get(key), new.get(key)
-    if isinstance(a, dict) and isinstance(b, dict):
-      found |= differences(a, b, f"{prefix}{key}.")
-    elif a != b:
-      found[f"{prefix}{key}"] = a, b
-  return found

@@ -13,6 +13,7 @@ from dlrl import evaluate
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
+from dlrl.strict import nested
 from dlrl.tasks import prompts
 from dlrl.tasks.user_files import templates
 
@@ -151,7 +152,7 @@ def test_the_config_keeps_the_text_and_notices_a_change(tmp_path):
   saved = strict.to_json(cfg)
   path.write_text("R: {question}")
   again = validate.from_dict(values)
-  (line,) = strict.diff(saved, strict.to_json(again))
+  (line,) = nested.diff(saved, strict.to_json(again))
   assert line == ("config.task.prompt_text: 'Q: {question}' -> 'R: {question}'")
   assert tasks.prompt_version(cfg.task) != tasks.prompt_version(again.task)
   # A run's config keeps the prompt of the run, whatever is in the file now.
