@@ -40,13 +40,15 @@ ASSUMED = (
   "between slices.")
 
 
-def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
+def main(cfg: config.Config, name: str, path: str | None = None,
+         flag: str = "compile_only") -> bool:
   """Prints the table and returns whether all programs fit, as far as known.
 
   Args:
     cfg: config of the run.
     name: name of the devices, see `topology`.
     path: JSON file for the same figures; None: none is written.
+    flag: that the user named the devices with.
 
   Raises:
     strict.ConfigError: the devices are unknown, or the config does not fit
@@ -55,7 +57,7 @@ def main(cfg: config.Config, name: str, path: str | None = None) -> bool:
   target = output_paths.file("json", path) if path else None
   if name == "cpu":
     mesh_lib.split_cpu(cfg.mesh.cpu_devices)
-  devices = topology.devices(name)
+  devices = topology.devices(name, flag)
   setup = setup_lib.make(cfg, devices)
   kind = devices[0].device_kind
   chip = chips.find(kind)

@@ -25,13 +25,8 @@ def run() -> None:
   """
   options = flags.FLAGS
   cfg = validate.from_dict(options.config)
-  try:
-    fits = compile_only.main(cfg, options.devices, options.json)
-  except strict.FlagError as e:
-    if e.field != "compile_only":
-      raise
-    raise strict.FlagError("devices", e.value, e.fix) from e  # as typed here
-  if not fits:
+  if not compile_only.main(
+      cfg, options.devices, options.json, flag="devices"):
     sys.exit(2)
 
 
