@@ -100,8 +100,7 @@ def check(setup: setup_lib.Setup) -> None:
 
 
 def _splits(cfg: config.Config) -> list[str]:
-  """The splits that are evaluated: that of `config.eval`, and the test if any.
-  """
+  """Names the split of `config.eval`, and the test split if there is one."""
   own = tasks.FILES in cfg.task.name.split("+")
   tested = ["test"] if cfg.task.test_files or not own else []
   return list(dict.fromkeys([cfg.eval.split, *tested]))

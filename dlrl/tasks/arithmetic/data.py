@@ -8,9 +8,8 @@ The numbers are positive, and the sum is below a hundred. Its difficulty is
     2  neither is, and the ones add up to less than ten
     3  neither is, and the ones add up to ten or more: there is a carry
 
-Splits share no pair of numbers,
-whatever their order. They are cut by raw PCG64 words, a stream that NumPy
-promises to keep.
+Splits share no pair of numbers, whatever their order. They are cut by raw PCG64
+words, a stream that NumPy promises to keep.
 """
 
 import itertools
