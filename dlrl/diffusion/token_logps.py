@@ -218,8 +218,7 @@ def _log_softmax(
   for id_ in drawn.never:
     logits = jnp.where((ids == id_) & ~_hit(logits, targets), _NONE, logits)
   if drawn.among is not None:
-    # Compared with one of the few ids after the other: a scatter would not work
-    # on a vocabulary that is split over devices, and all comparisons at once
+    # Compared with one of the few ids after the other: all comparisons at once
     # would be an array of k times the logits on CPUs.
     kept, _ = jax.lax.scan(
       lambda kept, one: (kept | (ids == one[..., None]), None),
