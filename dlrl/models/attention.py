@@ -96,7 +96,7 @@ def bidirectional(
       raise ValueError(
         "bidirectional(backend='cudnn'): cuDNN attention does not support "
         "packed rows (segments); use 'xla'")
-    return on_each_device(_cudnn, q, k, v, lengths, segments)
+    return on_each_device(_cudnn, q, k, v, lengths)
   seen = (jnp.arange(k.shape[1])[None] < lengths[:, None])[:, None]
   if segments is not None:
     seen &= segments[:, :, None] == segments[:, None, :]
@@ -341,17 +341,15 @@ def check(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> None:
 
 
 def _cudnn(
-  q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
-  segments: jax.Array | None,
+  q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array
 ) -> jax.Array:
-  del segments
   # Some versions of cuDNN do not write the gradients of padding. A select gives
   # zeros whatever they hold.
   live = jnp.arange(k.shape[1])[None] < lengths[:, None]
-  k, v = (jnp.where(live[..., None, None], x, 0) for x in (k, v))
+  k, v = (_even(jnp.where(live[..., None, None], x, 0)) for x in (k, v))
   return jax.nn.dot_product_attention(
-    q, k, v, key_value_seq_lengths=lengths.astype(jnp.int32),
-    implementation="cudnn")
+    _even(q), k, v, key_value_seq_lengths=lengths.astype(jnp.int32),
+    implementation="cudnn")[:, :q.shape[1]]
 
 
 def _cudnn_noisy(
@@ -374,12 +372,15 @@ def _cudnn_masked(
 ) -> jax.Array:
   """Attends as `seen` [b, t, s] says, which becomes a bias of that size."""
   t, s = seen.shape[1:]
-  # With a bias, cuDNN has no gradients of odd lengths.
-  q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
-             for x in (q, k, v))
   seen = jnp.pad(seen, ((0, 0), (0, t % 2), (0, s % 2)))
   return jax.nn.dot_product_attention(
-    q, k, v, mask=seen[:, None], implementation="cudnn")[:, :t]
+    _even(q), _even(k), _even(v), mask=seen[:, None],
+    implementation="cudnn")[:, :t]
+
+
+def _even(x: jax.Array) -> jax.Array:
+  # JAX refuses the gradients of odd numbers of queries or keys.
+  return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
 
 
 def on_each_device(kernel: Kernel, *args: jax.Array | None) -> jax.Array:
