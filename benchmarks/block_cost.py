@@ -79,7 +79,7 @@ def two_streams(model: transformer.Model, n: int, group: int) -> Gradient:
   """Gradients of BGPO's loss as a run computes them."""
   learn = config.LearnConfig(
     forward_process="block_stratified", n_mc=n, micro_batch=GROUP,
-    logps_chunk=64)
+    logps_chunk=512)
   return functools.partial(update.batch_grads, model, learn, group=group)
 
 

@@ -183,9 +183,9 @@ def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
   if smaller:
     advice.append(f"--config.learn.micro_batch={smaller[-1]}: fewer "
                   "completions at a time")
-  if learn.logps_chunk > 8:
+  if learn.logps_chunk > 256:
     advice.append(f"--config.learn.logps_chunk={learn.logps_chunk // 2}: "
-                  "logits of fewer columns at a time")
+                  "logits of fewer positions at a time")
   return advice
 
 

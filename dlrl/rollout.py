@@ -159,7 +159,7 @@ def canvases(
       state.policy, *model_input.assemble(tokens, prompt, prompt_length))
     logps, _ = token_logps.token_logps(
       hidden[:, : tokens.shape[1]], model.unembed(state.policy), tokens, known,
-      chunk=tokens.shape[1], shards=mesh_lib.batch_parts(tokens.shape[0]))
+      chunk=tokens.size, shards=mesh_lib.batch_parts(tokens.shape[0]))
     order = pruning.REMASK[prior.remask](
       jax.vmap(lambda key: keys_lib.of(key, purpose))(keys), logps)
     return jnp.where(pruning.keep(order, known, kept), tokens, canvas)

@@ -92,7 +92,7 @@ def test_fine_tuning_is_the_bound_of_the_blocks_that_exist():
   model = transformer.build(CFG, MASK)
   params = networks.random_params(model)
   cfg = config.SftConfig(
-    batch_size=3, gen_length=6, logps_chunk=2,
+    batch_size=3, gen_length=6, logps_chunk=6,
     forward_process="block_stratified",
     optimizer=config.OptimizerConfig(clip_norm=1e9))
   tx = optimizer.make(cfg.optimizer, cfg.steps)

@@ -41,7 +41,7 @@ def tiny(**changes):
   cfg.rollout.prompts, cfg.rollout.group_size = 8, 8
   cfg.rollout.sampler.block_length = BLOCK
   cfg.learn.n_mc, cfg.learn.micro_batch = DRAWS, ROWS // PARTS
-  cfg.learn.logps_chunk = 4
+  cfg.learn.logps_chunk = 16
   with cfg.unlocked():
     cfg.update_from_flattened_dict(changes)
   return validate.from_dict(cfg)
@@ -254,13 +254,14 @@ def test_nothing_is_suggested_where_all_fits():
 
 def test_suggestions_are_settings_that_can_be_set():
   many = advice(("rollout", "update"), held=90, mesh=(2, 4, 1), **{
-    "model.remat": "none", "learn.micro_batch": 32, "learn.logps_chunk": 16,
+    "model.remat": "none", "learn.micro_batch": 32, "learn.logps_chunk": 512,
     "rollout.sampler.cache": "dual"})
   flags = flags_of(many)
   assert flags[0] == "--config.mesh.data=1"
   assert {"--config.model.remat=full", "--config.learn.micro_batch=16",
-          "--config.learn.logps_chunk=8", "--config.rollout.sampler.cache=none",
-          "--config.rollout.prompts=4", "--config.mesh.tensor=2",
+          "--config.learn.logps_chunk=256",
+          "--config.rollout.sampler.cache=none", "--config.rollout.prompts=4",
+          "--config.mesh.tensor=2",
           "--config.learn.optimizer.moment_dtype=bfloat16",
           "--config.lora.rank=128"} <= set(flags)
   assert many[-1].startswith("more devices")

@@ -92,7 +92,7 @@ def _adapters():
 
 def _fine_tuning(step):
   model, params = tiny()
-  cfg = config.SftConfig(gen_length=5, logps_chunk=5, batch_size=3)
+  cfg = config.SftConfig(gen_length=5, batch_size=3)
   tx = optimizer.make(cfg.optimizer, 10)
   state = dataclasses.replace(first_state(params, tx), step=jnp.int32(step))
   batch = take(make_batch(), range(3))

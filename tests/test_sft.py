@@ -26,7 +26,7 @@ from dlrl.diffusion import model_input
 def test_a_step_s_loss_weights_k_masked_tokens_of_m_by_m_over_k():
   (model, params), batch = tiny(), make_batch()
   cfg = config.SftConfig(
-    batch_size=B, gen_length=T, logps_chunk=2,
+    batch_size=B, gen_length=T, logps_chunk=2 * B,
     optimizer=config.OptimizerConfig(clip_norm=1e9))
   tx = optimizer.make(cfg.optimizer, cfg.steps)
   state = dataclasses.replace(first_state(params, tx), step=jnp.int32(3))

@@ -49,8 +49,8 @@ class SftConfig:
     "exact_k", "how the single draw of a completion is masked: an unbiased "
     "process of dlrl.diffusion, or your own as 'package.module:name'")
   logps_chunk: int = knob(
-    16, "canvas columns whose logits are in memory at a time", at_least=1,
-    restart=Restart.ROUNDING)
+    2048, "positions per device whose logits are in memory at a time",
+    unit="tokens", at_least=1, restart=Restart.ROUNDING)
   log_every: int = knob(
     25, "interval of metrics rows and progress lines", unit="optimizer steps",
     at_least=1, restart=Restart.FREE)
@@ -125,6 +125,6 @@ class LearnConfig:
     128, "completions per forward pass, over all devices", at_least=1,
     restart=Restart.ROUNDING)
   logps_chunk: int = knob(
-    16, "canvas columns whose logits are in memory at a time", at_least=1,
-    restart=Restart.ROUNDING)
+    2048, "positions per device whose logits are in memory at a time",
+    unit="tokens", at_least=1, restart=Restart.ROUNDING)
   optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4)

@@ -239,7 +239,7 @@ def noisy_hidden(
 def exact_elbo(
   model: Any, params: Any, prompt: jax.Array, prompt_length: jax.Array,
   completion: jax.Array, completion_length: jax.Array | None = None, *,
-  chunk: int = 64,
+  chunk: int = 2048,
 ) -> jax.Array:
   """The ELBO of completions under a block-diffusion model, without sampling.
 
@@ -255,7 +255,7 @@ def exact_elbo(
     prompt_length: [b] int.
     completion: [b, t] int, without mask tokens.
     completion_length: [b] int, its tokens that exist; None: all t.
-    chunk: columns whose logits are in memory at a time.
+    chunk: positions whose logits are in memory at a time.
 
   Returns:
     [b] fp32, in nats; a lower bound of log p(completion | prompt).

@@ -58,10 +58,10 @@ def token_logps(
 ) -> TokenLogps:
   """fp32 log softmax(hidden @ unembed) at `targets`, and its entropy.
 
-  At most [b, chunk, v] logits exist at a time. Reverse-mode gradients of both
-  results are exact, in the dtypes of the inputs; forward mode is not supported.
-  Hidden states and targets of positions that are not masked may be anything,
-  even NaN.
+  At most [shards, chunk, v] logits exist at a time. Reverse-mode gradients of
+  both results are exact, in the dtypes of the inputs; forward mode is not
+  supported. Hidden states and targets of positions that are not masked may be
+  anything, even NaN.
 
   Args:
     hidden: [b, t, d].
@@ -69,7 +69,8 @@ def token_logps(
       should not be, or every chunk gathers it again.
     targets: [b, t] int in 0..v-1.
     mask: [b, t] bool.
-    chunk: columns per chunk; a chunk has b * chunk positions.
+    chunk: positions of a shard per chunk. The head is read three times for
+      each chunk with a masked position, and its fp32 gradient read and written.
     shards: number of equal parts of b that are on different devices. Positions
       stay in their part, and the parts' gradients are summed once, not in
       every chunk.
@@ -98,7 +99,7 @@ def token_logps(
     out = _scores(
       split(hidden), unembed, split(targets), split(mask),
       dataclasses.replace(drawn, among=split(among[0]) if among else None),
-      n // t * min(chunk, t))
+      min(chunk, n))
     return TokenLogps(*(x.reshape(b, t) for x in out))
 
   return inferred_sharding.inside(scores, mask, mask)(*_alike(

@@ -63,13 +63,17 @@ def base(preset: str) -> ml_collections.ConfigDict:
 
   cfg.learn.score_norm = "token"  # as in DARE; see sudoku_tiny.py
   batches_and_optimizer(cfg, task)
+  # Two rows per chip: each gathered layer and each reduction serves both.
+  cfg.learn.micro_batch = 128
   return cfg
 
 
 def batches_and_optimizer(cfg: ml_collections.ConfigDict, task: str) -> None:
   """Sets, in place, what does not depend on the model; `task`: of `TASKS`."""
   cfg.learn.micro_batch = 64  # one row per chip of a v5e-64
-  cfg.learn.logps_chunk = 32
+  # The head is read three times per chunk, and its fp32 gradient read and
+  # written; of 512 positions the logits take 0.25 GiB.
+  cfg.learn.logps_chunk = cfg.sft.logps_chunk = 512
   cfg.learn.optimizer.learning_rate = 5e-7
   cfg.learn.optimizer.weight_decay = 0.01
   cfg.learn.optimizer.b2 = 0.999

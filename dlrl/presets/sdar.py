@@ -79,9 +79,6 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.learn.n_mc = 15
   cfg.learn.tokens = "until_eos"
   llada_8b.batches_and_optimizer(cfg, task)
-  # Every chunk of columns reads the head three times, and its fp32 gradient is
-  # read and written: with 32 columns that is most of an update's traffic.
-  cfg.learn.logps_chunk = 256
   if preset.endswith(ONE_GPU):
     _one_gpu(cfg)
   return cfg
@@ -98,5 +95,4 @@ def _one_gpu(cfg: ml_collections.ConfigDict) -> None:
   cfg.learn.forward_process = "block_balanced"
   cfg.learn.n_mc = 4
   cfg.learn.micro_batch = 8
-  cfg.learn.logps_chunk = 64  # of eight rows, not one or two
   cfg.learn.optimizer.learning_rate = 1e-5

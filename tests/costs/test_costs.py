@@ -113,9 +113,9 @@ def of_a_draw():
 
 
 def logits():
-  """Number of logits in F: all columns of the canvas, in whole chunks."""
-  columns = updates.T + -updates.T % updates.LEARN.logps_chunk
-  return updates.B * columns * networks.TINY.vocab_size
+  """Number of logits in F: those of all positions, which fill whole chunks."""
+  assert updates.LEARN.micro_batch * updates.T % updates.LEARN.logps_chunk == 0
+  return updates.B * updates.T * networks.TINY.vocab_size
 
 
 def head():

@@ -87,7 +87,7 @@ def assert_gradients(grads, want, size, rtol):
 @pytest.mark.parametrize("v", [4097, 4096, 126464, 152064])
 def test_both_and_their_gradients_are_exact_wherever_the_logits_are(v, dtype):
   weight = weights(1)[:, :2, :5]
-  run = jitted(weight, chunk=2)
+  run = jitted(weight, chunk=4)
   for offset in (-50.0, 0.0, 50.0):
     hidden, unembed, targets, mask = case(0, dtype, v=v, offset=offset)
     args = hidden[:2, :5], unembed, targets[:2, :5], mask[:2, :5]
@@ -101,7 +101,7 @@ def test_both_and_their_gradients_are_exact_wherever_the_logits_are(v, dtype):
 
 
 @pytest.mark.parametrize(
-  ("chunk", "shards"), [(1, 1), (4, 1), (5, 1), (64, 1), (1, 4), (4, 2)])
+  ("chunk", "shards"), [(3, 1), (16, 1), (20, 1), (64, 1), (1, 4), (8, 2)])
 def test_neither_chunks_nor_shards_change_anything(chunk, shards):
   args, weight = case(2), weights(3)
   (_, out), grads = jitted(weight, chunk=chunk, shards=shards)(*args)
@@ -113,7 +113,7 @@ def test_neither_chunks_nor_shards_change_anything(chunk, shards):
 
 def test_what_is_not_masked_is_zero_and_gets_no_gradient():
   hidden, unembed, targets, mask = case(3)
-  (_, out), (grad, _) = jitted(weights(4), chunk=4)(
+  (_, out), (grad, _) = jitted(weights(4), chunk=16)(
     hidden, unembed, targets, mask)
   dead = ~np.asarray(mask)
   assert dead.any()
@@ -126,7 +126,7 @@ def test_what_is_not_masked_is_zero_and_gets_no_gradient():
 
 def test_garbage_where_nothing_is_masked_changes_nothing():
   hidden, unembed, targets, mask = case(4)
-  run = jitted(weights(5), chunk=3)
+  run = jitted(weights(5), chunk=12)
   want = run(hidden, unembed, targets, mask)
   for garbage in (1e30, -1e30, np.inf, np.nan):
     got = run(jnp.where(mask[..., None], hidden, garbage), unembed,
@@ -136,7 +136,7 @@ def test_garbage_where_nothing_is_masked_changes_nothing():
 
 def test_extreme_bf16_logits_stay_finite():
   args = case(5, jnp.bfloat16, scale=1e4)
-  (_, out), grads = jitted(weights(6), chunk=4)(*args)
+  (_, out), grads = jitted(weights(6), chunk=16)(*args)
   # Logits are accumulated in fp32, far more exact than bf16's 8 bits.
   logps, entropy, *_ = in_float64(*args, weights(6))
   np.testing.assert_allclose(out.logps.sum(), logps.sum(), rtol=1e-5)
@@ -149,7 +149,7 @@ def test_extreme_bf16_logits_stay_finite():
 def test_draws_side_by_side_are_draws_one_by_one():
   hidden, unembed, targets, _ = case(6)
   masks = jnp.asarray(np.random.default_rng(7).random((3, B, T)) < 0.3)
-  run = weighted(weights(8), chunk=2)
+  run = weighted(weights(8), chunk=8)
   together = jax.jit(
     jax.vmap(run, (None, None, None, 0)), compiler_options=FAST)(
       hidden, unembed, targets, masks)
@@ -175,11 +175,11 @@ def test_only_chunks_with_a_masked_position_are_computed(
   mask = np.zeros((B, T), bool)
   mask[0, 2:9] = mask[1] = mask[3, 7:9] = True
   args = (*case(9)[:3], jnp.asarray(mask))
-  _, grads = jitted(weights(9), chunk=2, shards=shards)(*args)
+  _, grads = jitted(weights(9), chunk=8 // shards, shards=shards)(*args)
   jax.block_until_ready(grads)
   jax.effects_barrier()
-  # A chunk of two columns has 8 positions, for 19 masked ones. Of two shards,
-  # it has 4 in each, for 17 and 2. Both passes compute each chunk once.
+  # A chunk has 8 positions, for 19 masked ones. Of two shards, it has 4 in
+  # each, for 17 and 2. Both passes compute each chunk once.
   assert len(computed) == 2 * want
 
 
@@ -197,7 +197,7 @@ def naive(hidden, unembed, targets, mask):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_is_that_of_a_chunk_and_a_gradient(dtype):
-  b, d, v, chunk = 2, 16, 126464, 4
+  b, d, v, chunk = 2, 16, 126464, 8
 
   def temporaries(f, t):
     args = [jax.ShapeDtypeStruct(*x) for x in (
@@ -211,7 +211,7 @@ def test_memory_is_that_of_a_chunk_and_a_gradient(dtype):
     out = token_logps.token_logps(*args, chunk=chunk)
     return out.logps + out.entropy
 
-  of_chunk, of_unembed = 4 * b * chunk * v, 4 * d * v
+  of_chunk, of_unembed = 4 * chunk * v, 4 * d * v
   sizes = [temporaries(both, t) for t in (32, 128)]
   assert max(sizes) < of_unembed + 4 * of_chunk < 4 * b * 32 * v
   assert sizes[1] - sizes[0] < of_chunk / 20
@@ -219,7 +219,7 @@ def test_memory_is_that_of_a_chunk_and_a_gradient(dtype):
 
 
 def test_devices_exchange_sums_and_never_logits():
-  rows, t, width, vocab, chunk = 8, 32, 16, 4096, 8
+  rows, t, width, vocab, chunk = 8, 32, 16, 4096, 16
   model = transformer.build(config.ModelConfig(
     vocab_size=vocab, width=width, layers=1, heads=2, kv_heads=2, head_dim=8,
     mlp_width=16), 2)
@@ -249,7 +249,7 @@ def test_devices_exchange_sums_and_never_logits():
                                  atol=1e-5), got, want)
 
   # Sizes of one device's part of a chunk's logits and of the matrix.
-  logits, matrix = rows // 4 * chunk * vocab // 2, width * vocab // 2
+  logits, matrix = chunk * vocab // 2, width * vocab // 2
   large = [x for x in collectives(compiled.as_text())
            if x[2] >= min(logits, matrix)]
   # The matrix is gathered once and its gradient summed once, out of all loops.

@@ -167,7 +167,7 @@ def scores(x):
   """Log-probs and entropies, and their gradients to both factors."""
   def total(hidden, unembed):
     out = token_logps.token_logps(
-      hidden, unembed.astype(hidden.dtype), x.ids, x.valid, chunk=3)
+      hidden, unembed.astype(hidden.dtype), x.ids, x.valid, chunk=6)
     return jnp.sum(out.logps + 0.5 * out.entropy), out
 
   (of_hidden, of_unembed), out = jax.grad(

@@ -18,7 +18,7 @@ B, T, P, N_MC, MASK = 8, 5, 6, 3, 2  # every prompt is shorter than P
 FAST = {"xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True}
 LEARN = config.LearnConfig(
-  n_mc=N_MC, micro_batch=2, logps_chunk=2, forward_process="stratified")
+  n_mc=N_MC, micro_batch=2, logps_chunk=5, forward_process="stratified")
 
 
 def recorder():
