@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from checkpoints import batches
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -248,6 +249,18 @@ def test_a_process_that_fails_says_why_and_ends_the_others(environment):
   assert "ArithmeticError: no reward" in texts[1][1]
   assert parent_process.MESSAGE in texts[0][1]
   assert parent_process.MESSAGE not in texts[1][1]
+
+
+def test_one_process_of_several_can_look_which_checkpoints_there_are(
+    environment, tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as saver:
+    saver.save(3, {"params": {"w": jnp.ones(2)}}, batches(), {})
+  port = runs.free_port()
+  found = [subprocess.Popen(
+    [sys.executable, TESTS / "joined_steps.py", str(port), str(i), tmp_path],
+    env=environment, text=True, stdout=subprocess.PIPE) for i in range(2)]
+  assert [job.communicate()[0].splitlines()[-1:] for job in found] == (
+    [["[3]"]] * 2)
 
 
 @pytest.mark.parametrize(("job", "field"), [
