@@ -17,7 +17,8 @@ Presets, after a colon:
           blocks of four tokens in place of Monte-Carlo samples; 5 minutes.
   text    another task and any text, byte by byte: `What is 47 plus 28?`.
   smoke   every phase in well under a minute; learns nothing.
-  llada_8b_TASK  the paper's run at its size, see `dlrl/presets/llada_8b.py`.
+  llada_8b_TASK  the paper's run at its size, see `dlrl/presets/llada_8b.py`;
+      llada_8b_TASK_1gpu for one GPU with 80 GB.
   sdar_8b_TASK  block-diffusion models, see `dlrl/presets/sdar.py`.
 """
 
@@ -35,11 +36,15 @@ PRESETS = ("plain", "countdown", "blocks", "text", "smoke")
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
   """The settings of `preset`."""
   if preset.startswith(llada_8b.PREFIX):
-    return llada_8b.base(preset)
+    cfg = llada_8b.base(preset.removesuffix(llada_8b.ONE_GPU))
+    if preset.endswith(llada_8b.ONE_GPU):
+      llada_8b.one_gpu(cfg)
+    return cfg
   if preset.startswith(sdar.PREFIX):
     return sdar.base(preset)
   if preset not in ("", *PRESETS):
-    raise names.unknown(preset, PRESETS, (*llada_8b.PRESETS, *sdar.PRESETS))
+    raise names.unknown(preset, PRESETS, (
+      *llada_8b.PRESETS, *llada_8b.ONE_GPU_PRESETS, *sdar.PRESETS))
   if preset == "text":
     return text_tiny.bgpo()
   cfg = sudoku_tiny.bgpo()

@@ -22,6 +22,7 @@ from dlrl.costs import chips
 from dlrl.costs import flops as flops_lib
 from dlrl.costs import memory
 from dlrl.costs import program_report
+from dlrl.costs import time_bound
 from dlrl.costs import topology
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
@@ -33,11 +34,11 @@ from dlrl.sampling import block_decode
 from dlrl.sampling import denoise
 from dlrl.storage import output_paths
 
-ASSUMED = (
-  "Least times assume that products, memory and links work at the chip's peak "
-  "rates and overlap, that every micro-batch has an advantage, and that "
-  "rollouts take all their steps. They leave out rewards and the network "
-  "between slices.")
+ASSUMED = "\n".join((
+  "What the terms of the least time, which add up, assume:",
+  *(f"  {name}: {meaning}" for name, meaning in time_bound.TERMS.items()),
+  "  all: every micro-batch has an advantage, rollouts take all their steps; "
+  "rewards", "    and the networks between slices and hosts are left out"))
 
 
 def main(cfg: config.Config, name: str, path: str | None = None,
@@ -63,7 +64,9 @@ def main(cfg: config.Config, name: str, path: str | None = None,
   chip = chips.find(kind)
   progress.say(f"compiling {cfg.job} of {cfg.task.name} for {len(devices)} x "
                f"{kind}, mesh {dict(setup.mesh.shape)}")
-  reports = compile_all(setup, chip.hbm if chip else None)
+  limit = chips.pool(
+    chip, devices[0].platform, cfg.mesh.gpu_memory) if chip else None
+  reports = compile_all(setup, limit)
   abstract = (train_state.abstract_sft if cfg.job == "sft" else
               train_state.abstract_rl)(setup)
   state = {part: memory.per_device(tree)
@@ -72,12 +75,15 @@ def main(cfg: config.Config, name: str, path: str | None = None,
   advice = suggestions(setup.cfg, dict(setup.mesh.shape), state, lacking)
   result = {
     "topology": name, "devices": len(devices), "device_kind": kind,
-    "mesh": dict(setup.mesh.shape), "jax": jax.__version__,
+    "mesh": dict(setup.mesh.shape), "jax": jax.__version__, "limit": limit,
     "state": state, "assumed": ASSUMED, "suggestions": advice,
     "programs": [_as_json(r, chip) for r in reports]}
   if target:
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
   terminal.show(text(reports, state, chip, advice))
+  if chip and devices[0].platform == "gpu":
+    terminal.show(f"A device has {memory.as_text(chip.hbm)}, of which "
+                  f"mesh.gpu_memory = {cfg.mesh.gpu_memory} is JAX's.")
   return not lacking
 
 
@@ -166,6 +172,8 @@ def suggestions(
         advice.append("--config.learn.optimizer.moment_dtype=bfloat16")
       advice.append("--config.lora.rank=128 --config.model.param_dtype="
                     "bfloat16: trains adapters on frozen parameters")
+      if math.prod(mesh.values()) == 1:
+        advice.append(memory.ONE_GPU)
     advice.append(f"more devices: parameters, gradients and optimizer take "
                   f"{memory.as_text(held)} of {memory.as_text(limit)}")
   return advice or ["more devices"]
@@ -205,9 +213,11 @@ def _of_rollout(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
 
 def _as_json(report: program_report.Report, chip: chips.Chip | None
              ) -> dict[str, Any]:
-  least = report.least_seconds(chip) if chip else None
-  return dataclasses.asdict(report) | {
-    "fits": report.fits, "least_seconds": least}
+  figures = {field.name: getattr(report, field.name)
+             for field in dataclasses.fields(report) if field.name != "traffic"}
+  return figures | {
+    "fits": report.fits,
+    "least_seconds": report.least_seconds(chip) if chip else None}
 
 
 def text(
@@ -261,6 +271,8 @@ def _column(
       f"{found['count']:,}  {found['bytes'] / 1e9:,.3f}")
   if chip is not None:
     least = report.least_seconds(chip)
-    rows |= {f"least s for {part}": f"{s:,.3f}" for part, s in least.items()}
-    rows["least s"] = f"{max(least.values()):,.3f}"
+    rows |= {f"least s, {part}": f"{s:,.3f}" for part, s in least.items()}
+    total = sum(least.values())
+    rows["least s"] = f"{total:,.3f}"
+    rows["products at peak, of it"] = f"{report.flops / chip.flops / total:.0%}"
   return rows | {"s to compile": f"{report.seconds:.1f}"}

@@ -48,6 +48,7 @@ from dlrl.run import grading
 from dlrl.run import hub_commits
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
+from dlrl.runtime import gpu
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import progress
@@ -323,6 +324,7 @@ def run() -> None:
   cfg = prepare(values, model=options.model, protocol=options.protocol,
                 prompt_file=options.prompt_file)
   mesh_lib.split_cpu(cfg.mesh.cpu_devices)
+  gpu.take(cfg.mesh.gpu_memory)
   try:
     setup = setup_lib.make(hub_commits.fixed(cfg))
   except strict.ConfigError as e:

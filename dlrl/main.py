@@ -40,6 +40,7 @@ from dlrl.run import hub_commits
 from dlrl.run import setup as setup_lib
 from dlrl.run import summary as summary_lib
 from dlrl.runtime import compile_cache
+from dlrl.runtime import gpu
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
@@ -76,6 +77,8 @@ def run(config_file: str, workdir: str) -> None:
     strict.ConfigError: before anything is allocated or overwritten.
   """
   options = flags.FLAGS
+  if options.deterministic:
+    gpu.deterministic()
   if options.compile_only:
     progress.say(f"dlrl: {config_file}")
     cfg = validate.from_dict(options.config)
@@ -93,6 +96,7 @@ def run(config_file: str, workdir: str) -> None:
     cfg = validate.from_dict(options.config)
   problems.finish()
   mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
+  gpu.take(cfg.mesh.gpu_memory)
   cfg = hub_commits.fixed(_going_on(cfg, root))
   setup = setup_lib.make(cfg)
   if not going_on.finished(cfg, summary_lib.read(root)):

@@ -176,10 +176,17 @@ def test_the_table_says_what_fits_and_what_the_estimate_assumes(compiled):
   _, reports, _ = compiled
   chip = chips.Chip(flops=1e9, hbm=2**30, bandwidth=1e9, links=1e9)
   least = reports[1].least_seconds(chip)
-  assert least["products"] == reports[1].flops / 1e9
-  assert least["memory"] == reports[1].accessed / 1e9
+  kernels = reports[1].traffic.kernels
+  # Every kernel takes as long as its products or its bytes, and none runs
+  # beside another; nothing runs beside the collectives of CPUs.
+  assert least["products"] + least["memory"] == pytest.approx(sum(
+    n * max(k.flops, k.accessed) for k, n in kernels.items()) / 1e9)
+  assert sum(k.flops * n for k, n in kernels.items()) == pytest.approx(
+    reports[1].flops, rel=0.001)
+  assert reports[1].accessed == sum(k.accessed * n for k, n in kernels.items())
   assert least["links"] == sum(
     c["bytes"] for c in reports[1].collectives.values()) / 1e9
+  assert least["links beside"] == 0
   small = dataclasses.replace(reports[1], limit=reports[1].needed - 2**20)
   text = compile_only.text(
     [reports[0], small], {"parameters": 2**20}, chip, ["--config.x=1, so"])
@@ -187,7 +194,7 @@ def test_the_table_says_what_fits_and_what_the_estimate_assumes(compiled):
   assert "update: does not fit, by 1.0 MiB" in text
   assert compile_only.ASSUMED in text
   assert "  --config.x=1, so" in text
-  assert f"{max(least.values()):,.3f}" in text
+  assert f"{sum(least.values()):,.3f}" in text
 
 
 TOO_LARGE = {
@@ -276,6 +283,14 @@ def test_suggestions_are_settings_that_can_be_set():
     cfg.update_from_flattened_dict({name: type(old)(kind)})
   cfg.learn.micro_batch = 16
   validate.from_dict(cfg)
+
+
+def test_one_device_is_told_of_the_preset_for_one_gpu():
+  assert any("bgpo:llada_8b_math_1gpu" in line for line in advice(
+    held=90, mesh=(1, 1, 1)))
+  assert not any("_1gpu" in line for line in advice(held=90))
+  assert not any("_1gpu" in line for line in advice(
+    held=90, mesh=(1, 1, 1), **{"lora.rank": 4}))
 
 
 def test_micro_batches_stay_a_multiple_of_the_devices():

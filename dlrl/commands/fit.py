@@ -10,5 +10,6 @@ def define(values: flags.FlagValues) -> None:
   config.define(values)
   flags.DEFINE_string(
     "devices", None, "what to compile for: v5e-64, v5p-32, v6e-8, 7x-16, "
-    "2xv5e-16, gpu, cpu-8; see docs/compile_only.md", values, required=True)
+    "2xv5e-16, h100-8, gpu, cpu-8; see docs/compile_only.md", values,
+    required=True)
   flags.DEFINE_string("json", None, "file for the figures", values)

@@ -81,3 +81,7 @@ class MeshConfig:
   cpu_devices: int = knob(
     0, "without an accelerator, devices that the CPU is split into, over all "
     "processes; 0: one", at_least=0, restart=Restart.ROUNDING)
+  gpu_memory: float = knob(
+    0.9, "share of a GPU's memory that JAX takes as its pool; the rest is for "
+    "CUDA, NCCL and cuDNN. XLA_CLIENT_MEM_FRACTION comes before it",
+    above=0, at_most=1, restart=Restart.FREE)

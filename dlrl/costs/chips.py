@@ -14,7 +14,8 @@ class Chip:
 
   Attributes:
     flops: dense bf16 matrix products, FLOPs per second.
-    hbm: bytes available to a program; on TPUs, what the compiler leaves.
+    hbm: bytes of memory: on TPUs those that the compiler leaves to a program,
+      on GPUs all that CUDA has, see `pool`.
     bandwidth: bytes per second of the HBM.
     links: bytes per second received over all links of the slice or node.
   """
@@ -32,12 +33,25 @@ CHIPS = {
   "TPU v5": Chip(459e12, int(95.74 * GiB), 2765e9, 600e9),
   "TPU v6 lite": Chip(918e12, int(31.25 * GiB), 1638e9, 400e9),
   "TPU7x": Chip(1153.5e12, int(94.75 * GiB), 3690e9, 300e9),
-  "NVIDIA A100-SXM4-80GB": Chip(312e12, 80 * GiB, 2039e9, 300e9),
-  "NVIDIA H100 80GB HBM3": Chip(989e12, int(79.6 * GiB), 3350e9, 450e9),
-  "NVIDIA H200": Chip(989e12, int(140.4 * GiB), 4800e9, 450e9),
+  "NVIDIA A100-SXM4-80GB": Chip(312e12, 85_100_068_864, 2039e9, 300e9),
+  "NVIDIA H100 80GB HBM3": Chip(989e12, 84_942_979_072, 3350e9, 450e9),
+  "NVIDIA H200": Chip(989e12, 151_397_597_184, 4800e9, 450e9),
+  "NVIDIA B200": Chip(2250e12, 191_514_411_008, 8000e9, 900e9),
 }
 
 
 def find(device_kind: str) -> Chip | None:
   """The chip's peaks; None if the table does not have it."""
   return CHIPS.get(device_kind)
+
+
+def pool(chip: Chip, platform: str, share: float) -> int:
+  """Bytes that JAX can give to a program and its arrays.
+
+  Args:
+    chip: of the device.
+    platform: of the device, "gpu" or "tpu".
+    share: of a GPU's memory that JAX takes; the rest is for CUDA, NCCL and
+      other libraries. On TPUs, `Chip.hbm` is what remains already.
+  """
+  return int(chip.hbm * share) if platform == "gpu" else chip.hbm

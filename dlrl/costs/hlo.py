@@ -8,12 +8,16 @@ once and does not include communication.
 import collections
 import dataclasses
 import functools
-import itertools
 import math
 import re
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from dlrl.costs import hlo_loops
+from dlrl.costs import hlo_products
+from dlrl.costs import hlo_text
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all",
          "collective-permute")
@@ -21,14 +25,6 @@ _FREE = frozenset({
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast",
   "after-all", "partition-id", "replica-id", "opt-barrier", "while",
   "conditional", "call", "domain"})
-_LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)")
-_SHAPE = re.compile(r"([a-z]+\d*)\w*\[([\d,]*)\](\{[^}]*\})?")
-_CALLS = re.compile(
-  r"(?:calls|to_apply|body|condition|true_computation|false_computation)="
-  r"%?([\w.\-]+)|(?:branch_computations|called_computations)=\{([^}]*)\}")
-_COUNTING = frozenset({"parameter", "get-tuple-element", "constant", "compare",
-                       "fusion", "bitcast", "copy"})
-_LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 
 
 class Collective(NamedTuple):
@@ -40,12 +36,14 @@ class Collective(NamedTuple):
       scattered or exchanged.
     devices: number of devices that take part together.
     times: how often it runs.
+    beside: whether kernels run between its start and its end.
   """
 
   kind: str
   size: int
   devices: int
   times: int
+  beside: bool
 
   @property
   def moved(self) -> float:
@@ -56,39 +54,36 @@ class Collective(NamedTuple):
     return self.times * self.size * passes * share
 
 
+class Kernel(NamedTuple):
+  """What one instruction needs; a device runs one after another.
+
+  Attributes:
+    flops: of its matrix products, as far as the text tells.
+    accessed: bytes that it reads from and writes to memory.
+    opaque: whether it may compute products of which the text says nothing.
+  """
+
+  flops: int
+  accessed: int
+  opaque: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Traffic:
   """Traffic of one run on one device.
 
   Attributes:
-    accessed: bytes that instructions read from and write to memory.
+    kernels: how often each kind of kernel runs.
     collectives: collectives of more than one device.
   """
 
-  accessed: int
+  kernels: Mapping[Kernel, int]
   collectives: tuple[Collective, ...]
 
-
-class _Line(NamedTuple):
-  root: bool
-  name: str
-  shape: str
-  op: str
-  rest: str  # operands, a closing parenthesis, attributes
-
   @property
-  def operands(self) -> list[str]:
-    depth = itertools.accumulate(
-      (char == "(") - (char == ")") for char in self.rest)
-    inside = sum(1 for _ in itertools.takewhile(lambda d: d >= 0, depth))
-    return re.findall(r"%([\w.\-]+)", self.rest[:inside])
-
-  @property
-  def called(self) -> list[str]:
-    found = []
-    for one, several in _CALLS.findall(self.rest):
-      found += [one] if one else re.findall(r"[\w.\-]+", several)
-    return found
+  def accessed(self) -> int:
+    """Bytes that all kernels read from and write to memory."""
+    return _accessed(self.kernels)
 
 
 def traffic(text: str, while_trips: Sequence[int] = ()) -> Traffic:
@@ -103,27 +98,20 @@ def traffic(text: str, while_trips: Sequence[int] = ()) -> Traffic:
     ValueError: `while_trips` is too short.
   """
   module = _Module(text)
-  accessed, found = module.cost(module.entry, tuple(while_trips))
-  return Traffic(accessed, tuple(c for c in found.values() if c.devices > 1))
+  kernels, found = module.cost(module.entry, tuple(while_trips))
+  return Traffic(kernels, tuple(c for c in found.values() if c.devices > 1))
+
+
+_Cost = tuple[collections.Counter[Kernel], dict[str, Collective]]
 
 
 class _Module:
   """The computations of a module by name, and their traffic."""
 
   def __init__(self, text: str) -> None:
-    self.lines: dict[str, list[_Line]] = {}
-    self.entry = ""
-    text = re.sub(r"/\*index=\d+\*/", "", text)
+    self.lines, self.entry = hlo_text.computations(text)
     header = re.search(r"num_partitions=(\d+)", text)
     self.partitions = int(header[1]) if header else 1
-    name = ""
-    for row in text.splitlines():
-      if row.endswith("{") and not row.startswith(" "):
-        name = row.removeprefix("ENTRY ").split()[0].lstrip("%")
-        self.entry = name if row.startswith("ENTRY") else self.entry
-        self.lines[name] = []
-      elif name and (match := _LINE.match(row)):
-        self.lines[name].append(_Line(bool(match[1]), *match.groups()[1:]))
     # Where collectives start that TPUs carry on in other fusions, perhaps in a
     # loop in between.
     self.starts: dict[str, set[str]] = collections.defaultdict(set)
@@ -139,121 +127,143 @@ class _Module:
     return {line.name: line.shape for line in self.lines[computation]}
 
   @functools.cache  # noqa: B019
-  def cost(self, computation: str, trips: tuple[int, ...]
-           ) -> tuple[int, dict[str, Collective]]:
-    """Bytes accessed, and collectives by unique keys."""
-    accessed, found = 0, dict[str, Collective]()
+  def cost(self, computation: str, trips: tuple[int, ...]) -> _Cost:
+    """How often kernels run, and collectives by unique keys."""
+    kernels, found = collections.Counter[Kernel](), dict[str, Collective]()
     for line in self.lines[computation]:
       if line.op == "while":
-        more, inner = self._loop(line, trips)
+        more, inner = self._loop(line, computation, trips)
         found |= {f"{line.name}/{k}": c for k, c in inner.items()}
       elif line.op == "conditional":
         more, inner = max((self.cost(c, trips) for c in line.called),
-                          key=lambda cost: cost[0])
+                          key=lambda cost: _accessed(cost[0]))
         found |= {f"{line.name}/{k}": c for k, c in inner.items()}
       else:
-        more = self._accessed(line, computation)
+        more = self._kernel(line, computation)
         if line.op == "call":
-          more += sum(self.cost(c, trips)[0] for c in line.called)
+          for name in line.called:
+            more = more + self.cost(name, trips)[0]
         for key, one in self._collectives(line, computation, trips):
           found.setdefault(key, one)
-      accessed += more
-    return accessed, found
+      kernels.update(more)
+    return kernels, found
 
-  def _loop(self, line: _Line, trips: tuple[int, ...]
-            ) -> tuple[int, dict[str, Collective]]:
-    condition, body = _LOOP.findall(line.rest)[0]
-    times = self._trips(line, condition)
+  def _loop(self, line: hlo_text.Line, computation: str,
+            trips: tuple[int, ...]) -> _Cost:
+    condition, body = hlo_loops.parts(line)
+    times = hlo_loops.trips(self.lines, computation, line)
     if times is None:
       if not trips:
         raise ValueError(
           f"hlo.traffic: the trip count of {line.name} depends on data; pass "
           "while_trips")
       times, trips = trips[0], trips[1:]
-    total, found = 0, dict[str, Collective]()
+    total, found = collections.Counter[Kernel](), dict[str, Collective]()
     for name, runs in ((body, times), (condition, times + 1)):
-      accessed, inner = self.cost(name, trips)
-      total += runs * accessed
+      kernels, inner = self.cost(name, trips)
+      total.update({k: runs * n for k, n in kernels.items()})
       found |= {f"{name}/{k}": c._replace(times=c.times * runs)
                 for k, c in inner.items()}
     return total, found
 
-  def _trips(self, line: _Line, condition: str) -> int | None:
-    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line.rest):
-      return int(known[1])
-    # Only loops whose counter starts at 0, such as JAX's scans.
-    text = list(self._within(condition))
-    limits = [x.rest.partition(")")[0] for x in text
-              if x.op == "constant" and re.match("[su](32|64)", x.shape)]
-    compared = [x for x in text if x.op == "compare"]
-    if (len(limits) == len(compared) == 1 and {x.op for x in text} <= _COUNTING
-        and "direction=LT" in compared[0].rest):
-      return int(limits[0])
-    return None
+  def _kernel(self, line: hlo_text.Line, computation: str
+              ) -> collections.Counter[Kernel]:
+    flops, opaque = 0, False
+    if line.op not in _FREE:
+      flops, opaque = self._products(line, computation)
+    accessed = self._accessed(line, computation)
+    one = Kernel(flops, accessed, opaque)
+    return collections.Counter({one: 1} if any(one) else {})
 
-  def _within(self, computation: str) -> Iterator[_Line]:
-    for line in self.lines[computation]:
-      yield line
-      for name in line.called:
-        yield from self._within(name)
+  def _products(self, line: hlo_text.Line, computation: str
+                ) -> tuple[int, bool]:
+    """FLOPs of an instruction with all that it runs, and `Kernel.opaque`."""
+    flops = hlo_products.flops(line, self.shapes(computation))
+    opaque = hlo_products.opaque(line)
+    # What others call, such as sums, computes no products.
+    for name in line.called if line.op in ("fusion", "async-start") else ():
+      for inner in self.lines[name]:
+        more, unknown = self._products(inner, name)
+        flops, opaque = flops + more, opaque or unknown
+    return flops, opaque
 
-  def _collectives(self, line: _Line, computation: str, trips: tuple[int, ...]
-                   ) -> Iterator[tuple[str, Collective]]:
+  def _collectives(
+    self, line: hlo_text.Line, computation: str, trips: tuple[int, ...]
+  ) -> Iterator[tuple[str, Collective]]:
     kind = line.op.removesuffix("-start")
     if kind in KINDS:
-      size = _size(line.shape, anywhere=True)
-      given = sum(_size(self.shapes(computation)[x], anywhere=True)
+      size = hlo_text.size(line.shape, anywhere=True)
+      given = sum(hlo_text.size(self.shapes(computation)[x], anywhere=True)
                   for x in line.operands)
       if kind == "reduce-scatter":
         size = given
       elif kind != line.op and kind != "all-reduce":
         size -= given  # the result of a -start also holds the operands
       channel = re.search(r"channel_id=(\d+)", line.rest)
-      if channel and computation not in self.starts.get(
-          channel[0], (computation,)):
+      key = channel[0] if channel else line.name
+      started = self.starts.get(key)
+      if started and computation not in started:
         return
-      yield (channel[0] if channel else line.name), Collective(
-        kind, size, _group(line.rest, self.partitions), 1)
+      yield key, Collective(
+        kind, size, _group(line.rest, self.partitions), 1,
+        bool(started) or self._beside(line, computation))
     elif line.op not in ("reduce", "sort", "scatter", "map"):
+      beside = self._beside(line, computation)
       for name in line.called:
-        yield from self.cost(name, trips)[1].items()
+        for key, one in self.cost(name, trips)[1].items():
+          yield key, one._replace(beside=one.beside or beside)
 
-  def _accessed(self, line: _Line, computation: str) -> int:
+  def _beside(self, start: hlo_text.Line, computation: str) -> bool:
+    """Whether kernels run between a start and its end."""
+    if not start.op.endswith("-start") or '"is_sync":true' in start.rest:
+      return False
+    lines = self.lines[computation]
+    for line in lines[lines.index(start) + 1:]:
+      if line.op.endswith("-done") and start.name in line.operands:
+        return False
+      if line.op == "while" or (
+          line.op.removesuffix("-start") not in KINDS
+          and self._accessed(line, computation)):
+        return True
+    return True
+
+  def _accessed(self, line: hlo_text.Line, computation: str) -> int:
     shapes = self.shapes(computation)
     if line.op in _FREE or line.op.endswith(("-done", "-update")):
       return 0
     if line.op == "copy-start":  # (to, from, context)
-      return sum(_parts(line.shape)[:2])
+      return sum(hlo_text.parts(line.shape)[:2])
     if line.op == "slice-start":  # ((from), to, context)
-      return (_parts(line.shape)[1]
-              + _parts(line.shape, anywhere=True)[1])
+      return (hlo_text.parts(line.shape)[1]
+              + hlo_text.parts(line.shape, anywhere=True)[1])
     if line.op == "dynamic-slice":
-      return 2 * _size(line.shape)
+      return 2 * hlo_text.size(line.shape)
     if line.op == "dynamic-update-slice":
-      return 2 * _size(shapes[line.operands[1]])
+      return 2 * hlo_text.size(shapes[line.operands[1]])
     if line.op == "gather":
-      return 2 * _size(line.shape) + _size(shapes[line.operands[1]])
+      return 2 * hlo_text.size(line.shape) + hlo_text.size(
+        shapes[line.operands[1]])
     if line.op == "fusion":
       return self._of_fusion(line, shapes)
-    return _size(line.shape) + sum(
-      _size(shapes[x]) for x in line.operands if x in shapes)
+    return hlo_text.size(line.shape) + sum(
+      hlo_text.size(shapes[x]) for x in line.operands if x in shapes)
 
-  def _of_fusion(self, line: _Line, shapes: dict[str, str]) -> int:
+  def _of_fusion(self, line: hlo_text.Line, shapes: dict[str, str]) -> int:
     """Bytes that a fusion reads of its operands and writes."""
     total = sum(
-      self._read(line.called[0], number, _size(shapes[name]))
+      self._read(line.called[0], number, hlo_text.size(shapes[name]))
       for number, name in enumerate(line.operands))
     inner, _ = self._fused(line.called[0])
     inside = self.shapes(line.called[0])
     root = inner[_seen(next(
       one.name for one in inner.values() if one.root), inner)]
-    written, sizes = [root.name], [_size(line.shape)]
+    written, sizes = [root.name], [hlo_text.size(line.shape)]
     if root.op == "tuple":
-      written, sizes = root.operands, _parts(line.shape)
+      written, sizes = root.operands, hlo_text.parts(line.shape)
     for name, whole in zip(written, sizes, strict=True):
       one = inner[_seen(name, inner)]
       if one.op == "dynamic-update-slice":
-        whole = min(whole, _size(inside[one.operands[1]]))
+        whole = min(whole, hlo_text.size(inside[one.operands[1]]))
       # Values passed through or still being communicated are not written.
       on_its_way = (one.op == "parameter" or one.op in KINDS
                     or '"AsyncCollectiveStart"' in one.rest)
@@ -262,7 +272,7 @@ class _Module:
 
   @functools.cache  # noqa: B019
   def _fused(self, computation: str) -> tuple[
-      dict[str, _Line], dict[str, list[tuple[int, _Line]]]]:
+      dict[str, hlo_text.Line], dict[str, list[tuple[int, hlo_text.Line]]]]:
     """The instructions of a fusion by name, and the uses of each value."""
     inner = {one.name: one for one in self.lines[computation]}
     users = collections.defaultdict(list)
@@ -287,17 +297,19 @@ class _Module:
     return min(whole, total)
 
 
-def _seen(name: str, inner: dict[str, _Line]) -> str:
+def _seen(name: str, inner: dict[str, hlo_text.Line]) -> str:
   """The value that `name` is a bitcast of, or `name` itself."""
   while inner[name].op == "bitcast":
     name = inner[name].operands[0]
   return name
 
 
-def _part(position: int, user: _Line, shapes: dict[str, str]) -> int | None:
+def _part(
+  position: int, user: hlo_text.Line, shapes: dict[str, str]
+) -> int | None:
   """Bytes that an instruction reads of an operand; None: all of it."""
   if user.op == "dynamic-slice" and position == 0:
-    return _size(user.shape)
+    return hlo_text.size(user.shape)
   if user.op == "dynamic-update-slice" and position == 0:
     return 0  # in place
   if user.op in ("tuple", *KINDS) or '"AsyncCollective' in user.rest:
@@ -305,25 +317,8 @@ def _part(position: int, user: _Line, shapes: dict[str, str]) -> int | None:
   return None
 
 
-def _size(shape: str, *, anywhere: bool = False) -> int:
-  """Bytes of an array, or of all arrays in a tuple; see `_parts`."""
-  return sum(_parts(shape, anywhere=anywhere))
-
-
-def _parts(shape: str, *, anywhere: bool = False) -> list[int]:
-  """Bytes in main memory of an array, or of each array in a tuple.
-
-  With `anywhere`, arrays in the core memories of a TPU, S(1) and above, count.
-  """
-  return [
-    math.prod(int(n) for n in dims.split(",") if n) * _bits(dtype) // 8
-    if anywhere or not re.search(r"S\([1-9]\)", layout) else 0
-    for dtype, dims, layout in _SHAPE.findall(shape)]
-
-
-def _bits(dtype: str) -> int:
-  digits = re.search(r"\d+", dtype)
-  return int(digits[0]) if digits else 8 * (dtype == "pred")
+def _accessed(kernels: Mapping[Kernel, int]) -> int:
+  return sum(k.accessed * times for k, times in kernels.items())
 
 
 def _group(attributes: str, partitions: int) -> int:

@@ -51,12 +51,17 @@ def parts(state: Any) -> dict[str, Any]:
         s.shape, "float32", sharding=s.sharding), state.params)}
 
 
-def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
+ONE_GPU = (
+  "a preset for one GPU, which trains adapters on a frozen bf16 model, such as "
+  "--config=bgpo:llada_8b_math_1gpu")
+
+
+def estimate(parts: Mapping[str, Any], mesh: Mapping[str, int]) -> str:
   """One line with the memory per device of each part.
 
   Args:
-    parts: maps names to trees of shapes with shardings.
-    fsdp: `mesh.fsdp` of the run, for the message.
+    parts: maps names to trees of shapes with shardings, see `parts`.
+    mesh: devices by axis, for the message.
 
   Raises:
     strict.ConfigError: the parts exceed a device's memory, without counting
@@ -65,10 +70,18 @@ def estimate(parts: Mapping[str, Any], fsdp: int) -> str:
   sizes = {name: per_device(tree) for name, tree in parts.items()}
   total = sum(sizes.values())
   limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-  strict.require(
-    limit is None or total < limit, "mesh.fsdp", fsdp,
-    f"must be greater: {_listed(sizes)} are {as_text(total)} per device, which "
-    f"has {as_text(limit or 0)}; see docs/memory.md")
+  if limit is not None and total >= limit:
+    why = (f"{_listed(sizes)} are {as_text(total)} per device, which has "
+           f"{as_text(limit)}; see docs/memory.md")
+    if mesh["data"] > 1:
+      raise strict.ConfigError(
+        "mesh.fsdp", mesh["fsdp"], f"must be greater: {why}")
+    if parts.get("base") is None:
+      raise strict.ConfigError(
+        "lora.rank", 0, f"must be greater, or the devices more: {why}. There "
+        f"is {ONE_GPU}")
+    raise strict.ConfigError(
+      "mesh.fsdp", mesh["fsdp"], f"must be greater, of more devices: {why}")
   room = "" if limit is None else f" of {as_text(limit)}"
   return (f"memory per device: {_listed(sizes)}; together {as_text(total)}"
           f"{room}, without activations")

@@ -12,6 +12,7 @@ import jax
 from dlrl.costs import chips
 from dlrl.costs import hlo
 from dlrl.costs import memory
+from dlrl.costs import time_bound
 
 # The compiler's messages for programs that are too large for a TPU.
 _SIZE = r"([\d.]+)([KMGT])"
@@ -37,7 +38,9 @@ class Report:
     limit: memory of a device, bytes.
     flops: FLOPs of matrix products.
     accessed: bytes read from and written to memory.
-    collectives: for each kind, their `count` and the `bytes` received.
+    collectives: for each kind, their `count` and the `bytes` received, of
+      which `alone` without a kernel beside them.
+    traffic: what the least time is computed from.
   """
 
   name: str
@@ -51,6 +54,7 @@ class Report:
   flops: float
   accessed: int | None
   collectives: dict[str, dict[str, float]] | None
+  traffic: hlo.Traffic | None = None
 
   @property
   def fits(self) -> bool | None:
@@ -58,14 +62,14 @@ class Report:
     return None if self.limit is None else self.needed <= self.limit
 
   def least_seconds(self, chip: chips.Chip) -> dict[str, float]:
-    """Seconds for products, memory and links, each alone at its peak rate."""
-    seconds = {"products": self.flops / chip.flops}
-    if self.accessed is not None:
-      seconds["memory"] = self.accessed / chip.bandwidth
-    if self.collectives is not None:
-      seconds["links"] = sum(
-        c["bytes"] for c in self.collectives.values()) / chip.links
-    return seconds
+    """Terms of the least time, see `time_bound.TERMS`.
+
+    Of a program that is too large to compile, only its products are known.
+    """
+    if self.traffic is None:
+      return {"products": self.flops / chip.flops}
+    return time_bound.seconds(
+      self.traffic.kernels, self.traffic.collectives, self.flops, chip)
 
 
 def of(
@@ -106,15 +110,16 @@ def of(
   return Report(
     name, seconds, arguments, stats.temp_size_in_bytes, output, code,
     arguments + stats.temp_size_in_bytes + output + code, limit,
-    flops / devices, traffic.accessed, _by_kind(traffic)), compiled
+    flops / devices, traffic.accessed, _by_kind(traffic), traffic), compiled
 
 
 def _by_kind(traffic: hlo.Traffic) -> dict[str, dict[str, float]]:
   found: dict[str, dict[str, float]] = collections.defaultdict(
-    lambda: {"count": 0, "bytes": 0.0})
+    lambda: {"count": 0, "bytes": 0.0, "alone": 0.0})
   for one in traffic.collectives:
     found[one.kind]["count"] += one.times
     found[one.kind]["bytes"] += one.moved
+    found[one.kind]["alone"] += 0.0 if one.beside else one.moved
   return dict(found)
 
 

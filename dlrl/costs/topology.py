@@ -3,7 +3,8 @@
 `v5e-64`, `v5p-32`, `v6e-8` and `7x-16` are sizes as Google Cloud names them:
 chips of v5e and v6e, cores of v5p and TPU7x, which have two cores per chip.
 `v5p:2x2x4` gives the chips along each axis of the torus; `2xv5e-16` means two
-slices; `cpu-8` splits this machine's CPU; `cpu` and `gpu` are what JAX finds.
+slices; `h100-8` are the GPUs of a host, and more are several hosts with eight
+each; `cpu-8` splits this machine's CPU; `cpu` and `gpu` are what JAX finds.
 """
 
 import importlib.util
@@ -13,6 +14,7 @@ import re
 import jax
 
 from dlrl import strict
+from dlrl.costs import gpu_targets
 
 # The compiler's name; axes of the torus; cores per chip in the size.
 KINDS = {
@@ -25,6 +27,10 @@ HOST = (2, 2, 1)  # chips of one host along each axis
 _TPU = re.compile(
   r"(?:(?P<slices>\d+)x)?(?:tpu)?(?P<kind>\w+?)"
   r"(?:-(?P<size>\d+)|:(?P<axes>\d+(?:x\d+)+))")
+_GPU = re.compile(rf"({'|'.join(gpu_targets.TARGETS)})-([1-9]\d*)")
+GPUS = 8  # of a host
+# Choosing kernels by their times needs a GPU.
+_NO_GPU = "--xla_gpu_autotune_level=0"
 # Without these, libtpu looks for chips and asks a metadata server.
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -44,6 +50,8 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
   """
   if match := re.fullmatch(r"(cpu|gpu)(?:-([1-9]\d*))?", name):
     return _of_host(match[1], match[2], name, field)
+  if match := _GPU.fullmatch(name):
+    return _of_gpus(gpu_targets.TARGETS[match[1]], int(match[2]), name, field)
   slices, layout = parse(name, field)
   if importlib.util.find_spec("libtpu") is None:
     raise strict.FlagError(
@@ -65,6 +73,32 @@ def devices(name: str, field: str = "compile_only") -> list[jax.Device]:
   return list(found.devices)
 
 
+def _of_gpus(
+  target: gpu_targets.Target, count: int, name: str, field: str
+) -> list[jax.Device]:
+  if count > GPUS and count % GPUS:
+    raise strict.FlagError(
+      field, name, f"hosts have {GPUS} GPUs each: give at most {GPUS}, or a "
+      "multiple of them")
+  if not any(map(importlib.util.find_spec,
+                 ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+    raise strict.FlagError(
+      field, name,
+      "needs the compiler for GPUs: pip install 'dlrl[gpu_aot]'")
+  os.environ["XLA_FLAGS"] = f"{_NO_GPU} {os.environ.get('XLA_FLAGS', '')}"
+  jax.config.update("jax_platforms", "cpu")
+  from jax._src.cudnn import fused_attention_stablehlo
+  from jax.experimental import topologies  # creates a backend on import
+  # JAX asks the library, which a machine without GPUs need not have.
+  major, minor = gpu_targets.CUDNN
+  fused_attention_stablehlo.check_cudnn_version = (
+    lambda: 10_000 * major + 100 * minor)
+  hosts = max(1, count // GPUS)
+  return list(topologies.get_topology_desc(
+    "absent", "cuda", target_config=gpu_targets.description(target),
+    topology=f"1x{hosts}x{count // hosts}").devices)
+
+
 def parse(name: str, field: str = "compile_only") -> tuple[int, str]:
   """`(slices, layout)` of a TPU's name: `2xv5p-16` is (2, "v5:2x2x2").
 
@@ -76,7 +110,7 @@ def parse(name: str, field: str = "compile_only") -> tuple[int, str]:
     raise strict.FlagError(
       field, name, "unknown accelerator; use v5e-64, v5p-32, v6e-8, 7x-16 "
       "(or other sizes), v5p:2x2x4 (chips by axes), 2xv5e-16 (two slices), "
-      "cpu-8 or gpu")
+      f"{', '.join(f'{kind}-8' for kind in gpu_targets.TARGETS)}, cpu-8 or gpu")
   kind, axes, cores = KINDS[match["kind"]]
   slices = int(match["slices"] or 1)
   if slices < 1:

@@ -1,7 +1,8 @@
 """Shapes of LLaDA-8B and Dream-7B, and settings that papers share at this size.
 
 These are the presets `llada_8b_TASK` and `dream_7b_TASK` of the methods'
-configs, for the tasks in `TASKS`. They have not been run at this size. Pass
+configs, for the tasks in `TASKS`, and with `_1gpu` at the end those of
+`configs/bgpo.py` for one GPU. They have not been run at this size. Pass
 weights with `--config.pretrained` or `--config.init_from`; otherwise RL starts
 from random parameters. Methods that follow d1 train adapters on a frozen bf16
 model, the others all parameters. Prompts are dlrl's own wording;
@@ -18,6 +19,7 @@ from dlrl import config
 from dlrl.presets import names
 
 PREFIX = ("llada_8b_", "dream_7b_")
+ONE_GPU = "_1gpu"  # at the end of a preset's name, see `one_gpu`
 # From BGPO's table of hyperparameters (arXiv 2510.11683): the task, tokens per
 # completion, denoising steps of a rollout, RL steps, Monte-Carlo samples.
 TASKS = {
@@ -27,6 +29,7 @@ TASKS = {
   "sudoku": ("sudoku", 256, 128, 400, 32),
 }
 PRESETS = [prefix + task for prefix in PREFIX for task in TASKS]
+ONE_GPU_PRESETS = [preset + ONE_GPU for preset in PRESETS]
 MATH_CODE = ("math", "code")
 
 
@@ -66,6 +69,27 @@ def base(preset: str) -> ml_collections.ConfigDict:
   # Two rows per chip: each gathered layer and each reduction serves both.
   cfg.learn.micro_batch = 128
   return cfg
+
+
+def one_gpu(cfg: ml_collections.ConfigDict) -> None:
+  """Changes `base`'s settings, in place, to those of one GPU with 80 GB.
+
+  Adapters on a frozen bf16 model, as d1 trains them; completions of 256 tokens,
+  half as many, decoded with a cache. On an H100 a step takes a minute at the
+  least, see `docs/compile_only.md`.
+  """
+  cfg.mesh.fsdp = 1
+  cfg.model.param_dtype = "bfloat16"  # frozen
+  cfg.lora.rank, cfg.lora.alpha = 128, 64.0
+  cfg.rollout.prompts = 8
+  for sampler in (cfg.rollout.sampler, cfg.eval.sampler):
+    sampler.gen_length, sampler.steps = 256, 128
+    sampler.cache = "prefix"
+  cfg.sft.gen_length = 256
+  cfg.learn.micro_batch = 8
+  cfg.learn.logps_chunk = 64
+  cfg.learn.optimizer.learning_rate = 3e-6
+  cfg.eval.batch_size = 32
 
 
 def batches_and_optimizer(cfg: ml_collections.ConfigDict, task: str) -> None:

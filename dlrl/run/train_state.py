@@ -105,7 +105,7 @@ def maker(
     strict.ConfigError: the devices have less memory than the state takes.
   """
   abstract = _abstract(setup, tx, make_first)
-  text = memory.estimate(memory.parts(abstract), setup.mesh.shape["fsdp"])
+  text = memory.estimate(memory.parts(abstract), setup.mesh.shape)
   if says:
     progress.say(text)
   program = jax.jit(make_first, out_shardings=setup_lib.shardings_of(

@@ -63,6 +63,25 @@ def test_an_update_of_eight_billion_parameters_has_its_shapes(method):
     jax.tree.map(lambda x: (x.shape, x.dtype), state))
 
 
+@pytest.mark.parametrize("preset", llada_8b.ONE_GPU_PRESETS)
+def test_one_gpu_trains_adapters_on_a_frozen_model(preset):
+  module = importlib.import_module("configs.bgpo")
+  cfg = validate.from_dict(module.get_config(preset))
+  assert cfg.lora.rank and cfg.model.param_dtype == "bfloat16"
+  assert cfg.mesh.data * cfg.mesh.fsdp * cfg.mesh.tensor == 1
+  sampler = cfg.rollout.sampler
+  assert (sampler.gen_length, sampler.cache != "none") == (256, True)
+  # What all devices hold of it, without activations and rollouts.
+  model = transformer.build(cfg.model, 126336, cfg.lora)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  bytes_of = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+  adapters = sum(
+    x.size for x in jax.tree.leaves(lora.shapes(params, cfg.lora)))
+  assert bytes_of + 4 * 4 * adapters < 25e9
+  with pytest.raises(ValueError, match="unknown preset"):
+    module.get_config(preset + "s")
+
+
 METHODS = [name for name in names.shipped() if name not in ("sft", "stp")]
 
 

@@ -86,10 +86,10 @@ def test_collectives_are_those_of_the_layers(times):
           shape(rows, width), shape(times, width, inner)).compile(FAST)
   found = {c.kind: c for c in hlo.traffic(program.as_text()).collectives}
   gathered = found["all-gather"]
-  assert gathered == ("all-gather", width * inner // 2 * 4, 4, times)
+  assert gathered == ("all-gather", width * inner // 2 * 4, 4, times, False)
   assert gathered.moved == times * gathered.size * 3 / 4
   summed = found["all-reduce"]
-  assert summed == ("all-reduce", rows // 4 * width * 4, 2, times)
+  assert summed == ("all-reduce", rows // 4 * width * 4, 2, times, False)
   assert summed.moved == times * summed.size  # half of it, twice
   assert len(found) == 2
 
@@ -136,7 +136,7 @@ ENTRY %main (a: (s32[], bf16[8,4], bf16[8,16])) -> (s32[], bf16[8,4], bf16[8,16]
 
 def test_an_asynchronous_collective_is_one():
   found = hlo.traffic(ASYNC)
-  assert found.collectives == (("all-gather", 8 * 16 * 2, 4, 5),)
+  assert found.collectives == (("all-gather", 8 * 16 * 2, 4, 5, True),)
 
 
 def test_what_is_in_vector_memory_is_not_read_from_the_main_one():
@@ -158,7 +158,8 @@ ENTRY %main (a: f32[4]) -> f32[4] {{
   ROOT %r = f32[4]{{0}} all-reduce(%a), replica_groups={groups}, to_apply=%add
 }}
 """
-  assert hlo.traffic(text).collectives == (("all-reduce", 16, size, 1),)
+  assert hlo.traffic(text).collectives == (
+    ("all-reduce", 16, size, 1, False),)
 
 
 # A gather that is started before a loop, carried on in its fusions, and ended
@@ -193,7 +194,7 @@ ENTRY %main (a: (s32[], bf16[8,4], bf16[8,16])) -> bf16[8,16] {
 
 def test_a_collective_that_goes_on_during_a_loop_is_one():
   assert hlo.traffic(ACROSS).collectives == (
-    ("all-gather", 8 * 16 * 2, 4, 1),)
+    ("all-gather", 8 * 16 * 2, 4, 1, True),)
 
 
 # A slice of a stack in a fusion that is inside of another one, as TPUs' fusions
@@ -226,3 +227,54 @@ ENTRY %main (a: f32[36,16,8], i: s32[]) -> f32[16,8] {
 def test_a_fusion_inside_of_another_reads_its_slice_of_a_stack():
   # The slice in and out, and its index.
   assert hlo.traffic(NESTED).accessed == 2 * 16 * 8 * 4 + 4
+
+
+# As a GPU's compiler writes them.
+BESIDE = """HloModule jit_f, is_scheduled=true, num_partitions=4
+
+%sum (p.0: f32[8], p.1: f32[8]) -> f32[8] {
+  %p.0 = f32[8]{0} parameter(0)
+  %p.1 = f32[8]{0} parameter(1)
+  ROOT %add = f32[8]{0} add(%p.0, %p.1)
+}
+
+%wrapped (p.2: f32[8]) -> f32[8] {
+  %p.2 = f32[8]{0} parameter(0)
+  ROOT %a2a = f32[8]{0} all-to-all(%p.2), channel_id=2, replica_groups=[1,4]<=[4]
+}
+
+ENTRY %main (a: f32[8]) -> f32[32] {
+  %a = f32[8]{0} parameter(0)
+  %start.1 = f32[8]{0} all-reduce-start(%a), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%sum
+  BETWEEN.1
+  %done.1 = f32[8]{0} all-reduce-done(%start.1)
+  %start.2 = ((f32[8]{0}), f32[8]{0}) async-start(%done.1), calls=%wrapped
+  BETWEEN.2
+  %done.2 = f32[8]{0} async-done(%start.2)
+  ROOT %gather = f32[32]{0} all-gather(%done.2), channel_id=3, replica_groups=[1,4]<=[4]
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("between, beside", [
+  ("%b = f32[8]{0} bitcast(%a)", False),
+  ("%b = f32[8]{0} negate(%a)", True),
+  ("%b = f32[8]{0} all-reduce-start(%a), channel_id=9, "
+   "replica_groups=[4,1]<=[4], to_apply=%sum", False)])
+def test_only_kernels_between_start_and_end_run_beside(between, beside):
+  first, second, last = hlo.traffic(
+    BESIDE.replace("BETWEEN.1", between.replace("%b", "%b.1")
+                   ).replace("BETWEEN.2", between.replace("%b", "%b.2"))
+  ).collectives
+  assert (first.kind, second.kind, last.kind) == (
+    "all-reduce", "all-to-all", "all-gather")
+  assert (first.beside, second.beside) == (beside, beside)
+  assert not last.beside
+
+
+def test_a_gpu_may_say_that_it_waits():
+  text = BESIDE.replace("BETWEEN.1", "%b = f32[8]{0} negate(%a)").replace(
+    "BETWEEN.2", "").replace(
+      "to_apply=%sum", 'to_apply=%sum, backend_config={"collective_'
+      'backend_config":{"is_sync":true}}')
+  assert not any(c.beside for c in hlo.traffic(text).collectives)

@@ -49,7 +49,8 @@ def test_the_line_lists_the_parts_and_their_sum():
     (2**29,), "float32",
     sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
   line = memory.estimate(
-    {"parameters": big, "reference": None, "optimizer": (big, big)}, 1)
+    {"parameters": big, "reference": None, "optimizer": (big, big)},
+    {"data": 1, "fsdp": 1, "tensor": 1})
   assert line == ("memory per device: parameters 2.0 GiB, optimizer 4.0 GiB; "
                   "together 6.0 GiB, without activations")
 
@@ -73,6 +74,25 @@ def test_more_than_a_device_has_is_an_error_before_anything_is_made(
   with pytest.raises(strict.ConfigError, match="which has") as error:
     train_state.for_rl(setup)
   assert error.value.field == "mesh.fsdp"
+
+
+@pytest.mark.parametrize("rank, field, hint", [
+  (0, "lora.rank", "such as --config=bgpo:llada_8b_math_1gpu"),
+  (8, "mesh.fsdp", "of more devices")])
+def test_one_device_is_told_of_adapters_not_of_more_parts(
+    monkeypatch, rank, field, hint):
+  cfg = bgpo.get_config("smoke")
+  cfg.lora.rank, cfg.sft.steps = rank, 0
+  setup = setup_lib.make(validate.from_dict(cfg), jax.devices()[:1])
+
+  class Device:
+    def memory_stats(self):
+      return {"bytes_limit": 2**10}
+
+  monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+  with pytest.raises(strict.ConfigError, match=hint) as error:
+    train_state.for_rl(setup)
+  assert error.value.field == field
 
 
 def test_gradients_take_one_accumulator_and_those_of_a_draw():

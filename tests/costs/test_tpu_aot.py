@@ -182,7 +182,11 @@ def test_rollout_and_update_compile_with_the_kernel(name, sizes, monkeypatch):
   for one in (rollout, learn):
     assert one.fits
     assert one.needed > one.arguments > 0
-    assert max(one.least_seconds(chip).values()) > 0
+    assert sum(one.least_seconds(chip).values()) > 0
+    # The products that the text shows, and those of the kernels: all of them.
+    shown = sum(k.flops * n for k, n in one.traffic.kernels.items())
+    assert 0.5 * one.flops < shown < 1.05 * one.flops
+    assert any(k.opaque for k in one.traffic.kernels)
     many = sizes != (1, 1, 1)
     assert bool(sum(c["bytes"] for c in one.collectives.values())) == many
 

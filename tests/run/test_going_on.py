@@ -39,7 +39,8 @@ FREE = {
   "evaluation.lengths": "(4,)", "evaluation.tokens_per_step": 1,
   "evaluation.samples": 2, "evaluation.scorer": "legacy_d1",
   "watchdog.times": 0.0, "watchdog.least_seconds": 60.0,
-  "watchdog.first_seconds": 600.0, "profile.steps": "3"}
+  "watchdog.first_seconds": 600.0, "profile.steps": "3",
+  "mesh.gpu_memory": 0.5}
 MOVED = {"task.prompt_file", "task.data_dir"}
 UNTRIED = {"wandb"}  # needs its library; see test_wandb_log.py
 ROUNDING = {

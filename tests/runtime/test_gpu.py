@@ -1,0 +1,37 @@
+"""Variables that JAX's plugin for GPUs reads."""
+
+import os
+
+import pytest
+from jaxlib import xla_client
+
+from dlrl.runtime import gpu
+
+FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch):
+  for name in (*FRACTIONS, "XLA_FLAGS"):
+    monkeypatch.setenv(name, "")  # restored, whatever is set
+    monkeypatch.delenv(name)
+
+
+def test_the_pool_is_what_the_setting_says():
+  gpu.take(0.9)
+  assert xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"] == 0.9
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_a_users_variable_comes_first(monkeypatch, name):
+  monkeypatch.setenv(name, "0.5")
+  gpu.take(0.9)
+  assert xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"] == 0.5
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_dump_to=x"])
+def test_flags_of_the_user_stay(monkeypatch, flags):
+  monkeypatch.setenv("XLA_FLAGS", flags)
+  gpu.deterministic()
+  assert os.environ["XLA_FLAGS"].split() == [
+    *flags.split(), "--xla_gpu_deterministic_ops=true"]
