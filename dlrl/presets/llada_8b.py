@@ -87,7 +87,6 @@ def one_gpu(cfg: ml_collections.ConfigDict) -> None:
     sampler.cache = "prefix"
   cfg.sft.gen_length = 256
   cfg.learn.micro_batch = 8
-  cfg.learn.logps_chunk = 64
   cfg.learn.optimizer.learning_rate = 3e-6
   cfg.eval.batch_size = 32
 
