@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -311,8 +312,8 @@ def run() -> None:
     "pass either --workdir=DIR of a run or --model=DIR of a published model",
     strict.FlagError)
   with problems.catch():
-    out = completions_log.check(options.out or pathlib.Path(
-      options.workdir or ".") / "evaluation")
+    out = completions_log.check(options.out or os.path.join(
+      options.workdir or ".", "evaluation"))
   problems.finish()
   values = options.config
   strict.require(

@@ -16,7 +16,6 @@ whether the repository is private or public. Scripts answer it by `--push_as`.
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 import sys
 
@@ -60,8 +59,7 @@ def export(
   """
   require = functools.partial(strict.require, error=strict.FlagError)
   root = output_paths.path("workdir", workdir)
-  target = output_paths.directory("out", out)
-  require(not os.path.lexists(target), "out", out, "exists; choose another")
+  target = output_paths.absent("out", out)
   cfg, dtype = _config(root, source)
   source = source or cfg.pretrained
   require(

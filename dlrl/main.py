@@ -19,6 +19,7 @@ import contextlib
 import pathlib
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ from dlrl import sft
 from dlrl import strict
 from dlrl import train
 from dlrl import validate
+from dlrl.buckets import objects
 from dlrl.evaluation import held_out
 from dlrl.run import command
 from dlrl.run import going_on
@@ -42,6 +44,7 @@ from dlrl.run import summary as summary_lib
 from dlrl.runtime import compile_cache
 from dlrl.runtime import gpu
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import parent_process
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
 from dlrl.runtime import progress
@@ -103,21 +106,21 @@ def run(config_file: str, workdir: str) -> None:
     _check_rows(setup)  # before the workdir is bound to the config
   with contextlib.ExitStack() as stack:
 
-    def claim() -> list[object]:
+    def claim() -> dict[str, Any] | None:
       claimed = stack.enter_context(workdir_lib.claim(
         workdir, strict.to_json(cfg), going_on.free(cfg),
         strict.to_json(config.Config())))
       summary = summary_lib.read(claimed.path)
       if going_on.finished(cfg, summary):
-        return [str(claimed.path), summary]
+        return summary
       going_on.begin(claimed, cfg, summary)
-      return [str(claimed.path), None]
+      return None
 
-    path, summary = processes.by_first(claim)
+    summary = processes.by_first(claim)
     if summary is None:
-      summary = _work(setup, pathlib.Path(path))
+      summary = _work(setup, root)
     else:
-      progress.say(f"the run in {path} is finished; for another one choose "
+      progress.say(f"the run in {root} is finished; for another one choose "
                    "another --workdir")
     if processes.first():
       terminal.show(summary_lib.table(summary))
@@ -189,7 +192,12 @@ def main(argv: list[str]) -> None:
     processes.leave(command.say_error(
       "interrupted; the same command continues", command.INTERRUPTED))
   except Exception as e:
-    known = disk_errors.explain(e, workdir)
+    trouble = disk_errors.of_bucket(e)
+    if trouble is not None:
+      processes.leave(command.say_error(
+        f"{trouble}; the same command continues", parent_process.LOST))
+    known = disk_errors.explain(
+      e, tempfile.gettempdir() if objects.named(workdir) else workdir)
     if known is None:
       processes.fail(e)
     processes.leave(command.say_error(known, 1))

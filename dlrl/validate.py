@@ -16,6 +16,7 @@ from dlrl import scoring
 from dlrl import strict
 from dlrl import tasks
 from dlrl import update
+from dlrl.buckets import objects
 from dlrl.config import listing
 from dlrl.diffusion import blocks
 from dlrl.diffusion import forward_process
@@ -106,8 +107,8 @@ def _each(values: ml_collections.ConfigDict, problems: strict.Problems
         imported.function(value, field)
   for field in ("init_from", "pretrained"):
     value = getattr(cfg, field)
-    problems.require("://" not in value, field, value,
-                     "only local directories are read; mount the bucket")
+    wrong = objects.problem(value)
+    problems.require(not wrong, field, value, wrong)
   problems.require(
     not cfg.wandb or importlib.util.find_spec("wandb") is not None, "wandb",
     cfg.wandb, "needs wandb: pip install wandb")

@@ -126,3 +126,19 @@ def hub(tmp_path, monkeypatch):
   import fake_hub
   with fake_hub.used(tmp_path / "hub", monkeypatch) as made:
     yield made
+
+
+@pytest.fixture(scope="session")
+def gcs():
+  """A Google Cloud Storage of the tests' own, see `fake_gcs`."""
+  pytest.importorskip("gcsfs")
+  import fake_gcs
+  return fake_gcs.FakeGcs()
+
+
+@pytest.fixture
+def bucket(gcs, monkeypatch):
+  """`gs://` and the name of an empty bucket there."""
+  import fake_gcs
+  with fake_gcs.used(gcs, f"tests-{len(gcs.buckets)}", monkeypatch) as url:
+    yield url

@@ -9,7 +9,8 @@ def define(values: flags.FlagValues) -> None:
   """Defines the flags."""
   config.define(values)
   flags.DEFINE_string(
-    "workdir", None, "directory for checkpoints, metrics and plots; default: "
+    "workdir", None, "directory for checkpoints, metrics and plots, also "
+    "gs://BUCKET/PATH; default: "
     "runs/ and the name of the config file and preset", values)
   flags.DEFINE_bool(
     "deterministic", False, "kernels for GPUs that give the same bits in every "

@@ -68,14 +68,14 @@ class Config:
     5, "updates skipped in a row for NaN or infinity before the run fails",
     at_least=1, restart=Restart.FREE)
   pretrained: str = knob(
-    "", "directory of a published checkpoint, or its name on the Hub, "
-    "ORG/NAME[@REVISION]; '': random parameters")
+    "", "directory of a published checkpoint, also gs://BUCKET/PATH, or its "
+    "name on the Hub, ORG/NAME[@REVISION]; '': random parameters")
   family: str = knob(
     "", "model family of pretrained, your own as 'package.module:name'; '': by "
     "the model_type in its config.json")
   init_from: str = knob(
-    "", "workdir of a run to start from, DIR for its newest checkpoint or "
-    "DIR@STEP; '': sft")
+    "", "workdir of a run to start from, also in a bucket: DIR for its newest "
+    "checkpoint or DIR@STEP; '': sft")
   log_every: int = knob(
     1, "interval of progress lines", unit="RL steps", at_least=1,
     restart=Restart.FREE)

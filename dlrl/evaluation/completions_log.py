@@ -8,11 +8,13 @@
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
 from dlrl import strict
+from dlrl.buckets import mirror
 from dlrl.runtime import own_files
 from dlrl.storage import output_paths
 from dlrl.storage import workdir
@@ -20,6 +22,7 @@ from dlrl.strict import nested
 
 Record = dict[str, Any]
 _SETTINGS, _COMPLETIONS = "settings.json", "completions.jsonl"
+_PUSHED_EVERY = 30.0  # seconds; a bucket gets the whole file each time
 
 
 class CompletionsLog:
@@ -56,8 +59,9 @@ class CompletionsLog:
         _claim(self.path, settings)
         self.records = self._open()
       except BaseException:
-        os.close(self._lock)
+        self._lock.close()
         raise
+    self._pushed = time.monotonic()
 
   def _open(self) -> list[Record]:
     fd = own_files.open_fd(
@@ -93,13 +97,15 @@ class CompletionsLog:
     self._file.write("".join(json.dumps(r) + "\n" for r in new).encode())
     self._file.flush()
     self.records += new
+    if time.monotonic() - self._pushed > _PUSHED_EVERY:
+      mirror.push(self.path / _COMPLETIONS)
+      self._pushed = time.monotonic()
 
   def close(self) -> None:
     """Closes the file and releases the directory; may be called twice."""
-    self._file.close()
-    if self._lock >= 0:
-      os.close(self._lock)
-      self._lock = -1
+    with self._lock:
+      self._file.close()
+      mirror.push(self.path / _COMPLETIONS)
 
   def __enter__(self) -> "CompletionsLog":
     return self

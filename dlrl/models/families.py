@@ -18,6 +18,8 @@ from typing import Any
 
 from dlrl import config
 from dlrl import strict
+from dlrl.buckets import models
+from dlrl.buckets import objects
 from dlrl.hub import snapshots
 from dlrl.own_code import imported
 from dlrl.runtime import json_file
@@ -323,14 +325,16 @@ def folder(
   directory: str | pathlib.Path, refuse: json_file.Refuse,
   files: Sequence[str] = snapshots.DESCRIPTION,
 ) -> pathlib.Path:
-  """The directory of a checkpoint: as it is named, or of the Hub's cache.
+  """The directory of a checkpoint: as it is named, or of a cache.
 
   Args:
-    directory: its path, in which `~` is replaced; or ORG/NAME or
-      ORG/NAME@REVISION on the Hub, unless there is such a path.
+    directory: its path, in which `~` is replaced; gs://BUCKET/PATH; or ORG/NAME
+      or ORG/NAME@REVISION on the Hub, unless there is such a path.
     refuse: makes the error to raise.
     files: patterns of those that are wanted, which are downloaded.
   """
+  if isinstance(directory, str) and objects.named(directory):
+    return models.fetch(directory, files, refuse)
   repo = snapshots.model(directory) if isinstance(directory, str) else None
   if repo:
     return snapshots.fetch(repo, files, refuse)

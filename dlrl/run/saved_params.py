@@ -1,7 +1,6 @@
 """The settings and the parameters of a run, for programs that use its results.
 """
 
-import pathlib
 from typing import Any
 
 import ml_collections
@@ -45,7 +44,7 @@ def step(workdir: str, which: str) -> int:
   Raises:
     strict.FlagError: the run has no such checkpoint.
   """
-  root = pathlib.Path(workdir).expanduser()
+  root = output_paths.path("workdir", workdir)
   there = checkpoint.steps(root / "checkpoints")
   if not there:
     raise strict.FlagError("workdir", workdir, "has no checkpoint yet")
@@ -80,7 +79,7 @@ def policy(setup: setup_lib.Setup, workdir: str, which: str
     strict.ConfigError: there is no such checkpoint, the run replaced it
       meanwhile, or it is of another model or base.
   """
-  root = pathlib.Path(workdir).expanduser() / "checkpoints"
+  root = output_paths.path("workdir", workdir) / "checkpoints"
 
   def read(at: int) -> tuple[Any, dict[str, Any], int]:
     return (checkpoint.load_params(root, setup.abstract_trained(), step=at),

@@ -5,6 +5,7 @@ saved. Checkpoints of adapters hold their fingerprint.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax
 from dlrl import config
 from dlrl import keys as keys_lib
 from dlrl import strict
+from dlrl.buckets import mirror
+from dlrl.buckets import objects
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import lora
@@ -50,12 +53,15 @@ def params(
 def _params_of_run(init_from: str, abstract: Any) -> transformer.Params:
   workdir, at, step = init_from.rpartition("@")
   try:
-    named = at and step.isdecimal() and not pathlib.Path(
-      init_from).expanduser().exists()
-    root = pathlib.Path(workdir if named else init_from).expanduser()
+    named = at and step.isdecimal() and (
+      objects.named(init_from)
+      or not pathlib.Path(init_from).expanduser().exists())
+    root = _local(workdir if named else init_from)
     run = root / "config.json"
     # Checkpoints alone are enough, and settings may be of another version.
     lora_of_run = own_files.read_object(run).get("lora") if run.exists() else {}
+  except (strict.ConfigError, objects.BucketError):
+    raise
   except (ValueError, RuntimeError) as e:  # no home for `~user`
     raise strict.ConfigError(
       "init_from", init_from, f"its config.json is not of a run ({e}); restore "
@@ -69,6 +75,14 @@ def _params_of_run(init_from: str, abstract: Any) -> transformer.Params:
       root / "checkpoints", abstract, step=int(step) if named else None)
   except (FileNotFoundError, ValueError) as e:
     raise strict.ConfigError("init_from", init_from, str(e)) from e
+
+
+def _local(init_from: str) -> pathlib.Path:
+  """The directory of a run, or its local copy."""
+  if objects.named(init_from):
+    return mirror.local(
+      init_from, functools.partial(strict.ConfigError, "init_from", init_from))
+  return pathlib.Path(init_from).expanduser()
 
 
 @dataclasses.dataclass(frozen=True)

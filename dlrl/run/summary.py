@@ -6,6 +6,7 @@ from typing import Any
 from dlrl import config
 from dlrl import strict
 from dlrl import tasks
+from dlrl.buckets import mirror
 from dlrl.runtime import goodput
 from dlrl.runtime import own_files
 from dlrl.runtime import progress
@@ -48,6 +49,7 @@ def write(
   from dlrl.storage import plots  # Matplotlib would delay every start.
 
   plots.curves(rows, workdir / "curves.png", title=title)
+  mirror.push(workdir / "curves.png")
   workdir_lib.write_json(workdir / "summary.json", summary)
   return summary
 

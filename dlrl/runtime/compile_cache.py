@@ -8,8 +8,13 @@ import pathlib
 
 import jax
 
+from dlrl.buckets import mirror
+
 
 def keep(directory: pathlib.Path) -> None:
-  """Makes `directory` JAX's compilation cache, unless it has one already."""
+  """Makes `directory` JAX's compilation cache, unless it has one already.
+
+  Of the local copy of a directory in a bucket: what it stands for there.
+  """
   if jax.config.values["jax_compilation_cache_dir"] is None:
-    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_compilation_cache_dir", mirror.remote(directory))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from dlrl.buckets import mirror
 from dlrl.runtime import own_files
 
 STEPS = ("fine-tuning", "rollout", "reward", "resampling", "update")
@@ -45,6 +46,7 @@ def start(workdir: pathlib.Path, code: Mapping[str, str] = {},
   with open(fd, "a", encoding="utf-8") as f:
     f.write(json.dumps({"start": time.time(), "last_seen": seen, **more}
                        | ({"own_code": dict(code)} if code else {})) + "\n")
+  mirror.push(path)
   found = before.get("own_code")
   return found if isinstance(found, dict) else {}
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from dlrl.buckets import mirror
+
 
 def span(steps: str) -> tuple[int, int] | None:
   """`(first, last)` step of `"10-12"` or `"10"`; None for `""`.
@@ -63,6 +65,7 @@ class Window:
 
   def _stop(self) -> None:
     jax.profiler.stop_trace()
+    mirror.push(self._directory)
     self._tracing = False
 
   def __enter__(self) -> "Window":

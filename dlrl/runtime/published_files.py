@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from dlrl.buckets import models
 from dlrl.runtime import progress
 
 # Of configs, tokenizers, code and texts; "" for LICENSE and the like. Not of
@@ -27,6 +28,8 @@ _OF_WEIGHTS = (".index.json", "adapter_config.json")
 def directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
   """A new directory, which gets the name `out` when the block has ended.
 
+  Of the local copy of a directory in a bucket: it is then written there.
+
   Raises:
     FileExistsError: `out` exists.
   """
@@ -41,6 +44,7 @@ def directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
     os.umask(umask)
     partial.chmod(0o777 & ~umask)  # mkdtemp lets nobody else read it
     partial.rename(out)
+    models.upload(out)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
     raise

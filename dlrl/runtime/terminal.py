@@ -10,6 +10,8 @@ import unicodedata
 from types import TracebackType
 from typing import TextIO
 
+from dlrl.buckets import mirror
+
 
 def printable(text: str) -> str:
   """Replaces control characters, except for line ends and tabs."""
@@ -27,12 +29,14 @@ def encodable(text: str, stream: TextIO) -> str:
 def show(text: str, *, error: bool = False) -> None:
   """Prints a text and a line end; hostile and unprintable text is safe.
 
+  The local copies of directories in buckets are named as their URLs.
+
   Args:
     text: any text.
     error: whether it goes to stderr.
   """
   stream = sys.stderr if error else sys.stdout
-  stream.write(encodable(printable(text) + "\n", stream))
+  stream.write(encodable(printable(mirror.shown(text)) + "\n", stream))
   stream.flush()
 
 

@@ -18,8 +18,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from dlrl.buckets import mirror
+from dlrl.buckets import objects
 from dlrl.runtime import progress
 from dlrl.storage import array_checksums
+from dlrl.storage import disk_errors
 
 T = TypeVar("T")
 _ATTEMPTS = 5  # to read a checkpoint that a run keeps replacing
@@ -42,8 +45,8 @@ class Checkpoints:
   iterator and meta. A checkpoint does not depend on the number of processes.
 
   Args:
-    directory: created if absent; must have no other writer. May be in an object
-      store, `gs://...`.
+    directory: created if absent; must have no other writer. May be in a
+      bucket, `gs://...`, or in the local copy of a directory there.
     keep: number of newest checkpoints that are kept.
   """
 
@@ -106,6 +109,7 @@ class Checkpoints:
     Raises:
       OtherModel: leaves differ; lists their names, shapes and types.
       Damaged: all checkpoints are damaged.
+      objects.BucketError: the bucket that they are in cannot be used.
     """
     self.wait()
     damage: dict[int, Damaged] = {}
@@ -138,6 +142,9 @@ class Checkpoints:
     except OtherModel:
       raise
     except Exception as e:  # Orbax raises many kinds and documents none
+      trouble = disk_errors.of_bucket(e)
+      if trouble is not None:  # not that the checkpoint is damaged
+        raise objects.BucketError(f"{path} cannot be read ({trouble})") from e
       found = e if isinstance(e, Damaged) else Damaged(f"{path}: {e}")
     if jax.process_count() > 1 and not multihost_utils.process_allgather(
         not isinstance(found, Damaged)).all():
@@ -259,9 +266,12 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
 
 
 def _root(directory: str | os.PathLike[str]) -> epath.Path:
-  root = epath.Path(directory)
-  # Resolving would turn gs://bucket into a directory below the current one.
-  return root if "://" in str(root) else root.expanduser().resolve()
+  root = epath.Path(mirror.remote(directory))
+  if "://" in str(root):
+    objects.fresh_listings()
+    # Resolving would turn gs://bucket into a directory below the current one.
+    return root
+  return root.expanduser().resolve()
 
 
 def _free(name: str, taken: Collection[str]) -> str:

@@ -1,13 +1,19 @@
-"""Explains disk errors in one line instead of a traceback."""
+"""Explains errors of disks and buckets in one line instead of a traceback."""
 
 import errno
 import pathlib
 import re
 from collections.abc import Iterator
 
+from dlrl.buckets import objects
+
 # Libraries report the kernel's error number only in their messages.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _IN_TEXT = re.compile(r"os_error_code='(\d+)'")
+# Of what reads and writes buckets.
+_PACKAGES = ("aiohttp", "gcsfs", "google")
+_NOT_SERVED = re.compile(
+  "retry attempts failed|PERMISSION_DENIED|UNAUTHENTICATED|^Forbidden: ")
 
 
 def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
@@ -27,6 +33,16 @@ def explain(error: BaseException, workdir: pathlib.Path | str) -> str | None:
       fix = ("Put it back" if isinstance(e, FileNotFoundError) else
              "Make it a readable and writable file or directory, as it was")
       return f"{name}: {e.strerror}. {fix}, or start again in another --workdir"
+  return None
+
+
+def of_bucket(error: BaseException) -> str | None:
+  """Why a bucket cannot be used any more, perhaps for a while; or None."""
+  for e in _causes(error):
+    text = str(e).partition("\n")[0]
+    if (isinstance(e, objects.BucketError) or _NOT_SERVED.search(text)
+        or type(e).__module__.partition(".")[0] in _PACKAGES):
+      return text or type(e).__name__
   return None
 
 

@@ -23,11 +23,13 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.proto import summary_pb2
 
 from dlrl import strict
+from dlrl.buckets import mirror
 from dlrl.runtime import own_files
 from dlrl.storage import wandb_log
 from dlrl.storage import workdir as workdir_lib
 
 _METRICS, _SAMPLES = "metrics.jsonl", "samples.jsonl"
+_EVENTS = "tensorboard"
 
 
 class MetricsWriter:
@@ -88,8 +90,11 @@ class MetricsWriter:
   def flush(self) -> None:
     """Syncs everything written to disk; call it before saving a checkpoint.
 
+    Of the local copy of a directory in a bucket: writes it there.
+
     Raises:
       FileNotFoundError: the files have been removed.
+      objects.BucketError: the bucket cannot be used, or has other files.
     """
     if not os.fstat(self._metrics).st_nlink:
       raise FileNotFoundError(
@@ -99,6 +104,8 @@ class MetricsWriter:
     os.fsync(self._samples)
     if self._events is not None:
       self._events.flush()
+    for name in (_METRICS, _SAMPLES, _EVENTS):
+      mirror.push(self._root / name)
 
   def close(self) -> None:
     """Flushes and closes the files."""
@@ -126,7 +133,7 @@ class MetricsWriter:
     # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and the
     # next row waits for that thread for ever.
     if self._events is None:
-      root = self._root / "tensorboard"
+      root = self._root / _EVENTS
       root.mkdir(exist_ok=True)
       # File names hold host and second. Without the suffix, a writer opened in
       # the same second would overwrite the older file. TensorBoard itself hides

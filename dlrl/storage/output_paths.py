@@ -5,11 +5,14 @@ So that hours of work do not end at a path that cannot be written.
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 from collections.abc import Iterator
 
 from dlrl import strict
+from dlrl.buckets import mirror
+from dlrl.buckets import objects
 
 
 def directory(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
@@ -34,8 +37,11 @@ def directory(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
 def file(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
   """The path of a file that can be written; creates nothing.
 
-  Arguments and errors are those of `directory`; its directory has to exist.
+  Arguments and errors are those of `directory`; its directory has to exist, and
+  is in no bucket.
   """
+  strict.require("://" not in os.fspath(value), flag, os.fspath(value),
+                 "must be a local file", strict.FlagError)
   found = path(flag, value)
   with reporting(flag, value):
     strict.require(
@@ -50,16 +56,19 @@ def file(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
 def path(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
   """The absolute path that a flag names; `~` is expanded.
 
+  Of `gs://BUCKET/PATH` it is that of a local copy, see `buckets.mirror`.
+
   Raises:
-    strict.FlagError: it is empty, in an object store or of a user that is not
-      there, or has characters that no path or no library can have.
+    strict.FlagError: it is empty, in a bucket that cannot be used or of a user
+      that is not there, or has characters that no path or no library can have.
+    objects.BucketError: the bucket cannot be reached.
   """
   text = os.fspath(value)
   strict.require(bool(text) and "\0" not in text, flag, text,
                  f"give a path: --{flag}=PATH", strict.FlagError)
-  strict.require("://" not in text, flag, text,
-                 "only local paths are supported; mount the bucket",
-                 strict.FlagError)
+  if "://" in text:
+    return mirror.local(text, functools.partial(
+      strict.FlagError, flag, text))
   # Bytes that are not UTF-8; the libraries that write arrays take none. Under
   # LC_ALL=POSIX all letters with accents are such.
   strict.require(
@@ -71,6 +80,20 @@ def path(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
       found.stat()  # or its name is too long, or links go round in a circle
     return found
+
+
+def absent(flag: str, value: str | os.PathLike[str]) -> pathlib.Path:
+  """The path of a directory that can be created and does not exist yet.
+
+  Arguments and errors are those of `directory`.
+  """
+  found = directory(flag, value)
+  if objects.named(mirror.remote(found)):
+    with contextlib.suppress(OSError):  # the copy of what does not exist
+      found.rmdir()
+  strict.require(not os.path.lexists(found), flag, os.fspath(value),
+                 "exists; choose another", strict.FlagError)
+  return found
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@
 Other modules write the other files of a run.
 """
 
+import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -19,7 +21,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlrl import strict
+from dlrl.buckets import lease
+from dlrl.buckets import mirror
+from dlrl.buckets import objects
 from dlrl.runtime import own_files
+from dlrl.runtime import parent_process
+from dlrl.runtime import progress
+from dlrl.runtime import terminal
 from dlrl.storage import output_paths
 from dlrl.strict import nested
 
@@ -33,12 +41,11 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
   A run of which no step was made, see `begun`, goes on with any config: all of
   it is still to come.
 
-  In a job of several processes, process 0 claims. Only local paths are
-  supported: object stores have no locks that the kernel releases. For `gs://`
-  paths `lock` would need a replacement, and `write_text` an atomic upload.
+  In a job of several processes, process 0 claims.
 
   Args:
-    path: the directory; `~` is expanded.
+    path: the directory; `~` is expanded. Of `gs://BUCKET/PATH`, a local copy is
+      claimed, and a lease there.
     cfg_json: the config, from `strict.to_json`.
     free: its keys, with dots in nested ones, whose values may differ from those
       of the last start.
@@ -57,7 +64,7 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
     names = {entry.name for entry in root.iterdir()}
     # Before locking, so that nothing is added to a foreign directory.
     _refuse_foreign(root, names)
-    fd = lock(root, "workdir", "run")
+    held = lock(root, "workdir", "run")
   except OSError as e:
     raise strict.FlagError(
       "workdir", text, "not a directory that can be written "
@@ -69,9 +76,9 @@ def claim(path: str | os.PathLike[str], cfg_json: dict[str, Any],
     else:
       write_json(root / "config.json", cfg_json)
   except BaseException:
-    os.close(fd)
+    held.close()
     raise
-  return Workdir(root, resumed, changed, fd)
+  return Workdir(root, resumed, changed, held)
 
 
 class Workdir:
@@ -85,15 +92,14 @@ class Workdir:
   """
 
   def __init__(self, path: pathlib.Path, resumed: bool,
-               changed: dict[str, tuple[Any, Any]], fd: int) -> None:
+               changed: dict[str, tuple[Any, Any]],
+               held: contextlib.ExitStack) -> None:
     self.path, self.resumed, self.changed = path, resumed, changed
-    self._fd = fd
+    self._held = held
 
   def close(self) -> None:
     """Releases the claim; may be called twice."""
-    if self._fd >= 0:
-      os.close(self._fd)
-      self._fd = -1
+    self._held.close()
 
   def __enter__(self) -> "Workdir":
     return self
@@ -108,8 +114,12 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Replaces the file atomically; see `own_files.replace`."""
+  """Replaces the file atomically; see `own_files.replace`.
+
+  In the local copy of a directory in a bucket, also there.
+  """
   own_files.replace(path, text.encode())
+  mirror.push(pathlib.Path(path))
 
 
 def _refuse_foreign(root: pathlib.Path, names: set[str]) -> None:
@@ -127,8 +137,10 @@ def _refuse_foreign(root: pathlib.Path, names: set[str]) -> None:
       "choose an empty or new --workdir")
 
 
-def lock(root: pathlib.Path, flag: str, holder: str) -> int:
+def lock(root: pathlib.Path, flag: str, holder: str) -> contextlib.ExitStack:
   """Locks `root` by its file `lock`, which then holds this process's id.
+
+  A local copy of a directory in a bucket is then brought up to date.
 
   Args:
     root: an existing directory.
@@ -136,12 +148,24 @@ def lock(root: pathlib.Path, flag: str, holder: str) -> int:
     holder: what usually holds the lock, "run".
 
   Returns:
-    A descriptor. Closing it, or the end of the process, releases the lock.
+    Closing it, or the end of the process, releases the lock.
 
   Raises:
     strict.FlagError: another process has it.
     OSError: it cannot be opened or written.
+    objects.BucketError: the bucket cannot be used.
   """
+  held = contextlib.ExitStack()
+  url = mirror.remote(root)
+  if objects.named(url):
+    refuse = functools.partial(strict.FlagError, flag, url)
+    seen = held.enter_context(lease.held(url, refuse, progress.say, _lost))
+    try:
+      mirror.pull(root, refuse, seen)
+    except BaseException:
+      held.close()
+      raise
+    return held
   # The kernel releases the lock with the open file, however the process ends.
   # Python does not pass the descriptor on to child processes.
   fd = own_files.open_fd(root / "lock", os.O_RDWR | os.O_CREAT)
@@ -158,7 +182,14 @@ def lock(root: pathlib.Path, flag: str, holder: str) -> int:
   except BaseException:
     os.close(fd)
     raise
-  return fd
+  held.callback(os.close, fd)
+  return held
+
+
+def _lost(reason: str) -> None:
+  terminal.show(f"dlrl: {reason}", error=True)
+  # Not an exception: what the other threads are writing has to end as well.
+  os._exit(parent_process.LOST)
 
 
 def begun(root: pathlib.Path) -> bool:

@@ -90,7 +90,7 @@ def test_a_path_that_cannot_be_written_is_one_line(check, tmp_path):
   (tmp_path / "file").touch()
   (tmp_path / "dangling").symlink_to("nowhere")
   for path in (tmp_path / "file", tmp_path / "file" / "x", "a\0b",
-               tmp_path / "dangling", "x" * 300, "gs://bucket/out"):
+               tmp_path / "dangling", "x" * 300, "s3://bucket/out"):
     with pytest.raises(strict.FlagError) as error:
       check(path)
     assert error.value.field == "out"

@@ -55,7 +55,7 @@ def test_settings_of_another_version_are_not_adapters(values, tmp_path):
 
 
 @pytest.mark.parametrize("path", [
-  "~no_such_user/run", "a" * 300, "run\udcff", "run\0", "", "gs://bucket/run"])
+  "~no_such_user/run", "a" * 300, "run\udcff", "run\0", "", "s3://bucket/run"])
 def test_a_path_that_cannot_be_is_one_line(path):
   for read in (functools.partial(workdir.claim, cfg_json={}),
                saved_params.settings):

@@ -3,30 +3,24 @@
 import json
 import math
 import shutil
-import sys
 
 import jax
 import numpy as np
-import own_flags
 import pytest
 import runs
+from main_runs import STEPS
+from main_runs import killed
+from main_runs import start
 
-from dlrl import main
 from dlrl import strict
 from dlrl import validate
 from dlrl.config import Restart
 from dlrl.run import going_on
 from dlrl.run import setup as setup_lib
 from dlrl.run import step_log
-from dlrl.runtime import mesh as mesh_lib
 from dlrl.storage import checkpoint
 from dlrl.storage import workdir as workdir_lib
 
-STEPS = 4
-# Of runs without fine-tuning, whose few steps take a second.
-SHORT = {"sft.steps": 0, "rollout.rewards": "('many_rewards:spelled',)",
-          "steps": STEPS, "checkpoint_every": 2,
-         "eval.every": 2, "eval.size": 8, "eval.batch_size": 8}
 # Another value of every setting that may change and is used by such a run.
 FREE = {
   "checkpoint_every": 1, "checkpoint_keep": 1, "max_nonfinite": 3,
@@ -49,36 +43,6 @@ ROUNDING = {
   "learn.logps_chunk": 4, "sft.logps_chunk": 4, "eval.batch_size": 4,
   "rollout.sampler.slots": 4, "eval.sampler.slots": 4,
   "rollout.sampler.gather_once": True, "eval.sampler.gather_once": True}
-
-
-def start(workdir, data_dir, prompt_file="", changes=None,
-          config_file=f"{runs.ROOT}/configs/bgpo.py:smoke"):
-  """`dlrl train` in this process, whose devices cannot be split again."""
-  values = runs.TINY | SHORT | (changes or {}) | {
-    "task.data_dir": data_dir, "task.prompt_file": prompt_file}
-  typed = [f"--config.{name}={value}" for name, value in values.items()]
-  with (pytest.MonkeyPatch.context() as patch,
-        own_flags.of("train") as parsed):
-    # ml_collections looks there for settings.
-    patch.setattr(sys, "argv", ["dlrl", f"--config={config_file}", *typed])
-    patch.setattr(mesh_lib, "split_cpu", lambda *args: None)
-    parsed(sys.argv)
-    main.run(config_file, str(workdir))
-
-
-def killed(step, *args):
-  """The same, ended when `step` has been computed but not logged."""
-  real = step_log.StepLog.begin
-
-  def begin(self, now, *more):
-    if now == step:
-      raise KeyboardInterrupt
-    real(self, now, *more)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(step_log.StepLog, "begin", begin)
-    with pytest.raises(KeyboardInterrupt):
-      start(*args)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,7 +25,8 @@ def test_what_can_be_written_is_taken_and_not_created(tmp_path, monkeypatch):
   (output_paths.file, "file/below"), (output_paths.directory, "file"),
   (output_paths.directory, "file/below"), (output_paths.directory, "dangling"),
   *((check, value) for check in (output_paths.file, output_paths.directory)
-    for value in ("", "a\0b", "x" * 300, "gs://bucket/x", "~nobody-here/x"))])
+    for value in ("", "a\0b", "x" * 300, "s3://bucket/x", "gs://Bucket/x",
+                  "~nobody-here/x")), (output_paths.file, "gs://bucket/x")])
 def test_what_cannot_be_written_names_the_flag(
     check, value, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

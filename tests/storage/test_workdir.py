@@ -169,7 +169,7 @@ def test_a_file_or_a_path_that_cannot_exist_is_refused(tmp_path):
   with pytest.raises(strict.FlagError, match="give a path"):
     workdir.claim("", CFG)
   with pytest.raises(strict.FlagError, match="only local"):
-    workdir.claim("gs://bucket/run", CFG)
+    workdir.claim("s3://bucket/run", CFG)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

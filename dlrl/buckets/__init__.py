@@ -1,0 +1,1 @@
+"""Runs and models in buckets of Google Cloud Storage, `gs://BUCKET/PATH`."""
