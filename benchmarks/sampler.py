@@ -111,7 +111,8 @@ def inputs(model: transformer.Model) -> tuple[Any, jax.Array, jax.Array]:
   lengths = jnp.full(BATCH, PROMPT)
   forward = Forward(model, params, prompt, lengths, 0.0)
   canvas = jnp.full((BATCH, EXACT.gen_length), model.mask_id, jnp.int32)
-  logits = jax.jit(lambda c: forward.logits(forward.block(c, 0, 16)))(canvas)
+  logits = jax.jit(lambda c: forward.logits(forward.block(
+    c, jnp.zeros_like(lengths), 16)))(canvas)
   low, high = 1.0, 1000.0  # bisects the head's scale
   for _ in range(30):
     scale = (low * high) ** 0.5
@@ -151,13 +152,14 @@ def costs(cfg: config.ModelConfig) -> dict[str, Any]:
 
   def another(start, width):
     return of_step(lambda s, state, cache: s.next(
-      state, start, cache, columns=width))
+      state, jnp.array([start]), cache, columns=width))
 
   starts = range(0, EXACT.gen_length, EXACT.block_length)
   return {
     PLAIN: flops(lambda *args: straightforward(model, *args),
                  params, prompt, length),
-    "whole": of_step(lambda s, state, cache: s.first(state)[0]),
+    "whole": of_step(lambda s, state, cache: s.first(
+      state, EXACT.gen_length)[0]),
     "dual": {i: another(i, EXACT.block_length) for i in starts},
     "prefix": {i: another(i, EXACT.gen_length - i) for i in starts}}
 

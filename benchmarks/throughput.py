@@ -218,7 +218,7 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
     seen = jobs_of(cfg, batch, vs, attention="xla", remat="none")
     work = {"rollout": None, "update": flops(seen["update"]["ours"], params)}
     passes = utilization.rollout_flops(
-      seen["rollout"]["ours"], (params,), greedy)
+      seen["rollout"]["ours"], (params,), greedy, len(batch.advantage))
     if passes is not None:
       forwards = int(programs["rollout"]["ours"](params).forwards)
       work["rollout"] = passes[0] + forwards * passes[1]

@@ -126,10 +126,8 @@ def compile_all(
         train.make_programs(s, tx, of_rl) for s in (setup, plain))
       args = (of_rl, *rollout.input_shapes(setup))
       sampler = cfg.rollout.sampler
-      trips: tuple[int, ...] = (
-        block_decode.most_trips(
-          sampler, cfg.rollout.prompts * cfg.rollout.group_size)
-        if cfg.model.block_length else denoise.most_trips(sampler))
+      trips = (block_decode if cfg.model.block_length else denoise).most_trips(
+        sampler, cfg.rollout.prompts * cfg.rollout.group_size)
       reports.append(
         report("rollout", programs[0], counted[0], args, trips))
       reports.append(report("update", programs[1], counted[1],

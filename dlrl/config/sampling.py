@@ -45,8 +45,8 @@ class SamplerConfig:
   cache: str = knob(
     "none", "keys and values kept while a block is decoded; an approximation")
   slots: int = knob(
-    0, "rows that a block-diffusion model decodes at a time, the next one in "
-    "the place of one that has ended; 0: all at once", at_least=0,
+    0, "rows decoded at a time, the next one in the place of one that has "
+    "ended; changes no token; 0: all at once", at_least=0,
     restart=Restart.ROUNDING)
   gather_once: bool = knob(
     False, "gather all layers along mesh.fsdp before decoding, not one by one "

@@ -59,7 +59,7 @@ class Attention(nnx.Module):
 
   def __call__(
     self, x: jax.Array, turn: attention.Rotation, lengths: jax.Array,
-    cache: KeysValues | None = None, start: jax.Array | int = 0,
+    cache: KeysValues | None = None, start: jax.Array | None = None,
     before: jax.Array | None = None, *, columns: jax.Array | None = None,
     blocks: jax.Array | None = None,
   ) -> tuple[jax.Array, KeysValues]:
@@ -70,7 +70,8 @@ class Attention(nnx.Module):
       turn: the rotation at the positions of `x`.
       lengths: [b] int, live columns of each row.
       cache: keys and values of whole rows; None: `x` is whole rows.
-      start: the column of the cache that the first column of `x` replaces.
+      start: [b] int, with a cache: the column of it that the first column of
+        `x` replaces.
       before: [b] int; the first column of `x` replaces this column instead,
         and the second one is at `start`. None: there is no such column.
       columns: [b, w] int, the only columns to compute outputs of, without a
@@ -84,6 +85,7 @@ class Attention(nnx.Module):
     """
     q, k, v = self._project(x, turn, columns)
     if cache is not None:
+      assert start is not None
       k, v = (_renewed(old, new, start, before)
               for old, new in zip(cache, (k, v), strict=True))
     if blocks is None:
@@ -155,7 +157,7 @@ class Attention(nnx.Module):
 
 
 def _renewed(
-  cache: jax.Array, new: jax.Array, start: jax.Array | int,
+  cache: jax.Array, new: jax.Array, start: jax.Array,
   before: jax.Array | None,
 ) -> jax.Array:
   """Writes the columns `new` into a cache [b, t, g, k]; see `Attention`."""
@@ -164,7 +166,7 @@ def _renewed(
     first, new = new[:, :1], new[:, 1:]
     there = jnp.arange(cache.shape[1])[None] == before[:, None]
     cache = jnp.where(there[:, :, None, None], first, cache)
-  return jax.lax.dynamic_update_slice_in_dim(cache, new, start, 1)
+  return _written(cache, new, start)
 
 
 def _appended(
@@ -174,5 +176,12 @@ def _appended(
   b, w = new.shape[:2]
   rows = jnp.repeat(prefix, b // prefix.shape[0], 0)
   rows = jnp.pad(rows, ((0, 0), (0, w), (0, 0), (0, 0)))
+  return _written(rows, new, start)
+
+
+def _written(
+  rows: jax.Array, new: jax.Array, start: jax.Array
+) -> jax.Array:
+  """Writes `new` [b, w, g, k] into rows [b, t, g, k], from columns [b] on."""
   return jax.vmap(lambda row, x, at: jax.lax.dynamic_update_slice_in_dim(
     row, x, at, 0))(rows, new, start)

@@ -102,7 +102,7 @@ class Layer(nnx.Module):
 
   def __call__(
     self, x: jax.Array, turn: attention.Rotation, lengths: jax.Array,
-    cache: KeysValues | None = None, start: jax.Array | int = 0,
+    cache: KeysValues | None = None, start: jax.Array | None = None,
     before: jax.Array | None = None, *, columns: jax.Array | None = None,
     blocks: jax.Array | None = None,
   ) -> tuple[jax.Array, KeysValues]:
@@ -167,7 +167,7 @@ class Transformer(nnx.Module):
 
   def __call__(
     self, ids: jax.Array, positions: jax.Array, lengths: jax.Array,
-    cache: Cache | None = None, start: jax.Array | int = 0,
+    cache: Cache | None = None, start: jax.Array | None = None,
     before: jax.Array | None = None, *, keep: bool = False,
     columns: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | None]:
@@ -179,7 +179,7 @@ class Transformer(nnx.Module):
       lengths: [b] int, live columns of whole rows.
       cache: keys and values of whole rows, for `start` and `before` see
         `Attention`.
-      start: scalar int.
+      start: [b] int, with a cache.
       before: [b] int or None.
       keep: whether to return keys and values.
       columns: [b, w] int, the only columns to return, without a cache; the last

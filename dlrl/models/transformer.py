@@ -118,7 +118,7 @@ class Model:
     self, params: Params, ids: jax.Array, positions: jax.Array,
     lengths: jax.Array, cache: layers.Cache, start: jax.Array | int, width: int,
   ) -> jax.Array:
-    """Computes `hidden` of `width` columns, from column `start` on.
+    """Computes `hidden` of `width` columns, from column `start` on, row by row.
 
     These columns attend to the cached keys and values of all other columns, so
     changes of `ids` elsewhere since the cache was made are not seen. That is
@@ -130,7 +130,7 @@ class Model:
       positions: [b, t] int.
       lengths: [b] int.
       cache: from `hidden_and_cache` of the same rows.
-      start: scalar int, may be traced.
+      start: [b] int, or a scalar for all rows; may be traced.
       width: w.
 
     Returns:
@@ -142,13 +142,14 @@ class Model:
     if self.cfg.block_length:
       raise ValueError("hidden_of_part: approximate caches are for full "
                        "attention; with blocks, `noisy_stream` is exact")
-    columns = jnp.broadcast_to(
-      start + jnp.arange(width)[None], (ids.shape[0], width))
+    start = jnp.broadcast_to(start, ids.shape[0])
+    columns = start[:, None] + jnp.arange(width)[None]
     before = None
     if self.cfg.shifted:
       # The token before the part predicts the part's first token, so it is
       # computed anew as well.
-      before = _before(positions, lengths)[:, start]
+      before = attention_layer.take(
+        _before(positions, lengths), start[:, None])[:, 0]
       columns = jnp.concatenate([before[:, None], columns], 1)
     ids, positions = (
       jnp.take_along_axis(x, columns, 1) for x in (ids, positions))

@@ -14,6 +14,7 @@ from dlrl.costs.flops import flops
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import progress
+from dlrl.sampling import denoise
 
 # setup -> (rollout, learn), see `train.make_programs`
 Programs = Callable[[setup_lib.Setup], tuple[Any, Any]]
@@ -69,13 +70,14 @@ def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
     peak * jax.device_count(),
     # With blocks passes differ, too: some store a block.
     None if cfg.model.block_length else rollout_flops(
-      rollout, args, cfg.rollout.sampler),
+      rollout, args, cfg.rollout.sampler,
+      cfg.rollout.prompts * cfg.rollout.group_size),
     (least, flops(learn, *learned) - least))
 
 
 def rollout_flops(
   rollout: Callable[..., Any], args: tuple[Any, ...],
-  sampler: config.SamplerConfig,
+  sampler: config.SamplerConfig, rows: int,
 ) -> tuple[int, int] | None:
   """FLOPs besides the forward passes, and of one pass.
 
@@ -83,6 +85,7 @@ def rollout_flops(
     rollout: decodes with `sampler`.
     args: its arguments, or their shapes.
     sampler: the sampler's settings.
+    rows: how many it decodes.
 
   Returns:
     None with a cache, because passes then differ.
@@ -92,8 +95,10 @@ def rollout_flops(
   """
   if sampler.cache != "none":
     return None
-  none, one = (flops(rollout, *args, while_trips=(n,)) for n in (0, 1))
-  # The pass that fills the rest stands outside of the loop.
+  *turns, _ = denoise.most_trips(sampler, rows)
+  none, one = (flops(rollout, *args, while_trips=(*(1,) * len(turns), n))
+               for n in (0, 1))
+  # The pass that fills the rest stands outside of the loop over steps.
   last = one - none if sampler.fill_after < 1 else 0
   return none - last, one - none
 

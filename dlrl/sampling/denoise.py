@@ -1,8 +1,9 @@
 """Semi-autoregressive decoding: blocks left to right, any order inside.
 
-Every step predicts all masked tokens of the block, commits some of them for
-good and leaves the rest masked. One jitted program serves rollout and
-evaluation; `stream` runs the same steps one by one for interactive use.
+Every step predicts all masked tokens of a block, commits some of them for good
+and leaves the rest masked. Each row is at a block of its own. One jitted
+program serves rollout and evaluation; `stream` runs the same steps one by one
+for interactive use.
 
 Sources: LLaDA (arXiv 2502.09992) and its published `generate`; the caches and
 parallel decoding are Fast-dLLM's (arXiv 2505.22618).
@@ -20,6 +21,7 @@ from dlrl import config
 from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.sampling import block_decode
+from dlrl.sampling import turns
 from dlrl.sampling.forward import Forward
 from dlrl.sampling.steps import DecodeState
 from dlrl.sampling.steps import Steps
@@ -52,7 +54,8 @@ def decode(
       its neighbours nor on the number of hosts; unused at temperature 0.
     sampler: valid settings, see `check.sampler`. Once the share `fill_after` of
       a row's masks is filled, one more forward pass fills the rest, in all
-      blocks (STP's temporal pruning).
+      blocks (STP's temporal pruning). With `slots`, so many rows are decoded at
+      a time, see `turns`.
     canvas: [b, gen_length] int32. Tokens other than the mask are kept and count
       as committed, so fewer masks take fewer steps. None: all masks.
     eos_id: the end-of-sequence token; needed unless `sampler.eos` is "free".
@@ -86,52 +89,63 @@ def decode(
 
 def _all_steps(steps: Steps, state: DecodeState) -> DecodeState:
   """Takes steps until no mask is left."""
-  sampler = steps.sampler
+  sampler, rows = steps.sampler, steps.free.shape[0]
+  size = turns.size(sampler.slots, rows)
 
-  def block(state: DecodeState, columns: int) -> DecodeState:
-    state, start, cache = steps.first(state)
+  def block(
+    steps: Steps, state: DecodeState, stop: int, columns: int
+  ) -> DecodeState:
+    state, start, cache = steps.first(state, stop)
+    if cache is None:
+      return state
     # A while_loop, not a scan: with a threshold the number of steps is only
     # known as they are taken.
     return jax.lax.while_loop(
-      lambda state: steps.goes_on(state, start),
+      lambda state: steps.in_block(state, start),
       lambda state: steps.next(state, start, cache, columns=columns), state)
 
-  if sampler.cache == "none":
-    state = jax.lax.while_loop(
-      steps.goes_on, lambda state: steps.first(state)[0], state)
-  elif sampler.cache == "dual":
-    state = jax.lax.while_loop(
-      steps.goes_on,
-      functools.partial(block, columns=sampler.block_length), state)
-  else:
-    # With the prefix cache, fewer columns are computed from block to block, and
-    # shapes are static: each block is a program of its own.
-    for start in range(0, sampler.gen_length, sampler.block_length):
-      state = jax.lax.cond(
-        steps.goes_on(state, start),
-        functools.partial(block, columns=sampler.gen_length - start),
-        lambda state: state, state)
+  for stop, columns in _stages(sampler):
+    part = functools.partial(block, stop=stop, columns=columns)
+    if size < rows:
+      state = turns.take(steps, state, part, stop, size)
+    else:
+      state = turns.all_at_once(steps, state, part, stop)
   if sampler.fill_after < 1:
-    state = steps.fill(state)
+    state = turns.fill(steps, state, size)
   return state
 
 
-def most_trips(sampler: config.SamplerConfig) -> tuple[int, ...]:
+def _stages(sampler: config.SamplerConfig) -> list[tuple[int, int]]:
+  """Columns that are decoded before all others, and computed with a cache.
+
+  With the prefix cache, fewer columns are computed from block to block, and
+  shapes are static: each block is a program of its own, for all rows.
+  """
+  width, total = sampler.block_length, sampler.gen_length
+  if sampler.cache != "prefix":
+    return [(total, width)]
+  return [(start + width, total - start) for start in range(0, total, width)]
+
+
+def most_trips(sampler: config.SamplerConfig, rows: int) -> tuple[int, ...]:
   """Bounds the iterations of `decode`'s loops, the outer before the inner.
 
   For counting FLOPs: the text of a program does not tell how often a
   `while_loop` runs. For full attention; see also `block_decode.most_trips`.
+  As if all rows took most steps.
   """
   blocks = sampler.gen_length // sampler.block_length
   # With a threshold or factor each step commits at least one token.
   steps = (sampler.gen_length if sampler.threshold or sampler.factor
            else sampler.steps)
   after_first = steps // blocks - 1
+  size = turns.size(sampler.slots, rows)
+  in_turns = (-(-rows // size),) if size < rows else ()
   if sampler.cache == "prefix":
-    return (after_first,)
+    return (*in_turns, 1, after_first)
   if sampler.cache == "dual":
-    return math.ceil(sampler.fill_after * blocks), after_first
-  return (math.ceil(sampler.fill_after * steps),)
+    return (*in_turns, math.ceil(sampler.fill_after * blocks), after_first)
+  return (*in_turns, math.ceil(sampler.fill_after * steps))
 
 
 def stream(
@@ -154,21 +168,21 @@ def stream(
   steps, state = _begin(
     Forward(model, params, prompt, prompt_length, sampler.cfg_scale), keys,
     sampler, None, eos_id)
-  while _goes_on(steps, state):
-    state, start, cache = _first(steps, state)
-    yield state
-    columns = (sampler.gen_length - int(start) if sampler.cache == "prefix"
-               else sampler.block_length)
-    while cache is not None and _goes_on(steps, state, start):
-      state = _next(steps, state, start, cache, columns=columns)
+  for stop, columns in _stages(sampler):
+    while _unfinished(steps, state, stop).any():
+      state, start, cache = _first(steps, state, stop)
       yield state
+      while cache is not None and _in_block(steps, state, start):
+        state = _next(steps, state, start, cache, columns=columns)
+        yield state
   if sampler.fill_after < 1:
     yield _fill(steps, state)
 
 
 # Jitted at module level: programs are shared by all calls of `stream`.
-_goes_on = jax.jit(Steps.goes_on)
-_first = jax.jit(Steps.first)
+_unfinished = jax.jit(Steps.unfinished, static_argnames="stop")
+_in_block = jax.jit(Steps.in_block)
+_first = jax.jit(Steps.first, static_argnames="stop")
 _next = jax.jit(Steps.next, static_argnames="columns")
 _fill = jax.jit(Steps.fill)
 

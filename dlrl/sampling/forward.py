@@ -38,13 +38,17 @@ class Forward:
   def _rows(self, canvas: jax.Array) -> model_input.ModelInput:
     prompt, length = self.prompt, self.prompt_length
     if self.cfg_scale:
-      canvas, length = (jnp.concatenate([x, x]) for x in (canvas, length))
       prompt = jnp.concatenate(
         [prompt, jnp.full_like(prompt, self.model.mask_id)])
-    return model_input.assemble(canvas, prompt, length)
+    return model_input.assemble(
+      self._twice(canvas), prompt, self._twice(length))
+
+  def _twice(self, x: jax.Array) -> jax.Array:
+    """Repeats x [b, ...] for the rows without guidance, if there are any."""
+    return jnp.concatenate([x, x]) if self.cfg_scale else x
 
   def block(
-    self, canvas: jax.Array, start: jax.Array | int, width: int
+    self, canvas: jax.Array, start: jax.Array, width: int
   ) -> jax.Array:
     """Computes hidden states of `width` canvas columns, from `start` on.
 
@@ -52,30 +56,27 @@ class Forward:
 
     Args:
       canvas: [b, t] int32, with mask tokens.
-      start: scalar int, may be traced.
+      start: [b] int.
       width: w.
 
     Returns:
       [b or 2b, w, d] in the compute dtype.
     """
     row = self._rows(canvas)
-    columns = jnp.broadcast_to(
-      start + jnp.arange(width), (row.ids.shape[0], width))
-    hidden: jax.Array = self.model.hidden(self.params, *row, columns)
+    asked = self._twice(start)[:, None] + jnp.arange(width)[None]
+    hidden: jax.Array = self.model.hidden(self.params, *row, asked)
     return hidden
 
-  def whole_and_cache(self, canvas: jax.Array) -> tuple[jax.Array, Any]:
-    """Computes hidden states of the whole canvas, and a cache for `part`.
-
-    Returns:
-      [b or 2b, t, d], and keys and values of canvas and prompt.
-    """
+  def block_and_cache(
+    self, canvas: jax.Array, start: jax.Array, width: int
+  ) -> tuple[jax.Array, Any]:
+    """Computes what `block` does, and a cache of whole rows for `part`."""
     hidden, cache = self.model.hidden_and_cache(
       self.params, *self._rows(canvas))
-    return hidden[:, : canvas.shape[1]], cache
+    return columns(hidden, self._twice(start), width), cache
 
   def part(
-    self, canvas: jax.Array, start: jax.Array | int, width: int, cache: Any
+    self, canvas: jax.Array, start: jax.Array, width: int, cache: Any
   ) -> jax.Array:
     """Computes what `block` does, with all other columns taken from `cache`.
 
@@ -83,7 +84,7 @@ class Forward:
     canvas that the cache was made from.
     """
     hidden: jax.Array = self.model.hidden_of_part(
-      self.params, *self._rows(canvas), cache, start, width)
+      self.params, *self._rows(canvas), cache, self._twice(start), width)
     return hidden
 
   @jax.named_scope("rollout/unembed")
@@ -103,6 +104,12 @@ class Forward:
       guided, unguided = jnp.split(logits, 2)
       logits = unguided + (self.cfg_scale + 1) * (guided - unguided)
     return without_mask(logits, self.model.mask_id)
+
+
+def columns(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
+  """Takes [b, width, ...] of x [b, t, ...], from columns [b] on."""
+  return jax.vmap(
+    lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, width))(x, start)
 
 
 def unembedded(model: Any, params: Any, hidden: jax.Array) -> jax.Array:

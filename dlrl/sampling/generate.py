@@ -60,7 +60,8 @@ def generate(
     eos_id: the end-of-sequence token; needed unless `eos` is "free". For block
       diffusion one or several, and a row ends after a block with one.
     seed: seed of all randomness, in 0..2^32 - 1.
-    slots: rows decoded at a time; 0: all. For block diffusion.
+    slots: rows decoded at a time, the next one in the place of one that has
+      ended; 0: all at once. Changes no token.
 
   Returns:
     [b, gen_length] int32, without mask tokens.

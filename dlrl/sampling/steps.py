@@ -1,6 +1,7 @@
 """Denoising steps: predict the masked tokens of a block, commit some of them.
 
-The loop over steps is in `denoise`, jitted as one program or step by step.
+Each row is at a block of its own, the first with masks. The loop over steps is
+in `denoise`, jitted as one program or step by step.
 """
 
 from typing import Any
@@ -11,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
+from dlrl.sampling import forward as forward_lib
 from dlrl.sampling import predict as predict_lib
 from dlrl.sampling import remasking
-from dlrl.sampling.forward import Forward
 
 
 class DecodeState(NamedTuple):
@@ -26,7 +27,8 @@ class DecodeState(NamedTuple):
     trace: [b, t] int32, the step that committed each token, counted from 0 in
       every row; -1 where masked, given by the canvas, or never decoded.
     forwards: scalar int32, forward passes of the batch so far, whether of whole
-      rows or of the part that a cache leaves.
+      rows or of the part that a cache leaves. Each computes all rows, or as
+      many as are decoded at a time.
     confidence: [b, t] fp32, the probability of each token when it was
       committed; 0 where masked or never decoded, 1 where given by the canvas.
     among: [b, t, n] int32, the ids that each token was drawn from, -1 for less
@@ -45,7 +47,8 @@ class DecodeState(NamedTuple):
     """Steps that each row has taken, [b] int32.
 
     A step in which a row commits nothing, because its neighbours are not done,
-    does not count: a completion does not depend on the batch it is in.
+    does not count: a completion does not depend on the batch it is in. These
+    are the forward passes that a row needs by itself.
     """
     return jnp.max(self.trace, -1) + 1
 
@@ -63,7 +66,7 @@ class Steps:
     candidates: n of `DecodeState.among`.
   """
 
-  forward: Forward
+  forward: forward_lib.Forward
   keys: jax.Array
   free: jax.Array
   sampler: config.SamplerConfig = flax.struct.field(pytree_node=False)
@@ -76,45 +79,59 @@ class Steps:
     mask_id: int = self.forward.model.mask_id
     return mask_id
 
-  def goes_on(
-    self, state: DecodeState, start: jax.Array | int | None = None
-  ) -> jax.Array:
-    """Tells whether any row needs a step, in the block at `start` or at all."""
-    masks = self._open(state)
-    if start is not None:
-      masks = _columns(masks, start, self.sampler.block_length)
-    return jnp.any(masks)
+  def of(self, rows: jax.Array) -> "Steps":
+    """The steps of some rows [s] int32."""
+    forward = self.forward
+    return self.replace(  # type: ignore[attr-defined, no-any-return]
+      forward=forward.replace(  # type: ignore[attr-defined]
+        prompt=forward.prompt[rows],
+        prompt_length=forward.prompt_length[rows]),
+      keys=self.keys[rows], free=self.free[rows])
 
-  def first(self, state: DecodeState) -> tuple[DecodeState, jax.Array, Any]:
-    """Takes a step in the first block with masks, computing whole rows.
+  def unfinished(self, state: DecodeState, stop: int) -> jax.Array:
+    """Tells which rows [b] need a step in the columns before `stop`."""
+    return jnp.any(self._open(state)[:, :stop], 1)
+
+  def in_block(self, state: DecodeState, start: jax.Array) -> jax.Array:
+    """Tells whether any row needs a step in its block at `start` [b]."""
+    return jnp.any(forward_lib.columns(
+      self._open(state), start, self.sampler.block_length))
+
+  def first(
+    self, state: DecodeState, stop: int
+  ) -> tuple[DecodeState, jax.Array, Any]:
+    """Takes a step in each row's first block with masks, computing whole rows.
 
     Without `sampler.cache` every step is a first one.
 
+    Args:
+      state: the state.
+      stop: only blocks before this column are looked at.
+
     Returns:
-      The next state; the block's first column; a cache for `next`, or None.
+      The next state; the blocks' first columns [b], 0 in rows without masks
+      before `stop`; a cache for `next`, or None.
     """
-    width = self.sampler.block_length
-    # One block for the whole batch: hidden states of a static width, at a start
-    # that may differ from call to call. Rows that have finished this block
-    # wait.
-    start = jnp.argmax(jnp.any(self._open(state), 0)) // width * width
+    width, cache = self.sampler.block_length, None
+    start = jnp.argmax(self._open(state)[:, :stop], 1) // width * width
     if self.sampler.cache == "none":
-      hidden, cache = self.forward.block(state.completion, start, width), None
+      hidden = self.forward.block(state.completion, start, width)
     else:
-      hidden, cache = self.forward.whole_and_cache(state.completion)
-      hidden = _columns(hidden, start, width)
+      hidden, cache = self.forward.block_and_cache(
+        state.completion, start, width)
     return self._commit(state, hidden, start), start, cache
 
   def next(
-    self, state: DecodeState, start: jax.Array | int, cache: Any, *,
-    columns: int,
+    self, state: DecodeState, start: jax.Array, cache: Any, *, columns: int
   ) -> DecodeState:
-    """Takes a further step in the block at `start`, using its cache.
+    """Takes a further step in the blocks at `start`, using their cache.
+
+    Rows that have filled theirs wait.
 
     Args:
       state: the state.
-      start: the block's first column.
-      cache: from this block's `first`.
+      start: [b] int, the blocks' first columns.
+      cache: from these blocks' `first`.
       columns: how many columns from `start` on are computed anew.
     """
     hidden = self.forward.part(state.completion, start, columns, cache)
@@ -125,14 +142,15 @@ class Steps:
     """Fills all masks from one more forward pass."""
     width = self.sampler.block_length
     hidden = self.forward.block(
-      state.completion, 0, state.completion.shape[1])
+      state.completion, jnp.zeros_like(self.free), state.completion.shape[1])
 
     def predict_block(
       i: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
       # Step numbers that no step has used, or blocks would share their noise.
       token, _, confidence, among = self._predict(
-        _columns(hidden, i * width, width), state.taken + i)
+        jax.lax.dynamic_slice_in_dim(hidden, i * width, width, 1),
+        state.taken + i)
       return token, confidence, among
 
     # Block by block: logits of the whole canvas would not fit.
@@ -168,10 +186,11 @@ class Steps:
     return masks & ((left > 0) & (self.free - left < enough))[:, None]
 
   def _commit(
-    self, state: DecodeState, hidden: jax.Array, start: jax.Array | int
+    self, state: DecodeState, hidden: jax.Array, start: jax.Array
   ) -> DecodeState:
-    """Takes a step in the block at `start`, given its hidden states."""
-    masked = _columns(self._open(state), start, self.sampler.block_length)
+    """Takes a step in the blocks at `start`, given their hidden states."""
+    masked = forward_lib.columns(
+      self._open(state), start, self.sampler.block_length)
     token, score, confidence, among = self._predict(hidden, state.taken)
     state = _put(state, token, confidence, among,
                  _chosen(score, masked, self.sampler), start)
@@ -202,16 +221,17 @@ def _chosen(
 
 def _put(
   state: DecodeState, token: jax.Array, confidence: jax.Array,
-  among: jax.Array, chosen: jax.Array, start: jax.Array | int,
+  among: jax.Array, chosen: jax.Array, start: jax.Array,
 ) -> DecodeState:
-  """Commits the chosen predictions [b, w] of the block at `start`."""
+  """Commits the chosen predictions [b, w] of the blocks at `start`."""
   def put(array: jax.Array, value: jax.Array) -> jax.Array:
     # Only the block is rewritten: a select over the whole canvas would move
     # gen_length / block_length times the bytes.
     here = chosen.reshape(*chosen.shape, *(1,) * (array.ndim - 2))
-    new = jnp.where(here, value, _columns(array, start, chosen.shape[1]))
-    return jax.lax.dynamic_update_slice_in_dim(
-      array, new.astype(array.dtype), start, 1)
+    new = jnp.where(
+      here, value, forward_lib.columns(array, start, chosen.shape[1]))
+    return jax.vmap(jax.lax.dynamic_update_slice_in_dim, (0, 0, 0, None))(
+      array, new.astype(array.dtype), start, 0)
 
   return DecodeState(
     completion=put(state.completion, token),
@@ -239,6 +259,3 @@ def _stop(
     trace=jnp.where(rest, state.taken[:, None] - 1, state.trace),
     confidence=jnp.where(rest, 1.0, state.confidence))
 
-
-def _columns(array: jax.Array, start: jax.Array | int, width: int) -> jax.Array:
-  return jax.lax.dynamic_slice_in_dim(array, start, width, 1)

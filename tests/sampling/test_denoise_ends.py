@@ -36,8 +36,8 @@ class Written:
 
   def hidden_of_part(self, params, ids, positions, lengths, cache, start,
                      width):
-    return jax.lax.dynamic_slice_in_dim(
-      self.hidden(params, ids, positions, lengths), start, width, 1)
+    return self.hidden(params, ids, positions, lengths,
+                       start[:, None] + jnp.arange(width)[None])
 
   def unembed(self, params):
     return jnp.eye(self.table.shape[-1])

@@ -55,8 +55,8 @@ def test_a_canvas_of_masks_takes_as_many_passes_as_the_loops_are_bound_to(
   out = denoise.decode(
     model, params, np.full((1, 2), 5, np.int32), np.array([2], np.int32),
     jax.random.key(0)[None], eos_id=1, sampler=sampler)
-  outer, *inner = denoise.most_trips(sampler)
-  if sampler.cache == "prefix":  # its outer loop is unrolled
-    outer, inner = blocks, [outer]
+  outer, *inner = denoise.most_trips(sampler, 1)
+  if sampler.cache == "prefix":  # there is a loop for each block
+    outer *= blocks
   assert int(out.forwards) == (
     outer * (1 + sum(inner)) + (sampler.fill_after < 1))

@@ -80,8 +80,8 @@ def test_rules_choose_what_dreams_sampler_chose(shared, case, rule):
   def step(canvas, count):
     masked = canvas == model.mask_id
     token, score, _ = predict.predict(
-      look.logits(look.block(canvas, 0, canvas.shape[1])), None, None, sampler,
-      None)
+      look.logits(look.block(canvas, jnp.zeros(2, int), canvas.shape[1])),
+      None, None, sampler, None)
     chosen = remasking.highest(score, masked, count)
     return jnp.where(chosen, token, canvas)
 
