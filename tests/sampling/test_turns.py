@@ -103,6 +103,17 @@ def test_the_number_of_slots_changes_no_token(slots):
     [n for n in want.taken if n], slots or ROWS)
 
 
+def test_a_row_is_at_a_block_of_its_own():
+  canvas = np.full((ROWS, T), 4, np.int32)
+  for row in range(ROWS):  # one block of masks, a third of the rows each
+    canvas[row, row % 3 * WIDTH:][:WIDTH] = MASK
+  for slots, passes in ((0, 2), (3, 6)):  # two steps each
+    out = program(slots, 0, ())(
+      networks.decodable()[1], PROMPTS, LENGTHS, KEYS, canvas=canvas)
+    assert (out.taken == 2).all()
+    assert out.forwards == passes
+
+
 @pytest.mark.parametrize(("cache", "settings"), [
   ("prefix", {**SURE, "cfg_scale": 0.5}), ("dual", SURE),
   ("dual", {"remasking": "random", "eos": "stop"})], ids=str)
