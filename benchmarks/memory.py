@@ -198,7 +198,8 @@ def compile_large(
   with jax.set_mesh(setup.mesh), as_mode(mode):
     report, _ = program_report.of(
       name, program, (abstract, batch), flops=0, while_trips=(),
-      limit=chip.hbm if chip else None)
+      limit=chips.pool(chip, devices[0].platform, cfg.mesh.gpu_memory)
+      if chip else None)
   return {
     "objective": name, "mode": mode, "shape": "llada_8b",
     "platform": platform, "n_mc": n, "temp_bytes": report.temporaries,
