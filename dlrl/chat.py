@@ -197,4 +197,6 @@ def _questions() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+  terminal.use_stderr()  # stdout has the answers
+  progress.show_compilations()
   command.start("chat", lambda args: run())

@@ -184,12 +184,12 @@ def _complete(setup: setup_lib.Setup, params: Any, length: int,
     progress.say(f"{len(done)} completions of length {length} exist already")
   size = cfg.eval.batch_size
   batches = [todo[i:i + size] for i in range(0, len(todo), size)]
-  line = progress.Progress(len(batches), f"length {length}")
   decoded = _decoded(setup, params, length, items, batches)
-  for number, (places, arrays) in enumerate(decoded, 1):
-    log.append(_records(setup, length, source, items, places, arrays))
-    line.tick(1)
-    progress.say(line.line(number, completions=len(places)))
+  with progress.Progress(len(batches), f"length {length}") as line:
+    for number, (places, arrays) in enumerate(decoded, 1):
+      log.append(_records(setup, length, source, items, places, arrays))
+      line.tick(1)
+      line.show(number, stays=number == len(batches), completions=len(places))
 
 
 def _decoded(setup: setup_lib.Setup, params: Any, length: int,
@@ -203,7 +203,7 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
   used = sampler(setup.cfg, length)
 
   @jax.jit
-  def decode(params, prompt, prompt_length, places):
+  def evaluation(params, prompt, prompt_length, places):
     keys = jax.vmap(lambda place: jax.random.fold_in(
       jax.random.fold_in(root, place[0]), place[1]))(places)
     return denoise.decode(
@@ -221,7 +221,7 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
     rows = setup.put_batch((
       items["prompt_ids"][whole[:, 1]], items["prompt_length"][whole[:, 1]],
       whole))
-    begun.append((places, decode(params, *rows)))
+    begun.append((places, evaluation(params, *rows)))
     if len(begun) > 1:
       yield _read(*begun.pop(0))
   if begun:
@@ -382,6 +382,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  progress.show_compilations()
   try:
     define_config(sys.argv)
   except strict.ConfigError as e:

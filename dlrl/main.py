@@ -122,8 +122,7 @@ def run(config_file: str, workdir: str) -> None:
     else:
       progress.say(f"the run in {root} is finished; for another one choose "
                    "another --workdir")
-    if processes.first():
-      terminal.show(summary_lib.table(summary))
+    terminal.write(summary_lib.table(summary))
 
 
 def _going_on(cfg: config.Config, root: pathlib.Path) -> config.Config:
@@ -174,7 +173,7 @@ def main(argv: list[str]) -> None:
       processes=options.num_processes, process=options.process_id,
       timeout=options.peer_timeout))
     if not processes.first():
-      progress.mute()
+      terminal.mute()
     with preemption.Notice():
       run(config_file, workdir)
   except strict.ConfigError as e:
@@ -204,6 +203,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  progress.show_compilations()
   command.start(
     "train", main, errors=(),
     check=lambda problems: validate.check_each(flags.FLAGS.config, problems))

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from absl import flags
 
 from dlrl.run import command
+from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.tasks import task as task_lib
 from dlrl.tasks.countdown import grading as countdown
@@ -39,6 +40,7 @@ from dlrl.tasks.published_scorers import d1
 from dlrl.tasks.published_scorers import scorers
 from dlrl.tasks.sudoku import grading as sudoku
 
+_PART = 64  # generations that are scored at a time
 # A chat model's answer ends at the first special token.
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
@@ -155,6 +157,19 @@ def sound(task: str, generations: Sequence[Generation]
     **task_lib.columns([g.example for g in generations]))
 
 
+def _in_parts(task: str, generations: Sequence[Generation]
+              ) -> Mapping[str, Sequence[float | None]]:
+  """`sound`, with progress."""
+  found: dict[str, list[float | None]] = {}
+  with progress.Count(len(generations), "generations scored") as count:
+    for start in range(0, len(generations), _PART):
+      part = generations[start:start + _PART]
+      for name, values in sound(task, part).items():
+        found.setdefault(name, []).extend(values)
+      count.step(len(part))
+  return found
+
+
 def points(task: str, scorer: str, one: Generation) -> tuple[int, int]:
   """Points of one generation and their maximum, by a published scorer."""
   rule = scorers.PUBLISHED[scorer][TASKS[task].published]
@@ -175,7 +190,7 @@ def score(task: str, scorer: str, paths: Sequence[str | pathlib.Path]
     raise ValueError(f"no generations in {files}")
   beside: dict[str, float] = {}
   if scorer == "sound":
-    metrics = sound(task, generations)
+    metrics = _in_parts(task, generations)
     known = {name: [value for value in values if value is not None]
              for name, values in metrics.items()}
     total, out_of = int(sum(known["solved"])), len(known["solved"])
@@ -184,7 +199,8 @@ def score(task: str, scorer: str, paths: Sequence[str | pathlib.Path]
     if out_of < len(generations):
       beside["unknown"] = len(generations) - out_of
   else:
-    pairs = [points(task, scorer, one) for one in generations]
+    pairs = [points(task, scorer, one)
+             for one in progress.watched(generations, "generations scored")]
     total, out_of = (sum(column) for column in zip(*pairs, strict=True))
   return {"task": task, "scorer": scorer, "n": len(generations),
           "score": _percent(total, out_of), "points": total, "out_of": out_of,

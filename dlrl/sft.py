@@ -67,8 +67,8 @@ def make_step(
       shards=mesh_lib.batch_parts(completion.shape[0]))
     return -jnp.mean(elbo.score(logps, weight, cfg.gen_length))
 
-  def step(state: update.TrainState, batch: dict[str, jax.Array]
-           ) -> tuple[update.TrainState, update.Metrics]:
+  def fine_tuning(state: update.TrainState, batch: dict[str, jax.Array]
+                  ) -> tuple[update.TrainState, update.Metrics]:
     rate = optimizer.rate(cfg.optimizer, cfg.steps, state.opt_state)
     key = jax.random.fold_in(keys_lib.of(
       jax.random.wrap_key_data(state.key), keys_lib.Seed.FINE_TUNING),
@@ -87,7 +87,7 @@ def make_step(
       state, step=state.step + 1, opt_state=opt_state,
       params=optax.apply_updates(state.params, updates)), metrics
 
-  return step
+  return fine_tuning
 
 
 def _exists(model: transformer.Model, batch: dict[str, jax.Array], eos_id: int
@@ -201,7 +201,6 @@ def train(
   tx, make_state, abstract = train_state.for_sft(setup)
   step = jit(make_step(setup.model, cfg, tx, eos_id), abstract)
   batches = _batches(setup)
-  line = progress.Progress(cfg.steps, "sft")
 
   with session.start(
       setup.cfg, directory, batches, base, setup.task.checksum,
@@ -217,29 +216,30 @@ def train(
           run.writer.write(0, evaluator(state.policy))
 
     reported = start
-    for now in range(start + 1, cfg.steps + 1):
-      run.begin_step(now, state)
-      last = now == cfg.steps
-      logs = last or now == 1 or now % cfg.log_every == 0
-      with run.clock.phase("fine-tuning"):
-        state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
+    with progress.Progress(cfg.steps, "sft", done=start) as line:
+      for now in range(start + 1, cfg.steps + 1):
+        run.begin_step(now, state)
+        last = now == cfg.steps
+        logs = last or now == 1 or now % cfg.log_every == 0
+        with run.clock.phase("fine-tuning"):
+          state, metrics = step(state, setup.put_batch(_arrays(next(batches))))
+          if logs:
+            # Only here does the host wait for the devices.
+            row = {f"sft/{k}": float(v)
+                   for k, v in jax.device_get(metrics).items()}
         if logs:
-          # Only here does the host wait for the devices.
-          row = {f"sft/{k}": float(v)
-                 for k, v in jax.device_get(metrics).items()}
-      if logs:
-        optimizer.stop_if_stuck(
-          now, row["sft/nonfinite_in_a_row"], setup.cfg.max_nonfinite)
-        line.tick(now - reported)
-        reported = now
-        progress.say(line.line(now, loss=row["sft/loss"]))
-        if last and evaluator:
-          with run.evaluation():
-            row |= evaluator(state.policy)
-        run.writer.write(now, row)
-      stops = run.notice.reached() and not last
-      if stops or last or now % cfg.checkpoint_every == 0:
-        run.save(now, state, stops=stops)
+          optimizer.stop_if_stuck(
+            now, row["sft/nonfinite_in_a_row"], setup.cfg.max_nonfinite)
+          line.tick(now - reported)
+          reported = now
+          line.show(now, stays=last, loss=row["sft/loss"])
+          if last and evaluator:
+            with run.evaluation():
+              row |= evaluator(state.policy)
+          run.writer.write(now, row)
+        stops = run.notice.reached() and not last
+        if stops or last or now % cfg.checkpoint_every == 0:
+          run.save(now, state, stops=stops)
   return state.policy, run.clock.totals
 
 

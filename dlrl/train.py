@@ -86,9 +86,9 @@ def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
   # Dispatched, so that the devices are busy while the step before is logged.
   graded = rounds.grade(setup, drawn, log.finish() or began)
   arguments, more = rounds.learned(setup, drawn, graded, again)
-  sample = step_log.sample(graded.done, graded.share, graded.rewards.total)
+  samples = step_log.samples(graded.done, graded.share, graded.rewards.total)
   state, metrics = learn(state, *arguments)
-  log.begin(now, graded.row | more, metrics, sample)
+  log.begin(now, graded.row | more, metrics, samples)
   # From here on the host works while the update runs.
   log.watch(graded.done)
   log.row |= step_log.rollout_row(
@@ -119,19 +119,18 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       run.begin(seconds)
       with run.evaluation():
         run.writer.write(0, evaluator(state.policy, ends=True))
-    log = step_log.StepLog(cfg, run.writer, run.clock, work)
-
-    for now in range(start + 1, cfg.steps + 1):
-      run.begin_step(now, state)
-      state = _step(setup, programs, run, source, state, now, log)
-      last = now == cfg.steps
-      if last or now % cfg.eval.every == 0:
-        log.wait()
-        with run.evaluation():
-          log.row |= evaluator(state.policy, ends=last)
-      stops = run.notice.reached() and not last
-      if stops or last or now % cfg.checkpoint_every == 0:
-        log.finish()
-        run.save(now, state, stops=stops)
-    log.finish()
+    with step_log.StepLog(cfg, run.writer, run.clock, work, start) as log:
+      for now in range(start + 1, cfg.steps + 1):
+        run.begin_step(now, state)
+        state = _step(setup, programs, run, source, state, now, log)
+        last = now == cfg.steps
+        if last or now % cfg.eval.every == 0:
+          log.wait()
+          with run.evaluation():
+            log.row |= evaluator(state.policy, ends=last)
+        stops = run.notice.reached() and not last
+        if stops or last or now % cfg.checkpoint_every == 0:
+          log.finish()
+          run.save(now, state, stops=stops)
+      log.finish()
   return run.clock.totals

@@ -92,10 +92,10 @@ def make_learn(
   `rewards` are as in `reward_shapes`, NaN where they are not known. The first
   of `ends` in a completion ends its text.
   """
-  update = make(model, cfg.learn, tx, cfg.rollout.group_size)
+  step = make(model, cfg.learn, tx, cfg.rollout.group_size)
   rule, group = losses.ADVANTAGES[cfg.learn.advantage], cfg.rollout.group_size
 
-  def learn(
+  def update(
     state: TrainState, batch: Batch, index: jax.Array, reward: jax.Array,
     parts: jax.Array | None = None,
   ) -> tuple[TrainState, Metrics]:
@@ -117,14 +117,14 @@ def make_learn(
     if cfg.learn.tokens == "until_eos":
       # The token that ends a text is part of it.
       counted &= (ended == 0) | ((ended == 1) & end)
-    state, metrics = update(state, dataclasses.replace(
+    state, metrics = step(state, dataclasses.replace(
       batch, advantage=advantage, counted=counted))
     return state, metrics | {
       "learning_rate": rate,
       "rollout/length": jnp.mean(jnp.sum(ended == 0, 1, dtype=jnp.float32)),
       "rollout/steps": jnp.mean(1.0 + jnp.max(batch.trace, 1))}
 
-  return learn
+  return update
 
 
 def reward_shapes(

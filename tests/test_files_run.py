@@ -11,6 +11,7 @@ import jax
 import many_rewards
 import pytest
 import runs
+import terminals
 
 from dlrl import evaluate
 from dlrl import main
@@ -128,9 +129,11 @@ def test_a_run_of_which_nothing_is_known_goes_on_and_says_so(
   assert summary["before"] == {"items": 4, "infrastructure_errors": 4}
   assert "solved                     not known               not known" in table
   said = capsys.readouterr().out
-  assert "reward not known  solved not known  no gradient: no reward" in said
-  assert "held-out not known" in said
-  assert len(metrics.samples(tmp_path / "run")) == 1
+  assert "no gradient: no reward is known  reward not known" in said
+  assert "solved not known" in said and "held-out not known" in said
+  assert {sample["reward"] for sample in metrics.samples(
+    tmp_path / "run")} == {None}
+  assert "\n unknown  " in said
 
 
 @pytest.mark.parametrize("when", [0, 2])
@@ -172,7 +175,7 @@ def test_fewer_rows_than_eval_size_are_all_evaluated(tmp_path, capsys):
   assert rows[0]["eval/items"] == rows[-1]["test/items"] == 2
   assert summary["n_eval"] == 2
   assert table.startswith("2 held-out items")
-  said = capsys.readouterr().out
+  said = terminals.unbroken(capsys.readouterr().out)
   for split in ("validation", "test"):
     assert (f"{split} has 2 examples, of which 2 are evaluated instead of "
             "eval.size = 512") in said
@@ -196,12 +199,12 @@ def test_any_text_is_learned_and_a_run_needs_no_test_files(tmp_path, capsys):
   assert (summary["split"], summary["n_eval"]) == ("validation", 3)
   assert "\nvalidation items of files" in table
   samples = metrics.samples(tmp_path / "run")
-  assert len(samples) == 2
+  assert [sample["step"] for sample in samples] == [1, 1, 1, 1, 2, 2, 2, 2]
   asked = {row["prompt"] for row in ANY_TEXT}
   assert {sample["prompt"] for sample in samples} <= asked
   said = capsys.readouterr().out
   for sample in samples:
-    assert f"{sample['prompt']} -> " in said
+    assert f"\n  prompt  {sample['prompt']}\n" in said
   assert not {c for c in said if ord(c) < 32} - {"\n"}
 
 

@@ -7,6 +7,7 @@ import operator
 import ml_collections
 import numpy as np
 import pytest
+import terminals
 from updates import LEARN
 from updates import B
 from updates import assert_same
@@ -85,7 +86,8 @@ def test_a_smaller_batch_is_said_at_the_start(capsys):
   setup = setup_lib.make(validate.from_dict(values))
   train_state.for_rl(setup)
   assert ("learn.micro_batch = 100: an update has 32 completions, which are "
-          "taken at once") in capsys.readouterr().out
+          "taken at once") in terminals.unbroken(
+            capsys.readouterr().out)
   values.learn.micro_batch = 24  # smaller, and no divisor
   with pytest.raises(strict.ConfigError, match="must divide the 32"):
     validate.from_dict(values)

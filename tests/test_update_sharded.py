@@ -71,7 +71,7 @@ def test_a_mesh_changes_where_things_are_and_not_what_they_are(sizes):
     dataclasses.replace(SHARDED, mesh=config.MeshConfig(*sizes)))
   tx = optimizer.make(SHARDED.learn.optimizer, 10)
   make_state, abstract = train_state.maker(
-    setup, tx, functools.partial(train_state.first, setup, tx))
+    setup, tx, functools.partial(train_state.first_state, setup, tx))
   with jax.set_mesh(setup.mesh):
     state = make_state(jax.device_put(params, setup.param_shardings))
     state, metrics = jax.jit(

@@ -77,11 +77,11 @@ class Config:
     "", "workdir of a run to start from, also in a bucket: DIR for its newest "
     "checkpoint or DIR@STEP; '': sft")
   log_every: int = knob(
-    1, "interval of progress lines", unit="RL steps", at_least=1,
-    restart=Restart.FREE)
+    1, "interval of progress lines where the output is no terminal",
+    unit="RL steps", at_least=1, restart=Restart.FREE)
   sample_every: int = knob(
-    20, "interval of logged sample completions", unit="RL steps", at_least=1,
-    restart=Restart.FREE)
+    20, "interval of tables of completions with their rewards",
+    unit="RL steps", at_least=1, restart=Restart.FREE)
   wandb: str = knob(
     "", "project of Weights & Biases to log to; '': none", restart=Restart.FREE)
   task: TaskConfig = TaskConfig()

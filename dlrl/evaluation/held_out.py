@@ -44,7 +44,7 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
 
   @functools.partial(
     jax.jit, out_shardings=mesh_lib.batch_sharding(setup.mesh))
-  def decode(params, prompt, prompt_length, places):
+  def evaluation(params, prompt, prompt_length, places):
     keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(
       jax.random.key(0), place[0]), place[1]))(places)
     decoded = denoise.decode(
@@ -65,8 +65,8 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
                          index], 1).astype(np.uint32)
       rows = setup.put_batch((arrays["prompt_ids"][index],
                               arrays["prompt_length"][index], places))
-      pending.append(decode(params, *rows))
-    share, *answers = _local(pending, size)
+      pending.append(evaluation(params, *rows))
+    share, *answers = _local(pending, size, split)
     asked = [source[i] for i in arrays["position"][share.places].tolist()]
     done = grading.read(setup, asked, *answers)
     found = grading.metrics(setup, done, share)
@@ -106,12 +106,12 @@ def _splits(cfg: config.Config) -> list[str]:
   return list(dict.fromkeys([cfg.eval.split, *tested]))
 
 
-def _local(batches: Sequence[tuple[jax.Array, jax.Array]], size: int
-           ) -> tuple[processes.Share, np.ndarray, np.ndarray]:
+def _local(batches: Sequence[tuple[jax.Array, jax.Array]], size: int,
+           split: str) -> tuple[processes.Share, np.ndarray, np.ndarray]:
   """This process's share of the first `size` rows, their tokens and speed."""
   places: list[int] = []
   rows, start = [], 0
-  for batch in batches:
+  for batch in progress.watched(batches, f"evaluation on {split}: batches"):
     share, found = processes.local(*batch)
     kept = [i for i, place in enumerate(share.places) if start + place < size]
     places += [start + share.places[i] for i in kept]

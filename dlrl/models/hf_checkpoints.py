@@ -27,6 +27,7 @@ from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.runtime import json_file
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import progress
 from dlrl.runtime import published_files
 
 DTYPES = ("float32", "bfloat16")  # that a model is loaded in
@@ -137,9 +138,8 @@ def _params(
   error: families.Refusal,
 ) -> Any:
   refuse = functools.partial(error, str(directory))
-  root = families.folder(directory, refuse, snapshots.WEIGHTS)
-  found = _find(
-    root, families.published(family, _shapes(abstract)), family, refuse)
+  found = _find(families.folder(directory, refuse, snapshots.WEIGHTS),
+                families.published(family, _shapes(abstract)), family, refuse)
 
   def read(path: str, leaf: Any, layer: int = 0) -> jax.Array:
     """Reads one published tensor: a parameter, or one layer of it."""
@@ -157,6 +157,7 @@ def _params(
       array = array.T if families.transposed(path) else array
       return array.astype(leaf.dtype)
 
+    count.step()
     return jax.make_array_from_callback(shape, sharding, part)
 
   def one(key_path: Any, leaf: Any) -> jax.Array:
@@ -175,7 +176,8 @@ def _params(
       array = jax.block_until_ready(put(array, read(path, leaf, i), i))
     return array
 
-  return jax.tree.map_with_path(one, abstract)
+  with progress.Count(len(found), "tensors read") as count:
+    return jax.tree.map_with_path(one, abstract)
 
 
 def save(
@@ -220,7 +222,7 @@ def save(
     published_files.copy(source, partial)
     _write_json(partial / "config.json",
                 hf | dict.fromkeys(keys or ["torch_dtype"], dtype))
-    for number, names in enumerate(plan, 1):
+    for number, names in enumerate(progress.watched(plan, "files written"), 1):
       shard = SINGLE if len(plan) == 1 else (
         f"model-{number:05}-of-{len(plan):05}.safetensors")
       safetensors_numpy.save_file(
@@ -371,10 +373,8 @@ def _equal(a: _Place, b: _Place) -> bool:
       for i in range(0, rows, _ROWS))
 
 
-def _listing(
-  what: str, missing: Collection[str], unknown: Collection[str],
-  misshapen: Collection[str] = (),
-) -> str:
+def _listing(what: str, missing: Collection[str], unknown: Collection[str],
+             misshapen: Collection[str] = ()) -> str:
   lines = [what]
   for title, names in (
     ("missing", missing), ("unknown", unknown), ("misshapen", misshapen)):

@@ -15,6 +15,7 @@ from dlrl import compile_only
 from dlrl import strict
 from dlrl import validate
 from dlrl.run import command
+from dlrl.runtime import progress
 
 
 def run() -> None:
@@ -31,6 +32,7 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+  progress.show_compilations()
   command.start(
     "fit", lambda args: run(), errors=(strict.ConfigError,),
     check=lambda problems: validate.check_each(flags.FLAGS.config, problems))

@@ -6,7 +6,9 @@ the next step has started its rollout, so that the loop never waits for numbers.
 
 import math
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
+from typing import Self
 
 import jax
 import numpy as np
@@ -20,38 +22,48 @@ from dlrl.run import utilization
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import processes
 from dlrl.runtime import progress
+from dlrl.runtime import terminal
 from dlrl.storage import metrics as metrics_lib
+from dlrl.storage import samples as samples_lib
 from dlrl.tasks import prompts
-
-Sample = tuple[str, str, float]  # prompt, completion, reward
 
 _UNKNOWN = "not known"
 _NO_ENTROPY = 1e-3  # nats per token
-_SHOWN = 100  # characters of a prompt or completion in a progress line
+_SAMPLES = 4  # completions of a step that are logged and shown
 
 
 class StepLog:
   """Metrics of the step under way; written once its update has finished.
 
+  While it is entered, the terminal shows how far the run is.
+
   Attributes:
     row: the step's metrics so far; may be added to until `finish`.
+
+  Args:
+    cfg: the run's settings.
+    writer: gets the rows and some completions.
+    clock: gets the seconds per phase.
+    work: the FLOPs of a step, if known.
+    done: number of the last step before.
   """
 
   def __init__(self, cfg: config.Config, writer: metrics_lib.MetricsWriter,
-               clock: clock_lib.Clock, work: utilization.Work | None = None):
+               clock: clock_lib.Clock, work: utilization.Work | None = None,
+               done: int = 0) -> None:
     self._cfg, self._writer, self._clock = cfg, writer, clock
     self._work = work
-    self._line = progress.Progress(cfg.steps, "rl")
+    self._line = progress.Progress(cfg.steps, "rl", done=done)
     self._metrics: Any = None
     self._step: int | None = None
     self._warned: set[str] = set()
     self.row: dict[str, float] = {}
 
   def begin(self, step: int, row: dict[str, float], metrics: Any,
-            sample: Sample) -> None:
+            samples: Sequence[samples_lib.Sample]) -> None:
     """Opens the row of step `step`, whose update will return `metrics`."""
     self._step, self.row, self._metrics = step, row, metrics
-    self._sample, self._started = sample, clock_lib.now()
+    self._samples, self._started = samples, clock_lib.now()
 
   def watch(self, done: grading.Answers) -> None:
     """Warns once of a collapse: completions that should differ are identical.
@@ -99,18 +111,25 @@ class StepLog:
     if row["update/computed"] and row["update/entropy"] < _NO_ENTROPY:
       self._warn(
         "entropy", f"entropy is {row['update/entropy']:.1e} nats per token")
-    if step % self._cfg.log_every == 0 or "eval/items" in row:
-      progress.say(self._line.line(step, **_shown(row)))
-    # A run that is shorter than the interval leaves a sample, too.
+    self._line.show(step, says=step % self._cfg.log_every == 0,
+                    stays="eval/items" in row, **_shown(row))
+    # A run that is shorter than the interval leaves samples, too.
     if step % self._cfg.sample_every == 0 or step == self._cfg.steps:
-      prompt, completion, reward = self._sample
-      self._writer.sample(
-        step, prompt=prompt, completion=completion, reward=reward)
-      progress.say(
-        f"    {_short(prompt)} -> {_short(completion)}  reward {reward:g}")
+      self._writer.samples(step, self._samples)
+      progress.say(f"completions of step {step}")
+      for line in samples_lib.table(self._samples, terminal.width()):
+        terminal.write(line)
     optimizer.stop_if_stuck(
       step, row["update/nonfinite_in_a_row"], self._cfg.max_nonfinite)
     return ended
+
+
+  def __enter__(self) -> Self:
+    self._line.__enter__()
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self._line.__exit__(*exc)
 
 
 def rollout_row(
@@ -126,35 +145,29 @@ def rollout_row(
   return row
 
 
-def sample(done: grading.Answers, share: processes.Share, reward: np.ndarray
-           ) -> Sample:
-  """This process's first completion; process 0, which logs it, has one."""
-  if not share.places:
-    return "", "", 0.0
-  return (prompts.as_text(done.prompts[0]), done.texts[0],
-          float(reward[share.places[0]]))
+def samples(done: grading.Answers, share: processes.Share, reward: np.ndarray
+            ) -> list[samples_lib.Sample]:
+  """This process's first completions; process 0 logs them."""
+  return [
+    samples_lib.Sample(prompts.as_text(prompt), text, float(reward[place]))
+    for prompt, text, place in zip(
+      done.prompts[:_SAMPLES], done.texts, share.places, strict=False)]
 
 
 def _shown(row: Mapping[str, float]) -> dict[str, float | str]:
   """The values of a step that its progress line shows."""
   reward, solved = row["reward/mean"], row.get("rollout/solved")
-  shown: dict[str, float | str] = {
-    "reward": _UNKNOWN if math.isnan(reward) else reward,
-    "solved": _UNKNOWN if solved is None else solved}
-  if row["update/zero_groups"] == 1 and row["update/grad_norm"] == 0:
-    # No forward pass was made, so there is no ELBO either.
+  shown: dict[str, float | str] = {}
+  idle = row["update/zero_groups"] == 1 and row["update/grad_norm"] == 0
+  if idle:
     shown["no gradient:"] = (
-      "no reward is known" if math.isnan(reward) else "all groups equal")
-  else:
+      "no reward is known" if math.isnan(reward) else "equal rewards")
+  shown |= {"reward": _UNKNOWN if math.isnan(reward) else reward,
+            "solved": _UNKNOWN if solved is None else solved}
+  if not idle:  # else no forward pass was made, so there is no ELBO either
     shown |= {
       "elbo": row["update/score_mean"], "grad": row["update/grad_norm"]}
   if "eval/items" in row:
     shown["held-out"] = (f"{row['eval/solved']:.1%}" if "eval/solved" in row
                          else _UNKNOWN)
   return shown
-
-
-def _short(text: str) -> str:
-  """The end of a text, on one line."""
-  line = " ".join(text.split())
-  return line if len(line) <= _SHOWN else f"... {line[-_SHOWN:]}"

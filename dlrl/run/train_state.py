@@ -34,7 +34,7 @@ def for_sft(setup: setup_lib.Setup) -> Parts:
   """
   tx = optimizer.for_sft(setup.cfg)
   # Before RL, whose state is no smaller and was printed.
-  return tx, *maker(setup, tx, functools.partial(first, setup, tx),
+  return tx, *maker(setup, tx, functools.partial(first_state, setup, tx),
                     says=setup.cfg.job == "sft")
 
 
@@ -45,19 +45,21 @@ def for_rl(setup: setup_lib.Setup) -> Parts:
     progress.say(f"learn.micro_batch = {wanted}: an update has {there} "
                  "completions, which are taken at once")
   tx = optimizer.for_rl(setup.cfg)
-  return tx, *maker(setup, tx, functools.partial(first_of_rl, setup, tx))
+  return tx, *maker(setup, tx, functools.partial(
+    first_state_of_rl, setup, tx))
 
 
 def abstract_sft(setup: setup_lib.Setup) -> update.TrainState:
   """Shapes of fine-tuning's state, with shardings; allocates nothing."""
   tx = optimizer.for_sft(setup.cfg)
-  return _abstract(setup, tx, functools.partial(first, setup, tx))
+  return _abstract(setup, tx, functools.partial(first_state, setup, tx))
 
 
 def abstract_rl(setup: setup_lib.Setup) -> update.TrainState:
   """Shapes of RL's state, with shardings; allocates nothing."""
   tx = optimizer.for_rl(setup.cfg)
-  return _abstract(setup, tx, functools.partial(first_of_rl, setup, tx))
+  return _abstract(setup, tx, functools.partial(
+    first_state_of_rl, setup, tx))
 
 
 def reference(cfg: config.Config, trained: Any) -> Any:
@@ -69,7 +71,7 @@ def reference(cfg: config.Config, trained: Any) -> Any:
   return {} if fresh else trained
 
 
-def first(
+def first_state(
   setup: setup_lib.Setup, tx: optax.GradientTransformation, trained: Any
 ) -> update.TrainState:
   """The first state of fine-tuning, without a base; for `jax.jit`."""
@@ -78,13 +80,13 @@ def first(
     key=jax.random.key_data(setup.root_key))
 
 
-def first_of_rl(
+def first_state_of_rl(
   setup: setup_lib.Setup, tx: optax.GradientTransformation, trained: Any
 ) -> update.TrainState:
   """The first state of RL, without a base; for `jax.jit`."""
   rollout = setup.cfg.rollout
   return dataclasses.replace(
-    first(setup, tx, trained), ref_params=reference(setup.cfg, trained),
+    first_state(setup, tx, trained), ref_params=reference(setup.cfg, trained),
     memory=pruning.empty(rollout.prior.slots, rollout.sampler.gen_length)
     if rollout.prior.memory else None)
 

@@ -133,8 +133,9 @@ class Checkpoints:
     path = self._manager.directory / str(step)
     try:
       extra = _metadata(path, abstract_state, exact=True)
-      loaded = self._manager.load_checkpointables(
-        step, {"state": _present(abstract_state)})
+      with progress.doing(f"reading checkpoint {step}"):
+        loaded = self._manager.load_checkpointables(
+          step, {"state": _present(abstract_state)})
       iterator.set_state(extra["iterator"])
       _compare(path, extra["digest"], _digest(loaded["state"], iterator))
       found = type(abstract_state)(
@@ -239,7 +240,7 @@ def load_params(directory: str | os.PathLike[str], abstract_params: Any, *,
   extra = _metadata(path, wanted, exact=False)
   context = ocp.Context()
   context.pytree.loading.partial_load = True
-  with context:
+  with context, progress.doing(f"reading checkpoint {step}"):
     loaded = ocp.load(path, wanted, checkpointable_name="state")
   _compare(path, extra["digest"], array_checksums.leaves(loaded))
   return loaded["params"]

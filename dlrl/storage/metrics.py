@@ -2,7 +2,7 @@
 
     workdir/metrics.jsonl   one object per step
     workdir/samples.jsonl   logged completions
-    workdir/tensorboard/    event files
+    workdir/tensorboard/    event files, with both
 
 Rows are not buffered in the process, so that a killed process loses none. A
 loop that writes the row of step s before it saves checkpoint s finds all rows
@@ -16,15 +16,18 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from tensorboardX import event_file_writer
+from tensorboardX import summary as summary_lib
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto import summary_pb2
 
 from dlrl import strict
 from dlrl.buckets import mirror
 from dlrl.runtime import own_files
+from dlrl.storage import samples as samples_lib
 from dlrl.storage import wandb_log
 from dlrl.storage import workdir as workdir_lib
 
@@ -38,11 +41,11 @@ class MetricsWriter:
   Args:
     workdir: an existing directory.
     tensorboard: whether to write event files.
-    also: called with each step and row.
+    also: gets each row and all samples, too.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True,
-               also: wandb_log.Log | None = None) -> None:
+               also: wandb_log.Tracker | None = None) -> None:
     self._also = also
     self._root = pathlib.Path(workdir)
     self._tensorboard = tensorboard
@@ -66,13 +69,23 @@ class MetricsWriter:
     if self._tensorboard:
       self._scalars(step, row)
     if self._also is not None:
-      self._also(step, row)
+      self._also.row(step, row)
 
-  def sample(self, step: int, *, prompt: str, completion: str,
-             reward: float) -> None:
-    """Appends a completion of `step`; any number per step."""
-    _append(self._samples, {"step": step, "prompt": prompt,
-                            "completion": completion, "reward": _plain(reward)})
+  def samples(self, step: int, samples: Sequence[samples_lib.Sample]) -> None:
+    """Appends completions of `step`; any number, any number of times.
+
+    TensorBoard and W&B get them as a table, escaped.
+    """
+    for sample in samples:
+      _append(self._samples, {
+        "step": step, **sample._asdict(), "reward": _plain(sample.reward)})
+    if self._tensorboard:
+      # As code: in Markdown, which TensorBoard makes HTML of, an indented line
+      # is shown as it is.
+      self._event(step, summary_lib.text("samples", "\n".join(
+        f"    {line}" for line in samples_lib.table(samples))))
+    if self._also is not None:
+      self._also.samples(step, samples)
 
   def truncate_after(self, step: int) -> None:
     """Deletes rows and samples after `step`, which a resumed run rewrites.
@@ -130,6 +143,11 @@ class MetricsWriter:
     self._events = None
 
   def _scalars(self, step: int, row: dict[str, Any]) -> None:
+    self._event(step, summary_pb2.Summary(value=[
+      summary_pb2.Summary.Value(tag=name, simple_value=value)
+      for name, value in row.items() if isinstance(value, float)]))
+
+  def _event(self, step: int, summary: summary_pb2.Summary) -> None:
     # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and the
     # next row waits for that thread for ever.
     if self._events is None:
@@ -146,9 +164,7 @@ class MetricsWriter:
           session_log=event_pb2.SessionLog(
             status=event_pb2.SessionLog.SessionStatus.START)))
     self._events.write_event(event_pb2.Event(
-      wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=[
-        summary_pb2.Summary.Value(tag=name, simple_value=value)
-        for name, value in row.items() if isinstance(value, float)])))
+      wall_time=time.time(), step=step, summary=summary))
 
 
 class _Nowhere(MetricsWriter):
@@ -160,8 +176,7 @@ class _Nowhere(MetricsWriter):
   def write(self, step: int, values: Mapping[str, float | str]) -> None:
     pass
 
-  def sample(self, step: int, *, prompt: str, completion: str,
-             reward: float) -> None:
+  def samples(self, step: int, samples: Sequence[samples_lib.Sample]) -> None:
     pass
 
   def truncate_after(self, step: int) -> None:
@@ -175,7 +190,7 @@ class _Nowhere(MetricsWriter):
 
 
 def writer(workdir: str | os.PathLike[str], *, writes: bool,
-           also: wandb_log.Log | None = None) -> MetricsWriter:
+           also: wandb_log.Tracker | None = None) -> MetricsWriter:
   """A `MetricsWriter`, or one that discards everything unless `writes`."""
   return MetricsWriter(workdir, also=also) if writes else _Nowhere()
 

@@ -3,6 +3,7 @@
 import fake_hub
 import own_flags
 import pytest
+import terminals
 
 from dlrl import export
 from dlrl import strict
@@ -52,7 +53,7 @@ def test_a_yes_uploads_to_a_new_private_repository(hub, run, capsys):
   assert hub.private == {"org/mine"}
   said = capsys.readouterr().out
   assert f"to {hub.url}/org/mine, a new private repository?" in said
-  assert f"as {hub.url}/org/mine/commit/{'1' * 40}" in said
+  assert f"as {hub.url}/org/mine/commit/{'1' * 40}" in terminals.unbroken(said)
 
 
 @pytest.mark.parametrize("answer", ["", "y", "no", "Yes please"])

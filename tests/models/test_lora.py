@@ -270,7 +270,7 @@ def test_adapters_are_split_as_their_matrices_and_change_nothing_by_it():
     dataclasses.replace(updates.first_state(adapter, tx), base=base), batch)
 
   make_state, abstract = train_state.maker(
-    setup, tx, functools.partial(train_state.first, setup, tx))
+    setup, tx, functools.partial(train_state.first_state, setup, tx))
   like = setup.abstract_trained()
   specs = {networks.path_of(path): tuple(s.sharding.spec)
            for path, s in jax.tree.leaves_with_path(like)}

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+import terminals
 from main_runs import STEPS
 from main_runs import killed
 from main_runs import start
@@ -127,7 +128,7 @@ def test_what_changes_no_number_may_change(whole, stopped, tmp_path, capsys):
   assert changed.keys() == FREE.keys() | MOVED | {"steps"}
   assert changed["log_every"] == [1, 2]
   assert config_of(run)["log_every"] == 2
-  assert "changed after step 2: checkpoint_every 2 -> 1" in (
+  assert "changed after step 2: checkpoint_every 2 -> 1" in terminals.unbroken(
     capsys.readouterr().out)
 
 
@@ -144,7 +145,8 @@ def test_what_changes_rounding_may_change(whole, stopped, tmp_path, capsys):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
     runs.params_of(tmp_path / "run"), runs.params_of(root))
-  assert "mesh.tensor 1 -> 2 (equal up to rounding)" in capsys.readouterr().out
+  assert "mesh.tensor 1 -> 2 (equal up to rounding)" in terminals.unbroken(
+    capsys.readouterr().out)
 
 
 def test_what_changes_numbers_may_not(whole):
@@ -177,7 +179,7 @@ def test_a_finished_run_with_more_steps_is_the_longer_run(
   assert f"changed after step 2: steps 2 -> {STEPS}\n" in out
   assert "schedule" not in out
   start(run, *args)
-  assert "is finished" in capsys.readouterr().out
+  assert "is finished" in terminals.unbroken(capsys.readouterr().out)
   assert len(recorded(run)) == 2
   for steps in (2, 3):
     with pytest.raises(strict.ConfigError, match="made 4 steps") as error:
@@ -214,7 +216,7 @@ def test_a_schedule_that_ends_later_is_said(
     math.pi * (5 * updates - warmup) / (10 * updates - warmup)))
   assert (f"{part}.optimizer.schedule = 'cosine' now ends at step 10: the rate "
           f"of step 6 is {rate:.3g}, and would have been 0. ") in (
-            capsys.readouterr().out)
+            terminals.unbroken(capsys.readouterr().out))
 
 
 def test_fine_tuning_goes_on_to_more_steps(sudoku_dir, tmp_path):
@@ -238,7 +240,7 @@ def test_a_start_that_failed_refuses_no_other(whole, tmp_path, monkeypatch):
     def fail(*args):
       raise RuntimeError("RESOURCE_EXHAUSTED")
 
-    patch.setattr(step_log, "sample", fail)
+    patch.setattr(step_log, "samples", fail)
     with pytest.raises(RuntimeError, match="RESOURCE"):
       start(run, *args, {"seed": 7})
   assert [row["step"] for row in runs.timeless(run)] == [0]
@@ -312,7 +314,7 @@ def test_a_run_of_an_older_version_goes_on(whole, stopped, tmp_path, capsys):
   assert_same(run, root)
   assert ("the run is older than the setting learn.tokens, which is "
           "'until_eos' here; it goes on with 'canvas'") in (
-            capsys.readouterr().out)
+            terminals.unbroken(capsys.readouterr().out))
   assert config_of(run)["learn"]["tokens"] == "canvas"
 
 

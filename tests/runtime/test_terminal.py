@@ -76,8 +76,9 @@ def prints(path):
   for node in ast.walk(tree):
     if isinstance(node, ast.Call):
       name = ast.unparse(node.func)
-      if name in ("print", "sys.stdout.write", "sys.stderr.write",
-                  "traceback.print_exc", "traceback.print_exception"):
+      if name in ("sys.stdout.write", "sys.stderr.write",
+                  "traceback.print_exc", "traceback.print_exception"
+                  ) or name.rpartition(".")[2] == "print":
         yield f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dlrl.storage import metrics
+from dlrl.storage import samples
 
 
 def write(root, steps, offset=0.0, **kwargs):
@@ -120,9 +121,9 @@ def test_without_a_checkpoint_everything_is_forgotten(tmp_path):
 def test_samples_are_kept_up_to_the_checkpoint(tmp_path):
   with metrics.MetricsWriter(tmp_path, tensorboard=False) as w:
     for step in (0, 0, 2, 4):
-      w.sample(step, prompt="1.2\n", completion="132", reward=step / 4)
+      w.samples(step, [samples.Sample("1.2\n", "132", step / 4)])
     w.truncate_after(2)
-    w.sample(3, prompt="p", completion="c", reward=float("nan"))
+    w.samples(3, [samples.Sample("p", "c", float("nan"))])
   assert [(s["step"], s["reward"]) for s in metrics.samples(tmp_path)] == [
     (0, 0.0), (0, 0.0), (2, 0.5), (3, None)]
   assert metrics.samples(tmp_path)[0]["prompt"] == "1.2\n"
