@@ -8,6 +8,7 @@ once and does not include communication.
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -259,7 +260,12 @@ class _Module:
       one.name for one in inner.values() if one.root), inner)]
     written, sizes = [root.name], [hlo_text.size(line.shape)]
     if root.op == "tuple":
-      written, sizes = root.operands, hlo_text.parts(line.shape)
+      # A result of the tuple may be a tuple itself, such as of a maximum with
+      # its index.
+      parts = iter(hlo_text.parts(line.shape))
+      written, sizes = root.operands, [
+        sum(itertools.islice(parts, len(hlo_text.parts(inside[name]))))
+        for name in root.operands]
     for name, whole in zip(written, sizes, strict=True):
       one = inner[_seen(name, inner)]
       if one.op == "dynamic-update-slice":

@@ -278,3 +278,37 @@ def test_a_gpu_may_say_that_it_waits():
       "to_apply=%sum", 'to_apply=%sum, backend_config={"collective_'
       'backend_config":{"is_sync":true}}')
   assert not any(c.beside for c in hlo.traffic(text).collectives)
+
+
+# The maximum of each row with its index, fused with something else.
+MAXIMA = """HloModule jit_f, is_scheduled=true
+
+%larger (a: f32[], i: s32[], b: f32[], j: s32[]) -> (f32[], s32[]) {
+  %a = f32[] parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[] parameter(2)
+  %j = s32[] parameter(3)
+  ROOT %t = (f32[], s32[]) tuple(%a, %i)
+}
+
+%fused (x: f32[16,32], n: s32[16,32]) -> ((f32[16], s32[16]), f32[16,32]) {
+  %x = f32[16,32]{1,0} parameter(0)
+  %n = s32[16,32]{1,0} parameter(1)
+  %zero = f32[] constant(0)
+  %none = s32[] constant(0)
+  %most = (f32[16]{0}, s32[16]{0}) reduce(%x, %n, %zero, %none), dimensions={1}, to_apply=%larger
+  %minus = f32[16,32]{1,0} negate(%x)
+  ROOT %both = ((f32[16]{0}, s32[16]{0}), f32[16,32]{1,0}) tuple(%most, %minus)
+}
+
+ENTRY %main (x: f32[16,32], n: s32[16,32]) -> ((f32[16], s32[16]), f32[16,32]) {
+  %x = f32[16,32]{1,0} parameter(0)
+  %n = s32[16,32]{1,0} parameter(1)
+  ROOT %f = ((f32[16]{0}, s32[16]{0}), f32[16,32]{1,0}) fusion(%x, %n), kind=kInput, calls=%fused
+}
+"""  # noqa: E501
+
+
+def test_a_fusion_writes_all_parts_of_a_tuple_in_a_tuple():
+  # Both operands and three results.
+  assert hlo.traffic(MAXIMA).accessed == 4 * (3 * 16 * 32 + 2 * 16)
