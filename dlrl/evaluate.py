@@ -14,7 +14,9 @@ ORG/NAME[@REVISION] on the Hugging Face Hub), on held-out items. Writes into
 `--protocol` sets both as a paper does. Without `--config`, the config is that
 of the run. After a kill, the same command continues with the next batch. Choose
 checkpoints with `--config.evaluation.split=validation` and use the test split
-once. The exit codes are those of `dlrl train`.
+once. Several processes evaluate together as they train, with the same flags:
+each has a part of the completions, and process 0 writes the files. The exit
+codes are those of `dlrl train`, too.
 """
 
 import contextlib
@@ -24,45 +26,38 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from dlrl import config
 from dlrl import data
-from dlrl import keys as keys_lib
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
+from dlrl.evaluation import completions
 from dlrl.evaluation import completions_log
 from dlrl.evaluation import identity
 from dlrl.evaluation import protocols
 from dlrl.evaluation import table as table_lib
 from dlrl.run import command
-from dlrl.run import grading
 from dlrl.run import hub_commits
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import gpu
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import preemption
+from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.sampling import check
-from dlrl.sampling import denoise
-from dlrl.sampling import speed
-from dlrl.sampling.steps import DecodeState
 from dlrl.storage import output_paths
 from dlrl.storage import workdir as workdir_lib
 from dlrl.tasks.published_scorers import scorers
-
-Place = tuple[int, int]  # (sample, item): which completion of which item
 
 
 def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
@@ -90,15 +85,35 @@ def evaluate(setup: setup_lib.Setup, params: Any, origin: dict[str, Any],
     "fingerprints": identity.of(setup, params, source, items)}
   progress.say("{task}: {items} items of {split}, {samples} completion(s) "
                "each, prompt {prompt}".format(**settings))
-  fits = functools.partial(_fits, lengths(cfg), settings)
-  with completions_log.CompletionsLog(out, settings, fits) as log:
-    for length in lengths(cfg):
-      _complete(setup, params, length, source, items, log)
-    table = table_lib.summarize(log.records, setup.task.unbounded)
-    workdir_lib.write_json(out / "results.json", {
-      "settings": settings, "scores": [row._asdict() for row in table]})
-    text = table_lib.markdown(table, _lines(settings))
-    workdir_lib.write_text(out / "results.md", text)
+  fits = functools.partial(_fits, completions.lengths(cfg), settings)
+  with contextlib.ExitStack() as stack:
+    log: completions_log.CompletionsLog | None = None  # of process 0 only
+
+    def opened() -> list[list[int]]:
+      nonlocal log
+      log = stack.enter_context(
+        completions_log.CompletionsLog(out, settings, fits))
+      return [[r["length"], r["sample"], r["item"]] for r in log.records]
+
+    done = set(map(tuple, processes.by_first(opened)))
+    for length in completions.lengths(cfg):
+      for records in completions.missing(
+          setup, params, length, source, items, done):
+        if log is not None:
+          log.append(records)
+    text: str = processes.by_first(lambda: log and _write(
+      setup, settings, out, log.records))
+  return text
+
+
+def _write(setup: setup_lib.Setup, settings: dict[str, Any], out: pathlib.Path,
+           records: Sequence[completions_log.Record]) -> str:
+  """Writes the results into `out`; returns the table."""
+  table = table_lib.summarize(records, setup.task.unbounded)
+  workdir_lib.write_json(out / "results.json", {
+    "settings": settings, "scores": [row._asdict() for row in table]})
+  text = table_lib.markdown(table, _lines(settings))
+  workdir_lib.write_text(out / "results.md", text)
   return text
 
 
@@ -118,22 +133,6 @@ def _fits(lengths_of: Sequence[int], settings: dict[str, Any],
             for score in scores.values()))
 
 
-def lengths(cfg: config.Config) -> tuple[int, ...]:
-  """The completion lengths to evaluate, in tokens."""
-  return cfg.evaluation.lengths or (cfg.eval.sampler.gen_length,)
-
-
-def sampler(cfg: config.Config, length: int) -> config.SamplerConfig:
-  """`config.eval.sampler` at another length, with steps in proportion."""
-  base = cfg.eval.sampler
-  steps = (length // cfg.evaluation.tokens_per_step
-           if cfg.evaluation.tokens_per_step
-           else base.steps * length // base.gen_length)
-  return dataclasses.replace(
-    base, gen_length=length, steps=steps,
-    block_length=min(base.block_length, length))
-
-
 def describe(setup: setup_lib.Setup, items: int, origin: dict[str, Any]
              ) -> dict[str, Any]:
   """Every setting that the results depend on, as JSON values."""
@@ -147,7 +146,8 @@ def describe(setup: setup_lib.Setup, items: int, origin: dict[str, Any]
     "prompt": tasks.prompt_version(cfg.task), "few_shot": cfg.task.few_shot,
     "scorer": cfg.evaluation.scorer, "samples": cfg.evaluation.samples,
     "seed": cfg.seed,
-    "lengths": {str(n): sampler(cfg, n).steps for n in lengths(cfg)},
+    "lengths": {str(n): completions.sampler(cfg, n).steps
+                for n in completions.lengths(cfg)},
     "sampler": {k: v for k, v in used.items()
                 if k not in ("gen_length", "steps")},
   }))
@@ -168,95 +168,6 @@ def _lines(settings: dict[str, Any]) -> dict[str, str]:
     "scorer": s["scorer"],
     "tokens in denoising steps": steps,
     "decoding": f"{decoding}, seed {s['seed']}"}
-
-
-def _complete(setup: setup_lib.Setup, params: Any, length: int,
-              source: tasks.Examples, items: dict[str, np.ndarray],
-              log: completions_log.CompletionsLog) -> None:
-  """Appends the completions of this length that the log lacks."""
-  cfg = setup.cfg
-  done = {(r["sample"], r["item"]) for r in log.records
-          if r["length"] == length}
-  todo = [(sample, item) for sample in range(cfg.evaluation.samples)
-          for item in range(len(items["position"]))
-          if (sample, item) not in done]
-  if done:
-    progress.say(f"{len(done)} completions of length {length} exist already")
-  size = cfg.eval.batch_size
-  batches = [todo[i:i + size] for i in range(0, len(todo), size)]
-  decoded = _decoded(setup, params, length, items, batches)
-  with progress.Progress(len(batches), f"length {length}") as line:
-    for number, (places, arrays) in enumerate(decoded, 1):
-      log.append(_records(setup, length, source, items, places, arrays))
-      line.tick(1)
-      line.show(number, stays=number == len(batches), completions=len(places))
-
-
-def _decoded(setup: setup_lib.Setup, params: Any, length: int,
-             items: dict[str, np.ndarray], batches: Sequence[list[Place]]
-             ) -> Iterator[tuple[list[Place], DecodeState]]:
-  """Yields batches with their completions.
-
-  The device decodes the next batch while the host scores this one.
-  """
-  root = keys_lib.of(setup.root_key, keys_lib.Seed.EVALUATION)
-  used = sampler(setup.cfg, length)
-
-  @jax.jit
-  def evaluation(params, prompt, prompt_length, places):
-    keys = jax.vmap(lambda place: jax.random.fold_in(
-      jax.random.fold_in(root, place[0]), place[1]))(places)
-    return denoise.decode(
-      setup.model, params, prompt, prompt_length, keys, sampler=used,
-      eos_id=setup.tokenizer.eos_id, ends=tuple(setup.tokenizer.ends))
-
-  # By all completions, not by those that a continued evaluation lacks.
-  rows_of_batch = mesh_lib.batch_rows(
-    setup.mesh, len(items["position"]) * setup.cfg.evaluation.samples,
-    setup.cfg.eval.batch_size)
-  begun: list[tuple[list[Place], DecodeState]] = []
-  for places in batches:
-    # A short batch is filled up by repetition: one shape needs one program.
-    whole = np.resize(np.array(places, np.int32), (rows_of_batch, 2))
-    rows = setup.put_batch((
-      items["prompt_ids"][whole[:, 1]], items["prompt_length"][whole[:, 1]],
-      whole))
-    begun.append((places, evaluation(params, *rows)))
-    if len(begun) > 1:
-      yield _read(*begun.pop(0))
-  if begun:
-    yield _read(*begun.pop(0))
-
-
-def _read(places: list[Place], decoded: DecodeState
-          ) -> tuple[list[Place], DecodeState]:
-  return places, jax.device_get(decoded)
-
-
-def _records(setup: setup_lib.Setup, length: int, source: tasks.Examples,
-             items: dict[str, np.ndarray], places: Sequence[Place],
-             decoded: DecodeState) -> list[dict[str, Any]]:
-  rows = [source[items["position"][item]] for _, item in places]
-  ids = np.asarray(decoded.completion)[:len(places)]
-  done = grading.read(setup, rows, ids, np.asarray(speed.tokens_per_forward(
-    decoded.completion, decoded.trace, setup.tokenizer.ends))[:len(places)])
-  raw: list[dict[str, str]] = [{} for _ in rows]
-  if setup.cfg.evaluation.scorer != "sound":
-    # Published scorers also read what follows the end-of-sequence token.
-    raw = [{"generation": setup.tokenizer.decode_all(row)} for row in ids]
-    done = dataclasses.replace(
-      done, columns=done.columns | tasks.columns(raw))
-  found = grading.each(setup.task, rows, done)
-  return [{
-    "length": length, "sample": sample, "item": item,
-    "task": row.get("task", setup.cfg.task.name), "index": row["index"],
-    "prompt": prompt, "completion": text,
-    "answer": setup.task.answer(row, text), "scores": values,
-    "out_of": {name: of(row) for name, of in setup.task.out_of.items()},
-    "commit_steps": steps.tolist(), **more,
-  } for (sample, item), row, prompt, text, more, values, steps in zip(
-    places, rows, done.prompts, done.texts, raw, found,
-    decoded.trace[:len(places)], strict=True)]
 
 
 def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
@@ -292,8 +203,8 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
     how.samples == 1 or cfg.eval.sampler.temperature > 0, "evaluation.samples",
     how.samples, "must be 1 at config.eval.sampler.temperature = 0, where all "
     "samples are equal")
-  for length in lengths(cfg):
-    check.sampler(sampler(cfg, length), "eval.sampler",
+  for length in completions.lengths(cfg):
+    check.sampler(completions.sampler(cfg, length), "eval.sampler",
                   block_length=validate.block_length(cfg))
   return cfg
 
@@ -324,7 +235,7 @@ def run() -> None:
       values, output_paths.path("workdir", options.workdir))
   cfg = prepare(values, model=options.model, protocol=options.protocol,
                 prompt_file=options.prompt_file)
-  mesh_lib.split_cpu(cfg.mesh.cpu_devices)
+  mesh_lib.split_cpu(cfg.mesh.cpu_devices, processes.joined())
   gpu.take(cfg.mesh.gpu_memory)
   try:
     setup = setup_lib.make(hub_commits.fixed(cfg))
@@ -347,7 +258,8 @@ def run() -> None:
     else:
       params, origin = setup.init_params(), {"model": setup.cfg.pretrained}
     text = evaluate(setup, params, origin, out)
-  terminal.show(f"{text}\n{out / 'results.md'}")
+  if processes.first():
+    terminal.show(f"{text}\n{out / 'results.md'}")
 
 
 def define_config(argv: Sequence[str]) -> None:
@@ -377,6 +289,7 @@ def define_config(argv: Sequence[str]) -> None:
 def main(argv: list[str]) -> None:
   """Evaluates; SIGTERM ends with a line, after which it can be continued."""
   del argv
+  command.join()
   with preemption.Notice():
     run()
 

@@ -168,12 +168,7 @@ def main(argv: list[str]) -> None:
   workdir = (default_workdir(config_file) if options.workdir is None
              else options.workdir)
   try:
-    processes.start(processes.Job(
-      detect=options.distributed, coordinator=options.coordinator,
-      processes=options.num_processes, process=options.process_id,
-      timeout=options.peer_timeout))
-    if not processes.first():
-      terminal.mute()
+    command.join()
     with preemption.Notice():
       run(config_file, workdir)
   except strict.ConfigError as e:

@@ -6,6 +6,7 @@
 #   launch/tpu_vm.sh NAME ZONE start --env=HF_TOKEN \
 #     --config=configs/bgpo.py:llada_8b_math \
 #     --config.pretrained=GSAI-ML/LLaDA-8B-Instruct --workdir=/shared/runs/math
+#   launch/tpu_vm.sh NAME ZONE start evaluate --workdir=/shared/runs/math
 #   launch/tpu_vm.sh NAME ZONE status | logs | stop
 # `--env=VARIABLE`, before the other flags, gives the hosts a variable of this
 # shell, by a file: no list of processes shows it. The run continues when this
@@ -31,6 +32,11 @@ setup)
   ;;
 start | --*) # the word may be left out
   [[ $action != start ]] || shift
+  program=dlrl.main
+  if [[ ${1:-} == evaluate ]]; then
+    program=dlrl.evaluate
+    shift
+  fi
   file=$(mktemp) # that only this user reads
   trap 'rm -f "$file"' EXIT
   while [[ ${1:-} == --env=* ]]; do
@@ -53,7 +59,7 @@ start | --*) # the word may be left out
     . ~/.dlrl.env; rm ~/.dlrl.env; fi && exec 9> ~/dlrl.lock &&
   { flock -n 9 || { echo 'a run is going on here: stop it first' >&2; exit 3; }
   } && { nohup launch/again.sh ${PYTHON:-.venv/bin/python} \
-    -m dlrl.main --distributed $arguments >> ~/dlrl.log 2>&1 < /dev/null &
+    -m $program --distributed $arguments >> ~/dlrl.log 2>&1 < /dev/null &
     echo \$! > ~/dlrl.pid; }"
   ;;
 status)

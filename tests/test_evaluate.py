@@ -12,6 +12,7 @@ from dlrl import evaluate
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
+from dlrl.evaluation import completions
 from dlrl.evaluation import completions_log
 from dlrl.evaluation import table as table_lib
 from dlrl.models import char_tokenizer
@@ -102,8 +103,8 @@ def test_killed_it_goes_on_and_ends_with_the_same(
   (tmp_path / "completions.jsonl").write_text(
     "".join(lines[:9]) + lines[9][:30])
   decoded = []
-  read = evaluate._read
-  monkeypatch.setattr(evaluate, "_read", lambda places, out: (
+  read = completions._read
+  monkeypatch.setattr(completions, "_read", lambda places, out: (
     decoded.extend(places), read(places, out))[1])
   _, again = run(setup, tmp_path)
   assert len(decoded) == len(records) - 9
@@ -270,7 +271,7 @@ def test_several_greedy_samples_are_refused(sudoku_dir):
 def test_steps_grow_with_the_length_or_are_as_said():
   cfg = validate.from_dict(config.default())
   assert cfg.eval.sampler.steps / cfg.eval.sampler.gen_length == 0.5
-  assert evaluate.sampler(cfg, 64).steps == 32
+  assert completions.sampler(cfg, 64).steps == 32
   whole = dataclasses.replace(
     cfg, evaluation=config.EvaluationConfig(tokens_per_step=1))
-  assert evaluate.sampler(whole, 64).steps == 64
+  assert completions.sampler(whole, 64).steps == 64

@@ -3,6 +3,7 @@
 from absl import flags
 
 from dlrl.commands import config
+from dlrl.commands import processes
 
 
 def define(values: flags.FlagValues) -> None:
@@ -25,3 +26,4 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "prompt_file", "", "prompt template: a text file, or chat messages as JSON",
     values)
+  processes.define(values)

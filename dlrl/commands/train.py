@@ -3,6 +3,7 @@
 from absl import flags
 
 from dlrl.commands import config
+from dlrl.commands import processes
 
 
 def define(values: flags.FlagValues) -> None:
@@ -21,19 +22,4 @@ def define(values: flags.FlagValues) -> None:
     "docs/compile_only.md", values)
   flags.DEFINE_string(
     "json", None, "file for the figures of --compile_only", values)
-
-  flags.DEFINE_bool(
-    "distributed", False, "this is one of several processes; SLURM, GKE, the "
-    "TPU VM or Open MPI tells which", values)
-  flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT on which process 0 of several listens",
-    values)
-  flags.DEFINE_integer(
-    "num_processes", 0, "processes of the job", lower_bound=0,
-    flag_values=values)
-  flags.DEFINE_integer(
-    "process_id", -1, "number of this process, from 0", lower_bound=-1,
-    flag_values=values)
-  flags.DEFINE_integer(
-    "peer_timeout", 60, "seconds without a sign of life after which a process "
-    "counts as dead", lower_bound=1, flag_values=values)
+  processes.define(values)

@@ -20,6 +20,7 @@ from dlrl import strict
 from dlrl.commands import help as help_lib
 from dlrl.presets import names
 from dlrl.runtime import preemption
+from dlrl.runtime import processes
 from dlrl.runtime import terminal
 
 INTERRUPTED = 130  # exit code, as shells have it
@@ -73,11 +74,32 @@ def _run(main: Callable[[list[str]], object],
   try:
     main(argv[1:])
   except errors as e:
-    sys.exit(say_error(str(e), 2))
+    processes.leave(say_error(str(e), 2))
   except preemption.Preempted:
-    sys.exit(say_error(f"told to stop; {CONTINUES}", preemption.EXIT_CODE))
+    processes.leave(
+      say_error(f"told to stop; {CONTINUES}", preemption.EXIT_CODE))
   except KeyboardInterrupt:
-    sys.exit(say_error(interrupted, INTERRUPTED))
+    processes.leave(say_error(interrupted, INTERRUPTED))
+  except Exception as e:
+    processes.fail(e)
+
+
+def join() -> None:
+  """Joins the processes that the flags tell of; only the first prints then.
+
+  Call this before JAX creates its devices. The flags are those of
+  `commands.processes`.
+
+  Raises:
+    strict.FlagError: a flag is missing or invalid.
+  """
+  options = flags.FLAGS
+  processes.start(processes.Job(
+    detect=options.distributed, coordinator=options.coordinator,
+    processes=options.num_processes, process=options.process_id,
+    timeout=options.peer_timeout))
+  if not processes.first():
+    terminal.mute()
 
 
 def say_error(text: str, code: int) -> int:

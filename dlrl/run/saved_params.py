@@ -10,6 +10,7 @@ from dlrl import strict
 from dlrl.models import lora
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import own_files
+from dlrl.runtime import processes
 from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 from dlrl.storage import output_paths
@@ -85,7 +86,7 @@ def policy(setup: setup_lib.Setup, workdir: str, which: str
     return (checkpoint.load_params(root, setup.abstract_trained(), step=at),
             checkpoint.load_meta(root, step=at), at)
 
-  chosen = step(workdir, which)
+  chosen = processes.by_first(lambda: step(workdir, which))
   try:
     trained, meta, at = (
       checkpoint.newest(root, read) if which == "latest" else read(chosen))

@@ -20,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from dlrl.buckets import mirror
 from dlrl.buckets import objects
+from dlrl.runtime import processes
 from dlrl.runtime import progress
 from dlrl.storage import array_checksums
 from dlrl.storage import disk_errors
@@ -196,6 +197,8 @@ class Checkpoints:
 def newest(directory: str | os.PathLike[str], read: Callable[[int], T]) -> T:
   """`read(step)` of the newest checkpoint, also while a run replaces them.
 
+  In a job of several processes all call it, and read the same step.
+
   Args:
     directory: directory of `Checkpoints`.
     read: called again with a newer step if the checkpoint could not be read
@@ -207,12 +210,18 @@ def newest(directory: str | os.PathLike[str], read: Callable[[int], T]) -> T:
     Exception: whatever `read` raises while its step is the newest.
   """
   for _ in range(_ATTEMPTS):
-    step = int(_path(directory, None).name)
+    _path(directory, None)  # raises if there is none
+    step: int = processes.by_first(lambda: steps(directory)[-1])
+    error = None
     try:
-      return read(step)
-    except (FileNotFoundError, ValueError):
-      if steps(directory)[-1:] == [step]:
-        raise
+      found = read(step)
+    except (FileNotFoundError, ValueError) as e:
+      error = e
+    if not processes.anywhere(error is not None):
+      return found
+    if processes.by_first(lambda: steps(directory)[-1]) == step:
+      raise error or Damaged(f"{_root(directory) / str(step)}: another process "
+                             "of the job cannot read it")
   raise FileNotFoundError(
     f"the run removed each of {_ATTEMPTS} checkpoints in {_root(directory)} "
     "while it was read; let it keep more (checkpoint_keep)")

@@ -8,6 +8,7 @@ from dlrl import evaluate
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
+from dlrl.evaluation import completions
 from dlrl.evaluation import protocols
 from dlrl.tasks.published_scorers import scorers
 
@@ -28,7 +29,7 @@ def test_a_protocol_can_be_carried_out(name, task):
   scorers.SCORERS[cfg.evaluation.scorer](
     cfg.task.name, tasks.find(cfg.task))
   for length in protocol.lengths:
-    sampler = evaluate.sampler(cfg, length)
+    sampler = completions.sampler(cfg, length)
     assert (sampler.gen_length, sampler.block_length) == (length, 32)
     assert sampler.steps == length // protocol.tokens_per_step
 
@@ -37,7 +38,8 @@ def test_d1s_decoding_is_half_as_many_steps_as_tokens():
   values = config.default()
   values.task.name = "sudoku"
   cfg = evaluate.prepare(values, model="", protocol="d1")
-  assert [(n, evaluate.sampler(cfg, n).steps) for n in evaluate.lengths(cfg)
+  assert [(n, completions.sampler(cfg, n).steps)
+          for n in completions.lengths(cfg)
           ] == [(128, 64), (256, 128), (512, 256)]
   assert cfg.evaluation.scorer == "legacy_d1"
   assert cfg.eval.sampler.remasking == "low_confidence"
