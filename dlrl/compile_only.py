@@ -189,6 +189,8 @@ def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
   if smaller:
     advice.append(f"--config.learn.micro_batch={smaller[-1]}: fewer "
                   "completions at a time")
+  if learn.draws_at_once > 1:
+    advice.append("--config.learn.draws_at_once=1: one draw at a time")
   if learn.logps_chunk > 256:
     advice.append(f"--config.learn.logps_chunk={learn.logps_chunk // 2}: "
                   "logits of fewer positions at a time")

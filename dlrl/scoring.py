@@ -21,6 +21,7 @@ from dlrl.diffusion import blocks
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import method_processes
 from dlrl.diffusion import model_input
+from dlrl.diffusion import montecarlo
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
 from dlrl.own_code import imported
@@ -150,20 +151,28 @@ def draw_logps(
     cfg: the update's settings.
     params: the policy's parameters.
     batch: the completions.
-    j: the draw, 0..n_mc - 1.
+    j: the draw, 0..n_mc - 1; or several, [k] int, of a model with full
+      attention: one forward pass of b k rows gives arrays [k, b, t].
     shared: from `prepare`; None: computed here.
   """
-  (mask, weight), hides = _draw(model, cfg, batch, j)
-  # Regenerated from its key whenever it is needed, so the n_mc noisy copies of
-  # the batch never exist side by side.
-  noisy = jnp.where(hides, model.mask_id, batch.completion)
+  # Regenerated from their keys whenever they are needed, so that the n_mc noisy
+  # copies of the batch never exist side by side.
+  noisy_of = functools.partial(_noisy, model, cfg, batch)
+  if several := jnp.ndim(j) > 0:
+    (mask, weight), noisy, prompt = jax.tree.map(
+      _merged, jax.vmap(noisy_of, out_axes=1)(j))
+    batch = _repeated(batch, jnp.shape(j)[0])
+  else:
+    (mask, weight), noisy, prompt = noisy_of(j)
   if not model.cfg.block_length:
-    hidden = _with_prompt(model, cfg, params, batch, noisy, j)
+    row = model_input.assemble(noisy, prompt, batch.prompt_length)
+    # The canvas comes first in a row, so these are its columns.
+    hidden = model.hidden(params, *row)[:, : noisy.shape[1]]
   else:
     if shared is None:
       shared = prepare(model, cfg, params, batch)
     hidden = blocks.noisy_hidden(
-      model, params, noisy, batch.prompt, batch.prompt_length,
+      model, params, noisy, prompt, batch.prompt_length,
       _lengths(model, cfg, batch), shared)
   tokens = token_logps.token_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
@@ -172,7 +181,22 @@ def draw_logps(
   if cfg.score_norm == "step":
     weight *= _shares(model, batch)
   norm = noisy.shape[1] if cfg.score_norm == "token" else 1
-  return forward_process.Draw(mask, weight / norm), tokens
+  out = forward_process.Draw(mask, weight / norm), tokens
+  if not several:
+    return out
+  return jax.tree.map(lambda x: jnp.moveaxis(
+    x.reshape(-1, jnp.shape(j)[0], x.shape[1]), 1, 0), out)
+
+
+def _repeated(batch: Batch, k: int) -> Batch:
+  """Every row k times, after one another: a device keeps its completions."""
+  return jax.tree.map(lambda x: _merged(jnp.broadcast_to(
+    x[:, None], (x.shape[0], k, *x.shape[1:]))), batch)
+
+
+def _merged(x: jax.Array) -> jax.Array:
+  """[b, k, ...] as [b k, ...]."""
+  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def _shares(model: transformer.Model, batch: Batch) -> jax.Array:
@@ -205,9 +229,10 @@ def batch_logps(
 
   def of_rows(part: Batch) -> jax.Array:
     shared = prepare(model, cfg, params, part, share)
-    return jax.lax.map(
+    logps = jax.lax.map(
       lambda j: draw_logps(model, cfg, params, part, j, shared)[1].logps,
-      jnp.arange(cfg.n_mc))
+      montecarlo.draws(cfg.n_mc, cfg.draws_at_once))
+    return logps.reshape(cfg.n_mc, *logps.shape[-2:])
 
   logps = jax.lax.map(of_rows, split(batch, cfg.micro_batch))
   # [parts, n_mc, rows, t]: rows go first, as in every array of a batch.
@@ -260,17 +285,17 @@ def _lengths(
     jnp.where(exists, columns[None], 0), -1)
 
 
-def _with_prompt(
-  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  noisy: jax.Array, j: jax.Array | int,
-) -> jax.Array:
-  """Hidden states [b, t, d] of a noisy canvas that sees the whole row."""
+def _noisy(
+  model: transformer.Model, cfg: config.LearnConfig, batch: Batch,
+  j: jax.Array | int,
+) -> tuple[forward_process.Draw, jax.Array, jax.Array]:
+  """Draw j, its noisy canvases [b, t] and its prompts [b, p]."""
+  draw, hides = _draw(model, cfg, batch, j)
+  noisy = jnp.where(hides, model.mask_id, batch.completion)
   prompt = batch.prompt
   if cfg.prompt_noise:
     live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]
     hidden = method_processes.prompt_noise(
       batch.keys, live, j, cfg.n_mc, cfg.prompt_noise)
     prompt = jnp.where(hidden, model.mask_id, prompt)
-  row = model_input.assemble(noisy, prompt, batch.prompt_length)
-  # The canvas comes first in a row, so these are its columns.
-  return model.hidden(params, *row)[:, : noisy.shape[1]]
+  return draw, noisy, prompt

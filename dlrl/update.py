@@ -225,6 +225,8 @@ def micro_batch_grads(
       model, cfg, lora.join(base, trained), batch, j, shared)
     old, ref = (None if x is None else x[:, j]
                 for x in (batch.old_logps, batch.ref_logps))
+    if j.ndim:  # several draws, which come first in all they give
+      old, ref = (None if x is None else x.swapaxes(0, 1) for x in (old, ref))
     # On-policy the old log-probs are these, as constants.
     old = jax.lax.stop_gradient(logps) if old is None else old
     scored = losses.Scored(logps, old, ref, *draw)
@@ -239,7 +241,7 @@ def micro_batch_grads(
   (loss, means), grads = montecarlo.shared_value_and_grad(
     objective(cfg), score, prepare,
     losses.Responses(batch.advantage, batch.valid, tokens), trained,
-    cfg.n_mc, onto)
+    cfg.n_mc, onto, at_once=cfg.draws_at_once)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
   means["score_std"] = jnp.sqrt(var)
   sums = {k: jnp.sum(v * live) for k, v in means.items()}

@@ -213,12 +213,14 @@ def _blocks(cfg: config.Config, size: int, problems: strict.Problems) -> None:
   if not size:
     return
   learn, prior = cfg.learn, cfg.rollout.prior
-  for field, value in (
-      ("learn.prompt_noise", learn.prompt_noise),
-      ("rollout.prior.template", prior.template),
-      ("rollout.prior.memory", prior.memory)):
+  for field, value, needed in (
+      ("learn.prompt_noise", learn.prompt_noise, 0),
+      ("learn.draws_at_once", learn.draws_at_once, 1),
+      ("rollout.prior.template", prior.template, 0),
+      ("rollout.prior.memory", prior.memory, 0)):
     problems.require(
-      not value, field, value, "must be 0 for a model with blocks")
+      value == needed, field, value,
+      f"must be {needed} for a model with blocks")
   if not problems.sound("learn.forward_process", "learn.n_mc",
                         "learn.process_args"):
     return
@@ -353,6 +355,9 @@ def _process(cfg: config.Config, problems: strict.Problems) -> None:
   problems.require(
     learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
     f"must be a multiple of {divisor} with {name!r}")
+  problems.require(
+    learn.n_mc % learn.draws_at_once == 0, "learn.draws_at_once",
+    learn.draws_at_once, f"must divide learn.n_mc = {learn.n_mc}")
   if name in scoring.OF_TRACE:
     problems.require(
       sampler.top_p == 1 or sampler.top_k > 0, "rollout.sampler.top_k",

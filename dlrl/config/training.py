@@ -109,6 +109,10 @@ class LearnConfig:
     "up to its first end-of-text token, which counts too",
     choices=("canvas", "until_eos"))
   n_mc: int = knob(16, "Monte-Carlo samples per completion", at_least=1)
+  draws_at_once: int = knob(
+    1, "Monte-Carlo samples of each completion per forward pass, as further "
+    "rows: fewer passes, whose memory grows with it", at_least=1,
+    restart=Restart.ROUNDING)
   score_norm: str = knob(
     "token", "the ELBO is divided by the canvas length, or not at all, or each "
     "step of the trace has an equal share of it, and its tokens of the step's",

@@ -46,7 +46,8 @@ SharedScore = Callable[
 
 
 def separable_value_and_grad(
-  term: Term, params: Params, n: int, onto: Params | None = None
+  term: Term, params: Params, n: int, onto: Params | None = None, *,
+  at_once: int = 1,
 ) -> tuple[tuple[jax.Array, Any], Params]:
   """((sum_j term_j, sum_j extras_j), `onto` + gradient of the first sum).
 
@@ -57,11 +58,13 @@ def separable_value_and_grad(
     n: number of draws, at least 1.
     onto: tree to which the gradients are added, shaped like `zeros(params)`;
       None for zeros. With it, several calls share one accumulator.
+    at_once: draws that are computed together, a divisor of n. If more than 1,
+      `term` takes their indices, [at_once] int32, and gives sums over them.
 
   Raises:
-    ValueError: n is less than 1.
+    ValueError: n is less than 1, or no multiple of `at_once`.
   """
-  _require_draws(n)
+  indices = draws(n, at_once)
 
   def value_and_grad(
     params: Params, j: jax.Array
@@ -77,13 +80,13 @@ def separable_value_and_grad(
   def start(shapes: Any) -> Any:
     return zeros(shapes[0]), zeros(shapes[1]) if onto is None else onto
 
-  sums, grads = _sum(value_and_grad, params, start, n)
+  sums, grads = _sum(value_and_grad, params, start, indices)
   return sums, grads
 
 
 def joint_value_and_grad(
   statistic: Statistic, outer: Outer, params: Params, n: int,
-  onto: Params | None = None,
+  onto: Params | None = None, *, at_once: int = 1,
 ) -> tuple[tuple[jax.Array, Any], Params]:
   """((value, extras) of `outer`, `onto` + gradient of the value), exactly.
 
@@ -93,14 +96,13 @@ def joint_value_and_grad(
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
     onto: see `separable_value_and_grad`.
+    at_once: see `separable_value_and_grad`; of `statistic`.
 
   Raises:
-    ValueError: n is less than 1.
+    ValueError: n is less than 1, or no multiple of `at_once`.
   """
-  _require_draws(n)
-
   scoped = jax.named_scope("update/forward")(statistic)
-  mean = _mean(_sum(scoped, params, zeros, n), n)
+  mean = _mean(_sum(scoped, params, zeros, draws(n, at_once)), n)
   value, slope = jax.value_and_grad(outer, has_aux=True)(mean)
 
   # `slope` is a constant here: differentiating <slope, s_j> gives the second
@@ -111,13 +113,13 @@ def joint_value_and_grad(
       lambda s, x: jnp.sum(s * x.astype(s.dtype)) / n, slope, each)
     return jax.tree.reduce(jnp.add, parts), None
 
-  _, grads = separable_value_and_grad(term, params, n, onto)
+  _, grads = separable_value_and_grad(term, params, n, onto, at_once=at_once)
   return value, grads
 
 
 def value_and_grad(
   objective: losses.Objective, score: Score, rows: losses.Responses,
-  params: Params, n: int, onto: Params | None = None,
+  params: Params, n: int, onto: Params | None = None, *, at_once: int = 1,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
   """((loss, metrics), gradients) of an objective, averaged over responses.
 
@@ -128,34 +130,40 @@ def value_and_grad(
     params: differentiated; gradients accumulate in fp32 or wider.
     n: number of draws, at least 1.
     onto: see `separable_value_and_grad`.
+    at_once: draws that are computed together, a divisor of n. If more than 1,
+      `score` takes their indices, [at_once] int32, and its arrays are
+      [at_once, b, ...]. Memory grows with it.
 
   Returns:
     The loss, a scalar; metrics [b], averaged over draws; and `onto` +
     gradients.
 
   Raises:
-    ValueError: n is less than 1, there are no responses, or arrays do not have
-      the shapes of `Scored` and `Responses`, or the loss and its metrics [b].
+    ValueError: n is less than 1 or no multiple of `at_once`, there are no
+      responses, or arrays do not have the shapes of `Scored` and `Responses`,
+      or the loss and its metrics [b].
   """
   _require_responses(rows)
   if isinstance(objective, losses.Separable):
     loss_of = objective.loss
 
-    def term(params: Params, j: jax.Array) -> tuple[jax.Array, losses.Metrics]:
-      draw, metrics = score(params, j)
+    def of_draw(draw: losses.Scored, metrics: losses.Metrics
+                ) -> tuple[jax.Array, losses.Metrics]:
       losses.require_shapes(draw, rows)
       loss, more = losses.of_rows(loss_of(draw, rows), rows, "Separable.loss")
       return jnp.mean(loss) / n, _mean(floats.each_wide(metrics | more), n)
 
-    return separable_value_and_grad(term, params, n, onto)
-  statistic, outer = _joint(objective, score, rows)
-  return joint_value_and_grad(statistic, outer, params, n, onto)
+    return separable_value_and_grad(
+      _summed(of_draw, score, at_once), params, n, onto, at_once=at_once)
+  statistic, outer = _joint(objective, score, rows, at_once)
+  return joint_value_and_grad(
+    statistic, outer, params, n, onto, at_once=at_once)
 
 
 def shared_value_and_grad(
   objective: losses.Objective, score: SharedScore,
   prepare: Callable[[Params], Any], rows: losses.Responses, params: Params,
-  n: int, onto: Params | None = None,
+  n: int, onto: Params | None = None, *, at_once: int = 1,
 ) -> tuple[tuple[jax.Array, losses.Metrics], Params]:
   """`value_and_grad` of draws that have a part of the work in common.
 
@@ -170,20 +178,20 @@ def shared_value_and_grad(
     params: differentiated, also through `shared`.
     n: number of draws, at least 1.
     onto: see `separable_value_and_grad`.
+    at_once: see `value_and_grad`.
 
   Returns:
     As `value_and_grad`.
 
   Raises:
-    ValueError: n is less than 1, there are no responses, or arrays do not have
-      the shapes of `Scored` and `Responses`, or the loss and its metrics [b].
+    ValueError: as `value_and_grad`.
   """
   with jax.named_scope("update/forward"):
     shared, pull = jax.vjp(prepare, params)
   onto = zeros(params) if onto is None else onto
   result, (grads, slope) = value_and_grad(
     objective, lambda both, j: score(both[0], both[1], j), rows,
-    (params, shared), n, (onto, zeros(shared)))
+    (params, shared), n, (onto, zeros(shared)), at_once=at_once)
   if not jax.tree.leaves(shared):
     return result, grads
   with jax.named_scope("update/backward"):
@@ -200,15 +208,14 @@ def stacked_value_and_grad(
   This is how other frameworks compute it. Not for training: the tests use it as
   the oracle and the benchmarks as the baseline.
   """
-  _require_draws(n)
+  indices = draws(n, 1)
   _require_responses(rows)
   if isinstance(objective, losses.Separable):
     objective = losses.Joint(objective.loss, lambda means, _: means)
-  statistic, outer = _joint(objective, score, rows)
+  statistic, outer = _joint(objective, score, rows, 1)
 
   def loss(params: Params) -> tuple[jax.Array, losses.Metrics]:
-    each = jax.vmap(functools.partial(statistic, params))(
-      jnp.arange(n, dtype=jnp.int32))
+    each = jax.vmap(functools.partial(statistic, params))(indices)
     return outer(jax.tree.map(losses.over_draws, floats.each_wide(each)))
 
   value, grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -216,10 +223,10 @@ def stacked_value_and_grad(
 
 
 def _joint(
-  objective: losses.Joint, score: Score, rows: losses.Responses
+  objective: losses.Joint, score: Score, rows: losses.Responses, at_once: int
 ) -> tuple[Statistic, Outer]:
-  def statistic(params: Params, j: jax.Array) -> tuple[Any, losses.Metrics]:
-    draw, metrics = score(params, j)
+  def of_draw(draw: losses.Scored, metrics: losses.Metrics
+              ) -> tuple[Any, losses.Metrics]:
     losses.require_shapes(draw, rows)
     return objective.statistic(draw, rows), jax.lax.stop_gradient(metrics)
 
@@ -230,12 +237,35 @@ def _joint(
       objective.outer(means[0], rows), rows, "Joint.outer")
     return jnp.mean(loss), means[1] | metrics
 
-  return statistic, outer
+  return _summed(of_draw, score, at_once), outer
 
 
-def _require_draws(n: int) -> None:
+def _summed(
+  of_draw: Callable[..., Any], score: Score, at_once: int
+) -> Callable[[Params, jax.Array], Any]:
+  """(params, j) -> `of_draw` of what `score` gives, or the draws' sum of it."""
+  def several(params: Params, j: jax.Array) -> Any:
+    each = jax.vmap(of_draw)(*score(params, j))
+    # In fp32 or wider, as sums over draws are.
+    return jax.tree.map(lambda x: jnp.sum(x, 0), floats.each_wide(each))
+
+  return several if at_once > 1 else lambda params, j: of_draw(
+    *score(params, j))
+
+
+def draws(n: int, at_once: int = 1) -> jax.Array:
+  """The indices of draws, [n] int32, or [n / at_once, at_once].
+
+  Raises:
+    ValueError: n is less than 1, or no multiple of `at_once`.
+  """
   if n < 1:
     raise ValueError(f"n is {n}; a mean over draws takes at least one draw")
+  if at_once < 1 or n % at_once:
+    raise ValueError(
+      f"at_once is {at_once}; choose a divisor of n, the {n} draws")
+  indices = jnp.arange(n, dtype=jnp.int32)
+  return indices if at_once == 1 else indices.reshape(-1, at_once)
 
 
 def _require_responses(rows: losses.Responses) -> None:
@@ -246,13 +276,13 @@ def _require_responses(rows: losses.Responses) -> None:
 
 
 def _sum(
-  term: Statistic, params: Params, start: Callable[[Any], Any], n: int
+  term: Statistic, params: Params, start: Callable[[Any], Any],
+  indices: jax.Array,
 ) -> Any:
   """The sum over draws of a tree, from `start` of the shapes of one."""
-  total = start(jax.eval_shape(term, params, jnp.int32(0)))
+  total = start(jax.eval_shape(term, params, indices[0]))
   return jax.lax.scan(
-    lambda total, j: (add(total, term(params, j)), None), total,
-    jnp.arange(n, dtype=jnp.int32))[0]
+    lambda total, j: (add(total, term(params, j)), None), total, indices)[0]
 
 
 def _mean(sums: Any, n: int) -> Any:
