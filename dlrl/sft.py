@@ -201,10 +201,10 @@ def train(
   tx, make_state, abstract = train_state.for_sft(setup)
   step = jit(make_step(setup.model, cfg, tx, eos_id), abstract)
   batches = _batches(setup)
-
   with session.start(
       setup.cfg, directory, batches, base, setup.task.checksum,
-      tracked=setup.cfg.job == "sft", steps="fine-tuning step") as run:
+      tracked=setup.cfg.job == "sft", steps="fine-tuning step",
+      interval="sft.checkpoint_every") as run:
     restored = run.restore(abstract)
     if restored:
       state, start = restored

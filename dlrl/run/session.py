@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import pathlib
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from dlrl import config
 from dlrl import strict
 from dlrl import update
+from dlrl.run import save_pace
 from dlrl.run import start_params
 from dlrl.runtime import clock as clock_lib
 from dlrl.runtime import preemption
@@ -66,6 +68,7 @@ class Session:
     data: identifies the task and the data that it reads.
     clock: seconds per phase, over all restarts.
     steps: what a step is called in messages.
+    pace: warns if a checkpoint takes longer than the steps to the next.
   """
 
   notice: preemption.Notice
@@ -78,6 +81,7 @@ class Session:
   data: Data
   clock: clock_lib.Clock
   steps: str
+  pace: save_pace.SavePace
 
   def begin_step(self, step: int, state: update.TrainState) -> None:
     """Tells the watchers that step `step` begins; `state` is the one before."""
@@ -141,6 +145,7 @@ class Session:
     self.dog.begin("checkpoint")
     # Metrics first: a checkpoint that exists has all the rows up to it.
     self.writer.flush()
+    self.pace.wait(step, self.checkpoints.wait)
     self.checkpoints.save(
       step, state.saved, self.batches,
       {"seconds": self.clock.totals, "base": self.base.id,
@@ -153,7 +158,7 @@ class Session:
 def start(
   cfg: config.Config, directory: pathlib.Path, batches: Any,
   base: start_params.Base, data: str, *, tracked: bool, profiled: str = "",
-  steps: str = "step",
+  steps: str = "step", interval: str = "checkpoint_every",
 ) -> Iterator[Session]:
   """Opens a loop's session.
 
@@ -166,6 +171,7 @@ def start(
     tracked: whether Weights & Biases, if configured, gets the metrics.
     profiled: first and last step to trace, into `directory`/profile; "": none.
     steps: what a step is called in messages.
+    interval: the setting that says how many steps lie between checkpoints.
   """
   project = cfg.wandb if tracked else ""
   with (
@@ -180,4 +186,5 @@ def start(
   ):
     yield Session(
       notice, dog, window, checkpoints, writer, batches, base,
-      Data(cfg.task.name, data), clock_lib.Clock(), steps)
+      Data(cfg.task.name, data), clock_lib.Clock(), steps,
+      save_pace.SavePace(interval, operator.attrgetter(interval)(cfg)))
