@@ -6,7 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 compile() {
-  uv pip compile pyproject.toml --extra wandb --extra quantized --quiet \
+  uv pip compile pyproject.toml --extra gcs --extra wandb --extra quantized \
+    --quiet \
     --python-version 3.13 --python-platform x86_64-manylinux_2_31 \
     --generate-hashes --no-annotate --no-header "$@"
 }

@@ -14,9 +14,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
-import tensorstore
-
 # Makes the error about a URL that cannot be used, from what to do about it.
 Refuse = Callable[[str], Exception]
 
@@ -149,6 +146,8 @@ def put(url: str, name: str, data: bytes, expected: bytes,
 
 def fresh_listings() -> None:
   """Makes gcsfs ask each time what is there, because others write, too."""
+  import fsspec  # as late as TensorStore: `dlrl --help` imports this module
+
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
@@ -157,18 +156,24 @@ def filesystem() -> Any:
   fresh_listings()
   # It logs the tracebacks of errors that it raises.
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+  import fsspec
+
   return fsspec.filesystem("gcs")
 
 
 @functools.cache
 def absent() -> bytes:
   """The generation of objects that do not exist."""
+  import tensorstore
+
   store = tensorstore.KvStore.open("memory://").result()
   return store.read("none").result().stamp.generation
 
 
 @functools.cache
 def _store(url: str) -> Any:
+  import tensorstore
+
   bucket, _, path = url.removeprefix(SCHEME).partition("/")
   return tensorstore.KvStore.open({
     "driver": "gcs", "bucket": bucket, "path": f"{path}/" if path else "",

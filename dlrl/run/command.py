@@ -17,8 +17,10 @@ from huggingface_hub import utils as hub_utils
 from dlrl import commands
 from dlrl import config
 from dlrl import strict
+from dlrl.buckets import objects
 from dlrl.commands import help as help_lib
 from dlrl.presets import names
+from dlrl.runtime import parent_process
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
 from dlrl.runtime import terminal
@@ -43,8 +45,8 @@ def start(name: str, main: Callable[[list[str]], object], *,
   """Calls `main` with the arguments that are not flags, and ends the process.
 
   Exit codes: 0, also after `--help`; 2 if flags, settings or files cannot work,
-  after a line that says which; 42 if a `preemption.Notice` told it to stop; 130
-  if interrupted.
+  after a line that says which; 42 if a `preemption.Notice` told it to stop; 44
+  if a bucket cannot be used any more; 130 if interrupted.
 
   Args:
     name: of the command, a key of `commands.PROGRAMS`; its flags are defined.
@@ -73,6 +75,8 @@ def _run(main: Callable[[list[str]], object],
     hub_utils.disable_progress_bars()  # a file would have each state of theirs
   try:
     main(argv[1:])
+  except objects.BucketError as e:
+    sys.exit(say_error(str(e), parent_process.LOST))
   except errors as e:
     processes.leave(say_error(str(e), 2))
   except preemption.Preempted:
