@@ -217,9 +217,9 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
     # without remat, which would count twice what the model needs once.
     seen = jobs_of(cfg, batch, vs, attention="xla", remat="none")
     work = {"rollout": None, "update": flops(seen["update"]["ours"], params)}
-    passes = utilization.rollout_flops(
-      seen["rollout"]["ours"], (params,), greedy, len(batch.advantage))
-    if passes is not None:
+    if greedy.cache == "none":  # or passes differ
+      passes = utilization.rollout_flops(
+        seen["rollout"]["ours"], (params,), greedy, len(batch.advantage))
       forwards = int(programs["rollout"]["ours"](params).forwards)
       work["rollout"] = passes[0] + forwards * passes[1]
   b = len(batch.advantage)

@@ -27,6 +27,7 @@ from dlrl.tasks.user_files import tables
 Arrays = dict[str, np.ndarray]
 Item = Callable[[int], Arrays]  # from an example's position to its arrays
 
+_LEAST_WIDTH = 128  # shorter prompts cost little beside their completions
 _EVAL_SEED = 20251  # one held-out set for all runs, whatever their seed
 _SFT_ORDER = 1  # what a run's seed is for, beside RL's order
 
@@ -224,6 +225,24 @@ def eval_rows(
   rows = [item(position) for part, share in zip(parts, shares, strict=True)
           for position in _first(part, share)]
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def widths(prompt_length: int) -> list[int]:
+  """Widths at which prompts are computed where they need not be wider.
+
+  128, 192, 256, 384, 512 and so on, and the last `prompt_length`: few, because
+  each needs a program of its own.
+  """
+  found, width = [], _LEAST_WIDTH
+  while width < prompt_length:
+    found += [w for w in (width, width * 3 // 2) if w < prompt_length]
+    width *= 2
+  return [*found, prompt_length]
+
+
+def width(lengths: np.ndarray, prompt_length: int) -> int:
+  """The first of `widths` that holds prompts of these lengths, [b] int."""
+  return next(w for w in widths(prompt_length) if w >= np.max(lengths))
 
 
 def _first(part: range, items: int) -> list[int]:

@@ -30,6 +30,7 @@ from dlrl.diffusion import token_logps
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import progress
 from dlrl.sampling import denoise
 from dlrl.sampling import speed
 from dlrl.tasks import reward_calls
@@ -84,8 +85,12 @@ def _rollout(
   if cfg.learn.forward_process == "forks":
     trace = method_processes.fork_steps(
       trace, decoded.confidence < cfg.rollout.sampler.threshold)
+  missing = cfg.task.prompt_length - prompt.shape[1]
   return update.Batch(
-    prompt=prompt, prompt_length=prompt_length,
+    # One shape for all updates, whatever the width of the prompts here was.
+    prompt=jnp.pad(prompt, ((0, 0), (0, missing)),
+                   constant_values=setup.tokenizer.pad_id),
+    prompt_length=prompt_length,
     completion=decoded.completion,
     # The whole canvas but the prior: what follows the end of an answer was
     # generated, too. Blocks after that of the end were not.
@@ -261,17 +266,23 @@ def inputs(
     asked: the g examples that the batch asks.
 
   Returns:
-    prompt [g, p], prompt_length [g], index [g] (the examples' positions in
+    prompt [g, w], w the first of `data.widths` that holds all of the batch,
+    prompt_length [g], index [g] (the examples' positions in
     their source) and template [g, t], all int32.
   """
+  width = data.width(
+    batch["prompt_length"], setup.cfg.task.prompt_length)
   return setup.put_whole((
-    batch["prompt_ids"], batch["prompt_length"], batch["position"],
+    batch["prompt_ids"][:, :width], batch["prompt_length"], batch["position"],
     templates(setup.task, setup.tokenizer, asked,
               setup.cfg.rollout.sampler.gen_length, setup.model.mask_id)))
 
 
-def input_shapes(setup: setup_lib.Setup) -> tuple[jax.ShapeDtypeStruct, ...]:
-  """Shapes of `inputs`, with shardings."""
+def input_shapes(
+  setup: setup_lib.Setup, width: int | None = None
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Shapes of `inputs`, with shardings; `width`: of prompts, None: the widest.
+  """
   cfg = setup.cfg
   prompts = cfg.rollout.prompts
 
@@ -279,8 +290,27 @@ def input_shapes(setup: setup_lib.Setup) -> tuple[jax.ShapeDtypeStruct, ...]:
     return jax.ShapeDtypeStruct(
       sizes, "int32", sharding=mesh_lib.replicated(setup.mesh))
 
-  return (shape(prompts, cfg.task.prompt_length), shape(prompts),
+  return (shape(prompts, width or cfg.task.prompt_length), shape(prompts),
           shape(prompts), shape(prompts, cfg.rollout.sampler.gen_length))
+
+
+def compile_ahead(
+  setup: setup_lib.Setup, program: Program, state: update.TrainState
+) -> None:
+  """Compiles a rollout for prompts of all widths, so that no step has to.
+
+  Args:
+    setup: the run's fixed parts.
+    program: from `make`.
+    state: shapes of the state, with shardings.
+  """
+  widths = data.widths(setup.cfg.task.prompt_length)
+  if len(widths) == 1:
+    return  # the first step compiles it
+  for width in widths:
+    progress.say(f"compiling rollouts of prompts of up to {width} tokens")
+    jitted: Any = program
+    jitted.lower(state, *input_shapes(setup, width)).compile()
 
 
 def output_shapes(

@@ -105,6 +105,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   programs = make(setup)
   work = utilization.work(
     setup, make, (abstract, *rollout_lib.input_shapes(setup)))
+  rollout_lib.compile_ahead(setup, programs[0], abstract)
   source, evaluator = rollout_lib.examples(setup), held_out.make(setup)
   batches = rollout_lib.prompt_batches(setup, source)
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from dlrl import config
+from dlrl import data
 from dlrl import keys as keys_lib
 from dlrl import tasks
 from dlrl.evaluation.completions_log import Record
@@ -109,13 +110,14 @@ def _decoded(setup: setup_lib.Setup, params: Any, length: int,
   rows_of_batch = mesh_lib.batch_rows(
     setup.mesh, len(items["position"]) * setup.cfg.evaluation.samples,
     setup.cfg.eval.batch_size)
+  width = data.width(items["prompt_length"], setup.cfg.task.prompt_length)
   begun: list[tuple[list[Place], tuple[jax.Array, ...]]] = []
   for places in batches:
     # A short batch is filled up by repetition: one shape needs one program.
     whole = np.resize(np.array(places, np.int32), (rows_of_batch, 2))
     rows = setup.put_batch((
-      items["prompt_ids"][whole[:, 1]], items["prompt_length"][whole[:, 1]],
-      whole))
+      items["prompt_ids"][whole[:, 1], :width],
+      items["prompt_length"][whole[:, 1]], whole))
     begun.append((places, evaluation(params, *rows)))
     if len(begun) > 1:
       yield _read(*begun.pop(0))

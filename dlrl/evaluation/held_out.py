@@ -40,7 +40,9 @@ def make(setup: setup_lib.Setup) -> Callable[..., dict[str, float]]:
     strict.ConfigError: a split has no rows, or one that cannot be asked.
   """
   cfg = setup.cfg.eval
-  items = {split: _items(setup, split) for split in _splits(setup.cfg)}
+  items = _narrowed(
+    {split: _items(setup, split) for split in _splits(setup.cfg)},
+    setup.cfg.task.prompt_length)
 
   @functools.partial(
     jax.jit, out_shardings=mesh_lib.batch_sharding(setup.mesh))
@@ -134,6 +136,17 @@ def _items(setup: setup_lib.Setup, split: str
   if cut := int(arrays.get("truncated", np.zeros(1)).sum()):
     progress.say(f"{cut} of {size} {split} prompts are truncated")
   return source, arrays
+
+
+def _narrowed(
+  items: dict[str, tuple[tasks.Examples, dict[str, np.ndarray]]],
+  prompt_length: int,
+) -> dict[str, tuple[tasks.Examples, dict[str, np.ndarray]]]:
+  """With prompts of one width for all splits, which share a program."""
+  width = data.width(np.concatenate(
+    [rows["prompt_length"] for _, rows in items.values()]), prompt_length)
+  return {split: (source, rows | {"prompt_ids": rows["prompt_ids"][:, :width]})
+          for split, (source, rows) in items.items()}
 
 
 def _rows(setup: setup_lib.Setup, source: tasks.Examples

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlrl import data
 from dlrl import keys as keys_lib
 from dlrl import tasks
 from dlrl import update
@@ -84,6 +85,8 @@ def grade(setup: setup_lib.Setup, drawn: Drawn, began: float) -> Graded:
     "time/rollout": rolled - began, "time/reward": clock.now() - rolled,
     "rollout/free": int(free) / batch.maskable.size,
     "rollout/forwards": float(forwards),
+    "rollout/prompt_width": float(data.width(
+      drawn.prompts["prompt_length"], setup.cfg.task.prompt_length)),
     "rollout/tokens_per_forward": float(speed)})
 
 

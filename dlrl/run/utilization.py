@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from dlrl import config
+from dlrl import data
 from dlrl import update
 from dlrl.costs import chips
 from dlrl.costs.flops import flops
@@ -26,13 +27,13 @@ class Work:
 
   Attributes:
     peak: bf16 FLOPs per second of all devices.
-    rollout: FLOPs besides the forward passes, and of one pass; None where
-      passes differ, with a cache.
+    rollout: by the width of prompts, FLOPs besides the forward passes, and of
+      one pass; None where passes differ, with a cache.
     update: FLOPs besides the micro-batches, and of all micro-batches.
   """
 
   peak: float
-  rollout: tuple[int, int] | None
+  rollout: dict[int, tuple[int, int]] | None
   update: tuple[int, int]
 
 
@@ -62,39 +63,38 @@ def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
 
 
 def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
-  state, _, _, index, _ = args
+  state, prompt, *others = args
+  index = others[1]
   batch, _ = jax.eval_shape(rollout, *args)
   learned = state, batch, index, *update.reward_shapes(cfg.rollout)
   least = flops(learn, *learned, branch=min)
+  passes = None
+  # With blocks passes differ, too: some store a block.
+  if cfg.rollout.sampler.cache == "none" and not cfg.model.block_length:
+    passes = {width: rollout_flops(
+      rollout, (state, prompt.update(shape=(len(prompt), width)), *others),
+      cfg.rollout.sampler, cfg.rollout.prompts * cfg.rollout.group_size)
+      for width in data.widths(cfg.task.prompt_length)}
   return Work(
-    peak * jax.device_count(),
-    # With blocks passes differ, too: some store a block.
-    None if cfg.model.block_length else rollout_flops(
-      rollout, args, cfg.rollout.sampler,
-      cfg.rollout.prompts * cfg.rollout.group_size),
+    peak * jax.device_count(), passes,
     (least, flops(learn, *learned) - least))
 
 
 def rollout_flops(
   rollout: Callable[..., Any], args: tuple[Any, ...],
   sampler: config.SamplerConfig, rows: int,
-) -> tuple[int, int] | None:
+) -> tuple[int, int]:
   """FLOPs besides the forward passes, and of one pass.
 
   Args:
     rollout: decodes with `sampler`.
     args: its arguments, or their shapes.
-    sampler: the sampler's settings.
+    sampler: the sampler's settings, without a cache, with which passes differ.
     rows: how many it decodes.
-
-  Returns:
-    None with a cache, because passes then differ.
 
   Raises:
     ValueError: see `costs.flops.flops`.
   """
-  if sampler.cache != "none":
-    return None
   *turns, _ = denoise.most_trips(sampler, rows)
   none, one = (flops(rollout, *args, while_trips=(*(1,) * len(turns), n))
                for n in (0, 1))
@@ -120,7 +120,7 @@ def rates(cfg: config.Config, row: Mapping[str, float], work: Work | None
   done = rest + row["update/computed"] * all_parts
   found["speed/update_mfu"] = done / update / work.peak
   if work.rollout is not None:
-    rest, each = work.rollout
+    rest, each = work.rollout[int(row["rollout/prompt_width"])]
     done = rest + row["rollout/forwards"] * each
     found["speed/rollout_mfu"] = done / rollout / work.peak
   return found

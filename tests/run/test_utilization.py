@@ -46,13 +46,14 @@ def forward(columns):
 def test_the_flops_of_a_step_are_those_of_its_passes(monkeypatch, sudoku_dir):
   cfg, found = work(monkeypatch, sudoku_dir)
   assert found.peak == 8 * PEAK  # the devices of the tests
-  assert found.rollout == (0, ROWS * forward(T))
+  assert found.rollout == {P: (0, ROWS * forward(T))}
   # One forward and a backward of two, of every draw, whatever remat computes
   # again; and logits again, which are never kept.
   assert found.update[0] == 0
   assert found.update[1] == pytest.approx(
     N_MC * ROWS * (3 * forward(P + T) + HEAD), rel=3e-3)
   row = {"rollout/free": 0.5, "rollout/forwards": 8.0, "update/computed": 0.5,
+         "rollout/prompt_width": float(P),
          "time/rollout": 2.0, "time/update": 4.0}
   rates = utilization.rates(cfg, row, found)
   assert rates == {
@@ -64,7 +65,14 @@ def test_the_flops_of_a_step_are_those_of_its_passes(monkeypatch, sudoku_dir):
 
 def test_the_pass_that_fills_the_rest_counts_once(monkeypatch, sudoku_dir):
   _, found = work(monkeypatch, sudoku_dir, rollout__sampler__fill_after=0.5)
-  assert found.rollout == (0, ROWS * forward(T))
+  assert found.rollout == {P: (0, ROWS * forward(T))}
+
+
+def test_rows_that_take_turns_have_passes_of_as_many(monkeypatch, sudoku_dir):
+  _, found = work(
+    monkeypatch, sudoku_dir, rollout__sampler__slots=8,
+    rollout__sampler__fill_after=0.5)
+  assert found.rollout == {P: (0, ROWS // 2 * forward(T))}
 
 
 @pytest.mark.parametrize("changes", [

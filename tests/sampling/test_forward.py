@@ -8,6 +8,7 @@ import networks
 import numpy as np
 import pytest
 
+from dlrl.sampling import forward
 from dlrl.sampling import generate
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -116,35 +117,64 @@ def test_tokens_are_those_of_columns_that_are_frozen(cfg, cache, threshold):
 
 
 @both
-@pytest.mark.parametrize("start, width", [(0, 2), (1, 3)])
+@pytest.mark.parametrize("start, width", [(0, 2), (1, 3), ((2, 0), 2)])
 def test_a_part_sees_the_rest_as_it_was(cfg, start, width):
   """Canvas first; two rows of unequal lengths, one without a prompt."""
   model, params = networks.decodable(cfg)
   ids = jnp.asarray([[3, 9, MASK, 6, 4, MASK], [MASK, 7, 5, 8, 0, 0]])
   positions = jnp.asarray([[2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 0, 1]])
   lengths = jnp.asarray([6, 4])
-  there = slice(start, start + width)
-  changed = ids.at[:, there].add(5)
+  there = (np.broadcast_to(start, 2)[:, None] + np.arange(width)).tolist()
+  rows = np.arange(2)[:, None]
+  changed = ids.at[rows, np.array(there)].add(5)
 
   @jax.jit
   def logits(ids, changed):
     hidden, kept = model.hidden_and_cache(params, ids, positions, lengths)
-    part = (model.hidden_of_part(params, x, positions, lengths, kept, start,
-                                 width) for x in (ids, changed))
+    part = (model.hidden_of_part(params, x, positions, lengths, kept,
+                                 jnp.asarray(start), width)
+            for x in (ids, changed))
     return [x @ model.unembed(params) for x in (hidden, *part)]
 
-  whole, same, new = logits(ids, changed)
-  np.testing.assert_allclose(same, whole[:, there], rtol=1e-4, atol=1e-4)
+  whole, same, new = map(np.asarray, logits(ids, changed))
+  np.testing.assert_allclose(same, whole[rows, there], rtol=1e-4, atol=1e-4)
   for i, n in enumerate(map(int, lengths)):
     order = np.argsort(positions[i, :n])  # from left to right
     row = Row(model, params)
     want = row.logits(ids[i, order], range(n))
     for column, position in enumerate(map(int, positions[i, :n])):
       assert_close(whole[i, column], want[position])
-    part = [int(positions[i, column]) for column in range(start, start + width)]
+    part = [int(positions[i, column]) for column in there[i]]
     want = row.logits(changed[i, order], part)
     for column, position in enumerate(part):
       assert_close(new[i, column], want[position])
+
+
+@both
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.5])
+def test_each_row_has_a_block_of_its_own(cfg, cfg_scale):
+  """Of a canvas that has not changed, a part is exact."""
+  model, params = networks.decodable(cfg)
+  rng = np.random.default_rng(0)
+  canvas = jnp.asarray(rng.integers(2, 9, (3, 8)))
+  look = forward.Forward(
+    model, params, jnp.asarray(rng.integers(3, 24, (3, 5))),
+    jnp.array([5, 1, 3]), cfg_scale)
+  start = jnp.array([4, 0, 2])
+
+  @jax.jit
+  def logits(canvas):
+    _, cache = look.block_and_cache(canvas, start, 2)
+    return [look.logits(x) for x in (
+      look.block(canvas, jnp.zeros(3, int), 8), look.block(canvas, start, 2),
+      look.block_and_cache(canvas, start, 2)[0],
+      look.part(canvas, start, 2, cache))]
+
+  whole, *blocks = logits(canvas)
+  for found in blocks:
+    for i, at in enumerate(start.tolist()):
+      np.testing.assert_allclose(
+        found[i], whole[i, at:at + 2], rtol=1e-4, atol=1e-4)
 
 
 def assert_close(logits, want):
