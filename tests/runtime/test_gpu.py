@@ -1,10 +1,15 @@
 """Variables that JAX's plugin for GPUs reads."""
 
 import os
+import sys
 
+import own_flags
 import pytest
+import runs
 from jaxlib import xla_client
 
+from dlrl import main
+from dlrl import strict
 from dlrl.runtime import gpu
 
 FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
@@ -35,3 +40,16 @@ def test_flags_of_the_user_stay(monkeypatch, flags):
   gpu.deterministic()
   assert os.environ["XLA_FLAGS"].split() == [
     *flags.split(), "--xla_gpu_deterministic_ops=true"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--deterministic"]])
+def test_the_flag_works_before_jax_finds_devices(monkeypatch, flags):
+  path = f"{runs.ROOT}/configs/bgpo.py:smoke"
+  argv = ["dlrl", f"--config={path}", "--compile_only=v9-4", *flags]
+  monkeypatch.setattr(sys, "argv", argv)
+  with own_flags.of("train") as parsed:
+    parsed(argv)
+    with pytest.raises(strict.FlagError, match="unknown accelerator"):
+      main.run(path, "unused")
+  assert ("xla_gpu_deterministic_ops=true" in os.environ.get(
+    "XLA_FLAGS", "")) == bool(flags)
