@@ -9,6 +9,9 @@ a directory, or ORG/NAME[@REVISION] on the Hugging Face Hub.
 Adapters are merged into their matrices. With `--adapter` only the adapter is
 written, in PEFT's format.
 
+It is a single process, which computes on the host's CPU unless JAX_PLATFORMS
+says otherwise.
+
 With `--push` the result is uploaded to the Hub, after a question that says
 whether the repository is private or public. Scripts answer it by `--push_as`.
 """
@@ -171,6 +174,7 @@ def run() -> None:
       fails.
   """
   options = flags.FLAGS
+  mesh_lib.prefer_cpu()
   strict.require(bool(options.push) or not options.push_as, "push_as",
                  options.push_as, "needs --push=ORG/NAME", strict.FlagError)
   target = None

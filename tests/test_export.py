@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -176,3 +179,23 @@ def test_a_damaged_config_of_a_run_is_one_error(tmp_path, content):
     export.export(str(tmp_path), str(tmp_path / "out"))
   assert str(error.value).startswith(
     f"--workdir={tmp_path}: is not the directory of a run: ")
+
+
+@pytest.mark.parametrize("variables, platforms", [
+  ({}, "cpu"), ({"JAX_PLATFORMS": "tpu,cpu"}, "tpu,cpu")])
+def test_the_command_computes_on_the_cpu_unless_told_otherwise(
+    variables, platforms):
+  program = (
+    "import sys, jax\n"
+    "from dlrl import export\n"
+    "from dlrl.run import command\n"
+    "export.export = lambda *_, **__: print(jax.config.jax_platforms)\n"
+    "sys.argv = ['export', '--workdir=run', '--out=out']\n"
+    "command.start('export', lambda args: export.run())\n")
+  environment = {name: value for name, value in os.environ.items()
+                 if name != "JAX_PLATFORMS"}
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+    timeout=120, env=environment | variables | {
+      "PYTHONPATH": str(runs.ROOT)})
+  assert done.stdout.splitlines()[0] == platforms

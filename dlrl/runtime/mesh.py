@@ -57,6 +57,16 @@ def split_cpu(parts: int, processes: int = 1) -> None:
       "functions, not while it is imported") from e
 
 
+def prefer_cpu() -> None:
+  """Makes the CPU JAX's only device, unless JAX_PLATFORMS says otherwise.
+
+  For programs whose arrays one accelerator may not hold, and which would wait
+  for the other hosts of a pod. Call this before JAX creates its devices.
+  """
+  if not os.environ.get("JAX_PLATFORMS"):
+    jax.config.update("jax_platforms", "cpu")
+
+
 def found() -> list[jax.Device]:
   """All devices of the job.
 
