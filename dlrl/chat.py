@@ -3,11 +3,13 @@
 Answers questions with a published checkpoint, or one from `dlrl.export`, and
 shows each answer while it is denoised. With `--html`, writes a page that
 replays the last answer. MODEL is a directory, or ORG/NAME[@REVISION] on the
-Hugging Face Hub.
+Hugging Face Hub. It is split over all devices of this host.
 """
 
+import contextlib
 import functools
 import io
+import math
 import pathlib
 import shutil
 import sys
@@ -22,9 +24,13 @@ from dlrl import config
 from dlrl import keys as keys_lib
 from dlrl import models
 from dlrl import strict
+from dlrl.models import attention
 from dlrl.models import families
 from dlrl.models import hf_tokenizer
+from dlrl.models import layers
+from dlrl.models import transformer
 from dlrl.run import command
+from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import terminal
 from dlrl.runtime.terminal import printable
@@ -128,20 +134,50 @@ def run() -> None:
   error = functools.partial(strict.FlagError, "model")
   family = families.named(options.family, "family", strict.FlagError)
   tokenizer = hf_tokenizer.load(options.model, family=family, error=error)
-  blocks = families.read_config(
-    options.model, family=family, error=error)[0].block_length
+  cfg, hf = families.read_config(options.model, family=family, error=error)
+  blocks = cfg.block_length
   block_length = options.block_length
   sampler = config.SamplerConfig(
     steps=options.steps or options.gen_length, eos="stop",
     block_length=(blocks or 32) if block_length is None else block_length,
     **{name: getattr(options, name) for name in SETTINGS})
   check.sampler(sampler, "", strict.FlagError, blocks)
+  mesh = local_mesh(transformer.build(cfg, hf["mask_token_id"]))
   model, params = models.load(
-    options.model, dtype=options.dtype, family=family, error=error)
+    options.model, dtype=options.dtype, mesh=mesh, family=family, error=error)
   strict.require(
     model.cfg.vocab_size >= tokenizer.vocab_size, "model", options.model,
     f"its tokenizer has ids up to {tokenizer.vocab_size - 1}, and its model "
     f"only {model.cfg.vocab_size} rows; download it again", strict.FlagError)
+  with jax.set_mesh(mesh):
+    _converse(model, params, tokenizer, sampler, page)
+
+
+def local_mesh(model: transformer.Model) -> jax.sharding.Mesh:
+  """A mesh over this host's devices; over one if the model cannot be split.
+
+  Heads are split over as many devices as divide their number, and matrices over
+  the rest.
+  """
+  devices = jax.local_devices()
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  most = math.gcd(len(devices), model.cfg.kv_heads)
+  for tensor in (n for n in range(most, 0, -1) if most % n == 0):
+    with contextlib.suppress(strict.ConfigError):  # a size does not divide
+      mesh = mesh_lib.make(
+        config.MeshConfig(1, len(devices) // tensor, tensor), devices)
+      attention.check(model.cfg, mesh)
+      mesh_lib.param_shardings(mesh, layers.SHARDING, shapes)
+      return mesh
+  return mesh_lib.make(config.MeshConfig(1, 1, 1), devices[:1])
+
+
+def _converse(
+  model: transformer.Model, params: transformer.Params,
+  tokenizer: hf_tokenizer.HfTokenizer, sampler: config.SamplerConfig,
+  page: pathlib.Path | None,
+) -> None:
+  options = flags.FLAGS
   key = jax.random.split(keys_lib.of(
     jax.random.key(options.seed), keys_lib.Seed.GENERATION), 1)
   messages: list[dict[str, str]] = []

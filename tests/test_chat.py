@@ -13,7 +13,9 @@ import pytest
 import runs
 
 from dlrl import chat
+from dlrl import config
 from dlrl.models import hf_tokenizer
+from dlrl.models import transformer
 from dlrl.sampling import replay
 
 ROOT = runs.ROOT
@@ -209,3 +211,27 @@ def test_what_blocks_do_not_support_is_one_line(with_blocks, flag, match):
      flag], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1].startswith(f"dlrl: {match}")
+
+
+@pytest.mark.parametrize("kv_heads, width, sizes", [
+  (8, 16, (1, 1, 8)), (1, 16, (1, 8, 1)), (2, 16, (1, 4, 2)),
+  (1, 12, (1, 1, 1))])  # 12 is no multiple of 8
+def test_a_model_is_split_over_all_devices_where_its_sizes_divide(
+    kv_heads, width, sizes):
+  model = transformer.build(config.ModelConfig(
+    vocab_size=48, width=width, layers=1, heads=8, kv_heads=kv_heads,
+    head_dim=8, mlp_width=16), 41)
+  assert tuple(chat.local_mesh(model).shape.values()) == sizes
+
+
+def test_four_devices_give_the_answer_of_one(published):
+  answers = []
+  for count in (1, 4):
+    done = subprocess.run(
+      [sys.executable, "-m", "dlrl.chat", f"--model={published}",
+       "--dtype=float32", "--gen_length=4", "--block_length=4",
+       "--prompt=1+2"], cwd=ROOT, capture_output=True, text=True, timeout=120,
+      check=True, env=os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"})
+    answers.append(done.stdout.splitlines()[-1])
+  assert answers[0] == answers[1] != ""
