@@ -18,6 +18,7 @@ Writes `turns.json` and prints a table; a minute or two on 2 CPU cores.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from benchmarks import results
 from dlrl import config
 from dlrl import data
 from dlrl import rollout
+from dlrl import tasks
 from dlrl import validate
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
@@ -42,8 +44,8 @@ MODES: dict[str, dict[str, Any]] = {
   "blocks of 4": {"block_length": 4},
   "blocks of 4, dual cache": {"block_length": 4, "cache": "dual"},
   "one block": {"block_length": 16},
-  "pruned": {
-    "block_length": 4, "threshold": 0, "steps": 8, "fill_after": 0.5},
+  "pruned": {  # as by configs/stp.py
+    "block_length": 16, "threshold": 0, "steps": 8, "fill_after": 0.6},
 }
 
 
@@ -55,7 +57,7 @@ class Case:
   params: Any
   prompt: jax.Array
   prompt_length: jax.Array
-  template: jax.Array
+  pruned: jax.Array
 
 
 def of_run(workdir: str) -> Case:
@@ -70,12 +72,27 @@ def of_run(workdir: str) -> Case:
   rows = data.eval_rows(
     source, setup.tokenizer, setup.prompt, items=ROWS,
     prompt_length=setup.cfg.task.prompt_length)
-  template = rollout.templates(
-    setup.task, setup.tokenizer,
-    [source[i] for i in rows["position"].tolist()],
-    setup.cfg.eval.sampler.gen_length, setup.model.mask_id)
+  asked = [source[i] for i in rows["position"].tolist()]
   return Case(setup, params, *map(jnp.asarray, (
-    rows["prompt_ids"], rows["prompt_length"], template)))
+    rows["prompt_ids"], rows["prompt_length"], pruned(setup, asked))))
+
+
+def pruned(setup: setup_lib.Setup, asked: Sequence[tasks.Example]
+           ) -> np.ndarray:
+  """Canvases with the clues, every second one with half of the other cells.
+
+  As `configs/stp.py` has them at first, where every second puzzle comes again.
+  """
+  mask = setup.model.mask_id
+  canvas = rollout.templates(
+    setup.task, setup.tokenizer, asked,
+    setup.cfg.eval.sampler.gen_length, mask)
+  rng = np.random.default_rng(0)
+  for row, example in zip(canvas[1::2], asked[1::2], strict=True):
+    free = np.flatnonzero(row == mask)
+    known = rng.choice(free, len(free) // 2, replace=False)
+    row[known] = np.array(setup.tokenizer.encode(example["solution"]))[known]
+  return canvas
 
 
 def in_step(trace: np.ndarray, width: int) -> int:
@@ -93,8 +110,7 @@ def measure(case: Case, mode: dict[str, Any]) -> dict[str, Any]:
   """
   sampler = dataclasses.replace(
     case.setup.cfg.eval.sampler, **{"threshold": 0.9, "steps": 16} | mode)
-  # Rows are pruned with the clues as their template, as by `configs/stp.py`.
-  canvas = case.template if sampler.fill_after < 1 else None
+  canvas = case.pruned if sampler.fill_after < 1 else None
   keys = jax.random.split(jax.random.key(0), ROWS)
   found: dict[str, Any] = {}
   first = None
@@ -109,13 +125,12 @@ def measure(case: Case, mode: dict[str, Any]) -> dict[str, Any]:
   taken = np.asarray(first.taken)
   row: dict[str, Any] = {"needed": int(taken.sum()), "least": int(taken.min()),
                          "most": int(taken.max()), "forwards": found}
-  if canvas is None:
-    row["in_step"] = in_step(np.asarray(first.trace), sampler.block_length)
+  row["in_step"] = in_step(np.asarray(first.trace), sampler.block_length)
   whole = case.prompt.shape[1] + sampler.gen_length
   return row | {"ratio": {name: computed(
     sampler, whole, rows, passes, row["needed"]) for name, rows, passes in (
-      *((n, int(n), passes) for n, passes in found.items()),
-      *(("in step", ROWS, row[k]) for k in ("in_step",) if k in row))}}
+      ("in step", ROWS, row["in_step"]),
+      *((n, int(n), passes) for n, passes in found.items()))}}
 
 
 def computed(sampler: config.SamplerConfig, whole: int, slots: int,
@@ -154,7 +169,7 @@ def table(modes: dict[str, Any]) -> str:
     + " | ".join(f"{n} slots" for n in SLOTS) + " |",
     "| --- |" + " --- |" * (2 + len(SLOTS))]
   for name, row in modes.items():
-    ratios = [f"{row['ratio'][key]:.2f}" if key in row["ratio"] else ""
+    ratios = [f"{row['ratio'][key]:.2f}"
               for key in ("in step", *map(str, SLOTS))]
     lines.append(
       f"| {name} | {row['needed'] / ROWS:.1f} ({row['least']} to "
