@@ -144,6 +144,19 @@ def test_slurm_queues_again_what_asks_for_it(fake, code, again):
   assert status == code
 
 
+def test_slurm_starts_an_evaluation(fake):
+  calls, _ = fake("slurm.sbatch", "evaluate", "--workdir=/a b", codes=[0])
+  assert calls == [
+    "srun --gpu-bind=none python -m dlrl.evaluate --distributed --workdir=/a b"]
+
+
+def test_a_tpu_vm_starts_an_evaluation(fake):
+  calls, status = fake(
+    "tpu_vm.sh", "pod", "zone", "start", "evaluate", "--workdir=a", codes=[0])
+  assert status == 0
+  assert "-m dlrl.evaluate --distributed  --workdir=a >>" in "\n".join(calls)
+
+
 def test_a_command_runs_again_until_it_does_not_ask_for_it(fake):
   calls, status = fake(
     "again.sh", "python", "-m", "x y", codes=[42, 43, parent_process.LOST, 2, 0]

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 # Elements of a shard that a CPU sums at a time. It makes an array of products
 # before it adds them up, which for a whole parameter takes as much memory again
-# and several times the time. Accelerators add up as they multiply.
+# and several times the time. Compiled for TPUs, the sum needs no such array.
 CPU_PART = 1 << 16
 
 Cut = tuple[int, int]  # (axis, size): how an array is taken in parts
