@@ -231,7 +231,9 @@ def _row(view: View, room: int) -> rich.table.Table:
     cells.append(rich.progress_bar.ProgressBar(
       total=1.0, completed=view.share,
       width=min(least + max(room, 0), most)))
-  row.add_row(*cells, _text("  ".join(fields)))
+  if fields:
+    cells.append(_text("  ".join(fields)))
+  row.add_row(*cells)
   return row
 
 

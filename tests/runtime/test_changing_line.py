@@ -1,6 +1,7 @@
 """Progress on a terminal and in a file, as programs show it."""
 
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -150,6 +151,19 @@ def test_a_line_shows_what_there_is_room_for_and_ends_before_the_last_column():
     assert len(line) < room
     assert line.startswith("rl  37/100 ━━")
     assert sum(field in line for field in view.fields) == fields, room
+
+
+def test_the_name_is_whole_wherever_it_fits():
+  for name in ("rl  37/100", "evaluation on validation: batches  0/1"):
+    for share, fields in itertools.product(
+        (None, 0.0, 0.5), ([], ["ETA 1:00"])):
+      view = terminal.View(name, share, fields)
+      for room in range(len(name) + 12, 99):
+        out = io.StringIO()
+        terminal._Console(file=out, width=room).print(
+          terminal._row(view, room - 1))
+        line, = out.getvalue().rstrip("\n").split("\n")
+        assert line.startswith(name) and len(line) < room, (room, line)
 
 
 def test_the_time_left_comes_before_the_values_and_the_pace_after():
