@@ -9,7 +9,6 @@ second, below all that is printed meanwhile, and goes when nothing is under way.
 Files, pipes and terminals that cannot move their cursor get lines only.
 """
 
-import atexit
 import sys
 import textwrap
 import threading
@@ -169,13 +168,6 @@ def end(look: Look) -> None:
     if _live is not None and not _under_way:
       _live.stop()
       _live = None
-
-
-@atexit.register
-def _clear() -> None:
-  """Ends all work, also that of generators which an error left behind."""
-  while _under_way:
-    end(_under_way[-1])
 
 
 def _broken(text: str, indent: str) -> Iterator[str]:

@@ -82,6 +82,7 @@ def test_a_terminal_has_lines_and_one_that_changes(columns, more):
   assert said.count("a sentence of many words") == 9
   # What stays, in its order, and nothing of the line that changes.
   assert seen.text[-1] == "" and seen.text[-2] == "an error"
+  assert all(seen.text[:-1])  # no empty line is left
   assert seen.text.index("printed by a reward") < seen.text.index(
     "a warning of a library") < seen.text.index("the result")
   assert said.count("rl 104/400 reward 0.50") == said.count("rl ") == 1
