@@ -39,6 +39,7 @@ from dlrl import data
 from dlrl import strict
 from dlrl import tasks
 from dlrl import validate
+from dlrl.buckets import objects
 from dlrl.evaluation import completions
 from dlrl.evaluation import completions_log
 from dlrl.evaluation import identity
@@ -50,6 +51,7 @@ from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import gpu
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime import parent_process
 from dlrl.runtime import preemption
 from dlrl.runtime import processes
 from dlrl.runtime import progress
@@ -300,5 +302,7 @@ if __name__ == "__main__":
     define_config(sys.argv)
   except strict.ConfigError as e:
     sys.exit(command.say_error(str(e), 2))
+  except objects.BucketError as e:
+    sys.exit(command.say_error(str(e), parent_process.LOST))
   command.start("evaluate", main,
                 interrupted="interrupted; the same command continues")

@@ -23,9 +23,10 @@ _PART = r"(?!\.+(/|$))[\w.=+,@:~-]+"
 _URL = re.compile(
   rf"gs://[a-z0-9][a-z0-9._-]{{1,61}}[a-z0-9](/{_PART})*/?", re.ASCII)
 _NAME = re.compile(rf"{_PART}(/{_PART})*", re.ASCII)
-# Half a minute, with a connection that fails at once.
-_RETRIES = {"max_retries": 8, "initial_delay": "500ms", "max_delay": "8s"}
+# About half a minute, with a connection that fails at once.
+_RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
 _SECONDS = 120.0  # for one request with all its repetitions
+_CODE = re.compile(r"^[A-Z_]+: (All \d+ retry attempts failed: )?")
 _LOGIN = ("run `gcloud auth application-default login`, or set "
           "GOOGLE_APPLICATION_CREDENTIALS to the file of a service account")
 
@@ -188,5 +189,5 @@ def _explained(url: str) -> Iterator[None]:
   except TimeoutError as e:
     raise BucketError(f"{url} does not answer") from e
   except ValueError as e:
-    said = str(e).partition("\n")[0].partition(" [")[0]
+    said = _CODE.sub("", str(e).partition("\n")[0].partition(" [")[0])
     raise BucketError(f"{url} cannot be used ({said})") from e

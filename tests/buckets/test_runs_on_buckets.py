@@ -33,6 +33,8 @@ from dlrl.models import families
 from dlrl.run import command
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
+from dlrl.runtime import compile_cache
+from dlrl.runtime import profile_window
 from dlrl.storage import checkpoint
 from dlrl.storage import disk_errors
 from dlrl.storage import metrics
@@ -139,6 +141,24 @@ def test_a_run_starts_from_one_in_a_bucket(whole, gcs, bucket, sudoku_dir):
     assert (error.value.field, error.value.value) == ("init_from", name)
   assert gcs.files(url).keys() == {
     str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file()}
+
+
+def test_profiles_and_compiled_programs_are_kept_there(gcs, bucket):
+  root = copy(f"{bucket}/run")
+  window = profile_window.Window("1", root / "profile")
+  with window:
+    window.begin(1, None)
+    window.begin(2, jax.numpy.zeros(3) + 1)
+  assert any(name.startswith("profile/plugins/")
+             for name in gcs.files(f"{bucket}/run"))
+  cache = jax.config.values["jax_compilation_cache_dir"]
+  try:
+    jax.config.update("jax_compilation_cache_dir", None)
+    compile_cache.keep(root / "compiled")
+    assert jax.config.values["jax_compilation_cache_dir"] == (
+      f"{bucket}/run/compiled")
+  finally:
+    jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def test_an_evaluation_of_a_run_in_a_bucket(
