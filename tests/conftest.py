@@ -20,7 +20,8 @@ gc.set_threshold(100_000, 50, 100)
 # Files that take longest, longest first: xdist hands out whole files in this
 # order, and whoever began one of them last would end alone.
 LONGEST = (
-  "test_main.py", "test_train.py", "test_processes.py", "test_block_update.py",
+  "test_kills_on_buckets.py", "test_runs_on_buckets.py", "test_main.py",
+  "test_train.py", "test_processes.py", "test_block_update.py",
   "test_block_run.py", "test_evaluate_command.py", "test_soak.py",
   "test_files_run.py", "test_inside_programs.py", "test_objectives.py",
   "test_update_tokens.py", "test_launch.py", "test_chat.py", "test_lora.py",
