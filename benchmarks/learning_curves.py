@@ -44,6 +44,7 @@ TITLES = {
   "bgpo_countdown": "BGPO on three-digit Countdown",
   "bgpo_plain": "The paper's BGPO objective (failures at full weight), "
                 "learning rate 2e-4, 4x4 Sudoku",
+  "bgpo_text": "BGPO on a number between two others, in English words",
   "bgpo_undamped": "BGPO with failures at full weight "
                    "(learn.negative_weight = 1), 4x4 Sudoku",
   "stp": "BGPO with pruned rollouts (STP) on 4x4 Sudoku",
@@ -116,7 +117,8 @@ def plot(result: dict[str, Any]) -> figure.Figure:
              label="baseline: fine-tuned, before RL"
              + (", mean" if several else ""))
   countdown = "countdown" in result["config"]
-  unit = "problems" if countdown else "puzzles"
+  unit = ("problems" if countdown else "questions"
+          if result["config"].endswith(":text") else "puzzles")
   ax.set(xlabel="RL step", ylabel=f"held-out {unit} solved (%)")
   # One scale per task, so that its figures compare; Countdown's lines are too
   # close to one another for the whole scale.

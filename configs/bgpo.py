@@ -15,7 +15,7 @@ Presets, after a colon:
   countdown  another task: combine three digits to reach a target; 4 minutes.
   blocks  easier puzzles for a block-diffusion model, with the exact ELBO of its
           blocks of four tokens in place of Monte-Carlo samples; 5 minutes.
-  text    another task and any text, byte by byte: `What is 47 plus 28?`.
+  text    another task and any text, byte by byte: `What is between 42 and 51?`.
   smoke   every phase in well under a minute; learns nothing.
   llada_8b_TASK  the paper's run at its size, see `dlrl/presets/llada_8b.py`;
       llada_8b_TASK_1gpu for one GPU with 80 GB.

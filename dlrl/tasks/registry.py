@@ -8,9 +8,6 @@ import dataclasses
 from typing import Any
 
 from dlrl.tasks import task as task_lib
-from dlrl.tasks.arithmetic import data as sums_data
-from dlrl.tasks.arithmetic import grading as sums
-from dlrl.tasks.arithmetic import prompts as sums_prompts
 from dlrl.tasks.coding import data as code_data
 from dlrl.tasks.coding import grading as code
 from dlrl.tasks.coding import prompts as code_prompts
@@ -26,6 +23,9 @@ from dlrl.tasks.mathematics import competition_data
 from dlrl.tasks.mathematics import gsm8k
 from dlrl.tasks.mathematics import gsm8k_data
 from dlrl.tasks.mathematics import prompts as math_prompts
+from dlrl.tasks.number_between import data as between_data
+from dlrl.tasks.number_between import grading as between
+from dlrl.tasks.number_between import prompts as between_prompts
 from dlrl.tasks.sudoku import data as sudoku_data
 from dlrl.tasks.sudoku import data_9x9 as sudoku_data_9x9
 from dlrl.tasks.sudoku import grading as sudoku
@@ -64,13 +64,13 @@ _SUDOKU = _task(
   template=sudoku.template,
   fields=sudoku_prompts.FIELDS,
 )
-_SUMS_IN_WORDS = _task(
-  sums_data.SUMS,
+_NUMBER_BETWEEN = _task(
+  between_data.BETWEEN,
   version="1.0.0",
-  prompts=sums_prompts.PROMPTS,
-  rewards={"solved": sums.solved_reward},
-  metrics=sums.metrics,
-  fields=sums_prompts.FIELDS,
+  prompts=between_prompts.PROMPTS,
+  rewards={"solved": between.solved_reward},
+  metrics=between.metrics,
+  fields=between_prompts.FIELDS,
 )
 _GSM8K = _task(
   gsm8k_data.GSM8K,
@@ -123,11 +123,11 @@ TASKS = {
   "math_5000": _variant(_MATH, competition_data.MATH_5000),
   "mbpp": _MBPP,
   "mbpp_sanitized": _variant(_MBPP, code_data.MBPP_SANITIZED),
+  "number_between": _NUMBER_BETWEEN,
   "sudoku": _SUDOKU,
   "sudoku9": _variant(
     _SUDOKU, sudoku_data_9x9.SUDOKU9X9, version="1.0.0",
     prompts=sudoku_prompts.PROMPTS9),
   "sudoku_d1": _variant(_SUDOKU, sudoku_published_data.SUDOKU_D1),
   "sudoku_spg": _variant(_SUDOKU, sudoku_published_data.SUDOKU_SPG),
-  "sums_in_words": _SUMS_IN_WORDS,
 }

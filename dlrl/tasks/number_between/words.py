@@ -16,4 +16,4 @@ def of(number: int) -> str:
   return _TENS[tens - 2] + (f"-{_SMALL[ones]}" if ones else "")
 
 
-ALL = frozenset(map(of, range(100)))
+VALUES = {of(number): number for number in range(100)}

@@ -1,4 +1,4 @@
-"""The prompt for sums in words: `What is 47 plus 28?`."""
+"""The prompt for a number between two others: `What is between 42 and 51?`."""
 
 import operator
 from collections.abc import Mapping

@@ -1,1 +1,0 @@
-"""Sums whose answers are English words."""

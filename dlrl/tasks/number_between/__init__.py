@@ -1,0 +1,1 @@
+"""A number between two others, answered in English words."""
