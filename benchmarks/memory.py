@@ -169,7 +169,9 @@ def large(name: str, n: int) -> config.Config:
     cfg.learn, loss=name, loss_args=own.loss_args, advantage=own.advantage,
     forward_process=own.forward_process, process_args=own.process_args,
     prompt_noise=own.prompt_noise, score_norm=own.score_norm, n_mc=n,
-    epochs=own.epochs)
+    epochs=own.epochs,
+    # One row per chip of a v5e-64, as in the stored results.
+    micro_batch=64, logps_chunk=32)
   return dataclasses.replace(cfg, learn=learn)
 
 

@@ -167,13 +167,15 @@ def measure(name: str) -> dict[str, Any]:
 
 def kept_value_and_grad(
   objective: Any, score: Any, rows: losses.Responses, params: Any, n: int,
-  onto: Any
+  onto: Any, *, at_once: int
 ) -> tuple[Any, Any]:
   """`montecarlo.value_and_grad` of a joint loss the usual way.
 
   Draws follow one another, and the graphs of all are kept until one backward
   pass.
   """
+  assert at_once == 1
+
   def loss(params):
     def one(j):
       draw, metrics = score(params, j)
