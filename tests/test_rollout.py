@@ -166,8 +166,11 @@ def test_a_group_starts_from_one_canvas_and_its_rows_differ():
     batch.completion, fixed.reshape(-1, T), strict=True)]
   assert len({tuple(x) for x in free}) == 2 * GROUP
   assert len({tuple(x) for x in batch.keys.tolist()}) == 2 * GROUP
+  # The update computes all prompts at one width.
+  width = PROMPTS.shape[1]
   np.testing.assert_array_equal(
-    batch.prompt, np.repeat(PROMPTS[::2], GROUP, 0))
+    batch.prompt[:, :width], np.repeat(PROMPTS[::2], GROUP, 0))
+  assert not batch.prompt[:, width:].any()
 
 
 def test_another_step_on_the_same_prompts_has_other_noise():
