@@ -3,10 +3,12 @@
 import math
 import types
 
+import numpy as np
 import pytest
 
 from dlrl.run import grading
 from dlrl.run import step_log
+from dlrl.runtime import processes
 from dlrl.storage import samples as samples_lib
 
 ROW = {"reward/mean": 0.25, "rollout/solved": 0.5, "update/score_mean": -1.5,
@@ -41,6 +43,8 @@ def answers(*pairs):
   # A KL term teaches without any advantage.
   ({"update/zero_groups": 1},
    "reward 0.25  solved 0.50  elbo -1.50  grad 2.00"),
+  ({"update/grad_norm": 0},
+   "reward 0.25  solved 0.50  elbo -1.50  grad 0"),
   ({"update/zero_groups": 1, "update/grad_norm": 0, "reward/mean": math.nan,
     "rollout/solved": None},
    "no gradient: no reward is known  reward not known  solved not known"),
@@ -53,6 +57,16 @@ def test_a_line_says_what_is_known_and_why_nothing_is_learned(
   Log().step(1, row)
   said = capsys.readouterr().out.replace("\n" + " " * 12, "  ")  # one line
   assert shown in said
+
+
+def test_each_completion_is_shown_with_its_own_reward():
+  """This process has the rows 1, 3 and 4 of all."""
+  found = step_log.samples(
+    answers(("p", "a"), ("p", "b"), ("q", "c")),
+    processes.Share([1, 3, 4], 5), np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
+  assert found == [
+    samples_lib.Sample("p", "a", 0.25), samples_lib.Sample("p", "b", 0.75),
+    samples_lib.Sample("q", "c", 1.0)]
 
 
 def test_a_collapse_is_said_once_of_each_kind(capsys, monkeypatch):
