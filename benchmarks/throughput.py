@@ -217,7 +217,7 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
     # without remat, which would count twice what the model needs once.
     seen = jobs_of(cfg, batch, vs, attention="xla", remat="none")
     work = {"rollout": None, "update": flops(seen["update"]["ours"], params)}
-    if greedy.cache == "none":  # or passes differ
+    if greedy.cache == "none":  # with a cache, passes differ in FLOPs
       passes = utilization.rollout_flops(
         seen["rollout"]["ours"], (params,), greedy, len(batch.advantage))
       forwards = int(programs["rollout"]["ours"](params).forwards)

@@ -1,15 +1,15 @@
-"""Forward passes of rows that take turns against those that the rows need.
+"""Forward passes of a batch in slots, relative to those that its rows need.
 
     python -m benchmarks.turns --workdir=RUN --out=benchmarks/results
 
 A row of a model with full attention needs as many forward passes as it takes
 denoising steps. A batch that decodes `slots` rows at a time computes all slots
-in each pass, also those that no row is left for. The ratio of passes x slots to
-the sum of all rows' steps is what this costs; at 1, no slot ever idles. It
-depends on how much rows differ, thus on the model: RUN is a run of
-`configs/bgpo.py`, whose policy completes 128 held-out puzzles. "In step" are
-batches in which all rows are at the same block, and none leaves. Their passes
-follow from the steps that the rows took.
+in each pass, even those without a row. The ratio of passes x slots to the sum
+of all rows' steps is what this costs; at 1, no slot ever idles. It depends on
+how much rows differ, thus on the model: RUN is a run of `configs/bgpo.py`,
+whose policy completes 128 held-out puzzles. "In step" are batches in which all
+rows are at the same block, and none leaves. Their passes follow from the steps
+that the rows took.
 
 With a cache, passes of whole rows and of blocks differ, so that the ratio is
 that of columns computed.

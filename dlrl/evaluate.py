@@ -16,7 +16,7 @@ of the run. After a kill, the same command continues with the next batch. Choose
 checkpoints with `--config.evaluation.split=validation` and use the test split
 once. Several processes evaluate together as they train, with the same flags:
 each has a part of the completions, and process 0 writes the files. The exit
-codes are those of `dlrl train`, too.
+codes are those of `dlrl train`.
 """
 
 import contextlib

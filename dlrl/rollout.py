@@ -266,9 +266,9 @@ def inputs(
     asked: the g examples that the batch asks.
 
   Returns:
-    prompt [g, w], w the first of `data.widths` that holds all of the batch,
-    prompt_length [g], index [g] (the examples' positions in
-    their source) and template [g, t], all int32.
+    prompt [g, w], where w is the first of `data.widths` that holds the batch's
+    prompts, prompt_length [g], index [g] (the examples' positions in their
+    source) and template [g, t], all int32.
   """
   width = data.width(
     batch["prompt_length"], setup.cfg.task.prompt_length)
@@ -281,7 +281,11 @@ def inputs(
 def input_shapes(
   setup: setup_lib.Setup, width: int | None = None
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
-  """Shapes of `inputs`, with shardings; `width`: of prompts, None: the widest.
+  """Shapes of `inputs`, with shardings.
+
+  Args:
+    setup: the run's fixed parts.
+    width: of the prompts; None: `task.prompt_length`.
   """
   cfg = setup.cfg
   prompts = cfg.rollout.prompts
@@ -307,9 +311,9 @@ def compile_ahead(
   widths = data.widths(setup.cfg.task.prompt_length)
   if len(widths) == 1:
     return  # the first step compiles it
+  jitted: Any = program
   for width in widths:
     progress.say(f"compiling rollouts of prompts of up to {width} tokens")
-    jitted: Any = program
     jitted.lower(state, *input_shapes(setup, width)).compile()
 
 

@@ -1,7 +1,7 @@
-"""What XLA's compiler has to know of a GPU that is not there.
+"""Describes GPUs to XLA, which then compiles for them without having one.
 
-From NVIDIA's data sheets and CUDA's `deviceQuery`, as XLA's own target
-descriptions have them.
+The figures are from NVIDIA's data sheets and CUDA's `deviceQuery`, as in XLA's
+own target descriptions.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ TARGETS = {
   "h200": Target("NVIDIA H200", 9, 132, 128, 1.98, 52_428_800, 233_472),
   "b200": Target("NVIDIA B200", 10, 148, 128, 1.965, 132_644_864, 233_472),
 }
-# Of cuDNN, whose attention is lowered for it, and of CUDA.
+# Versions to compile for; JAX lowers attention for this version of cuDNN.
 CUDNN, CUDA = (9, 10), (12, 8)
 _RESERVED = 1024  # bytes of shared memory per block that the driver keeps
 

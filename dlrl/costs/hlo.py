@@ -56,7 +56,7 @@ class Collective(NamedTuple):
 
 
 class Kernel(NamedTuple):
-  """What one instruction needs; a device runs one after another.
+  """The work of one instruction; a device runs one kernel at a time.
 
   Attributes:
     flops: of its matrix products, as far as the text tells.
@@ -181,7 +181,7 @@ class _Module:
     """FLOPs of an instruction with all that it runs, and `Kernel.opaque`."""
     flops = hlo_products.flops(line, self.shapes(computation))
     opaque = hlo_products.opaque(line)
-    # What others call, such as sums, computes no products.
+    # Other instructions call only functions such as sums, without products.
     for name in line.called if line.op in ("fusion", "async-start") else ():
       for inner in self.lines[name]:
         more, unknown = self._products(inner, name)

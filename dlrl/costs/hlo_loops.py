@@ -82,7 +82,7 @@ def _value(program: Computations, computation: str, name: str, index: int
 
 
 def _step(program: Computations, body: str, name: str) -> int:
-  """What is added to a loop's counter; 1 if the text does not tell."""
+  """The increment of a loop's counter; 1 if the text does not tell."""
   line, inside, index = _line(program, body, name), body, 0
   if line.op == "get-tuple-element":
     index = int(line.rest.partition("index=")[2].partition(",")[0])

@@ -9,6 +9,11 @@ import jax.numpy as jnp
 
 from dlrl import strict
 
+# Advice where parameters do not fit.
+ONE_GPU = (
+  "a preset for one GPU, which trains adapters on a frozen bf16 model, such as "
+  "--config=bgpo:llada_8b_math_1gpu")
+
 
 def per_device(tree: Any) -> int:
   """Bytes per device of arrays, or of shapes with shardings."""
@@ -51,17 +56,12 @@ def parts(state: Any) -> dict[str, Any]:
         s.shape, "float32", sharding=s.sharding), state.params)}
 
 
-ONE_GPU = (
-  "a preset for one GPU, which trains adapters on a frozen bf16 model, such as "
-  "--config=bgpo:llada_8b_math_1gpu")
-
-
 def estimate(parts: Mapping[str, Any], mesh: Mapping[str, int]) -> str:
   """One line with the memory per device of each part.
 
   Args:
     parts: maps names to trees of shapes with shardings, see `parts`.
-    mesh: devices by axis, for the message.
+    mesh: devices by axis, which the advice depends on.
 
   Raises:
     strict.ConfigError: the parts exceed a device's memory, without counting
@@ -78,10 +78,10 @@ def estimate(parts: Mapping[str, Any], mesh: Mapping[str, int]) -> str:
         "mesh.fsdp", mesh["fsdp"], f"must be greater: {why}")
     if parts.get("base") is None:
       raise strict.ConfigError(
-        "lora.rank", 0, f"must be greater, or the devices more: {why}. There "
+        "lora.rank", 0, f"must be greater, or use more devices: {why}. There "
         f"is {ONE_GPU}")
     raise strict.ConfigError(
-      "mesh.fsdp", mesh["fsdp"], f"must be greater, of more devices: {why}")
+      "mesh.fsdp", mesh["fsdp"], f"must be greater, with more devices: {why}")
   room = "" if limit is None else f" of {as_text(limit)}"
   return (f"memory per device: {_listed(sizes)}; together {as_text(total)}"
           f"{room}, without activations")

@@ -38,8 +38,10 @@ def seconds(
       continue
     multiply = kernel.flops / chip.flops
     move = kernel.accessed / chip.bandwidth
-    products += times * multiply if multiply >= move else 0
-    memory += times * move if multiply < move else 0
+    if multiply >= move:
+      products += times * multiply
+    else:
+      memory += times * move
   multiply, move = max(rest, 0) / chip.flops, opaque / chip.bandwidth
   if opaque and multiply >= move:
     products += multiply
@@ -47,7 +49,9 @@ def seconds(
     memory += move
   alone = beside = 0.0
   for one in collectives:
-    beside += one.moved / chip.links if one.beside else 0
-    alone += 0 if one.beside else one.moved / chip.links
+    if one.beside:
+      beside += one.moved / chip.links
+    else:
+      alone += one.moved / chip.links
   return {"products": products, "memory": memory, "links": alone,
           "links beside": max(0.0, beside - products - memory)}

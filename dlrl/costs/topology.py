@@ -3,7 +3,7 @@
 `v5e-64`, `v5p-32`, `v6e-8` and `7x-16` are sizes as Google Cloud names them:
 chips of v5e and v6e, cores of v5p and TPU7x, which have two cores per chip.
 `v5p:2x2x4` gives the chips along each axis of the torus; `2xv5e-16` means two
-slices; `h100-8` are the GPUs of a host, and more are several hosts with eight
+slices; `h100-8` means the GPUs of one host, `h100-16` two hosts with eight
 each; `cpu-8` splits this machine's CPU; `cpu` and `gpu` are what JAX finds.
 """
 
@@ -29,7 +29,7 @@ _TPU = re.compile(
   r"(?:-(?P<size>\d+)|:(?P<axes>\d+(?:x\d+)+))")
 _GPU = re.compile(rf"({'|'.join(gpu_targets.TARGETS)})-([1-9]\d*)")
 GPUS = 8  # of a host
-# Choosing kernels by their times needs a GPU.
+# Autotuning measures kernels, which needs a GPU.
 _NO_GPU = "--xla_gpu_autotune_level=0"
 # Without these, libtpu looks for chips and asks a metadata server.
 _NO_TPU = {
@@ -79,7 +79,7 @@ def _of_gpus(
   if count > GPUS and count % GPUS:
     raise strict.FlagError(
       field, name, f"hosts have {GPUS} GPUs each: give at most {GPUS}, or a "
-      "multiple of them")
+      f"multiple of {GPUS}")
   if not any(map(importlib.util.find_spec,
                  ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
     raise strict.FlagError(

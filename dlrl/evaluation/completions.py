@@ -74,7 +74,7 @@ def missing(
   decoded = _decoded(setup, params, length, items, batches)
   with progress.Progress(len(batches), f"length {length}") as line:
     for number, (places, (share, arrays)) in enumerate(decoded, 1):
-      # What fills up a short batch is of nobody's interest.
+      # Rows that only fill up a short batch are dropped.
       mine = [i for i in share.places if i < len(places)]
       records = _records(
         setup, length, source, items, [places[i] for i in mine],

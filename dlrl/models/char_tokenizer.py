@@ -1,6 +1,6 @@
 """One id per character, or per byte of any text, for small models.
 
-They need no pretrained model and no vocabulary file. Of both, ids 0, 1 and 2
+They need no pretrained model and no vocabulary file. In both, ids 0, 1 and 2
 are special.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 
 class _SmallTokenizer(abc.ABC):
-  """What does not depend on the ids of characters or bytes."""
+  """The parts that both tokenizers share."""
 
   pad_id: int
   eos_id: int

@@ -74,9 +74,9 @@ def base(preset: str) -> ml_collections.ConfigDict:
 def one_gpu(cfg: ml_collections.ConfigDict) -> None:
   """Changes `base`'s settings, in place, to those of one GPU with 80 GB.
 
-  Adapters on a frozen bf16 model, as d1 trains them; completions of 256 tokens,
-  half as many, decoded with a cache. On an H100 a step takes at least 87 s, see
-  `docs/compile_only.md`.
+  Adapters on a frozen bf16 model, as d1 trains them; half as many prompts,
+  and completions of 256 tokens, decoded with a cache. On an H100 a step takes
+  at least 87 s, see `docs/compile_only.md`.
   """
   cfg.mesh.fsdp = 1
   cfg.model.param_dtype = "bfloat16"  # frozen

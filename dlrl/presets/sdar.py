@@ -18,7 +18,7 @@ from dlrl.presets import llada_8b
 from dlrl.presets import names
 
 PREFIX = "sdar_"
-ONE_GPU = "_1gpu"
+ONE_GPU = llada_8b.ONE_GPU
 # Width, layers, query heads, hidden size of the MLP. All have 8 key heads, and
 # heads of 128.
 SHAPES = {

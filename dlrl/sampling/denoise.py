@@ -54,8 +54,8 @@ def decode(
       its neighbours nor on the number of hosts; unused at temperature 0.
     sampler: valid settings, see `check.sampler`. Once the share `fill_after` of
       a row's masks is filled, one more forward pass fills the rest, in all
-      blocks (STP's temporal pruning). With `slots`, so many rows are decoded at
-      a time, see `turns`.
+      blocks (STP's temporal pruning). `slots` limits how many rows are
+      decoded at a time, see `turns`.
     canvas: [b, gen_length] int32. Tokens other than the mask are kept and count
       as committed, so fewer masks take fewer steps. None: all masks.
     eos_id: the end-of-sequence token; needed unless `sampler.eos` is "free".
@@ -116,7 +116,10 @@ def _all_steps(steps: Steps, state: DecodeState) -> DecodeState:
 
 
 def _stages(sampler: config.SamplerConfig) -> list[tuple[int, int]]:
-  """Columns that are decoded before all others, and computed with a cache.
+  """Stages of decoding: pairs (stop, columns).
+
+  All rows decode the columns before `stop` before the next stage begins; with a
+  cache, each step computes `columns` columns.
 
   With the prefix cache, fewer columns are computed from block to block, and
   shapes are static: each block is a program of its own, for all rows.
@@ -132,7 +135,7 @@ def most_trips(sampler: config.SamplerConfig, rows: int) -> tuple[int, ...]:
 
   For counting FLOPs: the text of a program does not tell how often a
   `while_loop` runs. For full attention; see also `block_decode.most_trips`.
-  As if all rows took most steps.
+  Assumes that every row takes the most steps.
   """
   blocks = sampler.gen_length // sampler.block_length
   # With a threshold or factor each step commits at least one token.

@@ -258,4 +258,3 @@ def _stop(
     completion=jnp.where(rest, eos_id, state.completion),
     trace=jnp.where(rest, state.taken[:, None] - 1, state.trace),
     confidence=jnp.where(rest, 1.0, state.confidence))
-

@@ -1,9 +1,9 @@
-"""Rows take turns: some are decoded at a time, the next in the place of one.
+"""Decodes a batch in slots: rows that wait replace rows that have ended.
 
 A row takes as many steps as it needs. Decoded all at once, all rows are
 computed until the last one has ended. In slots, a row leaves as soon as it has
-ended, and one that waits takes its place. Which rows are decoded together
-matters to none of them, so that the number of slots changes no token.
+ended, and one that waits takes its place. No row depends on the
+rows that are decoded beside it, so the number of slots changes no token.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Part = Callable[[Steps, DecodeState], DecodeState]
 
 
 class Slots(NamedTuple):
-  """Who is decoded, and everything that has been decoded.
+  """The rows in slots, the rows that wait, and the state of the batch.
 
   Attributes:
     row: [s] int32, the row in each slot.
@@ -61,7 +61,7 @@ def take(
     steps: the steps of all rows.
     state: of all rows.
     part: after it, a row that has ended may leave its slot.
-    stop: rows without masks before it that need a step take no turn.
+    stop: a row takes a turn if it needs a step in the columns before this.
     size: number of slots.
   """
   def turn(slots: Slots) -> Slots:

@@ -78,7 +78,7 @@ def test_more_than_a_device_has_is_an_error_before_anything_is_made(
 
 @pytest.mark.parametrize("rank, field, hint", [
   (0, "lora.rank", "such as --config=bgpo:llada_8b_math_1gpu"),
-  (8, "mesh.fsdp", "of more devices")])
+  (8, "mesh.fsdp", "with more devices")])
 def test_one_device_is_told_of_adapters_not_of_more_parts(
     monkeypatch, rank, field, hint):
   cfg = bgpo.get_config("smoke")
