@@ -210,7 +210,7 @@ def _blocks(cfg: config.Config, size: int, problems: strict.Problems) -> None:
       problems.require(
         size > 0, field, name, "is for models with blocks: set "
         "model.block_length, or choose a process without 'block_'")
-  if not size:
+  if size <= 0:  # a negative one is refused elsewhere
     return
   learn, prior = cfg.learn, cfg.rollout.prior
   for field, value, needed in (
@@ -355,9 +355,10 @@ def _process(cfg: config.Config, problems: strict.Problems) -> None:
   problems.require(
     learn.n_mc % divisor == 0, "learn.n_mc", learn.n_mc,
     f"must be a multiple of {divisor} with {name!r}")
-  problems.require(
-    learn.n_mc % learn.draws_at_once == 0, "learn.draws_at_once",
-    learn.draws_at_once, f"must divide learn.n_mc = {learn.n_mc}")
+  if problems.sound("learn.n_mc", "learn.draws_at_once"):
+    problems.require(
+      learn.n_mc % learn.draws_at_once == 0, "learn.draws_at_once",
+      learn.draws_at_once, f"must divide learn.n_mc = {learn.n_mc}")
   if name in scoring.OF_TRACE:
     problems.require(
       sampler.top_p == 1 or sampler.top_k > 0, "rollout.sampler.top_k",

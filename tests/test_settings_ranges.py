@@ -44,6 +44,25 @@ def test_every_number_is_finite(setting, value):
   assert setting.name in {e.field for e in found}
 
 
+# Zero is often "off"; what does not go with that may be another setting.
+@pytest.mark.parametrize("value", [-1, 0])
+@pytest.mark.parametrize("preset", ["smoke", "blocks", "countdown"])
+@pytest.mark.parametrize(
+  "setting", [s for s in validate.settings() if s.type in ("int", "float")],
+  ids=lambda s: s.name)
+def test_zero_and_negative_numbers_are_refused_in_words_or_taken(
+    setting, preset, value):
+  cfg = bgpo.get_config(preset)
+  with cfg.unlocked():
+    cfg.update_from_flattened_dict({
+      setting.name: float(value) if setting.type == "float" else value})
+  try:
+    validate.from_dict(cfg)
+  except strict.ConfigError as error:
+    found = getattr(error, "errors", [error])
+    assert value == 0 or setting.name in {e.field for e in found}
+
+
 @pytest.mark.parametrize(("name", "value"), [
   ("b1", 1.0), ("b1", -0.1), ("b2", 1.0), ("b2", 1.5), ("weight_decay", -1.0),
   ("learning_rate", 0.0), ("learning_rate", -1e-3), ("clip_norm", 0.0)])
