@@ -158,12 +158,23 @@ def draw_logps(
   # Regenerated from their keys whenever they are needed, so that the n_mc noisy
   # copies of the batch never exist side by side.
   noisy_of = functools.partial(_noisy, model, cfg, batch)
-  if several := jnp.ndim(j) > 0:
-    (mask, weight), noisy, prompt = jax.tree.map(
-      _merged, jax.vmap(noisy_of, out_axes=1)(j))
-    batch = _repeated(batch, jnp.shape(j)[0])
-  else:
-    (mask, weight), noisy, prompt = noisy_of(j)
+  if not jnp.ndim(j):
+    draw, noisy, prompt = noisy_of(j)
+    return _noisy_logps(model, cfg, params, batch, draw, noisy, prompt, shared)
+  k = jnp.shape(j)[0]
+  draw, noisy, prompt = jax.tree.map(
+    _merged, jax.vmap(noisy_of, out_axes=1)(j))
+  out = _noisy_logps(
+    model, cfg, params, _repeated(batch, k), draw, noisy, prompt, shared)
+  return jax.tree.map(
+    lambda x: x.reshape(-1, k, x.shape[1]).swapaxes(0, 1), out)
+
+
+def _noisy_logps(
+  model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
+  draw: forward_process.Draw, noisy: jax.Array, prompt: jax.Array, shared: Any,
+) -> tuple[forward_process.Draw, token_logps.TokenLogps]:
+  """The draw with the score's norm, and what the model says of its tokens."""
   if not model.cfg.block_length:
     row = model_input.assemble(noisy, prompt, batch.prompt_length)
     # The canvas comes first in a row, so these are its columns.
@@ -174,6 +185,7 @@ def draw_logps(
     hidden = blocks.noisy_hidden(
       model, params, noisy, prompt, batch.prompt_length,
       _lengths(model, cfg, batch), shared)
+  mask, weight = draw
   tokens = token_logps.token_logps(
     hidden, model.unembed(params), batch.completion, weight > 0,
     chunk=cfg.logps_chunk, shards=mesh_lib.batch_parts(noisy.shape[0]),
@@ -181,11 +193,7 @@ def draw_logps(
   if cfg.score_norm == "step":
     weight *= _shares(model, batch)
   norm = noisy.shape[1] if cfg.score_norm == "token" else 1
-  out = forward_process.Draw(mask, weight / norm), tokens
-  if not several:
-    return out
-  return jax.tree.map(lambda x: jnp.moveaxis(
-    x.reshape(-1, jnp.shape(j)[0], x.shape[1]), 1, 0), out)
+  return forward_process.Draw(mask, weight / norm), tokens
 
 
 def _repeated(batch: Batch, k: int) -> Batch:

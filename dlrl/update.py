@@ -223,10 +223,9 @@ def micro_batch_grads(
             ) -> tuple[losses.Scored, Metrics]:
     draw, (logps, entropy) = draw_logps(
       model, cfg, lora.join(base, trained), batch, j, shared)
-    old, ref = (None if x is None else x[:, j]
+    # [b, t], or of several draws [k, b, t].
+    old, ref = (None if x is None else jnp.moveaxis(x[:, j], 0, -2)
                 for x in (batch.old_logps, batch.ref_logps))
-    if j.ndim:  # several draws, which come first in all they give
-      old, ref = (None if x is None else x.swapaxes(0, 1) for x in (old, ref))
     # On-policy the old log-probs are these, as constants.
     old = jax.lax.stop_gradient(logps) if old is None else old
     scored = losses.Scored(logps, old, ref, *draw)
