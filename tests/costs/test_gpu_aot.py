@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import hlo_texts
 import pytest
 
 from configs import bgpo
@@ -14,7 +15,6 @@ from dlrl import config
 from dlrl import validate
 from dlrl.costs import chips
 from dlrl.costs import gpu_targets
-from dlrl.costs import hlo
 from dlrl.costs import topology
 from dlrl.run import setup as setup_lib
 
@@ -44,11 +44,7 @@ def test_rollout_and_update_compile_with_cudnn(
     name, sizes, prompt_length, monkeypatch):
   cfg = run(sizes, **{"task.prompt_length": prompt_length})
   setup = setup_lib.make(cfg, topology.devices(name))
-  texts = []
-  traffic = hlo.traffic
-  monkeypatch.setattr(
-    hlo, "traffic", lambda text, trips: (texts.append(text),
-                                         traffic(text, trips))[1])
+  texts = hlo_texts.kept(monkeypatch)
   chip = chips.find(setup.mesh.devices.flat[0].device_kind)
   reports = compile_only.compile_all(
     setup, chips.pool(chip, "gpu", cfg.mesh.gpu_memory))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 
+import hlo_texts
 import jax
 import jax.numpy as jnp
 import pytest
@@ -17,7 +18,6 @@ from dlrl import config
 from dlrl import strict
 from dlrl import validate
 from dlrl.costs import chips
-from dlrl.costs import hlo
 from dlrl.costs import topology
 from dlrl.diffusion import token_logps
 from dlrl.models import attention
@@ -166,11 +166,7 @@ def test_rollout_and_update_compile_with_the_kernel(name, sizes, monkeypatch):
   setup = setup_lib.make(tiny(sizes), topology.devices(name))
   assert dict(setup.mesh.shape) == dict(
     zip(mesh_lib.AXES, sizes, strict=True))
-  texts = []
-  traffic = hlo.traffic
-  monkeypatch.setattr(
-    hlo, "traffic", lambda text, trips: (texts.append(text),
-                                         traffic(text, trips))[1])
+  texts = hlo_texts.kept(monkeypatch)
   chip = chips.find(setup.mesh.devices.flat[0].device_kind)
   rollout, learn = compile_only.compile_all(setup, chip.hbm)
   kernels = [len(re.findall('custom_call_target="tpu_custom_call"', text))

@@ -1,13 +1,13 @@
 """Rows and samples on disk."""
 
 import json
-import struct
 import subprocess
 import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorboard_events
 
 from dlrl.storage import metrics
 from dlrl.storage import samples
@@ -144,19 +144,12 @@ def test_a_directory_without_metrics_has_no_rows(tmp_path):
 
 def events(root):
   """Steps and scalars as TensorBoard reads them, honouring purges."""
-  from tensorboardX.proto import event_pb2
-
   found = {}
-  for path in sorted((root / "tensorboard").iterdir()):
-    data = path.read_bytes()
-    while data:  # length, its checksum, payload, its checksum
-      (size,) = struct.unpack("<Q", data[:8])
-      event = event_pb2.Event.FromString(data[12:12 + size])
-      data = data[16 + size:]
-      if event.HasField("session_log"):
-        found = {k: v for k, v in found.items() if k[1] < event.step}
-      for value in event.summary.value:
-        found[value.tag, event.step] = value.simple_value
+  for event in tensorboard_events.read(root):
+    if event.HasField("session_log"):
+      found = {k: v for k, v in found.items() if k[1] < event.step}
+    for value in event.summary.value:
+      found[value.tag, event.step] = value.simple_value
   return found
 
 

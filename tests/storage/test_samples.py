@@ -3,16 +3,15 @@
 import ast
 import json
 import math
-import struct
 import sys
 import types
 import unicodedata
 
 import hypothesis
 import pytest
+import tensorboard_events
 import terminals
 from hypothesis import strategies as st
-from tensorboardX.proto import event_pb2
 
 from dlrl.storage import metrics
 from dlrl.storage import samples
@@ -84,15 +83,10 @@ def test_prompts_stand_once_above_their_completions():
 def text_events(root):
   """The texts that TensorBoard has, by tag and step."""
   found = {}
-  for path in sorted((root / "tensorboard").iterdir()):
-    data = path.read_bytes()
-    while data:  # length, its checksum, payload, its checksum
-      (size,) = struct.unpack("<Q", data[:8])
-      event = event_pb2.Event.FromString(data[12:12 + size])
-      data = data[16 + size:]
-      for value in event.summary.value:
-        if value.metadata.plugin_data.plugin_name == "text":
-          (found[value.tag, event.step],) = value.tensor.string_val
+  for event in tensorboard_events.read(root):
+    for value in event.summary.value:
+      if value.metadata.plugin_data.plugin_name == "text":
+        (found[value.tag, event.step],) = value.tensor.string_val
   return {key: value.decode() for key, value in found.items()}
 
 
