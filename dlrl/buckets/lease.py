@@ -91,7 +91,7 @@ def held(url: str, refuse: objects.Refuse, say: Callable[[str], None],
     lost: ends this process at once, for the reason that it is given.
 
   Yields:
-    When the process before was last there, in seconds since the epoch.
+    When the previous holder last renewed it, in seconds since the epoch.
 
   Raises:
     What `refuse` makes: another process has the lease.
@@ -131,7 +131,7 @@ def _read(data: bytes | None) -> dict[str, Any]:
 
 def _wait(url: str, refuse: objects.Refuse, say: Callable[[str], None]
           ) -> tuple[dict[str, Any], bytes]:
-  """The lease that nobody has any more, and its generation."""
+  """Waits until nobody has the lease; returns its content and generation."""
   data, generation = objects.get(url, mirror.LOCK)
   found = _read(data)
   if data is None or found.get("released"):

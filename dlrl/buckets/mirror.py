@@ -1,10 +1,10 @@
 """Local copies of the small files of a directory in a bucket.
 
-Files that are appended to, or read by libraries that know no buckets, are those
-of a temporary directory of this process: pulled when it is made and whenever
-the lease of the bucket is taken, pushed where they would be synced to disk.
-Large files stay where they are: `remote` is the URL that a local path stands
-for.
+Files that are appended to, or read by libraries that cannot read buckets, are
+in a temporary directory of this process. They are pulled when it is made and
+whenever the lease of the bucket is taken, and pushed where they would be synced
+to disk. Large files stay where they are: `remote` is the URL that a local path
+stands for.
 """
 
 import atexit
@@ -80,7 +80,8 @@ def pull(root: pathlib.Path, refuse: objects.Refuse, seen: float) -> None:
 
 def _pull(mirror: _Mirror, there: list[str]) -> None:
   for name in there:
-    # Of what is not read, the folders show that it is there.
+    # Files that are not copied get their folders, which tell a run that there
+    # are checkpoints.
     folders = name.split("/")[:-1][:2]
     mirror.root.joinpath(*folders).mkdir(parents=True, exist_ok=True)
   wanted = [name for name in there if name != LOCK and any(
@@ -102,8 +103,7 @@ def _pull(mirror: _Mirror, there: list[str]) -> None:
 def push(path: pathlib.Path) -> None:
   """Writes a file, or the files below a directory, to the bucket.
 
-  Nothing happens to files that have not changed, and to those of directories
-  that are no copies.
+  Skips files that have not changed, and files outside of local copies.
 
   Raises:
     objects.ChangedError: another process has written it since.

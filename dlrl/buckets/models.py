@@ -17,7 +17,8 @@ from huggingface_hub import constants
 from dlrl.buckets import mirror
 from dlrl.buckets import objects
 
-# Of a model that is being uploaded: without it no program takes it for one.
+# Uploaded last: a directory without these files is not taken for a model, so
+# nobody loads one whose upload is unfinished.
 _LAST = ("config.json", "adapter_config.json")
 
 

@@ -45,7 +45,10 @@ def named(path: object) -> bool:
 
 
 def problem(path: str) -> str:
-  """What is wrong with a path that has a scheme, or ""; asks no server."""
+  """Says why a URL is malformed or unsupported; "" for any other path.
+
+  It looks only at the text, and sends no request.
+  """
   if named(path) and not _URL.fullmatch(path):
     return ("must be gs://BUCKET/PATH, of letters without accents, digits, and "
             "any of ._-=+,@:~")
@@ -126,7 +129,7 @@ def put(url: str, name: str, data: bytes, expected: bytes,
     name: of the object below it.
     data: what it will hold.
     expected: the generation that it replaces; `absent()`: none.
-    seconds: gives up after so many. The object may be written later.
+    seconds: how long to wait. The object may still be written afterwards.
 
   Raises:
     ChangedError: the object has another generation, and another content.
@@ -146,7 +149,7 @@ def put(url: str, name: str, data: bytes, expected: bytes,
 
 
 def fresh_listings() -> None:
-  """Makes gcsfs ask each time what is there, because others write, too."""
+  """Makes gcsfs list a bucket anew each time: other processes write to it."""
   import fsspec  # as late as TensorStore: `dlrl --help` imports this module
 
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

@@ -32,7 +32,7 @@ class SavePace:
     a run that is told to stop, may follow soon after the one before.
 
     Args:
-      step: the number of finished steps, of which a save begins after this.
+      step: the number of finished steps, which the caller saves next.
       wait: waits until the save before is complete.
     """
     asked = self._clock()

@@ -113,7 +113,7 @@ class StepLog:
         "entropy", f"entropy is {row['update/entropy']:.1e} nats per token")
     self._line.show(step, says=step % self._cfg.log_every == 0,
                     stays="eval/items" in row, **_shown(row))
-    # A run that is shorter than the interval leaves samples, too.
+    # Even a run that is shorter than the interval leaves samples.
     if step % self._cfg.sample_every == 0 or step == self._cfg.steps:
       self._writer.samples(step, self._samples)
       progress.say(f"completions of step {step}")
@@ -122,7 +122,6 @@ class StepLog:
     optimizer.stop_if_stuck(
       step, row["update/nonfinite_in_a_row"], self._cfg.max_nonfinite)
     return ended
-
 
   def __enter__(self) -> Self:
     self._line.__enter__()

@@ -14,7 +14,7 @@ from dlrl.buckets import mirror
 def keep(directory: pathlib.Path) -> None:
   """Makes `directory` JAX's compilation cache, unless it has one already.
 
-  Of the local copy of a directory in a bucket: what it stands for there.
+  If `directory` is in the local copy of a bucket, the cache is in the bucket.
   """
   if jax.config.values["jax_compilation_cache_dir"] is None:
     jax.config.update("jax_compilation_cache_dir", mirror.remote(directory))

@@ -1,4 +1,4 @@
-"""What has to be set before JAX finds the GPUs, in variables that it reads."""
+"""Sets environment variables that JAX reads when it first looks for GPUs."""
 
 import os
 

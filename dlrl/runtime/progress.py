@@ -49,8 +49,8 @@ def watched(items: Sequence[T], label: str,
 def doing(text: str) -> Iterator[None]:
   """Shows `text` and the time that the block takes, if it takes long.
 
-  Elsewhere than on a terminal, stderr gets a line when that is known, and one
-  at the end.
+  Without a terminal, stderr gets a line once it has taken long, and another at
+  the end.
   """
   work = _Work(text, error=True)
   try:
@@ -120,8 +120,8 @@ class _Work:
 class Count:
   """Shows how many of many things alike are done, while it is entered.
 
-  Elsewhere than on a terminal, stderr gets a line every few seconds, and none
-  if all is done sooner: what calls a library's function has its own stdout.
+  Without a terminal, stderr gets a line every few seconds, and none if all is
+  done sooner. Stdout belongs to the program that calls the library.
 
   Args:
     total: how many there are.
@@ -208,8 +208,9 @@ class Progress:
 
     Args:
       step: its number.
-      says: whether a file gets a line, too.
-      stays: whether also a terminal gets a line, above the one that changes.
+      says: whether a line is printed where no line changes, as in a file.
+      stays: whether a line is printed even on a terminal, above the one that
+        changes.
       **values: by name.
     """
     self._step, self._values = step, _named(values)

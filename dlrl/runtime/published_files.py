@@ -28,7 +28,7 @@ _OF_WEIGHTS = (".index.json", "adapter_config.json")
 def directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
   """A new directory, which gets the name `out` when the block has ended.
 
-  Of the local copy of a directory in a bucket: it is then written there.
+  If `out` is in the local copy of a bucket, it is then uploaded.
 
   Raises:
     FileExistsError: `out` exists.

@@ -10,7 +10,7 @@ from dlrl.buckets import objects
 # Libraries report the kernel's error number only in their messages.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _IN_TEXT = re.compile(r"os_error_code='(\d+)'")
-# Of what reads and writes buckets.
+# Packages that read and write buckets; their errors have no common class.
 _PACKAGES = ("aiohttp", "gcsfs", "google")
 _NOT_SERVED = re.compile(
   "retry attempts failed|PERMISSION_DENIED|UNAUTHENTICATED|^Forbidden: ")

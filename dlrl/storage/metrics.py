@@ -41,11 +41,11 @@ class MetricsWriter:
   Args:
     workdir: an existing directory.
     tensorboard: whether to write event files.
-    also: gets each row and all samples, too.
+    also: gets the same rows and samples.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], tensorboard: bool = True,
-               also: wandb_log.Tracker | None = None) -> None:
+               also: wandb_log.Tracker = wandb_log.NOWHERE) -> None:
     self._also = also
     self._root = pathlib.Path(workdir)
     self._tensorboard = tensorboard
@@ -68,8 +68,7 @@ class MetricsWriter:
     self._last = step
     if self._tensorboard:
       self._scalars(step, row)
-    if self._also is not None:
-      self._also.row(step, row)
+    self._also.row(step, row)
 
   def samples(self, step: int, samples: Sequence[samples_lib.Sample]) -> None:
     """Appends completions of `step`; any number, any number of times.
@@ -84,8 +83,7 @@ class MetricsWriter:
       # is shown as it is.
       self._event(step, summary_lib.text("samples", "\n".join(
         f"    {line}" for line in samples_lib.table(samples))))
-    if self._also is not None:
-      self._also.samples(step, samples)
+    self._also.samples(step, samples)
 
   def truncate_after(self, step: int) -> None:
     """Deletes rows and samples after `step`, which a resumed run rewrites.
@@ -103,7 +101,7 @@ class MetricsWriter:
   def flush(self) -> None:
     """Syncs everything written to disk; call it before saving a checkpoint.
 
-    Of the local copy of a directory in a bucket: writes it there.
+    If the directory is the local copy of one in a bucket, uploads the files.
 
     Raises:
       FileNotFoundError: the files have been removed.
@@ -190,7 +188,7 @@ class _Nowhere(MetricsWriter):
 
 
 def writer(workdir: str | os.PathLike[str], *, writes: bool,
-           also: wandb_log.Tracker | None = None) -> MetricsWriter:
+           also: wandb_log.Tracker = wandb_log.NOWHERE) -> MetricsWriter:
   """A `MetricsWriter`, or one that discards everything unless `writes`."""
   return MetricsWriter(workdir, also=also) if writes else _Nowhere()
 

@@ -31,7 +31,7 @@ class Tracker(NamedTuple):
   samples: Callable[[int, Sequence[samples_lib.Sample]], None]
 
 
-_NOWHERE = Tracker(lambda step, row: None, lambda step, samples: None)
+NOWHERE = Tracker(lambda step, row: None, lambda step, samples: None)
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def wandb(project: str, workdir: pathlib.Path, settings: dict[str, Any]
     settings: the config that W&B shows with the run.
   """
   if not project or jax.process_index():
-    yield _NOWHERE
+    yield NOWHERE
     return
   import wandb as library  # an optional dependency
 
