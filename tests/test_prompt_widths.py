@@ -21,6 +21,7 @@ LENGTH = 150
 def test_widths_are_few_and_the_last_is_the_longest():
   assert data.widths(512) == [128, 192, 256, 384, 512]
   assert data.widths(600) == [128, 192, 256, 384, 512, 600]
+  assert data.widths(384) == [128, 192, 256, 384]
   assert data.widths(130) == [128, 130]
   assert data.widths(128) == [128]
   assert data.widths(32) == [32]

@@ -14,7 +14,7 @@ STORED = json.loads((ROOT / "benchmarks/results/turns.json").read_text())
 
 
 def test_rows_in_step_wait_for_the_slowest_in_every_block():
-  trace = np.array([[0, 1, 2, 2], [0, 0, 1, 2], [-1, -1, 0, 0]])
+  trace = np.array([[0, 1, 2, 2], [0, 0, 1, 2], [-1, 0, 1, 2]])
   assert turns.in_step(trace, 2) == 2 + 2
   assert turns.in_step(trace, 4) == 3
 

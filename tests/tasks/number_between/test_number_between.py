@@ -11,15 +11,14 @@ from dlrl.tasks.number_between import data
 from dlrl.tasks.number_between import grading
 
 TASK = tasks.TASKS["number_between"]
-# By the endings, with the exceptions of English.
-DIGITS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight",
-          "nine")
-VALUES = {word: value for value, word in enumerate(DIGITS) if word} | {
-  f"{word}teen": 10 + value for value, word in enumerate(DIGITS)} | {
-  f"{word}ty": 10 * value for value, word in enumerate(DIGITS)} | {
-  "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fifteen": 15,
-  "eighteen": 18, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
-  "eighty": 80}
+ONES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEENS = ("thir", "four", "fif", "six", "seven", "eigh", "nine")
+TENS = ("twen", "thir", "for", "fif", "six", "seven", "eigh", "nine")
+# Every word there is, so that "fourty" is none.
+VALUES = {"ten": 10, "eleven": 11, "twelve": 12} | {
+  word: value for value, word in enumerate(ONES, 1)} | {
+  f"{stem}teen": value for value, stem in enumerate(TEENS, 13)} | {
+  f"{stem}ty": 10 * value for value, stem in enumerate(TENS, 2)}
 
 
 def value(text):
