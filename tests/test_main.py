@@ -108,9 +108,10 @@ def test_without_a_workdir_the_first_line_says_where_the_run_is(
   done = subprocess.run(command, cwd=tmp_path, env=environment, text=True,
                         capture_output=True)
   assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines()[0].endswith(
+  said = terminals.unbroken(done.stdout)
+  assert said.splitlines()[0].endswith(
     f"dlrl: {config_file}, workdir runs/bgpo_smoke")
-  assert "is finished" in terminals.unbroken(done.stdout)
+  assert "is finished" in said
 
 
 def test_a_start_reports_wrong_flags_and_settings_together(

@@ -7,6 +7,7 @@ import sys
 import own_flags
 import pytest
 import runs
+import terminals
 from absl import flags
 
 from dlrl import validate
@@ -45,7 +46,9 @@ def started(*args, cwd, **environment):
     [sys.executable, "-m", "dlrl.main", *args], cwd=cwd, capture_output=True,
     env=os.environ | {"PYTHONPATH": str(runs.ROOT)} | environment, text=True,
     check=False)
-  lines = (done.stdout + done.stderr).splitlines()
+  # The line that says where the run is breaks where the checkout's path is
+  # long.
+  lines = terminals.unbroken(done.stdout + done.stderr).splitlines()
   return done.returncode, [line for line in lines if "] dlrl: " not in line]
 
 
