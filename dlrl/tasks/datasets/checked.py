@@ -24,11 +24,13 @@ from absl import logging
 from etils import epath
 
 from dlrl import strict
+from dlrl.tasks.datasets import rows as rows_lib
 
 # TFDS is imported where it is used: it takes half a second, which programs that
 # read no dataset need not wait for.
 
-Row = dict[str, Any]  # of plain Python values
+Row = rows_lib.Row
+_AT_ONCE = 1000  # rows that TFDS decodes, which takes several kB for each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +94,7 @@ class Dataset(abc.ABC):
     return self.sha256[split] in ("", self.digest(rows))
 
   def load(self, data_dir: str, split: str, difficulty: tuple[int, int], *,
-           field: str = "difficulty") -> list[Row]:
+           field: str = "difficulty") -> rows_lib.Selected:
     """The examples of a split in a range of difficulties.
 
     Prepares the dataset first if it is not there. Processes may prepare the
@@ -117,16 +119,16 @@ class Dataset(abc.ABC):
                    f"has no {split} rows, only {', '.join(self.sha256)}; name "
                    "one of these splits, or another task")
     low, high = difficulty
-    found = [self.example({**row, "index": row.get("index", position)})
-             for position, row in enumerate(_rows(self, data_dir, split))
-             if low <= row["difficulty"] <= high]
+    rows = _rows(self, data_dir, split)
+    found = np.flatnonzero(
+      (low <= rows.difficulty) & (rows.difficulty <= high))
     strict.require(
-      bool(found), field, difficulty, "no row matches; use a range that "
+      found.size > 0, field, difficulty, "no row matches; use a range that "
       "overlaps {}..{}".format(*self.difficulties))
-    return found
+    return rows_lib.Selected(rows, found, self.example)
 
 
-def _rows(dataset: Dataset, data_dir: str, split: str) -> list[Row]:
+def _rows(dataset: Dataset, data_dir: str, split: str) -> rows_lib.Rows:
   with _quiet():
     directory = _prepare(dataset, data_dir)
     return _read(dataset, directory, split, _stamp(directory))
@@ -212,14 +214,16 @@ def _stamp(directory: epath.Path) -> tuple[tuple[str, int, int], ...]:
 # A run reads the same rows for fine-tuning, rollouts and evaluation.
 @functools.lru_cache(maxsize=8)
 def _read(dataset: Dataset, directory: epath.Path, split: str,
-          stamp: tuple[tuple[str, int, int], ...]) -> list[Row]:
+          stamp: tuple[tuple[str, int, int], ...]) -> rows_lib.Rows:
   import tensorflow_datasets as tfds
   del stamp  # only part of the cache's key
   try:
     source = tfds.builder_from_directory(directory).as_data_source(split)
-    rows = [{name: _plain(row[name]) for name in dataset.columns}
-            for row in source.__getitems__(range(len(source)))]
-    rows.sort(key=dataset.rank)
+    rows = rows_lib.Rows(
+      ({name: _plain(row[name]) for name in dataset.columns}
+       for start in range(0, len(source), _AT_ONCE) for row in
+       source.__getitems__(range(len(source))[start:start + _AT_ONCE])),
+      dataset.rank)
     intact, cause = dataset.intact(rows, split), None
   except Exception as error:  # array_record and TFDS raise all kinds
     intact, cause = False, error

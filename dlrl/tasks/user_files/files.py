@@ -11,6 +11,7 @@ All rows are checked at the start. Later each is read again from its file when
 it is needed.
 """
 
+import array
 import collections
 import dataclasses
 import functools
@@ -125,7 +126,8 @@ class Files:
       bool(kept.any()), field, difficulty,
       f"no example of {patterns!r} has a difficulty in this range; theirs are "
       f"from {found.min()} to {found.max()}")
-    return dataclasses.replace(examples, places=examples.places[kept])
+    return examples if kept.all() else dataclasses.replace(
+      examples, places=examples.places[kept])
 
 
 def task(source: Files, rewards: Mapping[str, task_lib.Reward]
@@ -206,8 +208,23 @@ def load(patterns: str, *, bad_rows: str, field: str) -> FileExamples:
   strict.require(bad_rows in BAD_ROWS, "task.bad_rows", bad_rows,
                  f"choose from {', '.join(map(repr, BAD_ROWS))}")
   paths = _paths(patterns, field)
+  stats = [os.stat(path) for path in paths]
+  return _read(patterns, bad_rows, field, tuple(
+    (path, stat.st_size, stat.st_mtime_ns)
+    for path, stat in zip(paths, stats, strict=True)))
+
+
+# A start needs the same rows several times: to check them, to fine-tune, for
+# rollouts and for evaluations.
+@functools.lru_cache(maxsize=4)
+def _read(patterns: str, bad_rows: str, field: str,
+          stamps: tuple[tuple[str, int, int], ...]) -> FileExamples:
+  """`load`; `stamps` are the files, by path, size and time."""
+  paths = [path for path, _, _ in stamps]
   opened = [tables.open_file(path, field) for path in paths]
-  places: list[tuple[int, int, int, int]] = []
+  # Four numbers for each row: as Python objects they would take five times the
+  # memory, which is gigabytes for large files.
+  places = array.array("q")
   columns: dict[str, None] = {}
   skipped, problem = 0, ""
   for which, path in enumerate(paths):
@@ -222,15 +239,16 @@ def load(patterns: str, *, bad_rows: str, field: str) -> FileExamples:
           "--config.task.bad_rows=skip", tables.FileError)
         skipped, problem = skipped + 1, problem or f"{path}:{number}: {error}"
       else:
-        places.append((which, place, difficulty, len(places)))
+        places.extend((which, place, difficulty, len(places) // 4))
         columns |= dict.fromkeys(row)
   strict.require(bool(places), field, patterns,
                  f"no row is valid. {problem}" if problem else "has no rows")
   reserved = sorted(_RESERVED & columns.keys())
   strict.require(not reserved, field, patterns,
                  f"dlrl uses the column names {reserved} itself; rename them")
-  return FileExamples(tuple(opened), np.array(places, np.int64), tuple(columns),
-                      skipped, problem)
+  return FileExamples(
+    tuple(opened), np.frombuffer(places, np.int64).reshape(-1, 4),
+    tuple(columns), skipped, problem)
 
 
 def _solution(example: task_lib.Example) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import typing
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -18,11 +19,14 @@ from typing import NamedTuple
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet
 
 from dlrl import strict
 from dlrl.tasks.user_files import messages
+
+if typing.TYPE_CHECKING:
+  import pyarrow as pa
+
+# PyArrow is imported where it is used: only Parquet files need it.
 
 Row = dict[str, Any]
 
@@ -96,13 +100,14 @@ class JsonLines:
   def _ends(self) -> np.ndarray:
     """Where each line ends. Every row of a large file may be an error."""
     with open(self._path, "rb") as file:
-      return np.cumsum([len(line) for line in file])
+      return np.cumsum(np.fromiter(map(len, file), np.int64))
 
 
 class Parquet:
   """A Parquet file; a place is the row's number, counted from 0."""
 
   def __init__(self, path: str) -> None:
+    from pyarrow import parquet
     self._path, self._file = path, parquet.ParquetFile(path)
     _check_names(list(self._file.schema_arrow))
     self._starts = [0]  # of row groups
@@ -170,11 +175,17 @@ def scan(table: Table, path: str, field: str) -> Iterator[ScannedRow]:
 def _readable(path: str, field: str) -> Iterator[None]:
   try:
     yield
-  except (OSError, ValueError, pa.ArrowException) as error:
+  except (OSError, ValueError, _arrow_error()) as error:
     raise FileError(field, path, f"cannot be read: {error}") from error
 
 
-def _check_names(fields: Sequence[pa.Field]) -> None:
+def _arrow_error() -> type[Exception]:
+  import pyarrow as pa
+  kind: type[Exception] = pa.ArrowException
+  return kind
+
+
+def _check_names(fields: Sequence["pa.Field"]) -> None:
   """Raises ValueError if columns have the same name, at any depth.
 
   A Python dict would hold only one of them.
@@ -188,7 +199,7 @@ def _check_names(fields: Sequence[pa.Field]) -> None:
     _check_names([kind.field(i) for i in range(kind.num_fields)])
 
 
-def _python(table: pa.Table, i: int) -> Row:
+def _python(table: "pa.Table", i: int) -> Row:
   return {name: column[i].as_py() for name, column in zip(
     table.column_names, table.columns, strict=True)}
 

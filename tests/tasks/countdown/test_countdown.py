@@ -191,7 +191,7 @@ def test_the_template_has_room_for_every_expression():
 
 @pytest.fixture(scope="module")
 def rows(sudoku_dir):
-  return {split: DIGITS.load(sudoku_dir, split, (1, 2))
+  return {split: [*DIGITS.load(sudoku_dir, split, (1, 2))]
           for split in ("train", "test")}
 
 
@@ -249,7 +249,7 @@ def test_train_and_test_share_no_problem_in_any_order(rows):
 
 def test_difficulties_select_and_unknown_ones_are_an_error(rows, sudoku_dir):
   hard = DIGITS.load(sudoku_dir, "test", (2, 5))
-  assert hard == [row for row in rows["test"] if row["difficulty"] == 2]
+  assert [*hard] == [row for row in rows["test"] if row["difficulty"] == 2]
   with pytest.raises(strict.ConfigError, match=r"overlaps 1\.\.2"):
     DIGITS.load(sudoku_dir, "test", (3, 5), field="x")
 

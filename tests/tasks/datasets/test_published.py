@@ -140,7 +140,7 @@ def test_math_takes_the_last_box_the_level_and_what_is_not_tested(made_up):
     "solution": SOLVED, "subject": "Algebra", "difficulty": 5, "index": 8}
   assert {row["difficulty"] for row in competition_data.MATH_4500.load(
     made_up, "train", (2, 3))} == {2, 3}
-  assert competition_data.MATH.load(made_up, "test", (4, 4)) == [{
+  assert [*competition_data.MATH.load(made_up, "test", (4, 4))] == [{
     "problem": "Find 7.", "answer": "7", "solution": r"\boxed{7}",
     "subject": "Geometry", "difficulty": 4, "index": 0}]
 
@@ -150,7 +150,7 @@ def test_maths_whole_test_is_what_math500_leaves_and_then_math500(made_up):
   assert [row["problem"] for row in rows] == [
     f"Find {i}." for i in range(60) if i != 7] + ["Find 7."]
   assert [row["index"] for row in rows] == list(range(60))
-  assert competition_data.MATH_500.load(made_up, "test", EVERY) == [
+  assert [*competition_data.MATH_500.load(made_up, "test", EVERY)] == [
     rows[-1] | {"index": 0}]
   # Of the one that both files have, MATH500's answer is taken.
   assert rows[-1]["answer"] == "7"
@@ -246,7 +246,7 @@ def test_rows_are_checked_when_they_are_made_and_when_they_are_read(made_up):
   rows = dataset.load(made_up, "test", EVERY)
   right, wrong = (dataclasses.replace(dataset, sha256={"test": digest})
                   for digest in (dataset.digest(rows), "0" * 64))
-  assert right.load(made_up, "test", EVERY) == rows
+  assert [*right.load(made_up, "test", EVERY)] == [*rows]
   with pytest.raises(strict.ConfigError, match="delete this directory"):
     wrong.load(made_up, "test", EVERY)
   os.rename(f"{made_up}/humaneval", f"{made_up}/old")
@@ -292,7 +292,7 @@ def test_files_that_are_not_there_are_downloaded_once(
     row["question"] for row in QUESTIONS[:3]]
   assert sorted(asked) == ["GET /gsm8k/test.jsonl HTTP/1.1",
                            "GET /gsm8k/train.jsonl HTTP/1.1"]
-  assert dataset.load(made_up, "test", EVERY) == rows
+  assert [*dataset.load(made_up, "test", EVERY)] == [*rows]
   assert len(asked) == 2
   assert os.listdir(f"{made_up}/gsm8k") == ["1.0.0"]
   assert capfd.readouterr() == ("", "")

@@ -120,7 +120,7 @@ def test_code_has_the_published_rows(real):
 
 
 def test_published_programs_pass_their_tests_and_others_do_not(real):
-  rows = code_data.HUMANEVAL.load(real, "test", EVERY)
+  rows = [*code_data.HUMANEVAL.load(real, "test", EVERY)]
   for split in ("train", "validation", "prompt"):
     rows += code_data.MBPP.load(real, split, EVERY)
     rows += code_data.MBPP_SANITIZED.load(real, split, EVERY)

@@ -38,7 +38,7 @@ def ends(row):
 
 @pytest.fixture(scope="module")
 def splits(sudoku_dir):
-  return {split: TASK.load(sudoku_dir, split, TASK.difficulties)
+  return {split: [*TASK.load(sudoku_dir, split, TASK.difficulties)]
           for split in tasks.SPLITS}
 
 

@@ -59,7 +59,7 @@ def child(tmp_path):
 
 @pytest.fixture(scope="module")
 def splits(sudoku_dir):
-  return {split: DATASET.load(sudoku_dir, split, EVERY)
+  return {split: [*DATASET.load(sudoku_dir, split, EVERY)]
           for split in tasks.SPLITS}
 
 
@@ -164,7 +164,7 @@ def test_preparing_and_loading_are_silent_and_leave_only_the_data(
 
 def test_prepared_data_is_not_prepared_again(sudoku_dir, splits):
   prepared = dataclasses.replace(DATASET, generate=None)
-  assert prepared.load(sudoku_dir, "test", EVERY) == splits["test"]
+  assert [*prepared.load(sudoku_dir, "test", EVERY)] == splits["test"]
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
@@ -221,7 +221,7 @@ def test_losing_the_race_to_prepare_is_success(tmp_path, splits):
     return DATASET.generate(split)
 
   slow = dataclasses.replace(DATASET, generate=overtaken)
-  assert slow.load(str(tmp_path), "test", EVERY) == splits["test"]
+  assert [*slow.load(str(tmp_path), "test", EVERY)] == splits["test"]
   assert os.listdir(tmp_path / "sudoku4x4") == ["1.1.0"]
 
 
@@ -239,7 +239,7 @@ def test_a_killed_preparation_does_not_break_the_next(
   assert process.returncode == -9
   assert os.listdir(tmp_path / "sudoku4x4")  # it had begun
   rows = DATASET.load(str(tmp_path), "test", EVERY)
-  assert rows == splits["test"]
+  assert [*rows] == splits["test"]
 
 
 @pytest.mark.parametrize(("blanks", "published"), [(12, 25_728), (13, 0)])
