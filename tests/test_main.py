@@ -218,10 +218,21 @@ def test_sigterm_ends_a_run_with_the_code_that_asks_for_another_start(
   assert process.returncode == 42, output
   step = metrics.rows(workdir)[-1]["step"]
   assert checkpoint.steps(workdir / "checkpoints") == [step]
-  assert list((workdir / "compiled").iterdir())  # for the next start
+  programs = sorted((workdir / "compiled").iterdir())
   assert (f"dlrl: told to stop: step {step} is saved; the same command "
           "continues") in output
   assert "Traceback" not in output
+  # The next start finds all programs that it needs.
+  process = runs.start(own, workdir, sudoku_dir, "--config.sft.steps=0", *(
+    f"--config.{k}=100000" for k in ("eval.every", "checkpoint_every")),
+    f"--config.steps={step + 2}")
+  output, _ = process.communicate()
+  assert process.returncode == 0, output
+  assert metrics.rows(workdir)[-1]["step"] == step + 2
+  new = {path.name.rpartition("-")[0] for path in set(
+    (workdir / "compiled").iterdir()) - set(programs)}
+  assert programs
+  assert not new
 
 
 def test_a_run_starts_from_the_parameters_of_another(

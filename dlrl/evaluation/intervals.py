@@ -4,8 +4,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy import special
-
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
 
@@ -59,6 +57,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
   """
   if len(values) < 2:
     return -math.inf, math.inf
+  from scipy import special  # takes as long to import as half of JAX
   mean = statistics.fmean(values)
   quantile = float(special.stdtrit(len(values) - 1, 0.975))
   half = quantile * statistics.stdev(values) / math.sqrt(len(values))

@@ -15,11 +15,12 @@ from jax.sharding import PartitionSpec as P
 
 from dlrl import config
 from dlrl import strict
-from dlrl.models import splash_attention
 from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 
+# `splash_attention` is imported where it is used: other devices need no Pallas.
 BACKENDS = ("auto", "xla", "cudnn", "splash")
+_LANES = 128  # queries of a block of splash
 
 Rotation = tuple[jax.Array, jax.Array]  # sines, cosines: [b, t, 1, k/2] fp32
 # Maps q, k, v and arrays with a first axis of rows to outputs.
@@ -90,6 +91,7 @@ def bidirectional(
   packed = segments is not None
   backend = resolve(backend, q, k, packed=packed)
   if backend == "splash":
+    from dlrl.models import splash_attention
     return on_each_device(splash_attention.attend, q, k, v, lengths, segments)
   if backend == "cudnn":
     if packed:
@@ -126,6 +128,7 @@ def clean(
     (column // block_length + 1) * block_length, lengths[:, None])
   backend = resolve(backend, q, k, packed=True)
   if backend == "splash":
+    from dlrl.models import splash_attention
     return on_each_device(functools.partial(
       splash_attention.attend_clean, block_length=block_length), q, k, v, ends)
   seen = jnp.arange(k.shape[1])[None, None] < ends[..., None]
@@ -169,9 +172,8 @@ class NoisyBlocks(NamedTuple):
   live: jax.Array
 
 
-def noisy_blocks(
-  positions: jax.Array, lengths: jax.Array, block_length: int
-) -> NoisyBlocks:
+def noisy_blocks(positions: jax.Array, lengths: jax.Array, block_length: int
+                 ) -> NoisyBlocks:
   """Finds what the blocks of a noisy stream attend to.
 
   Args:
@@ -194,9 +196,8 @@ def noisy_blocks(
     live.reshape(*first.shape, 1, size))
 
 
-def clean_then_noisy(
-  start: jax.Array, lengths: jax.Array, block_length: int
-) -> NoisyBlocks:
+def clean_then_noisy(start: jax.Array, lengths: jax.Array, block_length: int
+                     ) -> NoisyBlocks:
   """Finds what a clean block and the noisy one after it attend to.
 
   Both are one block of the pattern: the clean half attends to itself, the noisy
@@ -246,6 +247,7 @@ def noisy(
     backend = resolve(backend, q, k, packed=True)
     own = live.reshape(len(live), m * i)
     if backend == "splash":
+      from dlrl.models import splash_attention
       return on_each_device(splash_attention.attend_noisy, q, k, v, clean_k,
                             clean_v, earlier, own)
     if backend == "cudnn":
@@ -299,9 +301,8 @@ def limits(
   return found
 
 
-def choose(
-  q: Any, k: Any, *, packed: bool, platform: str, tensor: int
-) -> str:
+def choose(q: Any, k: Any, *, packed: bool, platform: str, tensor: int
+           ) -> str:
   """Returns the backend that "auto" stands for; arguments as `limits`."""
   def usable(backend: str) -> bool:
     return not limits(backend, q, k, platform=platform, tensor=tensor)
@@ -309,7 +310,7 @@ def choose(
   if usable("cudnn") and not packed:
     return "cudnn"
   # Splash pads queries to a block of 128: with fewer, XLA has less to do.
-  if usable("splash") and q.shape[1] >= splash_attention.LANES:
+  if usable("splash") and q.shape[1] >= _LANES:
     return "splash"
   return "xla"
 
@@ -340,9 +341,8 @@ def check(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> None:
     raise strict.ConfigError(field, value, fix)
 
 
-def _cudnn(
-  q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array
-) -> jax.Array:
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array
+           ) -> jax.Array:
   # Some versions of cuDNN do not write the gradients of padding. A select gives
   # zeros whatever they hold.
   live = jnp.arange(k.shape[1])[None] < lengths[:, None]

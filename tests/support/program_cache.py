@@ -74,5 +74,8 @@ def use(directory: pathlib.Path) -> None:
   if jax.__version_info__ < (0, 11):  # XLA reads this when it first compiles
     os.environ["XLA_FLAGS"] = OLD_LOOPS
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  # As runs have it, so that a program has one key in all tests.
+  os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
   jax.config.update("jax_compilation_cache_dir", str(directory))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
