@@ -36,7 +36,8 @@ Points = Sequence[tuple[float, float]]
 
 def command() -> str:
   """The command line to store with a result."""
-  name = pathlib.Path(sys.argv[0]).stem
+  path = pathlib.Path(sys.argv[0])
+  name = path.parent.name if path.stem == "__main__" else path.stem
   return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
 
 

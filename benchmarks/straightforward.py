@@ -23,6 +23,18 @@ from dlrl.models import transformer
 SIDES = ("ours", "plain")
 
 
+def inputs(cfg: config.Config, mask_id: int) -> update.Batch:
+  """A batch of random tokens in which every row has an advantage."""
+  b = cfg.rollout.prompts * cfg.rollout.group_size
+  p, t = cfg.task.prompt_length, cfg.rollout.sampler.gen_length
+  tokens = jax.random.randint(jax.random.key(1), (b, p + t), 0, mask_id)
+  return update.Batch(
+    prompt=tokens[:, :p], prompt_length=jnp.full(b, p),
+    completion=tokens[:, p:], maskable=jnp.ones((b, t), bool),
+    advantage=jnp.where(jnp.arange(b) % 2 == 0, 1.0, -0.5),
+    keys=jax.random.split(jax.random.key(2), b))
+
+
 def batch_grads(
   model: transformer.Model, cfg: config.LearnConfig, params: Any,
   batch: update.Batch

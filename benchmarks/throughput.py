@@ -1,18 +1,15 @@
 """Tokens per second of a rollout and samples per second of an update, warm.
 
     python -m benchmarks.throughput --vs --out=benchmarks/results
-    python -m benchmarks.throughput --config=configs/bgpo.py:llada_8b_math \\
-      --config.model.param_dtype=bfloat16 --config.rollout.prompts=1 \\
-      --config.learn.micro_batch=8 --config.learn.n_mc=4 --out=DIR
 
-The first uses this file's own config: 8 layers of width 512, whose head takes a
-fourteenth of the FLOPs, as in LLaDA-8B; 3 to 5 minutes on 2 CPU cores. Another
-config sets the model, mesh, sampler, rows and update. The second is for one
-large device; weights are made in the host's memory. Weights, prompts and
-completions are random, and prompts have the maximum length. The rollout is
-`denoise.decode`, greedy. The update is the gradient of rows that all have an
-advantage, without the optimizer's step; a sample is one Monte-Carlo sample of
-one completion.
+On this file's own config: 8 layers of width 512, whose head takes a fourteenth
+of the FLOPs, as in LLaDA-8B; 3 to 5 minutes on 2 CPU cores. Another config sets
+the model, mesh, sampler, rows and update; weights are made in the host's
+memory. At the size of accelerators there is `benchmarks.accelerator`. Weights,
+prompts and completions are random, and prompts have the maximum length. The
+rollout is `denoise.decode`, greedy. The update is the gradient of rows that all
+have an advantage, without the optimizer's step; a sample is one Monte-Carlo
+sample of one completion.
 
 With `--vs`, straightforward JAX takes turns with `dlrl`: a sampler that
 computes all logits of whole rows at every step, and an update with all samples
@@ -95,18 +92,6 @@ def check(cfg: config.Config, mesh: jax.sharding.Mesh, *, vs: bool) -> None:
     strict.require(ok, field, value, fix)
   if vs:
     straightforward.check(cfg)
-
-
-def inputs(cfg: config.Config, mask_id: int) -> update.Batch:
-  """A batch of random tokens in which every row has an advantage."""
-  b = cfg.rollout.prompts * cfg.rollout.group_size
-  p, t = cfg.task.prompt_length, cfg.rollout.sampler.gen_length
-  tokens = jax.random.randint(jax.random.key(1), (b, p + t), 0, mask_id)
-  return update.Batch(
-    prompt=tokens[:, :p], prompt_length=jnp.full(b, p),
-    completion=tokens[:, p:], maskable=jnp.ones((b, t), bool),
-    advantage=jnp.where(jnp.arange(b) % 2 == 0, 1.0, -0.5),
-    keys=jax.random.split(jax.random.key(2), b))
 
 
 def jobs_of(
@@ -196,7 +181,7 @@ def measure(cfg: config.Config, repeats: int, *, vs: bool) -> dict[str, Any]:
   mesh = mesh_lib.make(cfg.mesh)
   check(cfg, mesh, vs=vs)
   mask_id = cfg.model.vocab_size - 1
-  batch = inputs(cfg, mask_id)
+  batch = straightforward.inputs(cfg, mask_id)
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     params = samplers.random_params(transformer.build(cfg.model, mask_id))
   params = jax.device_put(params, mesh_lib.param_shardings(

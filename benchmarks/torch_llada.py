@@ -159,7 +159,8 @@ def _update(model, data, score):
 @torch.no_grad()
 def generate(model: LLaDA, data: Arrays) -> Arrays:
   """LLaDA's greedy `generate`: low-confidence remasking, block by block."""
-  prompt, mask_id = torch.from_numpy(data["prompt"]), int(data["mask_id"])
+  prompt = torch.from_numpy(data["prompt"]).to(model.embed.weight.device)
+  mask_id = int(data["mask_id"])
   length, width, steps = (
     int(data[k]) for k in ("gen_length", "block_length", "steps"))
   x = F.pad(prompt, (0, length), value=mask_id)

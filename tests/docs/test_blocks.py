@@ -128,7 +128,7 @@ def defined_flags(program):
       values = flags.FlagValues()
       commands.define(name, values)
       return set(values)
-  source = source_of(program)
+  source = source_of(f"{program}.__main__") or source_of(program)
   assert '__name__ == "__main__"' in source, f"{program} is not a program"
   imports = re.findall(
     r"^from ((?:benchmarks|dlrl)[\w.]*) import (\w+)", source, re.M)
