@@ -19,6 +19,7 @@ index comes near the purposes.
           BLOCKS > block            of block-diffusion models; then as of a row
         PRIOR > prompt
           MEMORY, TEMPLATE          their tokens that are masked again
+        MISMATCH > row              the token whose KL is measured
       RESAMPLING > round            a seed's key of a further rollout of a step
       EVALUATION > sample > item    `dlrl.evaluate`; then as of SAMPLE > row
       GENERATION > row              `generate` and `chat`; the same
@@ -53,6 +54,7 @@ class Step(enum.IntEnum):
   SAMPLE = 0
   DRAWS = 1
   PRIOR = 2
+  MISMATCH = 3
 
 
 class Prior(enum.IntEnum):

@@ -32,12 +32,16 @@ from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
+from dlrl.sampling import mismatch
 from dlrl.sampling import speed
+from dlrl.sampling import turns
 from dlrl.tasks import reward_calls
 
 # (state, prompt [g, p], prompt_length [g], index [g], template [g, t]) ->
 # (completions, forward passes)
 Program = Callable[..., tuple[update.Batch, jax.Array]]
+Compare = Callable[
+  [int, update.TrainState, update.Batch], dict[str, jax.Array]]
 
 
 def make(setup: setup_lib.Setup) -> Program:
@@ -60,8 +64,7 @@ def _rollout(
   # One key per prompt or completion, by its place in the global batch, so that
   # a completion does not depend on the number of hosts.
   prompts, group = prompt.shape[0], cfg.rollout.group_size
-  key = jax.random.fold_in(keys_lib.of(
-    jax.random.wrap_key_data(state.key), keys_lib.Seed.RL), state.step)
+  key = _key(state)
   sample_keys, draw_keys, prior_keys = (
     jax.random.split(keys_lib.of(key, purpose), n) for purpose, n in (
       (keys_lib.Step.SAMPLE, prompts * group),
@@ -81,9 +84,9 @@ def _rollout(
       sampler=cfg.rollout.sampler, canvas=canvas,
       eos_id=setup.tokenizer.eos_id, ends=tuple(setup.tokenizer.ends),
       group=group, candidates=candidates)
-  trace = decoded.trace
+  trace, steps = decoded.trace, None
   if cfg.learn.forward_process == "forks":
-    trace = method_processes.fork_steps(
+    steps, trace = trace, method_processes.fork_steps(
       trace, decoded.confidence < cfg.rollout.sampler.threshold)
   missing = cfg.task.prompt_length - prompt.shape[1]
   return update.Batch(
@@ -96,12 +99,59 @@ def _rollout(
     # generated, too. Blocks after that of the end were not.
     maskable=(decoded.trace >= 0 if canvas is None
               else canvas == setup.model.mask_id),
-    keys=draw_keys, trace=trace,
+    keys=draw_keys, trace=trace, steps=steps,
     drawn=dataclasses.replace(
       drawn, among=decoded.among if candidates else None),
     tokens_per_forward=speed.tokens_per_forward(
       decoded.completion, decoded.trace, setup.tokenizer.ends)
   ), decoded.forwards
+
+
+def comparison(setup: setup_lib.Setup) -> Compare:
+  """Compares rollouts with exact decoding, as `rollout.mismatch_every` says.
+
+  Returns:
+    A function (step, state, batch) -> metrics, of the state that made the
+    batch: the KLs of `sampling.mismatch`, scalars; none if the rollout is exact
+    or the step is another. They are those of as many completions as are decoded
+    at a time.
+  """
+  cfg = setup.cfg.rollout
+  if not (cfg.mismatch_every and mismatch.approximates(cfg.sampler)):
+    return lambda step, state, batch: {}
+  program = jax.jit(functools.partial(_mismatch, setup),
+                    out_shardings=mesh_lib.replicated(setup.mesh))
+
+  def compare(
+    step: int, state: update.TrainState, batch: update.Batch
+  ) -> dict[str, jax.Array]:
+    first = (step - 1) % cfg.mismatch_every == 0
+    return program(state, batch) if first else {}
+
+  return compare
+
+
+def _mismatch(
+  setup: setup_lib.Setup, state: update.TrainState, batch: update.Batch
+) -> dict[str, jax.Array]:
+  sampler, rows = setup.cfg.rollout.sampler, batch.completion.shape[0]
+  size = turns.size(sampler.slots, rows)
+  decoded = mismatch.Decoded(
+    batch.prompt, batch.prompt_length, batch.completion,
+    batch.trace if batch.steps is None else batch.steps)
+  decoded = jax.tree.map(
+    lambda x: mesh_lib.shard_batch(x[:: rows // size][:size]), decoded)
+  found = mismatch.mismatch(
+    setup.model, state.policy, decoded,
+    jax.random.split(keys_lib.of(_key(state), keys_lib.Step.MISMATCH), size),
+    sampler=sampler, eos_id=setup.tokenizer.eos_id)
+  return {f"rollout/{name}": kl for name, kl in found.items()}
+
+
+def _key(state: update.TrainState) -> jax.Array:
+  """The key of the step that comes next."""
+  return jax.random.fold_in(keys_lib.of(
+    jax.random.wrap_key_data(state.key), keys_lib.Seed.RL), state.step)
 
 
 def _drawn(setup: setup_lib.Setup) -> tuple[token_logps.Drawn, int]:
@@ -132,6 +182,7 @@ def _shardings(setup: setup_lib.Setup) -> tuple[update.Batch, Any]:
   return update.Batch(
     prompt=split, prompt_length=split, completion=split, maskable=split,
     keys=split, trace=split, tokens_per_forward=split,
+    steps=split if setup.cfg.learn.forward_process == "forks" else None,
     drawn=dataclasses.replace(drawn, among=split if candidates else None)
   ), mesh_lib.replicated(setup.mesh)
 

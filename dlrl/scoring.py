@@ -23,10 +23,14 @@ from dlrl.diffusion import method_processes
 from dlrl.diffusion import model_input
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import token_logps
+from dlrl.losses import floats
+from dlrl.losses import objective as losses
 from dlrl.models import transformer
 from dlrl.own_code import imported
 from dlrl.own_code import trial
 from dlrl.runtime import mesh as mesh_lib
+
+_Sums = tuple[jax.Array, jax.Array]
 
 
 @flax.struct.dataclass
@@ -42,12 +46,17 @@ class Batch:
     advantage: [b] fp32; None until the completions have rewards.
     trace: [b, t] int32, the denoising step that committed each token; only
       forward processes that follow the trace need it.
-    old_logps: [b, n_mc, t] fp32, the draws' log-probs under the parameters that
-      made the rollout; None if these are the parameters trained.
-    ref_logps: the same under the reference policy; None if there is none.
+    old_logps: fp32, from `batch_logps` of the parameters that made the rollout:
+      log-probs [b, n_mc, t], scores [b, n_mc], or means [b, t]. None if these
+      are the parameters trained.
+    old_scores: [b, n_mc] fp32, the draws' scores beside means.
+    ref_logps: as `old_logps`, under the reference policy; None if there is
+      none.
     counted: [b, t] bool, those of the maskable tokens whose likelihood counts;
       None: all of them.
     tokens_per_forward: [b] fp32, see `sampling.speed`; only rewards need it.
+    steps: [b, t] int32, the denoising steps where `trace` counts forks instead;
+      otherwise None. Only `rollout.comparison` needs them.
     drawn: what the tokens were drawn from, [b, t], where the forward process
       follows the trace; their log-probs are under the same distribution.
   """
@@ -61,9 +70,11 @@ class Batch:
   advantage: Any = None
   trace: Any = None
   old_logps: Any = None
+  old_scores: Any = None
   ref_logps: Any = None
   counted: Any = None
   tokens_per_forward: Any = None
+  steps: Any = None
   drawn: token_logps.Drawn = token_logps.MODEL
 
   @property
@@ -221,9 +232,11 @@ def _shares(model: transformer.Model, batch: Batch) -> jax.Array:
 @jax.named_scope("update/forward")
 def batch_logps(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  group: int = 1,
-) -> jax.Array:
-  """Log-probs of all draws, [b, n_mc, t] fp32, `micro_batch` rows at a time.
+  group: int = 1, *, others: losses.Others = "tokens",
+) -> tuple[jax.Array, jax.Array]:
+  """What an objective reads of the draws' log-probs, and the draws' scores.
+
+  Computed `micro_batch` rows at a time, and no more is stored.
 
   Args:
     model: the policy's model.
@@ -231,20 +244,43 @@ def batch_logps(
     params: the policy's parameters.
     batch: the completions.
     group: completions of each prompt, after one another.
+    others: what the objective reads.
+
+  Returns:
+    log-probs [b, n_mc, t], scores [b, n_mc], or means [b, t]; and scores
+    [b, n_mc]; all fp32.
   """
-  b, t = batch.completion.shape
-  share = shared_rows(model, min(cfg.micro_batch, b), group)
+  share = shared_rows(
+    model, min(cfg.micro_batch, batch.completion.shape[0]), group)
 
-  def of_rows(part: Batch) -> jax.Array:
+  def of_rows(part: Batch) -> tuple[jax.Array, jax.Array]:
     shared = prepare(model, cfg, params, part, share)
-    logps = jax.lax.map(
-      lambda j: draw_logps(model, cfg, params, part, j, shared)[1].logps,
-      montecarlo.draws(cfg.n_mc, cfg.draws_at_once))
-    return logps.reshape(cfg.n_mc, *logps.shape[-2:])
 
-  logps = jax.lax.map(of_rows, split(batch, cfg.micro_batch))
-  # [parts, n_mc, rows, t]: rows go first, as in every array of a batch.
-  return logps.swapaxes(1, 2).reshape(b, cfg.n_mc, t)
+    def of_draw(sums: _Sums, j: jax.Array) -> tuple[_Sums, Any]:
+      draw, (logps, _) = draw_logps(model, cfg, params, part, j, shared)
+      product = floats.weighted(logps, draw.weight)
+      score = jnp.sum(product, -1)
+      if others == "means":
+        product, weight = (
+          jnp.sum(x.reshape(-1, *part.completion.shape), 0)
+          for x in (product, draw.weight))
+        sums = sums[0] + product, sums[1] + weight
+      return sums, (logps if others == "tokens" else score, score)
+
+    none = jnp.zeros_like(part.maskable, jnp.float32)
+    (total, weight), found = jax.lax.scan(
+      of_draw, (none, none), montecarlo.draws(cfg.n_mc, cfg.draws_at_once))
+    if cfg.draws_at_once > 1:
+      found = jax.tree.map(_merged, found)
+    # Rows go first, as in every array of a batch.
+    found, scores = jax.tree.map(lambda x: x.swapaxes(0, 1), found)
+    if others == "means":
+      found = total / jnp.where(weight > 0, weight, 1.0)
+    return found, scores
+
+  found: tuple[jax.Array, jax.Array] = jax.tree.map(
+    _merged, jax.lax.map(of_rows, split(batch, cfg.micro_batch)))
+  return found
 
 
 def split(tree: Any, rows: int) -> Any:

@@ -72,7 +72,8 @@ def _draw(setup: setup_lib.Setup, rollout: rollout_lib.Program, source: Any,
 
 def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
           source: Any, state: update.TrainState, now: int,
-          log: step_log.StepLog) -> update.TrainState:
+          log: step_log.StepLog, compare: rollout_lib.Compare
+          ) -> update.TrainState:
   """Step `now`; its update still runs on the devices when this returns."""
   rollout, learn = programs
   draw = functools.partial(_draw, setup, rollout, source, run)
@@ -87,8 +88,9 @@ def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
   graded = rounds.grade(setup, drawn, log.finish() or began)
   arguments, more = rounds.learned(setup, drawn, graded, again)
   samples = step_log.samples(graded.done, graded.share, graded.rewards.total)
+  gap = compare(now, state, drawn.batch)
   state, metrics = learn(state, *arguments)
-  log.begin(now, graded.row | more, metrics, samples)
+  log.begin(now, graded.row | more, metrics | gap, samples)
   # From here on the host works while the update runs.
   log.watch(graded.done)
   log.row |= step_log.rollout_row(
@@ -106,6 +108,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   work = utilization.work(
     setup, make, (abstract, *rollout_lib.input_shapes(setup)))
   rollout_lib.compile_ahead(setup, programs[0], abstract)
+  compare = rollout_lib.comparison(setup)
   source, evaluator = rollout_lib.examples(setup), held_out.make(setup)
   batches = rollout_lib.prompt_batches(setup, source)
 
@@ -123,7 +126,8 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
     with step_log.StepLog(cfg, run.writer, run.clock, work, start) as log:
       for now in range(start + 1, cfg.steps + 1):
         run.begin_step(now, state)
-        state = _step(setup, programs, run, source, state, now, log)
+        state = _step(
+          setup, programs, run, source, state, now, log, compare)
         last = now == cfg.steps
         if last or now % cfg.eval.every == 0:
           log.wait()

@@ -8,7 +8,6 @@ inside a scan, so memory does not depend on their number
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from collections.abc import Collection
@@ -154,7 +153,10 @@ def make(
   """
 
   def one(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    metrics, grads = batch_grads(model, cfg, state.policy, batch, group)
+    reference = None if state.ref_params is None else lora.join(
+      state.base, state.ref_params)
+    metrics, grads = batch_grads(
+      model, cfg, state.policy, batch, group, reference)
     with jax.named_scope("optimizer"):
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -170,18 +172,19 @@ def make(
     rows = batch.completion.shape[0] // cfg.updates_per_rollout
     updates = cfg.epochs * cfg.updates_per_rollout
 
-    def with_other_logps(batch: Batch) -> Batch:
-      logps_by = functools.partial(
-        batch_logps, model, cfg, batch=batch, group=group)
+    def with_old_logps(batch: Batch) -> Batch:
+      # By the policy that made the rollout, before any of its updates. With a
+      # single update that is the policy trained, and no pass is needed.
+      if updates == 1:
+        return batch
+      others = objective(cfg).others
+      old, scores = batch_logps(
+        model, cfg, state.policy, batch, group, others=others)
       return dataclasses.replace(
-        batch,
-        # By the policy that made the rollout, before any of its updates. With
-        # a single update that is the policy trained, and no pass is needed.
-        old_logps=logps_by(params=state.policy) if updates > 1 else None,
-        ref_logps=None if state.ref_params is None else logps_by(
-          params=lora.join(state.base, state.ref_params)))
+        batch, old_logps=old,
+        old_scores=scores if others == "means" else None)
 
-    batches = jax.lax.map(with_other_logps, _epochs(batch, cfg.epochs))
+    batches = jax.lax.map(with_old_logps, _epochs(batch, cfg.epochs))
     parts = jax.tree.map(
       lambda x: x.reshape(updates, rows, *x.shape[2:]), batches)
     if updates == 1:
@@ -214,6 +217,8 @@ def micro_batch_grads(
     share: see `scoring.prepare`.
   """
   base, trained = lora.split(params)
+  found = objective(cfg)
+  averaged = found.others == "means"
 
   def prepare(trained: Any) -> Any:
     return scoring.prepare(
@@ -223,22 +228,27 @@ def micro_batch_grads(
             ) -> tuple[losses.Scored, Metrics]:
     draw, (logps, entropy) = draw_logps(
       model, cfg, lora.join(base, trained), batch, j, shared)
-    # [b, t], or of several draws [k, b, t].
-    old, ref = (None if x is None else jnp.moveaxis(x[:, j], 0, -2)
-                for x in (batch.old_logps, batch.ref_logps))
+
+    def of_draws(x: jax.Array | None) -> jax.Array | None:
+      # [b, ...], or of several draws [k, b, ...].
+      return None if x is None else jnp.moveaxis(x[:, j], 0, jnp.ndim(j))
+
+    old, ref = (
+      jnp.broadcast_to(x, logps.shape) if averaged and x is not None
+      else of_draws(x) for x in (batch.old_logps, batch.ref_logps))
     # On-policy the old log-probs are these, as constants.
     old = jax.lax.stop_gradient(logps) if old is None else old
     scored = losses.Scored(logps, old, ref, *draw)
-    value = scored.score(logps)
+    value, before = scored.score(logps), of_draws(batch.old_scores)
     # Metrics only; the objective takes what it needs from `scored`.
-    delta = value - scored.score(old)
+    delta = value - (scored.score(old) if before is None else before)
     return scored, {"score_mean": value, "square": value**2,
                     "delta": abs(delta), "delta_square": delta**2,
                     "entropy": jnp.sum(entropy, -1),
                     "scored": jnp.sum(draw.weight > 0, -1, dtype=jnp.float32)}
 
   (loss, means), grads = montecarlo.shared_value_and_grad(
-    objective(cfg), score, prepare,
+    found, score, prepare,
     losses.Responses(batch.advantage, batch.valid, tokens), trained,
     cfg.n_mc, onto, at_once=cfg.draws_at_once)
   var = jnp.maximum(means.pop("square") - means["score_mean"] ** 2, 0)
@@ -249,25 +259,20 @@ def micro_batch_grads(
 
 def batch_grads(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  group: int = 1,
+  group: int = 1, reference: Any = None,
 ) -> tuple[Metrics, Any]:
   """`(metrics, gradients)` of the mean loss of all rows.
 
   Gradients are accumulated over micro-batches; those in which no row has a
   gradient are skipped. See `micro_batch_grads` for the arguments, and
-  `scoring.batch_logps` for `group`.
+  `scoring.batch_logps` for `group`. Log-probs of the parameters `reference`, if
+  there are any, exist for one micro-batch at a time.
   """
   share = scoring.shared_rows(
     model, min(cfg.micro_batch, batch.completion.shape[0]), group)
   found = objective(cfg)
   live = (batch.advantage != 0) | (not found.skips_zero)
-  # Of the whole batch, not of each micro-batch, or the loss would depend on how
-  # the batch is split.
-  # Weights that are shares of a response are divided by none.
-  tokens = jnp.float32(1.0) if cfg.score_norm == "step" else jnp.mean(
-    jnp.sum(batch.valid, -1, dtype=jnp.float32))
-  # Where no token counts, losses divide zero by it.
-  tokens = jnp.broadcast_to(jnp.maximum(tokens, 1e-9), live.shape)
+  tokens = _tokens(cfg, batch)
   # Rows that teach nothing go last, so that whole micro-batches of them exist.
   # Rows that the objective takes together, or that share their prompt, stay
   # together.
@@ -279,8 +284,13 @@ def batch_grads(
   parts = scoring.split(parts, cfg.micro_batch)
   _, live_parts, _ = parts
   n = live_parts.shape[0]
-  grads_of = functools.partial(
-    micro_batch_grads, model, cfg, params, share=share)
+
+  def grads_of(
+    onto: Any, batch: Batch, live: jax.Array, tokens: jax.Array
+  ) -> tuple[Metrics, Any]:
+    return micro_batch_grads(
+      model, cfg, params, onto, _with_reference(
+        model, cfg, reference, batch, group), live, tokens, share=share)
 
   zeros = montecarlo.zeros(lora.split(params)[1])
   sums, _ = jax.eval_shape(
@@ -304,6 +314,27 @@ def batch_grads(
   computed = jnp.mean(jnp.any(live_parts, -1), dtype=jnp.float32)
   metrics |= {"loss": loss / n, "computed": computed}
   return metrics, jax.tree.map(lambda g: g / n, grads)
+
+
+def _tokens(cfg: config.LearnConfig, batch: Batch) -> jax.Array:
+  """`losses.Responses.tokens` of the whole batch, [b] fp32."""
+  # Not of each micro-batch, or the loss would depend on how the batch is split.
+  # Weights that are shares of a response are divided by none.
+  tokens = jnp.float32(1.0) if cfg.score_norm == "step" else jnp.mean(
+    jnp.sum(batch.valid, -1, dtype=jnp.float32))
+  # Where no token counts, losses divide zero by it.
+  return jnp.broadcast_to(
+    jnp.maximum(tokens, 1e-9), batch.completion.shape[:1])
+
+
+def _with_reference(
+  model: transformer.Model, cfg: config.LearnConfig, reference: Any,
+  batch: Batch, group: int,
+) -> Batch:
+  """The rows with log-probs of the reference's parameters; None: without."""
+  return batch if reference is None else dataclasses.replace(
+    batch, ref_logps=batch_logps(
+      model, cfg, reference, batch, group, others=objective(cfg).others)[0])
 
 
 def _epochs(batch: Batch, n: int) -> Batch:

@@ -127,10 +127,7 @@ def test_a_template_goes_over_what_is_remembered():
 GROUP = 4
 
 
-@functools.cache
-def rolled(step=0, process="balanced", threshold=0.0):
-  """The batch of two remembered prompts, with random remasking."""
-  model, params = tiny()
+def setup_of(process, threshold, **knobs):
   sampler = config.SamplerConfig(
     gen_length=T, block_length=T, steps=4, temperature=1.0, threshold=threshold)
   cfg = config.Config(
@@ -138,15 +135,28 @@ def rolled(step=0, process="balanced", threshold=0.0):
     learn=config.LearnConfig(forward_process=process),
     rollout=config.RolloutConfig(
       prompts=2, group_size=GROUP, sampler=sampler,
-      prior=config.PriorConfig(memory=0.5, remask="random")))
-  mesh = mesh_lib.make(cfg.mesh)
-  program = rollout.make(types.SimpleNamespace(
-    cfg=cfg, model=model, mesh=mesh, tokenizer=TOKENIZER))
-  state = dataclasses.replace(
-    first_state(params, recorder()), step=jnp.int32(step), memory=MEMORY)
-  with jax.set_mesh(mesh):
-    batch, _ = program(
-      state, PROMPTS[::2], LENGTHS[::2], INDEX[::2], jnp.full((2, T), MASK))
+      prior=config.PriorConfig(memory=0.5, remask="random"), **knobs))
+  return types.SimpleNamespace(
+    cfg=cfg, model=tiny()[0], mesh=mesh_lib.make(cfg.mesh),
+    tokenizer=TOKENIZER)
+
+
+def state_of(step):
+  return dataclasses.replace(
+    first_state(tiny()[1], recorder()), step=jnp.int32(step), memory=MEMORY)
+
+
+def batch_of(setup, step):
+  with jax.set_mesh(setup.mesh):
+    return rollout.make(setup)(
+      state_of(step), PROMPTS[::2], LENGTHS[::2], INDEX[::2],
+      jnp.full((2, T), MASK))[0]
+
+
+@functools.cache
+def rolled(step=0, process="balanced", threshold=0.0):
+  """The batch of two remembered prompts, with random remasking."""
+  batch = batch_of(setup_of(process, threshold), step)
   keys = np.asarray(jax.random.key_data(batch.keys))
   return jax.tree.map(np.asarray, dataclasses.replace(batch, keys=keys))
 
@@ -192,3 +202,22 @@ def test_the_trace_of_forks_counts_the_unsure_tokens_before_each():
           == np.arange(T // 2)).all()
   np.testing.assert_array_equal(forks.trace[free], 2 * steps.trace[free])
   np.testing.assert_array_equal(forks.trace[~free], -1)
+
+
+def test_rollouts_with_a_threshold_are_compared_with_exact_ones():
+  compared = []
+  for process in ("balanced", "forks"):
+    setup = setup_of(process, 0.05, mismatch_every=3)
+    compare, batch = rollout.comparison(setup), batch_of(setup, 0)
+    with jax.set_mesh(setup.mesh):
+      found = [compare(step, state_of(0), batch) for step in (1, 2, 3, 4)]
+    assert [bool(x) for x in found] == [True, False, False, True]
+    assert found[0].keys() == {"rollout/mismatch_kl", "rollout/parallel_kl"}
+    compared.append(jax.device_get(found[0]))
+  assert compared[0]["rollout/mismatch_kl"] == 0
+  assert compared[0]["rollout/parallel_kl"] > 1e-3
+  # A trace that counts forks does not hide the steps.
+  assert compared[0] == compared[1]
+  for never in (setup_of("balanced", 0.05, mismatch_every=0),
+                setup_of("balanced", 0.0)):
+    assert rollout.comparison(never)(1, None, None) == {}

@@ -70,7 +70,7 @@ def drawn_by(state, sampler, never=(MASK,)):
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=FAST)
 def scored(cfg, learn, params, batch):
   model = networks.decodable(cfg, MASK)[0]
-  return jnp.sum(scoring.batch_logps(model, learn, params, batch), 1)
+  return jnp.sum(scoring.batch_logps(model, learn, params, batch)[0], 1)
 
 
 def process(cfg):
@@ -220,7 +220,7 @@ def test_the_mean_of_the_score_is_zero_under_the_sampler():
   def slope(params, batch, weight):
     def total(params):
       logps = jnp.sum(
-        scoring.batch_logps(model, learn, params, batch), (1, 2))
+        scoring.batch_logps(model, learn, params, batch)[0], (1, 2))
       return logps @ weight, logps
 
     return jax.grad(total, has_aux=True)(params)

@@ -81,6 +81,10 @@ class RolloutConfig:
     8, "completions per prompt, compared by their advantages", at_least=2)
   difficulty: Range = knob(
     ALL, "lowest and highest difficulty of train items; the task's unit")
+  mismatch_every: int = knob(
+    10, "interval at which a rollout with a cache, a threshold, a factor or "
+    "fill_after is compared with exact decoding, by a KL; 0: never",
+    unit="steps", at_least=0, restart=Restart.FREE)
   sampler: SamplerConfig = SamplerConfig(temperature=1.0)
   prior: PriorConfig = PriorConfig()
 

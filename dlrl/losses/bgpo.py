@@ -112,7 +112,7 @@ def bgpo_objective() -> objective.Separable:
   return objective.Separable(
     lambda draw, rows: (-bgpo_statistic(
       draw.score(draw.logps), draw.score(draw.old_logps), rows.advantage), {}),
-    takes_norm=True)
+    takes_norm=True, others="scores")
 
 
 def bgpo_clipped_objective(
@@ -123,4 +123,4 @@ def bgpo_clipped_objective(
     lambda draw, rows: bgpo_clipped(
       draw.score(draw.logps)[None], draw.score(draw.old_logps)[None],
       rows.advantage, clip=(clip_low, clip_high), dual_clip=dual_clip),
-    takes_norm=True)
+    takes_norm=True, others="scores")

@@ -76,4 +76,4 @@ def coupled_grpo_objective(
     lambda draw, rows: jax.tree.map(
       lambda x: floats.weighted(x, jnp.where(rows.valid, draw.weight, 0.0)),
       (draw.logps, draw.old_logps, draw.ref_logps)),
-    outer, skips_zero=not kl_coef, needs_ref=bool(kl_coef))
+    outer, skips_zero=not kl_coef, needs_ref=bool(kl_coef), others="means")

@@ -25,4 +25,4 @@ def elbo_reinforce_objective() -> objective.Separable:
   return objective.Separable(
     lambda draw, rows: elbo_reinforce(
       draw.score(draw.logps)[None], rows.advantage),
-    takes_norm=True)
+    takes_norm=True, others="scores")

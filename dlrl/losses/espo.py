@@ -62,7 +62,7 @@ def espo_objective(
     lambda means, rows: _outer(
       means, rows.advantage, rows.valid.shape[-1], (clip_low, clip_high),
       kl_coef, kl),
-    skips_zero=not kl_coef, needs_ref=bool(kl_coef))
+    skips_zero=not kl_coef, needs_ref=bool(kl_coef), others="scores")
 
 
 def ebpo_objective(
@@ -73,7 +73,7 @@ def ebpo_objective(
     _scores,
     lambda means, rows: _outer(
       means, rows.advantage, 1, (clip_low, clip_high), 0.0, "k2"),
-    takes_norm=True)
+    takes_norm=True, others="scores")
 
 
 def _scores(draw: objective.Scored, rows: objective.Responses) -> _Scores:

@@ -76,4 +76,4 @@ def gdsd_objective(
   # skips_zero is False: a row with an advantage of zero is pulled back to the
   # rollout's policy.
   return objective.Separable(
-    loss, skips_zero=False, needs_ref=bool(kl_coef))
+    loss, skips_zero=False, needs_ref=bool(kl_coef), others="scores")

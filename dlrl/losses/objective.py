@@ -8,6 +8,7 @@ cases `dlrl.diffusion.montecarlo` keeps the activations of one draw only.
 
 from collections.abc import Callable
 from typing import Any
+from typing import Literal
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,13 @@ from dlrl.strict import shapes
 
 Metrics = dict[str, jax.Array]  # per response, [b]
 LossAndMetrics = tuple[jax.Array, Metrics]  # the loss is per response, [b]
+
+# What is kept of the log-probs of a rollout's and a reference's parameters:
+#   tokens  those of each draw
+#   scores  `Scored.score` of each draw, [b] in place of log-probs [b, t]
+#   means   the weighted mean over draws of each token's, the same in all draws,
+#           for a loss that reads nothing but their weighted sums over draws
+Others = Literal["tokens", "scores", "means"]
 
 
 def require_draws(x: jax.Array) -> jax.Array:
@@ -51,9 +59,9 @@ class Scored(NamedTuple):
     logps: [b, t] fp32, log-probs of the true tokens; anything where the weight
       is zero, even -inf.
     old_logps: [b, t] fp32, log-probs under the parameters that generated the
-      rollout; constants.
-    ref_logps: [b, t] fp32, log-probs under the reference parameters; constants.
-      None without a reference.
+      rollout; constants. What they are may depend on the objective's `others`.
+    ref_logps: the same under the reference parameters. None without a
+      reference.
     mask: [b, t] bool, the tokens that the model had to predict.
     weight: [b, t] fp32, weights of the forward process, divided by the norm of
       the scores.
@@ -68,11 +76,13 @@ class Scored(NamedTuple):
   def score(self, logps: jax.Array) -> jax.Array:
     """The draw's ELBO estimate from log-probs [b, t], [b] fp32.
 
-    Of stacked draws [n, b, t] it is [n, b].
+    Of stacked draws [n, b, t] it is [n, b]. An estimate is returned as it is.
 
     Raises:
       strict.ArgumentError: the log-probs have another shape than the weights.
     """
+    if logps.shape == self.weight.shape[:-1]:
+      return logps
     shapes.require(
       "Scored.score", weight=(self.weight, "*bt"), logps=(logps, "*bt"))
     return jnp.sum(floats.weighted(logps, self.weight), -1)
@@ -109,6 +119,7 @@ class Separable(NamedTuple):
     together: 1, because rows do not depend on each other.
     takes_shares: True if weights may be shares of a response, whose sum over
       draws is n, with `Responses.tokens` 1.
+    others: what the loss reads of other policies' log-probs, see `Others`.
   """
 
   loss: Callable[[Scored, Responses], LossAndMetrics]
@@ -117,6 +128,7 @@ class Separable(NamedTuple):
   needs_ref: bool = False
   together: int = 1
   takes_shares: bool = False
+  others: Others = "tokens"
 
 
 class Joint(NamedTuple):
@@ -133,6 +145,7 @@ class Joint(NamedTuple):
     together: how many consecutive rows `outer` compares with each other; a
       micro-batch has to hold a multiple of it.
     takes_shares: False, as no such loss is a sum over tokens.
+    others: what the loss reads of other policies' log-probs, see `Others`.
   """
 
   statistic: Callable[[Scored, Responses], Any]
@@ -142,6 +155,7 @@ class Joint(NamedTuple):
   needs_ref: bool = False
   together: int = 1
   takes_shares: bool = False
+  others: Others = "tokens"
 
 
 Objective = Separable | Joint
@@ -158,9 +172,9 @@ def require_shapes(draw: Scored, rows: Responses) -> None:
     "Responses", valid=(rows.valid, "bt"), advantage=(rows.advantage, "b"),
     tokens=(rows.tokens, "b"))
   shapes.require(
-    "Scored", sizes, logps=(draw.logps, "bt"), old_logps=(draw.old_logps, "bt"),
-    ref_logps=(draw.ref_logps, "bt"), mask=(draw.mask, "bt"),
-    weight=(draw.weight, "bt"))
+    "Scored", sizes, logps=(draw.logps, "bt"),
+    old_logps=(draw.old_logps, "bt|b"), ref_logps=(draw.ref_logps, "bt|b"),
+    mask=(draw.mask, "bt"), weight=(draw.weight, "bt"))
 
 
 def of_rows(result: Any, rows: Responses, name: str) -> LossAndMetrics:

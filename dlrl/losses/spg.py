@@ -58,7 +58,8 @@ def spg_objective(
   return objective.Joint(
     lambda draw, rows: _statistic(draw.logps, draw.weight, rows.valid, beta),
     lambda means, rows: _outer(
-      means, rows.advantage, rows.valid, rows.tokens, beta, mix))
+      means, rows.advantage, rows.valid, rows.tokens, beta, mix),
+    others="scores")
 
 
 def _statistic(

@@ -52,7 +52,7 @@ def stable_drl_objective(
     lambda means, rows: _outer(
       means, rows.advantage, rows.valid.shape[-1], (clip_low, clip_high),
       group_size),
-    together=group_size)
+    together=group_size, others="scores")
 
 
 def _outer(

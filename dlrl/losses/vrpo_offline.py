@@ -85,4 +85,5 @@ def vrpo_offline_objective(beta: float = 0.2) -> objective.Joint:
 
     return objective.reduce(pairs, of_rows)
 
-  return objective.Joint(statistic, outer, needs_ref=True, together=2)
+  return objective.Joint(
+    statistic, outer, needs_ref=True, together=2, others="scores")

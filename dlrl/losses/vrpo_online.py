@@ -6,7 +6,6 @@ arXiv 2505.19223.
 """
 
 import jax
-import jax.numpy as jnp
 
 from dlrl.losses import floats
 from dlrl.losses import objective
@@ -32,18 +31,16 @@ def vrpo_online_objective() -> objective.Joint:
   """VRPO-OL as a function of the mean change of a score."""
   return objective.Joint(
     _delta,
-    lambda delta, rows: _outer(delta, rows.advantage), takes_norm=True)
+    lambda delta, rows: _outer(delta, rows.advantage), takes_norm=True,
+    others="scores")
 
 
 def _delta(
   draw: objective.Scored, rows: objective.Responses
 ) -> jax.Array:
   del rows
-  logps, old_logps = floats.wide(draw.logps, draw.old_logps)
-  # -inf - -inf would be NaN.
-  live = draw.weight != 0
-  return draw.score(
-    jnp.where(live, logps, 0.0) - jnp.where(live, old_logps, 0.0))
+  return draw.score(draw.logps) - jax.lax.stop_gradient(
+    draw.score(draw.old_logps))
 
 
 def _outer(

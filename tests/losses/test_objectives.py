@@ -15,6 +15,7 @@ from tiny_objectives import scorer
 
 from dlrl import losses
 from dlrl.diffusion import montecarlo
+from dlrl.losses import floats
 
 every = pytest.mark.parametrize("name", sorted(losses.OBJECTIVES))
 values = pytest.mark.usefixtures("unoptimized")
@@ -142,6 +143,39 @@ def test_scores_may_be_per_token_where_the_loss_has_no_length_of_its_own():
   takes = {name for name, of in losses.OBJECTIVES.items() if of().takes_norm}
   assert takes == {
     "bgpo", "bgpo_clipped", "ebpo", "elbo_reinforce", "vrpo_online"}
+
+
+def test_only_losses_of_tokens_have_those_of_other_policies_kept():
+  others = {name: of().others for name, of in losses.OBJECTIVES.items()}
+  assert others.pop("coupled_grpo") == "means"
+  assert {name for name, kept in others.items() if kept == "tokens"} == {
+    "diffu_grpo", "trace_rl", "unigrpo"}
+
+
+@every
+@values
+def test_the_loss_reads_no_more_of_other_policies_than_it_says(name):
+  """What it may not read is given otherwise: its value stays."""
+  objective, (_, rows, params, old, ref) = made(name), problem()
+  score = scorer(name, 6, old=old, ref=ref)
+  total, weight = jax.tree.map(lambda x: jnp.sum(x, 0), jax.vmap(
+    lambda j: jax.tree.map(lambda x: floats.weighted(
+      x, score(params, j)[0].weight), (
+        score(params, j)[0][1:3], jnp.ones((B, T)))))(jnp.arange(6)))
+
+  def kept(params, j):
+    draw, metrics = score(params, j)
+    others = draw[1:3]
+    if objective.others == "scores":
+      others = [draw.score(x) for x in others]
+    if objective.others == "means":
+      others = [x / jnp.where(weight > 0, weight, 1.0) for x in total]
+    return draw._replace(old_logps=others[0], ref_logps=others[1]), metrics
+
+  got, want = (jax.jit(lambda p, f=f: montecarlo.value_and_grad(
+    objective, f, rows, p, 6))(params) for f in (kept, score))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+    a, b, rtol=1e-4, atol=1e-6 * max(1.0, abs(b).max())), got, want)
 
 
 def test_only_two_losses_compare_rows():
