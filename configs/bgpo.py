@@ -39,6 +39,8 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     cfg = llada_8b.base(preset.removesuffix(llada_8b.ONE_GPU))
     if preset.endswith(llada_8b.ONE_GPU):
       llada_8b.one_gpu(cfg)
+    else:
+      llada_8b.cached(cfg)
     return cfg
   if preset.startswith(sdar.PREFIX):
     return sdar.base(preset)

@@ -10,6 +10,7 @@ Presets and all other settings: see `dlrl/presets/sudoku_tiny.py`.
 
 import ml_collections
 
+from dlrl.presets import llada_8b
 from dlrl.presets import sudoku_tiny
 
 
@@ -18,4 +19,6 @@ def get_config(preset: str = "sudoku_tiny") -> ml_collections.ConfigDict:
   cfg = sudoku_tiny.base(preset)
   cfg.learn.loss = "vrpo_online"
   cfg.learn.n_mc = 4  # fits 80 GB if all draws are kept
+  if preset.startswith(llada_8b.PREFIX):
+    llada_8b.cached(cfg)
   return cfg

@@ -130,3 +130,18 @@ def test_dream_has_the_published_number_of_parameters():
   params = jax.eval_shape(model.init, jax.random.key(0))
   # Of the published checkpoint's index, in bytes of bfloat16.
   assert 2 * sum(x.size for x in jax.tree.leaves(params)) == 15231233024
+
+
+@pytest.mark.parametrize(("method", "cache"), [
+  ("bgpo", "prefix"), ("elbo_reinforce", "prefix"), ("vrpo_online", "prefix"),
+  ("diffu_grpo", "none"), ("espo", "none"), ("trace_rl", "none")])
+def test_rollouts_are_cached_where_the_published_ones_are(method, cache):
+  module = importlib.import_module(f"configs.{method}")
+  for prefix in llada_8b.PREFIX:
+    cfg = validate.from_dict(module.get_config(f"{prefix}math"))
+    assert cfg.rollout.sampler.cache == cache
+    assert cfg.eval.sampler.cache == "none"
+    # A cached pass is too short to gather the weights in each.
+    cached = cache == "prefix"
+    assert cfg.rollout.sampler.gather_once == cached
+    assert cfg.mesh.tensor == 1 + cached
