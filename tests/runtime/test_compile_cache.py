@@ -19,7 +19,8 @@ jax.jit(lambda x: x + 1)(1.0).block_until_ready()  # compiles something
 compile_cache.keep(pathlib.Path(sys.argv[1]))
 x = jnp.linspace(0, 1, 600).reshape(20, 30)
 y = jax.jit(lambda x: jnp.sum(jnp.sin(x @ x.T) ** 3))(x)
-print(json.dumps([*map(events.count, ("cache_hits", "cache_misses")), float(y)]))
+found = [events.count(name) for name in ("cache_hits", "cache_misses")]
+print(json.dumps([*found, float(y)]))
 """
 
 
