@@ -17,7 +17,12 @@ from dlrl.runtime import mesh as mesh_lib
 
 
 def weights(abstract: Any) -> Any:
-  """Random parameters of these shapes, where their shardings say.
+  """Random parameters of these shapes, where their shardings say."""
+  return make_weights(abstract)()
+
+
+def make_weights(abstract: Any) -> Any:
+  """The jitted program of `weights`.
 
   `model.init` takes long to compile, and draws whole stacks of layers in fp32.
   """
@@ -34,7 +39,7 @@ def weights(abstract: Any) -> Any:
       jax.random.split(key, parts)).reshape(leaf.shape)
 
   return jax.jit(lambda: jax.tree.map_with_path(one, abstract),
-                 out_shardings=setup_lib.shardings_of(abstract))()
+                 out_shardings=setup_lib.shardings_of(abstract))
 
 
 def state(setup: setup_lib.Setup) -> update.TrainState:

@@ -19,7 +19,7 @@ from dlrl.run import train_state
 from dlrl.runtime import gpu
 from dlrl.runtime import mesh as mesh_lib
 
-LLADA = "llada_8b_math_1gpu"
+LLADA, SHORT_PROMPTS = "llada_8b_math_1gpu", "llada_8b_countdown_1gpu"
 SDAR = "sdar_4b_countdown_1gpu"
 # Of the memory of a device, weights take at most so much, and all that an
 # update of all parameters keeps; the rest is for activations and caches.
@@ -71,16 +71,18 @@ def present(rows: rows_lib.Rows, *, dry: bool) -> Scale:
   return Scale(tuple(devices), first.platform, limit, dry)
 
 
-def llada(scale: Scale, rows: int, changes: dict[str, Any]) -> setup_lib.Setup:
+def llada(scale: Scale, rows: int, changes: dict[str, Any],
+          preset: str = LLADA) -> setup_lib.Setup:
   """LLaDA-8B's shape on all devices.
 
   Args:
     scale: the devices.
     rows: completions per device.
     changes: settings that differ from the preset's.
+    preset: of `configs/bgpo.py`.
   """
   count = len(scale.devices)
-  cfg = bgpo.get_config(LLADA)
+  cfg = bgpo.get_config(preset)
   cfg.mesh.fsdp = count
   group = min(rows, cfg.rollout.group_size)
   cfg.rollout.group_size = group

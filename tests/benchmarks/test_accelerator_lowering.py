@@ -7,6 +7,7 @@ import jax
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
+from benchmarks.accelerator import arrays
 from benchmarks.accelerator import blocks
 from benchmarks.accelerator import ceilings
 from benchmarks.accelerator import kernels
@@ -73,6 +74,17 @@ def test_rollouts_of_llada_8b_by_mode():
   assert len(found) == 4
   assert all(FMHA in text and f"tensor<32{LAYER}>" in text
              for text in found.values())
+
+
+def test_weights_of_8b_are_made_in_their_dtype():
+  scale = scale_lib.Scale(tuple(jax.devices()[:1]), "gpu", 71 * GIB)
+  abstract = scale_lib.llada(scale, 8, {}).abstract_params()
+  text = arrays.make_weights(abstract).trace().lower(
+    lowering_platforms=("cuda",)).as_text()
+  assert f"tensor<32{LAYER}>" in text
+  # Drawn in sixteen parts; not even a part is ever in fp32.
+  assert "tensor<2x4096x12288xbf16>" in text
+  assert "x4096x12288xf32>" not in text
 
 
 @pytest.mark.slow
