@@ -343,10 +343,10 @@ def check(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> None:
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array
            ) -> jax.Array:
-  # Some versions of cuDNN do not write the gradients of padding. A select gives
-  # zeros whatever they hold.
-  live = jnp.arange(k.shape[1])[None] < lengths[:, None]
-  k, v = (_even(jnp.where(live[..., None, None], x, 0)) for x in (k, v))
+  # Some versions of cuDNN do not write padding's gradients: a select makes them
+  # zeros. Its cases are one array, so that XLA drops it without gradients.
+  live = (jnp.arange(k.shape[1])[None] < lengths[:, None])[..., None, None]
+  k, v = (_even(jnp.where(live, x, jax.lax.stop_gradient(x))) for x in (k, v))
   return jax.nn.dot_product_attention(
     _even(q), k, v, key_value_seq_lengths=lengths.astype(jnp.int32),
     implementation="cudnn")[:, :q.shape[1]]

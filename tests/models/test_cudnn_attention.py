@@ -4,6 +4,7 @@ Lowering for CUDA needs none, only cuDNN's version, which is then unknown.
 """
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +169,24 @@ def test_auto_takes_cudnn_for_runs_of_any_length(
                strict=True)]
   assert all("@__cudnn$fmhaSoftmax(" in text for text in texts)
   assert "@__cudnn$fmhaSoftmaxBackward(" in texts[1]
+
+
+def test_keys_and_values_are_selected_in_backward_passes_only(monkeypatch):
+  """In fp32, of which a CPU's programs are as simple as a GPU's of bf16."""
+  # In the place of cuDNN: its gradients of padding are not zero.
+  monkeypatch.setattr(
+    jax.nn, "dot_product_attention",
+    lambda q, k, v, **_: q * jnp.mean(jnp.sin(k + v)))
+
+  def total(q, k, v, lengths):
+    return jnp.sum(attention.bidirectional(
+      q, k, v, lengths, backend="cudnn"))
+
+  shapes = rows(12, 14, dtype="float32")
+  text = jax.jit(total).lower(*shapes).compile().as_text()
+  assert "sine(" in text
+  assert not re.search(rf"\[2,14,{G},64\]\S* select\(", text)
+  q, k, v, _ = (jnp.ones(x.shape, x.dtype) for x in shapes)
+  live = np.arange(14)[None] < np.array([[14], [9]])
+  for grad in jax.jit(jax.grad(total, (1, 2)))(q, k, v, jnp.array([14, 9])):
+    np.testing.assert_array_equal(np.abs(grad).max((2, 3)) > 0, live)
