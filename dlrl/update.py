@@ -8,6 +8,7 @@ inside a scan, so memory does not depend on their number
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from collections.abc import Collection
@@ -285,6 +286,7 @@ def batch_grads(
   _, live_parts, _ = parts
   n = live_parts.shape[0]
 
+  @functools.partial(jax.jit, inline=True)  # thus traced once, not twice
   def grads_of(
     onto: Any, batch: Batch, live: jax.Array, tokens: jax.Array
   ) -> tuple[Metrics, Any]:

@@ -370,3 +370,19 @@ def test_memory_does_not_grow_with_the_number_of_samples():
   few = temporaries(2)
   assert few > 0
   assert temporaries(64) <= 1.02 * few
+
+
+@pytest.mark.parametrize(("loss", "traces"), [("bgpo", 1), ("espo", 2)])
+def test_a_start_traces_the_forward_pass_of_a_draw_once(
+    loss, traces, monkeypatch):
+  learn = dataclasses.replace(LEARN, loss=loss)
+  seen = []
+  real = update.draw_logps
+  monkeypatch.setattr(
+    update, "draw_logps", lambda *args: seen.append(args) or real(*args))
+  model, params = tiny()
+  tx = recorder()
+  jax.eval_shape(update.make(model, learn, tx), first_state(params, tx),
+                 make_batch())
+  # Joint objectives compute it once for the statistics and once for gradients.
+  assert len(seen) == traces

@@ -280,6 +280,8 @@ def _sum(
   indices: jax.Array,
 ) -> Any:
   """The sum over draws of a tree, from `start` of the shapes of one."""
+  # Jitted, so that it is traced once, which takes seconds of a start.
+  term = jax.jit(term, inline=True)
   total = start(jax.eval_shape(term, params, indices[0]))
   return jax.lax.scan(
     lambda total, j: (add(total, term(params, j)), None), total, indices)[0]
