@@ -38,6 +38,7 @@ from dlrl.runtime import progress
 
 DEVICES = (1, 2, 4, 8)
 ROWS = 16  # completions per device
+SUMS = ("all-reduce", "reduce-scatter")
 # Mesh axes, and what they do to the parameters.
 AXES = {"fsdp": "split (fsdp)", "data": "copied (data)"}
 PROGRAMS = ("rollout", "update")
@@ -148,7 +149,7 @@ def table(rows: list[dict[str, Any]]) -> str:
       f"{row['flops'] / 1e6:,.1f}", f"{row['state_bytes'] / 1e6:.2f}",
       f"{row['temp_bytes'] / 1e6:.2f}",
       f"{moved.get('all-gather', 0) / 1e6:.2f}",
-      f"{moved.get('all-reduce', 0) / 1e6:.2f}",
+      f"{sum(moved.get(kind, 0) for kind in SUMS) / 1e6:.2f}",
       f"{moved.get('all-to-all', 0) / 1e6:.2f} |"]))
   return "\n".join(lines)
 

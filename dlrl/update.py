@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 
 from dlrl import config
 from dlrl import losses
@@ -26,9 +27,12 @@ from dlrl import optimizer
 from dlrl import scoring
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
+from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import transformer
 from dlrl.own_code import imported
+from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime.sharding import by_hand
 from dlrl.scoring import Batch
 from dlrl.scoring import batch_logps
 from dlrl.scoring import draw_logps
@@ -265,7 +269,10 @@ def batch_grads(
   """`(metrics, gradients)` of the mean loss of all rows.
 
   Gradients are accumulated over micro-batches; those in which no row has a
-  gradient are skipped. See `micro_batch_grads` for the arguments, and
+  gradient are skipped. Each device has an accumulator of its own for its rows:
+  they are summed once per update. Only of parameters that `mesh.fsdp` splits,
+  all of them being trained, would it not fit, and devices sum their gradients
+  layer by layer. See `micro_batch_grads` for the arguments, and
   `scoring.batch_logps` for `group`. Log-probs of the parameters `reference`, if
   there are any, exist for one micro-batch at a time.
   """
@@ -283,8 +290,43 @@ def batch_grads(
            + jnp.arange(together)[None]).reshape(-1)
   parts = jax.tree.map(lambda x: x[order], (batch, live, tokens))
   parts = scoring.split(parts, cfg.micro_batch)
-  _, live_parts, _ = parts
-  n = live_parts.shape[0]
+  n, rows = parts[1].shape
+  taught = jnp.any(parts[1], -1)
+
+  policies = params, reference
+  specs = tuple(map(layers.specs, policies))
+  total: Callable[..., tuple[Metrics, Any]] = functools.partial(
+    _accumulated, model, cfg, group, share, specs)
+  devices = mesh_lib.batch_parts(rows)
+  # Rows that belong together may be those of two devices.
+  if devices > 1 and rows // devices % found.together == 0:
+    n *= devices
+    total = by_hand.run(
+      total, (specs, P(None, mesh_lib.BATCH), P()),
+      (P(), lora.split(specs[0])[1]))
+  sums, grads = total(policies, parts, taught)
+  loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
+  metrics = {k: v / count for k, v in sums.items()}
+  metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
+  metrics["delta_rms"] = jnp.sqrt(metrics.pop("delta_square"))
+  metrics |= {"loss": loss / n,
+              "computed": jnp.mean(taught, dtype=jnp.float32)}
+  return metrics, jax.tree.map(lambda g: g / n, grads)
+
+
+def _accumulated(
+  model: transformer.Model, cfg: config.LearnConfig, group: int, share: int,
+  specs: Any, policies: Any, parts: Any, taught: jax.Array,
+) -> tuple[Metrics, Any]:
+  """`(metrics, gradients)`, summed over micro-batches and devices.
+
+  By hand, of a device's rows and with what it has of parameters. `policies`
+  with `specs` are the policy's and the reference's, which may be None; `parts`
+  the batch, `live` and `tokens` of `micro_batch_grads`, [n, rows, ...]; and
+  `taught` [n] bool says which of these n micro-batches have a gradient.
+  """
+  dtype = None if cfg.reduce_dtype == "auto" else cfg.reduce_dtype
+  params, reference = by_hand.split(policies, specs, dtype)
 
   @functools.partial(jax.jit, inline=True)  # thus traced once, not twice
   def grads_of(
@@ -299,23 +341,18 @@ def batch_grads(
     grads_of, zeros, *jax.tree.map(lambda x: x[0], parts))
 
   def step(total: Any, part: Any) -> tuple[Any, None]:
-    _, live, _ = part
+    taught, rows = part
 
     def compute() -> Any:
-      sums, grads = grads_of(total[1], *part)
+      sums, grads = grads_of(total[1], *rows)
       return montecarlo.add(total[0], sums), grads
 
-    return jax.lax.cond(jnp.any(live), compute, lambda: total), None
+    return jax.lax.cond(taught, compute, lambda: total), None
 
   (sums, grads), _ = jax.lax.scan(
-    step, (montecarlo.zeros(sums), zeros), parts)
-  loss, count = sums.pop("loss"), jnp.maximum(sums.pop("live"), 1)
-  metrics = {k: v / count for k, v in sums.items()}
-  metrics["entropy"] /= jnp.maximum(metrics.pop("scored"), 1e-6)  # per token
-  metrics["delta_rms"] = jnp.sqrt(metrics.pop("delta_square"))
-  computed = jnp.mean(jnp.any(live_parts, -1), dtype=jnp.float32)
-  metrics |= {"loss": loss / n, "computed": computed}
-  return metrics, jax.tree.map(lambda g: g / n, grads)
+    step, (montecarlo.zeros(sums), zeros), (taught, parts))
+  return by_hand.summed(sums, P()), by_hand.summed(
+    grads, lora.split(specs[0])[1], dtype)
 
 
 def _tokens(cfg: config.LearnConfig, batch: Batch) -> jax.Array:

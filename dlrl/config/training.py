@@ -135,4 +135,9 @@ class LearnConfig:
   logps_chunk: int = knob(
     2048, "positions per device whose logits are in memory at a time",
     unit="tokens", at_least=1, restart=Restart.ROUNDING)
+  reduce_dtype: str = knob(
+    "auto", "dtype in which gradients are summed over devices. auto: float32 "
+    "where that happens once per update, model.compute_dtype where it happens "
+    "in every pass, as for parameters that mesh.fsdp splits",
+    choices=("auto", "float32", "bfloat16"), restart=Restart.ROUNDING)
   optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4)

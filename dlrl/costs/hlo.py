@@ -115,12 +115,11 @@ class _Module:
     self.partitions = int(header[1]) if header else 1
     # Where collectives start that TPUs carry on in other fusions, perhaps in a
     # loop in between.
-    self.starts: dict[str, set[str]] = collections.defaultdict(set)
+    self.starts: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
     for name, lines in self.lines.items():
       if any('"AsyncCollectiveStart"' in line.rest for line in lines):
-        for channel in re.findall(
-            r"channel_id=\d+", " ".join(line.rest for line in lines)):
-          self.starts[channel].add(name)
+        for line in lines:
+          self.starts[_chain(line)].add(name)
 
   @functools.cache  # noqa: B019  (lives as long as the module)
   def shapes(self, computation: str) -> dict[str, str]:
@@ -196,16 +195,17 @@ class _Module:
       size = hlo_text.size(line.shape, anywhere=True)
       given = sum(hlo_text.size(self.shapes(computation)[x], anywhere=True)
                   for x in line.operands)
-      if kind == "reduce-scatter":
+      if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+        # TPUs write a reduce-scatter as such a fusion.
+        kind, size = "reduce-scatter", given
+      elif kind == "reduce-scatter":
         size = given
       elif kind != line.op and kind != "all-reduce":
         size -= given  # the result of a -start also holds the operands
-      channel = re.search(r"channel_id=(\d+)", line.rest)
-      key = channel[0] if channel else line.name
-      started = self.starts.get(key)
+      started = self.starts.get(_chain(line))
       if started and computation not in started:
         return
-      yield key, Collective(
+      yield line.name, Collective(
         kind, size, _group(line.rest, self.partitions), 1,
         bool(started) or self._beside(line, computation))
     elif line.op not in ("reduce", "sort", "scatter", "map"):
@@ -301,6 +301,16 @@ class _Module:
         part = self._read(user.called[0], position, whole)
       total += whole if part is None else part
     return min(whole, total)
+
+
+def _chain(line: hlo_text.Line) -> tuple[str, str]:
+  """What the parts of a collective that is carried on have in common.
+
+  Not its channel alone, which all collectives that JAX itself asks for share.
+  """
+  channel, chain = (re.search(pattern, line.rest) for pattern in (
+    r"channel_id=(\d+)", r'chain_id="(\d+)"'))
+  return channel[1] if channel else line.name, chain[1] if chain else ""
 
 
 def _seen(name: str, inner: dict[str, hlo_text.Line]) -> str:

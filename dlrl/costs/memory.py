@@ -1,11 +1,14 @@
 """Device memory that a training state needs, before it is allocated."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dlrl import strict
 
@@ -51,9 +54,24 @@ def parts(state: Any) -> dict[str, Any]:
   return {
     "base": state.base, "parameters": state.params,
     "optimizer": state.opt_state, "reference": state.ref_params,
-    "gradients": jax.tree.map(  # accumulated in fp32
-      lambda s: jax.ShapeDtypeStruct(
-        s.shape, "float32", sharding=s.sharding), state.params)}
+    "gradients": jax.tree.map(
+      functools.partial(_accumulator, state.base is not None), state.params)}
+
+
+def _accumulator(whole: bool, like: jax.ShapeDtypeStruct
+                 ) -> jax.ShapeDtypeStruct:
+  """The shape of a parameter's gradient, summed in fp32 over an update.
+
+  Args:
+    whole: whether a device has all that `mesh.fsdp` splits of the parameter, as
+      for adapters; see `runtime.sharding.by_hand`.
+    like: the parameter.
+  """
+  sharding = like.sharding
+  if whole and isinstance(sharding, NamedSharding):
+    sharding = NamedSharding(sharding.mesh, P(*(
+      None if axis == "fsdp" else axis for axis in sharding.spec)))
+  return jax.ShapeDtypeStruct(like.shape, "float32", sharding=sharding)
 
 
 def estimate(parts: Mapping[str, Any], mesh: Mapping[str, int]) -> str:

@@ -23,6 +23,7 @@ from dlrl.models.attention_layer import dense
 from dlrl.models.attention_layer import norm
 from dlrl.models.attention_layer import take
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime.sharding import by_hand
 
 Cache = tuple[jax.Array, jax.Array]  # those of all layers: [layers, b, t, g, k]
 
@@ -76,6 +77,41 @@ def gathered(params: Any, dtype: str) -> Any:
       None if axis == "fsdp" else axis for axis in spec))
 
   return jax.tree.map_with_path(one, params)
+
+
+def specs(params: Any) -> Any:
+  """How the mesh in use splits `params`, as `Model.hidden` takes them.
+
+  Axes that it cannot split evenly are whole on every device, and so is what
+  `fsdp` splits of adapters: the sums of their gradients are small.
+  """
+  sizes = jax.sharding.get_abstract_mesh().shape
+
+  def one(path: Any, leaf: Any) -> P:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    adapter = re.fullmatch("adapter/(.*)/([ab])", name)
+    if adapter:
+      _, *ends = mesh_lib.keep(
+        _spec(adapter[1] + "/kernel"), lambda axis: axis != "fsdp")
+      axes = [None, ends[0], None] if adapter[2] == "a" else [
+        None, None, ends[1]]
+    else:
+      axes = list(_spec(name.removeprefix("base/")))
+    return P(*(None if axis is None or size % sizes.get(axis, 1) else axis
+               for axis, size in zip(axes, leaf.shape, strict=True)))
+
+  return jax.tree.map_with_path(one, params)
+
+
+def _spec(name: str) -> P:
+  """The row of `SHARDING` for a path, or for a part of a quantised matrix."""
+  return next(spec for pattern, spec in SHARDING.items()
+              if re.fullmatch(f"{pattern}(/.*)?", name))
+
+
+def _all_but_gathered(prim: Any, *_: Any, **__: Any) -> bool:
+  """Keeps all activations, and no weights of other devices."""
+  return bool(prim.name != "all_gather")
 
 
 class MLP(nnx.Module):
@@ -287,14 +323,11 @@ class Transformer(nnx.Module):
     return self.norm(x), keys_values
 
   def _rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-    return layer if self.remat is None else jax.checkpoint(
-      layer, policy=self.remat)
+    if self.remat is None and not by_hand.splits():
+      return layer
+    return jax.checkpoint(layer, policy=self.remat or _all_but_gathered)
 
   def _lookup(self, ids: jax.Array) -> jax.Array:
     """Embeds ids [b, t] as [b, t, d]."""
-    # Each device looks up its slice of the width for the rows of all devices
-    # along `fsdp`, and then they exchange activations. Gathering the table
-    # instead, and its gradient, would take gigabytes per device.
-    ids = mesh_lib.constrain(ids, "data", None)
-    x = self.embed.embedding[...][ids].astype(self.embed.dtype)
-    return mesh_lib.shard_batch(mesh_lib.constrain(x, "data", None, "fsdp"))
+    return by_hand.rows_of(
+      self.embed.embedding.get_value(), ids, self.embed.dtype)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dlrl.models import quantized
+from dlrl.runtime.sharding import by_hand
 
 
 @jax.custom_vjp
@@ -65,8 +66,11 @@ class Linear(nnx.Linear):
     # Beneath an adapter the matrix is frozen: it needs no gradient, for which
     # `product` would keep `x` until the backward pass.
     multiply = product if self.a is None else jnp.matmul
-    y = multiply(
-      x, quantized.dense(self.kernel.get_value()).astype(self.dtype))
+    kernel = self.kernel.get_value()
+    kernel = (quantized.dense(by_hand.whole(kernel))
+              if quantized.is_quantized(kernel) else
+              by_hand.whole(kernel, self.dtype))
+    y = multiply(x, kernel.astype(self.dtype))
     if self.bias is not None:
       bias = self.bias.get_value().astype(self.dtype)
       y += bias.reshape((1,) * (y.ndim - 1) + (-1,))

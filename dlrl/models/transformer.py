@@ -34,6 +34,7 @@ from dlrl.models import attention_layer
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime.sharding import by_hand
 
 Params = dict[str, Any]
 
@@ -287,13 +288,14 @@ class Model:
   def unembed(self, params: Params) -> jax.Array:
     """Returns the head's matrix [d, v]; logits are `hidden @ unembed`."""
     params = params.get("base", params)  # the head has no adapter
-    kernel = (params["embed"]["embedding"].T if self.cfg.tied
-              else params["unembed"]["kernel"])
+    dtype = jnp.dtype(self.cfg.compute_dtype)
+    kernel = (by_hand.whole(params["embed"]["embedding"], dtype).T
+              if self.cfg.tied
+              else by_hand.whole(params["unembed"]["kernel"], dtype))
     # Gathered along d once, or XLA may gather it for every chunk of positions.
     # Its gradient stays split along d, or each device would hold all of it.
     return mesh_lib.gathered(
-      kernel.astype(jnp.dtype(self.cfg.compute_dtype)), P(None, "tensor"),
-      P("fsdp", "tensor"))
+      kernel.astype(dtype), P(None, "tensor"), P("fsdp", "tensor"))
 
   def logits(
     self, params: Params, ids: jax.Array, lengths: jax.Array | None = None

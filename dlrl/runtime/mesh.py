@@ -3,6 +3,8 @@
 Axes: `data` (replicas; shards the batch), `fsdp` (shards parameters and batch),
 `tensor` (shards matrix products). All are Auto axes: XLA propagates the
 shardings of parameters and batch, which are fixed only in this file.
+
+Code that says itself what devices exchange is in `sharding.by_hand`.
 """
 
 import functools
@@ -158,7 +160,23 @@ def constrain(x: jax.Array, *spec: Any) -> jax.Array:
   # Losses and models also run in other people's programs, without a mesh.
   if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(x, P(*spec))
+  return jax.lax.with_sharding_constraint(x, _automatic(P(*spec)))
+
+
+def _automatic(spec: P) -> P:
+  """`spec` without the axes over which the program is split by hand."""
+  manual = jax.sharding.get_abstract_mesh().manual_axes
+  return keep(spec, lambda axis: axis not in manual) if manual else spec
+
+
+def keep(spec: P, wanted: Callable[[str], bool]) -> P:
+  """`spec` with those of its mesh axes that are `wanted`."""
+  def one(axis: Any) -> Any:
+    if axis is None or isinstance(axis, str):
+      return axis if axis and wanted(axis) else None
+    return tuple(filter(wanted, axis)) or None
+
+  return P(*map(one, spec))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -190,10 +208,12 @@ def shard_batch(x: jax.Array) -> jax.Array:
 def batch_parts(rows: int) -> int:
   """Number of devices that `shard_batch` splits `rows` rows over.
 
-  1 without a mesh, or if `rows` is not a multiple of its batch axes.
+  1 without a mesh, or if `rows` is not a multiple of its batch axes. By hand,
+  rows are a device's own.
   """
-  shape = jax.sharding.get_abstract_mesh().shape
-  parts = math.prod(shape.get(axis, 1) for axis in BATCH)
+  mesh = jax.sharding.get_abstract_mesh()
+  parts = math.prod(mesh.shape.get(axis, 1) for axis in BATCH
+                    if axis not in mesh.manual_axes)
   return 1 if rows % parts else parts
 
 
@@ -204,10 +224,13 @@ def on_each_device(
 
   For functions that XLA cannot partition. Axes must divide evenly.
   """
-  if jax.sharding.get_abstract_mesh().empty:
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return fn
+  in_specs, out_specs = jax.tree.map(_automatic, (in_specs, out_specs))
   return jax.shard_map(
-    fn, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    fn, in_specs=in_specs, out_specs=out_specs, check_vma=False,
+    axis_names=set(mesh.axis_names) - set(mesh.manual_axes))
 
 
 def param_shardings(

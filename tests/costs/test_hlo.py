@@ -162,6 +162,45 @@ ENTRY %main (a: f32[4]) -> f32[4] {{
     ("all-reduce", 16, size, 1, False),)
 
 
+# Two gathers that JAX itself asked for have one channel. One is in parts, which
+# have a chain in common.
+SHARED = ASYNC.replace("dimensions={1}", """dimensions={1}, \
+frontend_attributes={chain_id="7"}""").replace(
+  "  %z = bf16[8,16]{1,0} negate(%y)", """\
+  %o = bf16[8,8]{1,0} all-gather(%x), channel_id=3, replica_groups=[2,2]<=[4], dimensions={1}
+  %z = bf16[8,16]{1,0} negate(%y)""")  # noqa: E501
+
+
+def test_collectives_with_the_same_channel_are_told_apart():
+  assert set(hlo.traffic(SHARED).collectives) == {
+    ("all-gather", 8 * 16 * 2, 4, 5, True),
+    ("all-gather", 8 * 8 * 2, 2, 5, False)}
+
+
+# As a TPU's compiler writes the sum over four chips of which each keeps a part.
+SCATTERED = """HloModule f, num_partitions=4
+
+%all-reduce-scatter.1 (input: bf16[64,8]) -> bf16[20,8] {
+  %input = bf16[64,8]{1,0} parameter(0)
+  %zero = bf16[] constant(0)
+  %pad = bf16[80,8]{1,0} pad(%input, %zero), padding=0_16x0_0
+  %all-reduce.1 = bf16[80,8]{1,0} all-reduce(%pad), channel_id=2, replica_groups={{0,1,2,3}}, to_apply=%add
+  %at = u32[] partition-id()
+  ROOT %part = bf16[20,8]{1,0} dynamic-slice(%all-reduce.1, %at, %at), dynamic_slice_sizes={20,8}
+}
+
+ENTRY %main (a: bf16[64,8]) -> bf16[20,8] {
+  %a = bf16[64,8]{1,0} parameter(0)
+  ROOT %f = bf16[20,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""  # noqa: E501
+
+
+def test_a_fused_reduce_scatter_is_no_all_reduce():
+  assert hlo.traffic(SCATTERED).collectives == (
+    ("reduce-scatter", 80 * 8 * 2, 4, 1, False),)
+
+
 # A gather that is started before a loop, carried on in its fusions, and ended
 # after it, as TPUs hide one of a large matrix behind layers.
 ACROSS = ASYNC.split("%body")[0] + """

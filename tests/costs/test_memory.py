@@ -44,6 +44,16 @@ def test_bytes_are_those_of_the_arrays_on_a_device():
   assert memory.per_device(four_bits) == 8 * 6 // 2 // 8
 
 
+def test_a_device_has_whole_gradients_of_adapters_and_parts_of_others():
+  def gradients(base):
+    state = update.TrainState(
+      step=None, params=shapes(), opt_state=None, key=None, base=base)
+    return memory.parts(state)["gradients"]
+
+  assert memory.per_device(gradients(None)) == 8 * 6 * 4 // 8 + 6 * 4
+  assert memory.per_device(gradients({})) == 8 * 6 * 4 // 2 + 6 * 4
+
+
 def test_the_line_lists_the_parts_and_their_sum():
   big = jax.ShapeDtypeStruct(
     (2**29,), "float32",

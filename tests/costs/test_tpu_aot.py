@@ -1,5 +1,6 @@
 """Programs compiled for a TPU that is not there."""
 
+import collections
 import dataclasses
 import functools
 import re
@@ -18,6 +19,7 @@ from dlrl import config
 from dlrl import strict
 from dlrl import validate
 from dlrl.costs import chips
+from dlrl.costs import hlo
 from dlrl.costs import topology
 from dlrl.diffusion import token_logps
 from dlrl.models import attention
@@ -25,6 +27,7 @@ from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.runtime.sharding import by_hand
 from dlrl.sampling import block_decode
 
 pytestmark = pytest.mark.tpu_aot
@@ -208,3 +211,33 @@ def test_slices_do_not_share_what_is_gathered():
   mesh = mesh_lib.make(config.MeshConfig(2, 2, 2), devices)
   slices = [{d.slice_index for d in part.flat} for part in mesh.devices]
   assert slices == [{0}, {1}]
+
+
+@pytest.mark.parametrize("name", ["v5e-16", "v5e-64"])
+def test_a_scattered_sum_is_never_whole(name):
+  """The compiler replaces one over a square of chips by an all-reduce."""
+  pytest.importorskip("libtpu")
+  mesh = mesh_lib.make(config.MeshConfig(1, -1, 1), topology.devices(name))
+  chips, sizes = mesh.shape["fsdp"], (4096, 1024)
+
+  def gradient(w, x):
+    def score(w):
+      return jnp.sum(by_hand.whole(w, "bfloat16") * x)
+
+    return jax.grad(score)(by_hand.split(w, P("fsdp", None), None)).part
+
+  def on(dtype, *sizes):
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(
+      mesh, P("fsdp", None)))
+
+  with jax.set_mesh(mesh):
+    program = jax.jit(by_hand.run(
+      gradient, (P("fsdp"), P("fsdp")), P("fsdp"))).lower(
+        on("float32", *sizes),
+        on("bfloat16", chips * sizes[0], sizes[1])).compile()
+  received = collections.Counter()
+  for one in hlo.traffic(program.as_text()).collectives:
+    received[one.kind] += one.moved
+  assert not received["all-reduce"]
+  least = 2 * sizes[0] * sizes[1] * (1 - 1 / chips)
+  assert least <= received["reduce-scatter"] < 1.1 * least

@@ -42,6 +42,7 @@ ROUNDING = {
   "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.cpu_devices": 8,
   "model.remat": "none", "model.attention": "xla", "learn.micro_batch": 16,
   "learn.logps_chunk": 4, "sft.logps_chunk": 4, "learn.draws_at_once": 2,
+  "learn.reduce_dtype": "float32",
   "eval.batch_size": 4,
   "rollout.sampler.slots": 4, "eval.sampler.slots": 4,
   "rollout.sampler.gather_once": True, "eval.sampler.gather_once": True}

@@ -1,0 +1,1 @@
+"""Code that says itself what devices exchange."""
