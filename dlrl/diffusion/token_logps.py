@@ -7,7 +7,6 @@ of each chunk and accumulates the unembedding's gradient in fp32.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
@@ -152,7 +151,7 @@ def _forward(
               jnp.where(live, _entropy(logp), 0.0))
 
     zeros = jnp.zeros_like(live, floats.widened(hidden.dtype))
-    return None, _if_any(live, compute, lambda: (zeros, zeros), mask)
+    return None, jax.lax.cond(jnp.any(live), compute, lambda: (zeros, zeros))
 
   _, (logps, entropy) = jax.lax.scan(
     step, None, _chunks((mask, hidden, targets, drawn), order, size))
@@ -189,8 +188,9 @@ def _backward(
         "snd,snv->sdv", h, slope, preferred_element_type=total.dtype
       ), of_hidden.astype(h.dtype)
 
-    return _if_any(
-      live, compute, lambda: (total, jnp.zeros_like(hidden)), mask)
+    out: _Pair = jax.lax.cond(
+      jnp.any(live), compute, lambda: (total, jnp.zeros_like(hidden)))
+    return out
 
   total = jnp.zeros_like(
     unembed, floats.widened(hidden.dtype),
@@ -202,21 +202,6 @@ def _backward(
 
 
 _scores.defvjp(_forward, _backward)
-
-
-def _if_any(
-  live: jax.Array, compute: Callable[[], _Pair], skip: Callable[[], _Pair],
-  mask: jax.Array,
-) -> _Pair:
-  """What `compute` returns if any position of the chunk `live` is masked.
-
-  A chunk that is all of `mask` is always computed. XLA has what a conditional
-  returns apart from what goes in: a second fp32 gradient of the unembedding.
-  """
-  if live.size >= mask.size:
-    return compute()
-  out: _Pair = jax.lax.cond(jnp.any(live), compute, skip)
-  return out
 
 
 # The logit of a token that was not drawn from. Finite, so that its product with
