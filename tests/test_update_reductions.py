@@ -13,6 +13,7 @@ from updates import FAST
 from updates import assert_same
 from updates import make_batch
 
+from benchmarks import method_cost
 from configs import bgpo
 from dlrl import config
 from dlrl import strict
@@ -138,6 +139,47 @@ def test_gradients_are_those_of_one_device(
     np.testing.assert_allclose(
       metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
   assert min(np.abs(x).max() for x in jax.tree.leaves(want)) > 1e-7
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", method_cost.CONFIGS)
+def test_a_mesh_changes_no_gradient_of_any_objective(name, unoptimized):
+  own = method_cost.settings(name)
+  n_mc = min(own.n_mc, 3)
+  learn = dataclasses.replace(
+    own, n_mc=n_mc, micro_batch=8, logps_chunk=16,
+    process_args={"block_length": 5} if name == "spg" else own.process_args)
+  objective = update.objective(learn)
+  rng = np.random.default_rng(3)
+
+  def scores(*shape):
+    return jnp.asarray(-rng.uniform(0.5, 3, shape), jnp.float32)
+
+  batch = make_batch(b=ROWS, vocab=64)
+  b, t = batch.completion.shape
+  batch = dataclasses.replace(
+    batch, trace=jnp.asarray(rng.integers(0, n_mc, (b, t)), jnp.int32),
+    old_logps=scores(*{"tokens": (b, n_mc, t), "scores": (b, n_mc),
+                       "means": (b, t)}[objective.others]),
+    old_scores=scores(b, n_mc) if objective.others == "means" else None)
+  reference = networks.random_params(
+    transformer.build(networks.SHARDED, 2), seed=1) if (
+      objective.needs_ref) else None
+
+  def gradients(axes):
+    setup, policy, _, _ = made(axes, learn)
+    with jax.set_mesh(setup.mesh):
+      return jax.jit(lambda *args: update.batch_grads(
+        setup.model, learn, *args[:2], reference=args[2]))(
+          placed(setup, policy), setup.put_batch(batch), reference)
+
+  want_metrics, want = gradients((1, 1, 1))
+  metrics, grads = gradients((2, 4, 1))
+  assert_same(grads, want)
+  for key, value in want_metrics.items():
+    np.testing.assert_allclose(
+      metrics[key], value, rtol=1e-3, atol=1e-5, err_msg=key)
+  assert max(np.abs(x).max() for x in jax.tree.leaves(want)) > 1e-7
 
 
 def test_all_weights_of_a_layer_are_not_kept_without_rematerialization():
