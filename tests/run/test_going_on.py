@@ -35,15 +35,14 @@ FREE = {
   "evaluation.samples": 2, "evaluation.scorer": "legacy_d1",
   "watchdog.times": 0.0, "watchdog.least_seconds": 60.0,
   "watchdog.first_seconds": 600.0, "profile.steps": "3",
-  "mesh.gpu_memory": 0.5}
+  "mesh.gpu_memory": 0.5, "rollout.mismatch_every": 3}
 MOVED = {"task.prompt_file", "task.data_dir"}
 UNTRIED = {"wandb"}  # needs its library; see test_wandb_log.py
 ROUNDING = {
   "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.cpu_devices": 8,
   "model.remat": "none", "model.attention": "xla", "learn.micro_batch": 16,
   "learn.logps_chunk": 4, "sft.logps_chunk": 4, "learn.draws_at_once": 2,
-  "learn.reduce_dtype": "float32",
-  "eval.batch_size": 4,
+  "learn.reduce_dtype": "float32", "eval.batch_size": 4,
   "rollout.sampler.slots": 4, "eval.sampler.slots": 4,
   "rollout.sampler.gather_once": True, "eval.sampler.gather_once": True}
 
