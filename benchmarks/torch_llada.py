@@ -2,8 +2,9 @@
 
 Written like the published modelling code and `generate`: modules with fused
 attention, logits of all columns and a softmax over all of them, masks as
-boolean indices. There are two updates: with log-probs as BGPO's published actor
-computes them, and with as little memory traffic as PyTorch allows.
+boolean indices. There are three updates: with log-probs as BGPO's published
+actor computes them; as LLaDA's fine-tuning code does; and with logits of masked
+positions alone, the leanest that we can write.
 
 `benchmarks.torch_reference` starts this file as a child, with any Python that
 has torch. It reads `inputs.npz` from a folder, then names of jobs from stdin;
@@ -84,13 +85,17 @@ class LLaDA(nn.Module):
 
   def forward(self, ids: torch.Tensor) -> torch.Tensor:
     """No attention mask: rows have no padding."""
+    return self.unembed(self.hidden(ids))
+
+  def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+    """Ids [b, t] to what the head reads, [b, t, d]."""
     angle = torch.arange(ids.shape[1])[:, None] * self.frequency
     angle = torch.cat([angle, angle], -1)
     sin, cos = angle.sin(), angle.cos()
     x = self.embed(ids)
     for block in self.blocks:
       x = block(x, sin, cos)
-    return self.unembed(self.norm(x))
+    return self.norm(x)
 
 
 def load(model: LLaDA, arrays: Arrays) -> None:
@@ -114,14 +119,30 @@ def update(model: LLaDA, data: Arrays) -> Arrays:
   """Loss and gradients for rows [prompt | completion with masked tokens].
 
   Log-probs as in LLaDA's published fine-tuning: the logits of all masked
-  positions are selected at once. We know of no PyTorch code that needs less.
+  positions are selected at once.
   """
-  def score(logits, ids, mask, weight):
-    logps = -F.cross_entropy(logits[mask], ids[mask], reduction="none")
-    rows = torch.nonzero(mask)[:, 0]
-    return torch.zeros(len(ids)).index_add(0, rows, logps * weight[mask])
+  def score(hidden, ids, mask, weight):
+    return _scores(model.unembed(hidden)[mask], ids, mask, weight)
 
   return _update(model, data, score)
+
+
+def update_lean(model: LLaDA, data: Arrays) -> Arrays:
+  """Like `update`, but hidden states are selected before the head.
+
+  We know of no published code that does so, and of nothing leaner.
+  """
+  def score(hidden, ids, mask, weight):
+    return _scores(model.unembed(hidden[mask]), ids, mask, weight)
+
+  return _update(model, data, score)
+
+
+def _scores(logits, ids, mask, weight):
+  """Weighted sums [b] of log-probs, from the logits of masked positions."""
+  logps = -F.cross_entropy(logits, ids[mask], reduction="none")
+  rows = torch.nonzero(mask)[:, 0]
+  return torch.zeros(len(ids)).index_add(0, rows, logps * weight[mask])
 
 
 def update_bgpo(model: LLaDA, data: Arrays) -> Arrays:
@@ -130,8 +151,8 @@ def update_bgpo(model: LLaDA, data: Arrays) -> Arrays:
   That actor packs rows without padding, so it first copies each row's logits to
   their columns in a new [t, v] and then selects the masked ones.
   """
-  def score(logits, ids, mask, weight):
-    scores = []
+  def score(hidden, ids, mask, weight):
+    logits, scores = model.unembed(hidden), []
     for row in range(len(ids)):
       whole = torch.zeros_like(logits[row])
       whole[torch.ones_like(mask[row])] = logits[row]
@@ -148,8 +169,8 @@ def _update(model, data, score):
   weight = torch.from_numpy(data["weight"])
   advantage = torch.from_numpy(data["advantage"])
   model.zero_grad()
-  logits = model(torch.where(mask, int(data["mask_id"]), ids))
-  loss = -(advantage * score(logits, ids, mask, weight)).mean()
+  hidden = model.hidden(torch.where(mask, int(data["mask_id"]), ids))
+  loss = -(advantage * score(hidden, ids, mask, weight)).mean()
   loss.backward()
   grads = {f"grad/{name}": parameter.grad.numpy()
            for name, parameter in model.named_parameters()}
@@ -186,8 +207,8 @@ def logits(model: LLaDA, data: Arrays) -> Arrays:
   return {"logits": model(torch.from_numpy(data["ids"])).numpy()}
 
 
-JOBS = {"logits": logits, "update": update, "update_bgpo": update_bgpo,
-        "generate": generate}
+JOBS = {"logits": logits, "update": update, "update_lean": update_lean,
+        "update_bgpo": update_bgpo, "generate": generate}
 
 
 def main(folder: pathlib.Path, threads: int) -> None:

@@ -6,10 +6,14 @@
 Both sides use the small shape of `benchmarks.sampler` in fp32 and the same
 random weights. The update is the gradient of one Monte-Carlo sample of the ELBO
 of 4 completions of 256 tokens after prompts of 256, half of them masked.
-PyTorch computes it in two ways: with log-probs as in BGPO's published actor
-(`update_bgpo`), and with as little as we know PyTorch to need (`update`). The
-sampler is LLaDA's, greedy, 128 tokens in 64 steps. `benchmarks/torch_llada.py`
-is the PyTorch side.
+PyTorch computes it in three ways: with log-probs as in BGPO's published actor
+(`update_bgpo`), as in LLaDA's fine-tuning code (`update`), and with logits of
+the masked positions alone (`update_lean`), as dlrl does. The sampler is
+LLaDA's, greedy, 128 tokens in 64 steps. `benchmarks/torch_llada.py` is the
+PyTorch side.
+
+How much faster an update could be is measured, too: `products_seconds` are
+those of its matrix products alone, see `benchmarks/cpu_products.py`.
 
 Logits, gradients and completions are compared first. Then the sides take turns,
 each while the other waits, and the ratio is the median over turns. In its turn
@@ -31,6 +35,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,6 +44,7 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from benchmarks import cpu_products
 from benchmarks import results
 from benchmarks import sampler
 from dlrl import config
@@ -52,8 +58,10 @@ ROWS, PROMPT, COMPLETION = 4, 256, 256
 LEARN = config.LearnConfig(
   loss="elbo_reinforce", forward_process="quadrature", n_mc=1,
   micro_batch=ROWS)
+NAME = "torch_reference"
 # Jobs of dlrl, and the jobs of PyTorch that each is compared with.
-JOBS = {"logits": ["logits"], "update": ["update", "update_bgpo"],
+JOBS = {"logits": ["logits"],
+        "update": ["update", "update_lean", "update_bgpo"],
         "generate": ["generate"]}
 
 
@@ -118,9 +126,11 @@ def problem(model: transformer.Model) -> tuple[Any, update.Batch, jax.Array]:
     return jax.random.randint(key, (ROWS, width), 0, model.mask_id)
 
   batch = update.Batch(
-    tokens(keys[0], PROMPT), jnp.full(ROWS, PROMPT),
-    tokens(keys[1], COMPLETION), jnp.ones((ROWS, COMPLETION), bool),
-    jnp.asarray([1.0, -0.5, 0.25, -0.75]), jax.random.split(keys[2], ROWS))
+    prompt=tokens(keys[0], PROMPT), prompt_length=jnp.full(ROWS, PROMPT),
+    completion=tokens(keys[1], COMPLETION),
+    maskable=jnp.ones((ROWS, COMPLETION), bool),
+    advantage=jnp.asarray([1.0, -0.5, 0.25, -0.75]),
+    keys=jax.random.split(keys[2], ROWS))
   return params, batch, tokens(keys[3], sampler.PROMPT)
 
 
@@ -167,30 +177,35 @@ def programs(
     "generate": lambda: compiled["generate"](params)}
 
 
-def compare(ours: dict[str, Callable[[], Any]], torch: Torch) -> dict[str, Any]:
+def compare(ours: dict[str, Callable[[], Any]], torch: Torch,
+            jobs: Sequence[str]) -> dict[str, Any]:
   """Differences between the results; both sides are warm afterwards.
 
   Raises:
     AssertionError: results differ by more than rounding explains.
   """
-  for job in itertools.chain(*JOBS.values()):
+  for job in itertools.chain(*(JOBS[name] for name in ("logits", *jobs))):
     torch.run(job)
   logits = np.asarray(ours["logits"]())
   error = float(abs(logits - torch.result("logits")["logits"]).max())
   assert error < 1e-3, f"logits differ by {error}"
-  metrics, grads = ours["update"]()
-  worst = 0.0
-  for theirs in map(torch.result, JOBS["update"]):
-    np.testing.assert_allclose(metrics["loss"], theirs["loss"], rtol=1e-3)
-    for path, leaf in _leaves(grads):
-      want = _as_ours(path, theirs)
-      worst = max(worst, float(abs(leaf - want).max() / abs(want).max()))
-  assert worst < 1e-3, f"gradients differ by {worst} of the largest"
-  same = np.asarray(ours["generate"]()) == torch.result(
-    "generate")["completion"]
-  assert same.mean() > 0.9, f"only {same.mean():.0%} of the tokens agree"
-  return {"logits_max_difference": error, "gradients_max_relative": worst,
-          "tokens_equal": float(same.mean())}
+  found = {"logits_max_difference": error}
+  if "update" in jobs:
+    metrics, grads = ours["update"]()
+    worst = 0.0
+    for theirs in map(torch.result, JOBS["update"]):
+      np.testing.assert_allclose(metrics["loss"], theirs["loss"], rtol=1e-3)
+      for path, leaf in _leaves(grads):
+        want = _as_ours(path, theirs)
+        worst = max(worst, float(abs(leaf - want).max() / abs(want).max()))
+    assert worst < 1e-3, f"gradients differ by {worst} of the largest"
+    found["gradients_max_relative"] = worst
+  if "generate" in jobs:
+    same = np.asarray(ours["generate"]()) == torch.result(
+      "generate")["completion"]
+    assert same.mean() > 0.9, f"only {same.mean():.0%} of the tokens agree"
+    found["tokens_equal"] = float(same.mean())
+  return found
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -212,13 +227,14 @@ def _as_ours(path: str, theirs: dict[str, np.ndarray]) -> np.ndarray:
   return value.swapaxes(-1, -2) if path.endswith("kernel") else value
 
 
-def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int
-            ) -> dict[str, Any]:
+def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int,
+            jobs: Sequence[str]) -> dict[str, Any]:
   """Seconds of both sides in turns, and the median over turns of the ratio."""
   result: dict[str, Any] = {}
   # More turns for the update: it is short, and the time that the system takes
   # to provide memory varies.
-  for job, turns in (("update", 4 * repeats), ("generate", repeats)):
+  for job in jobs:
+    turns = 4 * repeats if job == "update" else repeats
     mine: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in JOBS[job]}
     for i in range(turns):
@@ -262,28 +278,44 @@ def measure_all() -> dict[str, Any]:
   with child(options.torch_python, cores,
              torch_inputs(model, params, batch, prompt)) as torch:
     version = torch.line()
-    checked = compare(ours, torch)
+    checked = compare(ours, torch, options.jobs)
     progress.say(f"compared: {checked}")
-    jobs = measure(ours, torch, options.repeats)
+    jobs = {
+      name: {"torch": version} | row for name, row in
+      measure(ours, torch, options.repeats, options.jobs).items()}
+  masked = int(torch_inputs(model, params, batch, prompt)["mask"].sum())
+  products = cpu_products.of_update(
+    cfg, ROWS, PROMPT + COMPLETION, masked)
+  if set(options.jobs) != {"update", "generate"}:
+    stored = results.read(NAME)
+    checked, jobs = stored["compared"] | checked, stored["jobs"] | jobs
   return {
     "command": "python -m benchmarks.torch_reference", "cores": cores,
     "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
-    "jax": jax.__version__, "torch": version, "compared": checked,
-    "jobs": jobs}
+    "jax": jax.__version__, "compared": checked,
+    "jobs": jobs, "products_gflops": cpu_products.flops(products) / 1e9,
+    "products_seconds": cpu_products.seconds(products)}
 
 
 def main(argv: list[str]) -> None:
   """Compares, measures, writes the file, prints the ratios."""
   del argv
-  result = results.obtain("torch_reference", measure_all)
+  result = results.obtain(NAME, measure_all)
   for job, row in result["jobs"].items():
     print(f"{job}: {row['ratio']:.2f} times as fast as torch "
-          f"{result['torch']}")
+          f"{row['torch']}")
+  rate = result["products_gflops"] / result["products_seconds"]
+  update = result["jobs"]["update"]["ours_seconds"]
+  print(f"products alone: {rate:.0f} GFLOP/s, "
+        f"{result['products_seconds'] / update:.0%} of an update's time")
 
 
 if __name__ == "__main__":
   flags.adopt_module_key_flags(results)
   flags.DEFINE_string("torch_python", None, "a Python that can import torch")
+  flags.DEFINE_multi_enum(
+    "jobs", ["update", "generate"], ["update", "generate"],
+    "what is timed; of the other, the stored result stays")
   flags.DEFINE_integer(
     "repeats", 3, "turns of the sampler; the update takes four times as many",
     lower_bound=1)
