@@ -131,11 +131,15 @@ def forwards(name: str) -> dict[str, float]:
   one = flops(
     lambda p, b: update.draw_logps(model, learn, p, b, 0)[1], params, batch)
   objective = losses.OBJECTIVES[name](**learn.loss_args)
-  scores: Any = jax.ShapeDtypeStruct(
-    (batch.completion.shape[0], learn.n_mc, batch.completion.shape[1]),
-    "float32")
+  rows, tokens = batch.completion.shape
+  # What is kept of the log-probs of other policies.
+  kept: Any = jax.ShapeDtypeStruct({
+    "tokens": (rows, learn.n_mc, tokens), "scores": (rows, learn.n_mc),
+    "means": (rows, tokens)}[objective.others], "float32")
   batch = dataclasses.replace(
-    batch, old_logps=scores, ref_logps=scores if objective.needs_ref else None)
+    batch, old_logps=kept, ref_logps=kept if objective.needs_ref else None,
+    old_scores=jax.ShapeDtypeStruct((rows, learn.n_mc), "float32")
+    if objective.others == "means" else None)
   gradient = flops(
     lambda *args: update.batch_grads(model, learn, *args),
     params, batch)
