@@ -1,4 +1,4 @@
-"""What a checkpoint costs: bytes, the time that a step waits, the checksums.
+"""Measures checkpoints: bytes, the time that a step waits, checksums.
 
     python -m benchmarks.checkpoint_cost --gib=1
 

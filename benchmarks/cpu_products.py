@@ -18,7 +18,7 @@ Product = tuple[int, int, int, int]  # rows of a batch, and m, k, n of a product
 def of_update(
   cfg: config.ModelConfig, rows: int, length: int, predicted: int
 ) -> dict[Product, int]:
-  """How often an update computes which products, without recomputation.
+  """Counts the products of an update, without recomputation.
 
   Args:
     cfg: the model, with as many key heads as query heads.

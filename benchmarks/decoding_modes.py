@@ -1,4 +1,4 @@
-"""What approximate rollouts do to learning: caches and a threshold.
+"""Compares learning by caches and a threshold with that by exact rollouts.
 
     python -m benchmarks.decoding_modes --out=benchmarks/results
 

@@ -1,4 +1,4 @@
-"""What a restart costs, from the command to the end of its first step.
+"""Measures a restart, from the command to the end of its first step.
 
     python -m benchmarks.restart --config=bgpo --repeats=5
 
@@ -69,7 +69,7 @@ def measure() -> dict[str, Any]:
     workdir, saved = (pathlib.Path(directory, n) for n in ("run", "saved"))
     start(workdir, 1, signal.SIGTERM)  # saves
     done = metrics.rows(workdir)[-1]["step"]
-    # What saves has other programs than what goes on.
+    # A start that goes on needs programs that the one before did not.
     start(workdir, done + 1, signal.SIGKILL)
     workdir.rename(saved)
     for _ in range(REPEATS.value):

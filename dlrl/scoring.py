@@ -234,7 +234,7 @@ def batch_logps(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
   group: int = 1, *, others: losses.Others = "tokens",
 ) -> tuple[jax.Array, jax.Array]:
-  """What an objective reads of the draws' log-probs, and the draws' scores.
+  """Computes the log-probs of draws, as an objective reads them, and scores.
 
   Computed `micro_batch` rows at a time, and no more is stored.
 

@@ -1,4 +1,4 @@
-"""What devices exchange in an update, and that it changes no gradient."""
+"""Devices exchange as few gradients as they can, and all are right."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""What an accelerator does with dlrl, in eight minutes: right, and how fast?
+"""Measures dlrl on an accelerator in eight minutes: correctness, then speed.
 
     python -m benchmarks.accelerator --out DIR
     python -m benchmarks.accelerator --out DIR --dry

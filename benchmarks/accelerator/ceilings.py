@@ -1,4 +1,4 @@
-"""What a device can do: the largest matrix product and the fastest copy."""
+"""Measures the rates of a large matrix product and of a copy."""
 
 import functools
 from typing import Any

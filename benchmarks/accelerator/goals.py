@@ -1,4 +1,4 @@
-"""What dlrl wants to reach on an accelerator, beside what was measured."""
+"""Sets goals for an accelerator and compares measurements with them."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Attention's kernels and log-probs against plain formulas on the CPU.
+"""Compares attention's kernels and log-probs with formulas on the CPU.
 
 The CPU's values are computed in fp32 from the same bf16 numbers, so that all
 errors are those of the device.
@@ -72,7 +72,7 @@ def _shape(scale: scale_lib.Scale, dtype: str, *sizes: int
 
 
 def _shapes(scale: scale_lib.Scale, case: Case) -> tuple[Any, ...]:
-  """Of queries, keys, values, lengths, and the weights of outputs."""
+  """Shapes of queries, keys, values, lengths and the weights of outputs."""
   b = len(case.lengths)
   q, kv = ((b, n, h, case.head_dim) for n, h in (
     (case.queries, case.heads), (case.keys, case.kv_heads)))

@@ -23,8 +23,8 @@ from dlrl.sampling import denoise
 from dlrl.sampling.steps import DecodeState
 
 ROWS = 16  # completions per device
-# Of half the preset's tokens: four blocks show what a block costs. A program
-# with the prefix cache has each block by itself, and takes long to compile.
+# Four blocks, half of the preset's tokens, show the cost of a block. With the
+# prefix cache each block is compiled by itself, which takes long.
 SHORT = {"rollout.sampler.gen_length": 128, "rollout.sampler.steps": 64,
          "lora.rank": 0}
 # Seconds; what a first call costs beside its work is little of more than that.
@@ -37,7 +37,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 def name_of(mode: str) -> str:
-  """What the row of a mode is called."""
+  """Names the row of a mode."""
   return f"rollout, {mode}"
 
 
@@ -53,7 +53,7 @@ def decode(
   setup: setup_lib.Setup, model: transformer.Model, params: Any,
   batch: update.Batch,
 ) -> DecodeState:
-  """What a run's rollout computes; rows do not end early."""
+  """Decodes as a run does; rows do not end early."""
   return denoise.decode(
     model, params, batch.prompt, batch.prompt_length, batch.keys,
     sampler=setup.cfg.rollout.sampler, group=setup.cfg.rollout.group_size)

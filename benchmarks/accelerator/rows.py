@@ -15,7 +15,7 @@ _CUT = 400  # characters of an error that a row keeps
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Where a stage writes what it finds.
+  """A file to which a stage adds rows.
 
   Attributes:
     path: a file of JSON, a row per line, which other stages add to as well.
@@ -46,7 +46,7 @@ class Rows:
 
   def attempt(self, what: str, fn: Callable[..., Any], *args: Any,
               needs: float = 0.0) -> Any:
-    """What `fn(*args)` returns; None, with a row that says why, if it fails.
+    """Calls `fn(*args)`; if that fails, adds a row with the reason.
 
     Args:
       what: the part of the stage that this is, for the row.

@@ -21,8 +21,9 @@ from dlrl.runtime import mesh as mesh_lib
 
 LLADA, SHORT_PROMPTS = "llada_8b_math_1gpu", "llada_8b_countdown_1gpu"
 SDAR = "sdar_4b_countdown_1gpu"
-# Of the memory of a device, weights take at most so much, and all that an
-# update of all parameters keeps; the rest is for activations and caches.
+# Largest shares of a device's memory: for weights, and for the state and
+# gradients of an update of all parameters. The rest is for activations and
+# caches.
 WEIGHTS, STATE = 0.45, 0.8
 _TINY = dict(vocab_size=512, width=32, layers=2, heads=2, kv_heads=2,
              head_dim=16, mlp_width=64)
@@ -33,7 +34,7 @@ _SHORT = {
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """What the benchmark runs on.
+  """The devices that the benchmark runs on.
 
   Attributes:
     devices: those of this host.
@@ -98,6 +99,13 @@ def sdar(scale: Scale, rows: int) -> setup_lib.Setup:
   return _setup(scale, cfg, {"lora.rank": 0}, scale.devices[:1])
 
 
+def shrink(cfg: ml_collections.ConfigDict) -> None:
+  """Changes model, prompts and completions, in place, to tiny ones."""
+  cfg.model.update(_TINY)
+  cfg.rollout.sampler.block_length = cfg.model.block_length or 8
+  cfg.update_from_flattened_dict(_SHORT)
+
+
 def whole_or_adapters(scale: Scale) -> dict[str, Any]:
   """Changes to `llada`'s settings: all parameters are trained if they fit."""
   changes = {"lora.rank": 0, "model.param_dtype": "float32"}
@@ -112,9 +120,7 @@ def _setup(
   devices: tuple[jax.Device, ...],
 ) -> setup_lib.Setup:
   if scale.dry:
-    cfg.model.update(_TINY)
-    cfg.rollout.sampler.block_length = cfg.model.block_length or 8
-    cfg.update_from_flattened_dict(_SHORT)
+    shrink(cfg)
     cfg.learn.logps_chunk = 64
     if cfg.lora.rank:
       cfg.lora.rank = 4

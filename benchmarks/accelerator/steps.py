@@ -1,4 +1,4 @@
-"""Rollouts and updates of a small model against straightforward code.
+"""Compares rollouts and updates of a small model with straightforward code.
 
 In fp32, with products in fp32, too: what differs is an error, not rounding.
 """
@@ -48,10 +48,7 @@ def setup_of(
   """The small shape of `benchmarks.throughput` on a device."""
   cfg = throughput.get_config()
   if scale.dry:
-    cfg.model.update(width=32, layers=2, heads=2, kv_heads=2, head_dim=16,
-                     mlp_width=64, vocab_size=512)
-    cfg.task.prompt_length = 8
-    cfg.rollout.sampler.update(gen_length=16, block_length=8, steps=8)
+    scale_lib.shrink(cfg)
     cfg.learn.n_mc = 2
   cfg.model.update(model)
   setup = setup_lib.make(validate.from_dict(cfg), [device])

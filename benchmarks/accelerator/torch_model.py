@@ -74,7 +74,6 @@ def updates(model: torch_llada.LLaDA, cfg: config.Config
       if isinstance(part, nn.Linear):
         setattr(block, name, Adapted(part, cfg.lora))
     model.blocks[i] = Recomputed(block)
-  head, model.unembed = model.unembed, nn.Identity()
   tx = torch.optim.AdamW(
     [x for x in model.parameters() if x.requires_grad],
     lr=cfg.learn.optimizer.learning_rate, fused=torch.cuda.is_available())
@@ -87,16 +86,18 @@ def updates(model: torch_llada.LLaDA, cfg: config.Config
 
   def step() -> None:
     tx.zero_grad()
-    hidden = model(torch.where(mask, mask_id, ids))[mask]
-    nll = F.cross_entropy(head(hidden).float(), ids[mask], reduction="none")
+    hidden = model.hidden(torch.where(mask, mask_id, ids))[mask]
+    nll = F.cross_entropy(
+      model.unembed(hidden).float(), ids[mask], reduction="none")
     (weight * nll).sum().backward()
     tx.step()
 
   return step
 
 
-def wait() -> None:
-  """Until the GPU has done all that was asked of it."""
+def done(fn: Callable[[], None]) -> None:
+  """Calls `fn`, and returns when the GPU has finished its work."""
+  fn()
   if torch.cuda.is_available():
     torch.cuda.synchronize()
 

@@ -6,12 +6,11 @@ sampler is LLaDA's, with all logits. Rows are full, so attention needs no mask.
 """
 
 import importlib.util
-import time
-from typing import Any
+from collections.abc import Callable
 
 import jax
-import numpy as np
 
+from benchmarks.accelerator import programs as programs_lib
 from benchmarks.accelerator import rollouts
 from benchmarks.accelerator import rows as rows_lib
 from benchmarks.accelerator import scale as scale_lib
@@ -41,14 +40,8 @@ def run(rows: rows_lib.Rows, *, dry: bool) -> None:
   learned = updates.setup_of(scale, 1, {}).cfg
   model = torch_model.random_model(exact.model)
 
-  def seconds(fn: Any, times: int) -> float:
-    found = []
-    for _ in range(times):
-      start = time.monotonic()
-      fn()
-      torch_model.wait()
-      found.append(time.monotonic() - start)
-    return float(np.median(found))
+  def seconds(fn: Callable[[], None], times: int) -> float:
+    return programs_lib.seconds(lambda: torch_model.done(fn), times)
 
   def sample() -> None:
     count = exact.rollout.prompts * exact.rollout.group_size

@@ -20,7 +20,7 @@ DRAWS = (2, 16, 64)  # from little memory to much, so that each peak is its own
 
 
 def name_of(draws: int) -> str:
-  """What the row of so many draws is called."""
+  """Names the row of a number of draws."""
   return f"update, {draws} draws"
 
 
@@ -45,7 +45,7 @@ def program(setup: setup_lib.Setup) -> programs_lib.Program:
 
 
 def setups(scale: scale_lib.Scale) -> dict[str, setup_lib.Setup]:
-  """What is measured, by name."""
+  """The settings of each update, by name."""
   changes = scale_lib.whole_or_adapters(scale)
   return {name_of(n): setup_of(scale, n, changes)
           for n in (DRAWS[:2] if scale.dry else DRAWS)}
@@ -65,7 +65,7 @@ def work_of_draw(setup: setup_lib.Setup) -> float:
 
 
 def _warms(draws: int) -> bool:
-  """Whether an update runs before it is timed; the longest takes a minute."""
+  """Tells if an update runs once before it is timed; the longest does not."""
   return draws < DRAWS[-1]
 
 

@@ -304,7 +304,7 @@ class _Module:
 
 
 def _chain(line: hlo_text.Line) -> tuple[str, str]:
-  """What the parts of a collective that is carried on have in common.
+  """The key that the parts of an asynchronous collective share.
 
   Not its channel alone, which all collectives that JAX itself asks for share.
   """

@@ -20,7 +20,8 @@ from dlrl.strict import shapes
 Metrics = dict[str, jax.Array]  # per response, [b]
 LossAndMetrics = tuple[jax.Array, Metrics]  # the loss is per response, [b]
 
-# What is kept of the log-probs of a rollout's and a reference's parameters:
+# A loss reads these of the log-probs by other parameters, a rollout's or a
+# reference's:
 #   tokens  those of each draw
 #   scores  `Scored.score` of each draw, [b] in place of log-probs [b, t]
 #   means   the weighted mean over draws of each token's, the same in all draws,

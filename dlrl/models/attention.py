@@ -18,9 +18,7 @@ from dlrl import strict
 from dlrl.models import xla_attention
 from dlrl.runtime import mesh as mesh_lib
 
-# `splash_attention` is imported where it is used: other devices need no Pallas.
 BACKENDS = ("auto", "xla", "cudnn", "splash")
-_LANES = 128  # queries of a block of splash
 
 Rotation = tuple[jax.Array, jax.Array]  # sines, cosines: [b, t, 1, k/2] fp32
 # Maps q, k, v and arrays with a first axis of rows to outputs.
@@ -61,6 +59,11 @@ def rope(x: jax.Array, turn: Rotation) -> jax.Array:
     x.dtype)
 
 
+def _splash() -> Any:
+  from dlrl.models import splash_attention  # for TPUs; needs Pallas
+  return splash_attention
+
+
 def bidirectional(
   q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array,
   segments: jax.Array | None = None, *, backend: str = "auto",
@@ -91,8 +94,7 @@ def bidirectional(
   packed = segments is not None
   backend = resolve(backend, q, k, packed=packed)
   if backend == "splash":
-    from dlrl.models import splash_attention
-    return on_each_device(splash_attention.attend, q, k, v, lengths, segments)
+    return on_each_device(_splash().attend, q, k, v, lengths, segments)
   if backend == "cudnn":
     if packed:
       raise ValueError(
@@ -128,9 +130,8 @@ def clean(
     (column // block_length + 1) * block_length, lengths[:, None])
   backend = resolve(backend, q, k, packed=True)
   if backend == "splash":
-    from dlrl.models import splash_attention
     return on_each_device(functools.partial(
-      splash_attention.attend_clean, block_length=block_length), q, k, v, ends)
+      _splash().attend_clean, block_length=block_length), q, k, v, ends)
   seen = jnp.arange(k.shape[1])[None, None] < ends[..., None]
   if backend == "cudnn":
     return on_each_device(_cudnn_masked, q, k, v, seen)
@@ -247,8 +248,7 @@ def noisy(
     backend = resolve(backend, q, k, packed=True)
     own = live.reshape(len(live), m * i)
     if backend == "splash":
-      from dlrl.models import splash_attention
-      return on_each_device(splash_attention.attend_noisy, q, k, v, clean_k,
+      return on_each_device(_splash().attend_noisy, q, k, v, clean_k,
                             clean_v, earlier, own)
     if backend == "cudnn":
       return on_each_device(_cudnn_noisy, q, k, v, clean_k, clean_v, earlier,
@@ -310,7 +310,7 @@ def choose(q: Any, k: Any, *, packed: bool, platform: str, tensor: int
   if usable("cudnn") and not packed:
     return "cudnn"
   # Splash pads queries to a block of 128: with fewer, XLA has less to do.
-  if usable("splash") and q.shape[1] >= _LANES:
+  if usable("splash") and q.shape[1] >= _splash().LANES:
     return "splash"
   return "xla"
 

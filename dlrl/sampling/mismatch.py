@@ -1,4 +1,4 @@
-"""How far the policy of a rollout is from that of exact decoding, as KLs.
+"""Measures the KL of a rollout's policy from that of exact decoding.
 
 A cache replaces keys and values by older ones, and tokens that a step commits
 together are drawn as if they were independent. Updates know of neither: they
@@ -68,7 +68,7 @@ class _State(NamedTuple):
 
 
 def approximates(sampler: config.SamplerConfig) -> bool:
-  """Whether a rollout does without a forward pass of the row per token.
+  """Tells if a rollout differs from exact decoding.
 
   Apart from a fixed number of tokens per step, which is its `steps`.
   """
@@ -96,7 +96,7 @@ def mismatch(
   """
   drawn = decoded.trace >= 0
   if sampler.eos == "stop":
-    # What follows the end was not drawn.
+    # The sampler did not draw the tokens that follow the end.
     ended = decoded.completion == eos_id
     drawn &= jnp.cumsum(ended, -1) - ended == 0
   noise = jax.vmap(

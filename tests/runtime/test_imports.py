@@ -1,4 +1,4 @@
-"""What a start imports: only what every run needs."""
+"""A start imports only modules that every run needs."""
 
 import subprocess
 import sys

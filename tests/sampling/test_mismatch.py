@@ -49,11 +49,15 @@ def prompts(seed=0):
   return jnp.asarray(ids, jnp.int32), jnp.asarray(LENGTHS, jnp.int32)
 
 
-def logps(model, params, hidden, temperature):
+def logps(model, params, hidden, sampler):
+  """Log-probs [b, w, v]; with guidance hidden states are [2 b, w, d]."""
   logits = np.asarray(hidden, np.float64) @ np.asarray(
     model.unembed(params), np.float64)
+  if sampler.cfg_scale:
+    guided, unguided = np.split(logits, 2)
+    logits = (1 + sampler.cfg_scale) * guided - sampler.cfg_scale * unguided
   logits[..., MASK] = -1e30
-  logits /= temperature
+  logits /= sampler.temperature or 1.0
   logits -= logits.max(-1, keepdims=True)
   return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
@@ -73,7 +77,7 @@ def decoded_by_hand(model, params, sampler):
   q = np.full((len(LENGTHS), sampler.gen_length, 24), np.nan)
 
   def record(new, hidden, start):
-    found = logps(model, params, hidden, sampler.temperature or 1.0)
+    found = logps(model, params, hidden, sampler)
     whole = hidden.shape[1] > sampler.gen_length
     for row, col in zip(*np.nonzero(
         (new.trace >= 0) & (state.trace < 0)), strict=True):
@@ -99,9 +103,10 @@ hidden_of = jax.jit(transformer.Model.hidden, static_argnums=0)
 def exact(model, params, sampler, canvas):
   """Log-probs [b, t, v] of whole canvases, canvas first."""
   prompt, length = prompts()
-  hidden = hidden_of(model, params, *model_input.assemble(
-    jnp.asarray(canvas), prompt, length))[:, :canvas.shape[1]]
-  return logps(model, params, hidden, sampler.temperature or 1.0)
+  asked = [prompt, jnp.full_like(prompt, MASK)][:1 + bool(sampler.cfg_scale)]
+  hidden = [hidden_of(model, params, *model_input.assemble(
+    jnp.asarray(canvas), each, length))[:, :canvas.shape[1]] for each in asked]
+  return logps(model, params, np.concatenate(hidden), sampler)
 
 
 def kl(q, p):
@@ -140,6 +145,9 @@ def found(model, params, sampler, state):
   (SHIFTED, {"cache": "dual", "threshold": 0.3, "temperature": 0.0}),
   (SHIFTED, {"cache": "prefix", "factor": 2.0, "temperature": 0.7}),
   (networks.TINY, {"cache": "dual", "fill_after": 0.4, "steps": 4}),
+  # The pass that fills the rest comes in the middle of a block.
+  (networks.TINY, {"cache": "dual", "fill_after": 0.6}),
+  (networks.TINY, {"cache": "dual", "cfg_scale": 1.5}),
   (networks.TINY, {"threshold": 0.2}),
 ], ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else "")
 def test_the_kls_are_those_of_what_the_sampler_computed(cfg, settings):
@@ -195,33 +203,27 @@ def test_with_blocks_only_tokens_drawn_together_have_one():
   assert want[1].max() > 1e-3
 
 
-def test_the_metrics_are_means_over_tokens_that_were_drawn():
-  model, params = networks.decodable()
-  sampler = dataclasses.replace(BASE, cache="dual", eos="stop")
-  prompt, length = prompts()
-  state, _ = decoded_by_hand(
-    model, params, dataclasses.replace(sampler, eos="free"))
-  # The first row ends in its third column, and another one has no token.
-  completion = state.completion.at[0, 2].set(EOS)
-  completion = jnp.where(jnp.arange(8)[None] > 2, completion, jnp.where(
-    completion == EOS, 7, completion).at[0, 2].set(EOS))
-  state = state._replace(
-    completion=completion.at[2].set(7), trace=state.trace.at[2].set(-1))
-  each = found(model, params, sampler, state)
-  ended = np.cumsum(np.asarray(state.completion) == EOS, 1)
-  drawn = (np.asarray(state.trace) >= 0) & (
-    ended - (np.asarray(state.completion) == EOS) == 0)
-  wanted = [np.mean([kl[row, drawn[row]].mean() for row in (0, 1)])
-            for kl in each]
-  decoded = mismatch.Decoded(prompt, length, state.completion, state.trace)
-  fn = jax.jit(lambda keys: jax.lax.map(lambda key: mismatch.mismatch(
-    model, params, decoded, jax.random.split(key, len(LENGTHS)),
-    sampler=sampler, eos_id=EOS), keys))
-  got = fn(jax.random.split(jax.random.key(0), 512))
-  assert got["mismatch_kl"].std() > 0
-  for name, want in zip(("mismatch_kl", "parallel_kl"), wanted, strict=True):
+@pytest.mark.parametrize(("eos", "mean"), [
+  ("stop", (1.0 + 3.5) / 2), ("free", 3.5)])
+def test_the_metrics_are_means_over_tokens_that_were_drawn(
+    eos, mean, monkeypatch):
+  # As if each token's KL were its column, or twice that.
+  monkeypatch.setattr(
+    mismatch, "divergences",
+    lambda model, params, decoded, column, **_: (column, 2 * column))
+  sampler = dataclasses.replace(BASE, cache="dual", eos=eos)
+  # The first row ends in its third column, the second nowhere, and in the third
+  # nothing was drawn.
+  completion = jnp.full((3, 8), 7).at[0, 2:].set(EOS)
+  trace = jnp.zeros((3, 8), jnp.int32).at[2].set(-1)
+  decoded = mismatch.Decoded(*prompts(), completion, trace)
+  got = jax.jit(lambda keys: jax.lax.map(lambda key: mismatch.mismatch(
+    None, None, decoded, jax.random.split(key, 3), sampler=sampler,
+    eos_id=EOS), keys))(jax.random.split(jax.random.key(0), 512))
+  for name, times in (("mismatch_kl", 1), ("parallel_kl", 2)):
     error = got[name].std() / 512**0.5
-    assert abs(got[name].mean() - want) < 4 * error
+    assert 0 < error < 0.2
+    assert abs(got[name].mean() - times * mean) < 4 * error
 
 
 def test_exact_rollouts_have_none():

@@ -1,4 +1,4 @@
-"""An update's gradients, and when devices exchange them.
+"""Decides when devices exchange the gradients of an update.
 
 Left to XLA, gradients are summed over devices where they arise: in every layer,
 draw and micro-batch. By hand (`run`), a device has its own rows, a gradient is
@@ -41,7 +41,7 @@ def run(
 
 
 def splits() -> bool:
-  """Whether parameters may be `Split`."""
+  """Tells if parameters may be `Split`: the mesh's `fsdp` is by hand."""
   return "fsdp" in jax.sharding.get_abstract_mesh().manual_axes
 
 
