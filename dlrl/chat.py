@@ -43,7 +43,8 @@ from dlrl.storage import output_paths
 
 # Flags that are passed on as fields of `config.SamplerConfig`.
 SETTINGS = ("gen_length", "temperature", "top_k", "top_p", "cfg_scale",
-            "remasking", "threshold", "factor", "cache")
+            "remasking", "threshold", "edit_threshold", "max_post_edit",
+            "factor", "cache")
 _MASKED = "\u2591"  # a light shade
 
 

@@ -360,15 +360,7 @@ def _process(cfg: config.Config, problems: strict.Problems) -> None:
       learn.n_mc % learn.draws_at_once == 0, "learn.draws_at_once",
       learn.draws_at_once, f"must divide learn.n_mc = {learn.n_mc}")
   if name in scoring.OF_TRACE:
-    problems.require(
-      sampler.top_p == 1 or sampler.top_k > 0, "rollout.sampler.top_k",
-      sampler.top_k, f"must be positive with rollout.sampler.top_p = "
-      f"{sampler.top_p} and {name!r}, whose log-probs are of what was drawn "
-      "from: so many tokens are kept with each")
-    problems.require(
-      not sampler.cfg_scale, "rollout.sampler.cfg_scale", sampler.cfg_scale,
-      f"must be 0 with {name!r}, whose log-probs are of what was drawn from: "
-      "the update has no guidance")
+    check.traced(sampler, "rollout.sampler", name, problems)
   if name == "forks":
     problems.require(
       sampler.threshold > 0, "rollout.sampler.threshold", sampler.threshold,

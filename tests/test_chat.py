@@ -14,6 +14,8 @@ import runs
 
 from dlrl import chat
 from dlrl import config
+from dlrl import models
+from dlrl import sampling
 from dlrl.models import hf_tokenizer
 from dlrl.models import transformer
 from dlrl.sampling import replay
@@ -202,7 +204,31 @@ def test_a_model_with_blocks_answers_up_to_the_block_with_an_end(
   assert sorted(set(steps)) == list(range(max(steps) + 1))
 
 
+def test_edits_are_those_of_generate(with_blocks, tmp_path):
+  page = tmp_path / "page.html"
+  done = subprocess.run(
+    [sys.executable, "-m", "dlrl.chat", f"--model={with_blocks}",
+     "--dtype=float32", "--gen_length=8", "--prompt=1+2", "--temperature=1",
+     "--threshold=0.5", "--edit_threshold=0.01", "--max_post_edit=3",
+     f"--html={page}"], cwd=ROOT, text=True, capture_output=True, timeout=120,
+    check=False)
+  assert done.returncode == 0, done.stderr
+  tokens = json.loads(Page(page.read_text()).scripts[0])["tokens"]
+  tokenizer = hf_tokenizer.load(with_blocks)
+  model, params = models.load(with_blocks, dtype="float32")
+  options = {"gen_length": 8, "threshold": 0.5, "temperature": 1.0,
+             "eos_id": [tokenizer.eos_id, *sorted(tokenizer.ends)]}
+  asked = [tokenizer.prompt("1+2")]
+  want, plain = (sampling.generate(
+    model, params, asked, **options, **more)[0, :len(tokens)].tolist()
+    for more in ({"edit_threshold": 0.01, "max_post_edit": 3}, {}))
+  assert [token[0] for token in tokens] == [tokenizer.table.decode(
+    [i], skip_special_tokens=False) for i in want]
+  assert want != plain  # some were edited
+
+
 @pytest.mark.parametrize("flag, match", [
+  ("--edit_threshold=2", "--edit_threshold=2.0: must be in 0..1"),
   ("--block_length=8", "--block_length=8: must be 4, the block length of the "
    "model"), ("--cache=dual", "--cache=dual: must be 'none'")])
 def test_what_blocks_do_not_support_is_one_line(with_blocks, flag, match):

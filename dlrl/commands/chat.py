@@ -43,6 +43,13 @@ def define(values: flags.FlagValues) -> None:
     "threshold", 0.0, "commit every token of at least this probability; 0: a "
     "fixed number per step", flag_values=values)
   flags.DEFINE_float(
+    "edit_threshold", 1.0, "with blocks, replace committed tokens whose "
+    "prediction differs with more than this probability; 1: none",
+    flag_values=values)
+  flags.DEFINE_integer(
+    "max_post_edit", 16, "most passes of a block for edits alone",
+    flag_values=values)
+  flags.DEFINE_float(
     "factor", 0.0, "commit by Fast-dLLM's factor; 0: a fixed number per step",
     flag_values=values)
   flags.DEFINE_enum(

@@ -27,6 +27,13 @@ class SamplerConfig:
   threshold: float = knob(
     0.0, "commit every token above this probability; 0: a fixed number a step",
     at_least=0, at_most=1)
+  edit_threshold: float = knob(
+    1.0, "with blocks, replace every committed token of the block whose "
+    "prediction differs with more than this probability; 1: none. LLaDA2.1's "
+    "modes: 0.5 with threshold 0.7 (Q), 0 with 0.5 (S)", at_least=0, at_most=1)
+  max_post_edit: int = knob(
+    16, "most passes of a block for edits alone, after its last mask",
+    at_least=0)
   fallback: str = knob(
     "confident", "token committed if none is above the threshold")
   factor: float = knob(

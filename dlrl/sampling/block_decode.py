@@ -8,6 +8,7 @@ import jax
 
 from dlrl import config
 from dlrl.sampling import block_steps
+from dlrl.sampling import edits
 from dlrl.sampling.block_steps import BlockSteps
 from dlrl.sampling.steps import DecodeState
 
@@ -54,9 +55,10 @@ def decode(
 
   Returns:
     The state after the last step. Tokens after an EOS in its block are those
-    that were sampled, and have a trace and a confidence. Columns that were
-    never decoded hold the first of `eos_ids`, or the mask token if there is
-    none, with trace -1 and confidence 0. `forwards` counts the denoising steps
+    that were sampled, and have a trace and a confidence. Those of a token that
+    was edited are of its last edit, and what earlier steps saw is lost. Columns
+    that were never decoded hold the first of `eos_ids`, or the mask token if
+    there is none, with trace -1 and confidence 0. `forwards` counts the steps
     of the batch, each of which computes `slots` rows.
   """
   steps, state = block_steps.begin(
@@ -96,6 +98,7 @@ def most_trips(
   # A completion that begins and ends inside of a block is in one block more.
   steps = (sampler.gen_length if sampler.threshold else min(
     sampler.gen_length, sampler.steps + sampler.steps // blocks))
+  steps += edits.most_passes(sampler) * (blocks + 1)
   return -(-rows // (sampler.slots or rows)), steps, 0
 
 

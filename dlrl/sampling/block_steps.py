@@ -9,7 +9,8 @@ the first step of the next one.
 
 The loops over steps are in `block_decode`.
 
-Source: SDAR (arXiv 2510.06303) and its published `generate.py`.
+Source: SDAR (arXiv 2510.06303) and its published `generate.py`; LLaDA2.1 for
+the edits.
 """
 
 from typing import Any
@@ -23,12 +24,11 @@ import numpy as np
 from dlrl import config
 from dlrl.models import layers
 from dlrl.runtime import mesh as mesh_lib
+from dlrl.sampling import edits
 from dlrl.sampling import forward
 from dlrl.sampling import predict as predict_lib
 from dlrl.sampling import remasking
 from dlrl.sampling.steps import DecodeState
-
-UNROLLED = 32  # slots of a device; with more, programs would become too large
 
 
 class Slots(NamedTuple):
@@ -47,6 +47,7 @@ class Slots(NamedTuple):
     start: [q, s] int32, the first position of the block that it is at.
     taken: [q, s] int32, steps that the row has taken.
     within: [q, s] int32, of these the steps in this block.
+    unmasked: [q, s] int32, of these the steps that saw no mask.
     live: [q, s] bool, whether the row goes on.
     lacking: [q, s] bool, whether the cache lacks the block before.
     cache: two of [layers, q s, w, g, k], as from `Model.clean_stream`.
@@ -62,6 +63,7 @@ class Slots(NamedTuple):
   start: jax.Array
   taken: jax.Array
   within: jax.Array
+  unmasked: jax.Array
   live: jax.Array
   lacking: jax.Array
   cache: layers.Cache
@@ -127,7 +129,8 @@ class BlockSteps:
     return state._replace(
       row=row, start=jnp.where(new, start, state.start),
       taken=jnp.where(new, 0, state.taken),
-      within=jnp.where(new, 0, state.within), live=state.live | new,
+      within=jnp.where(new, 0, state.within),
+      unmasked=jnp.where(new, 0, state.unmasked), live=state.live | new,
       lacking=state.lacking & ~new,
       waiting=state.waiting + jnp.sum(new, 1),
       cache=self._with_prompts(state.cache, row, new))
@@ -172,8 +175,8 @@ class BlockSteps:
       _of(x, state.row)[..., None] for x in (self.lengths, self.prompt_length))
     positions = state.start[..., None] + jnp.arange(self.size)[None, None]
     response = (positions >= prompt_length) & (positions < length)
-    masked = (response & (ids == self.model.mask_id)
-              & state.live[..., None])
+    open_ = response & state.live[..., None]
+    masked = open_ & (ids == self.model.mask_id)
     hidden, cache = self._forward(state, ids, length[..., 0], store=store)
     with jax.named_scope("rollout/unembed"):
       logits = forward.without_mask(
@@ -186,7 +189,9 @@ class BlockSteps:
     among = predict_lib.candidates(
       logits, self.sampler, self.candidates
     ).reshape(*ids.shape, self.candidates)
-    chosen = self._chosen(score, masked, state.within)
+    filled = self._filled(score, masked, state.within)
+    edited = self._edited(ids, token, confidence, open_ & ~masked)
+    chosen = filled | edited
     ids = jnp.where(chosen, token, ids)
 
     def put(array: jax.Array, value: jax.Array) -> jax.Array:
@@ -194,7 +199,9 @@ class BlockSteps:
         array, state.row, state.start, self.size))
       return _put(array, state.row, state.start, value.astype(array.dtype))
 
-    finished = ~jnp.any(masked & ~chosen, -1)
+    unmasked = state.unmasked + ~jnp.any(masked, -1)
+    finished = edits.finished(
+      masked, filled, edited, unmasked, edits.most_passes(self.sampler))
     ended = jnp.any(
       response & jnp.isin(ids, np.array(self.eos_ids, np.int32)), -1)
     last = state.start + self.size >= length[..., 0]
@@ -207,6 +214,7 @@ class BlockSteps:
       among=jax.vmap(put, -1, -1)(state.among, among),
       start=jnp.where(ahead, state.start + self.size, state.start),
       taken=state.taken + 1, within=jnp.where(ahead, 0, state.within + 1),
+      unmasked=jnp.where(ahead, 0, unmasked),
       live=live, lacking=ahead, cache=cache, forwards=state.forwards + 1)
 
   def _forward(
@@ -228,12 +236,22 @@ class BlockSteps:
     # Where the cache has the block it stays, bit for bit: when its neighbours
     # take first steps must not matter to a row.
     at = jnp.where(_rows(state.lacking), at, state.cache[0].shape[2])
-    return hidden, _stored(state.cache, new, at)
+    return hidden, forward.stored(state.cache, new, at)
 
-  def _chosen(
+  def _edited(
+    self, ids: jax.Array, token: jax.Array, confidence: jax.Array,
+    present: jax.Array,
+  ) -> jax.Array:
+    """Selects the tokens [q, s, size] that are replaced now."""
+    if not edits.on(self.sampler):
+      return jnp.zeros_like(present)
+    return edits.confident(
+      ids, token, confidence, present, self.sampler.edit_threshold)
+
+  def _filled(
     self, score: jax.Array, masked: jax.Array, within: jax.Array
   ) -> jax.Array:
-    """Selects the predictions [q, s, size] that are committed now."""
+    """Selects the masks [q, s, size] that become tokens now."""
     sampler = self.sampler
     blocks = sampler.gen_length // self.size
     each, extra = divmod(self.size, sampler.steps // blocks)
@@ -299,7 +317,7 @@ def begin(
     confidence=jnp.zeros(canvas.shape, jnp.float32),
     among=_split(jnp.full((*canvas.shape, candidates), -1, jnp.int32), 0),
     waiting=jnp.zeros(q, jnp.int32), row=empty, start=empty, taken=empty,
-    within=empty, live=empty > 0, lacking=empty > 0,
+    within=empty, unmasked=empty, live=empty > 0, lacking=empty > 0,
     cache=jax.tree.map(lambda x: _split(jnp.zeros(
       (x.shape[0], q * s, w, *x.shape[3:]), x.dtype), 1), prompts),
     forwards=jnp.int32(0))
@@ -344,42 +362,6 @@ def _put(
   new: jax.Array = jax.vmap(lambda x, row, columns, value: x.at[
     row[:, None], columns].set(value))(x, row, columns, value)
   return new
-
-
-def _stored(
-  cache: layers.Cache, new: layers.Cache, start: jax.Array
-) -> layers.Cache:
-  """Writes [layers, b, size, g, k] into rows of a cache, from columns [b] on.
-
-  Where these are none of the cache's, nothing is written.
-  """
-  def put(cache: jax.Array, new: jax.Array, i: jax.Array, at: jax.Array
-          ) -> jax.Array:
-    new = jax.lax.dynamic_slice_in_dim(new, i, 1, 1)
-    where = (0, i, at, 0, 0)
-    old = jax.lax.dynamic_slice(cache, where, new.shape)
-    return jax.lax.dynamic_update_slice(
-      cache, jnp.where(at < cache.shape[2], new, old), where)
-
-  def on_device(
-    cache: layers.Cache, new: layers.Cache, start: jax.Array
-  ) -> layers.Cache:
-    # Row by row, which is in place. A scatter is not: TPUs lay its operand out
-    # in another order than attention does, and would copy the whole cache there
-    # and back. So they do with what a loop carries.
-    stored: layers.Cache = jax.lax.fori_loop(
-      0, len(start), lambda i, cache: jax.tree.map(
-        lambda x, y: put(x, y, i, start[i]), cache, new), cache,
-      unroll=len(start) <= UNROLLED)
-    return stored
-
-  rows = mesh_lib.BATCH if mesh_lib.batch_parts(len(start)) > 1 else None
-  tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-  heads = None if cache[0].shape[3] % tensor else "tensor"
-  spec = jax.P(None, rows, None, heads)
-  stored: layers.Cache = mesh_lib.on_each_device(
-    on_device, (spec, spec, jax.P(rows)), spec)(cache, new, start)
-  return stored
 
 
 def _rows(x: jax.Array) -> jax.Array:

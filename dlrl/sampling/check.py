@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dlrl import config
 from dlrl import strict
 from dlrl.sampling import denoise
+from dlrl.sampling import edits
 from dlrl.sampling import predict
 from dlrl.sampling import remasking
 
@@ -69,6 +70,9 @@ def fit(s: config.SamplerConfig, name: str, problems: strict.Problems,
       s.steps % blocks == 0 and s.steps <= s.gen_length, "steps",
       f"must be a multiple of the {blocks} blocks and at most "
       f"{shown('gen_length')} = {s.gen_length}: each step commits a token")
+  if not block_length and sound("edit_threshold"):
+    require(not edits.on(s), "edit_threshold",
+            "must be 1: only models with blocks edit tokens")
   if not block_length and sound("threshold", "factor"):
     require(
       not (s.threshold and s.factor), "factor",
@@ -78,6 +82,30 @@ def fit(s: config.SamplerConfig, name: str, problems: strict.Problems,
       s.remasking == "low_confidence" or not (s.threshold or s.factor),
       "remasking", f"must be 'low_confidence' with {shown('threshold')} or "
       f"{shown('factor')}, which compare probabilities")
+
+
+def traced(s: config.SamplerConfig, name: str, process: str,
+           problems: strict.Problems) -> None:
+  """Adds settings with which a forward process cannot follow the trace.
+
+  Args:
+    s: the settings of the rollout, each of which is allowed.
+    name: their section of the config.
+    process: the forward process, whose log-probs are of what was drawn from.
+    problems: where errors go.
+  """
+  problems.require(
+    s.top_p == 1 or s.top_k > 0, f"{name}.top_k", s.top_k,
+    f"must be positive with {name}.top_p = {s.top_p} and {process!r}, whose "
+    "log-probs are of what was drawn from: so many tokens are kept with each")
+  problems.require(
+    not s.cfg_scale, f"{name}.cfg_scale", s.cfg_scale,
+    f"must be 0 with {process!r}, whose log-probs are of what was drawn from: "
+    "the update has no guidance")
+  problems.require(
+    not edits.on(s), f"{name}.edit_threshold", s.edit_threshold,
+    f"must be 1 with {process!r}: an edited token lacks the steps that it "
+    "replaced; or choose a process of the ELBO, such as 'block_stratified'")
 
 
 def _fit_blocks(s: config.SamplerConfig, block_length: int,

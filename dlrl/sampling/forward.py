@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from dlrl.diffusion import model_input
+from dlrl.models import layers
+from dlrl.runtime import mesh as mesh_lib
+
+UNROLLED = 32  # slots of a device; with more, programs would become too large
 
 
 @flax.struct.dataclass
@@ -123,3 +127,39 @@ def without_mask(logits: jax.Array, mask_id: int) -> jax.Array:
   """Sets logits [b, w, v] of the mask token to -inf."""
   # A committed mask token would be denoised again, forever.
   return logits.at[:, :, mask_id].set(-jnp.inf)
+
+
+def stored(
+  cache: layers.Cache, new: layers.Cache, start: jax.Array
+) -> layers.Cache:
+  """Writes [layers, b, size, g, k] into rows of a cache, from columns [b] on.
+
+  Where these are none of the cache's, nothing is written.
+  """
+  def put(cache: jax.Array, new: jax.Array, i: jax.Array, at: jax.Array
+          ) -> jax.Array:
+    new = jax.lax.dynamic_slice_in_dim(new, i, 1, 1)
+    where = (0, i, at, 0, 0)
+    old = jax.lax.dynamic_slice(cache, where, new.shape)
+    return jax.lax.dynamic_update_slice(
+      cache, jnp.where(at < cache.shape[2], new, old), where)
+
+  def on_device(
+    cache: layers.Cache, new: layers.Cache, start: jax.Array
+  ) -> layers.Cache:
+    # Row by row, which is in place. A scatter is not: TPUs lay its operand out
+    # in another order than attention does, and would copy the whole cache there
+    # and back. So they do with what a loop carries.
+    written: layers.Cache = jax.lax.fori_loop(
+      0, len(start), lambda i, cache: jax.tree.map(
+        lambda x, y: put(x, y, i, start[i]), cache, new), cache,
+      unroll=len(start) <= UNROLLED)
+    return written
+
+  rows = mesh_lib.BATCH if mesh_lib.batch_parts(len(start)) > 1 else None
+  tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  heads = None if cache[0].shape[3] % tensor else "tensor"
+  spec = jax.P(None, rows, None, heads)
+  written: layers.Cache = mesh_lib.on_each_device(
+    on_device, (spec, spec, jax.P(rows)), spec)(cache, new, start)
+  return written

@@ -23,13 +23,13 @@ ALIASES = {"sequential": "left_to_right"}  # SDAR's name of a rule
 
 def generate(
   model: transformer.Model, params: Any, prompts: Sequence[Sequence[int]], *,
-  gen_length: int = 128, steps: int | None = None,
+  gen_length: int = 128, steps: int | None = None, slots: int = 0,
   steps_per_block: int | None = None, block_length: int | None = None,
-  temperature: float = 0.0, cfg_scale: float = 0.0,
+  temperature: float = 0.0, cfg_scale: float = 0.0, max_post_edit: int = 16,
   remasking: str = "low_confidence", cache: str | None = None,
   threshold: float | None = None, factor: float | None = None,
-  top_p: float = 1.0, top_k: int = 0, eos: str = "free",
-  eos_id: int | Sequence[int] | None = None, seed: int = 0, slots: int = 0,
+  top_p: float = 1.0, top_k: int = 0, edit_threshold: float | None = None,
+  eos: str = "free", eos_id: int | Sequence[int] | None = None, seed: int = 0,
 ) -> np.ndarray:
   """Completes prompts as LLaDA's `generate` or SDAR's does.
 
@@ -54,6 +54,9 @@ def generate(
     threshold: commit every token of at least this probability. For block
       diffusion, above it, or as many as without a threshold if these are more.
     factor: commit by Fast-dLLM's factor.
+    edit_threshold: for block diffusion, replace committed tokens of the block
+      whose prediction differs with more than this probability (LLaDA2.1).
+    max_post_edit: most passes of a block for these edits alone.
     top_p: sample from the likeliest tokens with this total probability.
     top_k: sample from this number of likeliest tokens; 0: from all.
     eos: "free"; "suppress" it; commit it "last"; or "stop" the row there.
@@ -74,7 +77,8 @@ def generate(
     model.cfg.block_length, steps, steps_per_block, problems,
     gen_length=gen_length, block_length=block_length, temperature=temperature,
     cfg_scale=cfg_scale, remasking=remasking, cache=cache, threshold=threshold,
-    factor=factor, top_k=top_k, top_p=top_p, eos=eos, slots=slots)
+    factor=factor, edit_threshold=edit_threshold,
+    max_post_edit=max_post_edit, top_k=top_k, top_p=top_p, eos=eos, slots=slots)
   rows, keys, ends = _inputs(model, prompts, seed, eos, eos_id, problems)
   return _completions(model, params, rows, keys, sampler, ends, gen_length)
 
@@ -85,7 +89,7 @@ def _sampler(
 ) -> config.SamplerConfig:
   """Makes the settings for a model with blocks of `size`; 0: without."""
   missing = {"block_length": size or 32, "cache": "none", "threshold": 0,
-             "factor": 0}
+             "factor": 0, "edit_threshold": 1}
   values |= {k: v for k, v in missing.items() if values[k] is None}
   values["remasking"] = ALIASES.get(
     str(values["remasking"]), values["remasking"])

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
+from dlrl.sampling import edits
 from dlrl.sampling import forward
 from dlrl.sampling import predict
 
@@ -68,12 +69,14 @@ class _State(NamedTuple):
 
 
 def approximates(sampler: config.SamplerConfig) -> bool:
-  """Tells if a rollout differs from exact decoding.
+  """Tells if a rollout differs from exact decoding, and its trace tells how.
 
-  Apart from a fixed number of tokens per step, which is its `steps`.
+  Apart from a fixed number of tokens per step, which is its `steps`. Edits
+  leave no trace of the states before them.
   """
-  return (sampler.cache != "none" or sampler.threshold > 0
-          or sampler.factor > 0 or sampler.fill_after < 1)
+  return not edits.on(sampler) and (
+    sampler.cache != "none" or sampler.threshold > 0
+    or sampler.factor > 0 or sampler.fill_after < 1)
 
 
 def mismatch(

@@ -14,8 +14,9 @@ def tokens_per_forward(
 
   The text ends with the first token of `ends`, which counts. Steps are counted
   in the row alone, up to the last one that committed a token of the text: they
-  are the forward passes that it takes in a batch of its own. Tokens that the
-  canvas gave took no step and do not count.
+  are the forward passes that it takes in a batch of its own; with edits, a last
+  one that looks for more and finds none does not count. Tokens that the canvas
+  gave took no step and do not count.
 
   Args:
     completion: [b, t] int32.

@@ -24,13 +24,14 @@ class DecodeState(NamedTuple):
     completion: [b, t] int32; mask tokens until they are committed, none in the
       end. What a model with blocks has not decoded, after the last block of a
       row that ended, is then the end-of-sequence token.
-    trace: [b, t] int32, the step that committed each token, counted from 0 in
-      every row; -1 where masked, given by the canvas, or never decoded.
+    trace: [b, t] int32, the step that committed each token, or edited it last,
+      counted from 0 in every row; -1 where masked, given by the canvas, or
+      never decoded.
     forwards: scalar int32, forward passes of the batch so far, whether of whole
       rows or of the part that a cache leaves. Each computes all rows, or as
       many as are decoded at a time.
-    confidence: [b, t] fp32, the probability of each token when it was
-      committed; 0 where masked or never decoded, 1 where given by the canvas.
+    confidence: [b, t] fp32, the probability of each token in that step; 0
+      where masked or never decoded, 1 where given by the canvas.
     among: [b, t, n] int32, the ids that each token was drawn from, -1 for less
       than n and where none was drawn; n is 0 unless they were asked for. None
       in a state that takes no steps.
@@ -48,7 +49,8 @@ class DecodeState(NamedTuple):
 
     A step in which a row commits nothing, because its neighbours are not done,
     does not count: a completion does not depend on the batch it is in. These
-    are the forward passes that a row needs by itself.
+    are the forward passes that a row needs by itself; with edits, until its
+    last token is written, after which a pass may look for more.
     """
     return jnp.max(self.trace, -1) + 1
 

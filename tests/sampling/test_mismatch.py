@@ -232,3 +232,10 @@ def test_exact_rollouts_have_none():
   for kls in found(model, params, BASE, state):
     assert (kls == 0).all()
   assert not mismatch.approximates(BASE)
+
+
+def test_edits_are_not_measured_as_no_trace_tells_what_was_before_them():
+  sure = dataclasses.replace(BASE, threshold=0.7)
+  assert mismatch.approximates(sure)
+  assert not mismatch.approximates(
+    dataclasses.replace(sure, edit_threshold=0.5))
