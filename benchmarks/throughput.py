@@ -77,11 +77,11 @@ def check(cfg: config.Config, mesh: jax.sharding.Mesh, *, vs: bool) -> None:
   """
   attention.check(cfg.model, mesh)
   learn = cfg.learn
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  parts = mesh_lib.shards(mesh)
   needs_ref = losses.OBJECTIVES[learn.loss](**learn.loss_args).needs_ref
   for ok, field, value, fix in (
     (learn.micro_batch % parts == 0, "learn.micro_batch", learn.micro_batch,
-     f"must be a multiple of mesh.data * mesh.fsdp = {parts}"),
+     f"must be a multiple of mesh.data * mesh.expert * mesh.fsdp = {parts}"),
     (not cfg.lora.rank, "lora.rank", cfg.lora.rank,
      "must be 0: this benchmark does not measure adapters"),
     (learn.forward_process in method_processes.PROCESSES,

@@ -17,6 +17,7 @@ from dlrl.config.kinds import Range
 from dlrl.config.kinds import Restart
 from dlrl.config.kinds import Weights
 from dlrl.config.model import NO_LORA
+from dlrl.config.model import ExpertsConfig
 from dlrl.config.model import LoraConfig
 from dlrl.config.model import MeshConfig
 from dlrl.config.model import ModelConfig
@@ -41,6 +42,7 @@ __all__ = [
   "Counts",
   "EvalConfig",
   "EvaluationConfig",
+  "ExpertsConfig",
   "LearnConfig",
   "LoraConfig",
   "MeshConfig",

@@ -7,6 +7,35 @@ from dlrl.strict import knob
 
 
 @dataclasses.dataclass(frozen=True)
+class ExpertsConfig:
+  """A mixture of experts in place of the MLP; see `dlrl.models.mlp`."""
+
+  number: int = knob(
+    0, "experts of a layer, a few of which compute each token; 0: an MLP",
+    at_least=0)
+  per_token: int = knob(8, "experts that compute a token", at_least=1)
+  width: int = knob(0, "hidden size of an expert", at_least=0)
+  shared_width: int = knob(
+    0, "hidden size of the expert that computes every token; 0: none",
+    at_least=0)
+  dense_layers: int = knob(
+    0, "the first layers, which have an MLP of mlp_width instead", at_least=0)
+  router: str = knob(
+    "softmax", "what scores an expert: softmax over all of them, as in SDAR; "
+    "or sigmoid with a bias that only chooses, as in LLaDA2")
+  normalized: bool = knob(
+    True, "the weights of a token's experts are divided by their sum")
+  scale: float = knob(
+    1.0, "factor on the output of a token's experts, without the shared one",
+    above=0)
+  groups: int = knob(
+    1, "groups of experts; a token's experts are in its best groups",
+    at_least=1)
+  groups_per_token: int = knob(
+    1, "groups from which a token's experts are chosen", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """A bidirectional transformer; the defaults are a small LLaDA.
 
@@ -25,7 +54,11 @@ class ModelConfig:
     4, "key and value heads; must divide heads", at_least=1)
   head_dim: int = knob(16, "size of a head; even, for RoPE", at_least=1)
   mlp_width: int = knob(176, "hidden size of the MLP", at_least=1)
+  experts: ExpertsConfig = ExpertsConfig()
   rope_theta: float = knob(100.0, "base of the rotary frequencies", above=0)
+  rotary_dim: int = knob(
+    0, "first features of a head that are rotated, an even number; 0: all",
+    at_least=0)
   norm_eps: float = knob(1e-5, "epsilon of RMSNorm", at_least=0)
   qkv_bias: bool = knob(False, "biases on q, k and v, as in Dream and Qwen2")
   qk_norm: bool = knob(False, "RMSNorm on q and k, as in Qwen3")
@@ -78,6 +111,9 @@ class MeshConfig:
     restart=Restart.ROUNDING)
   tensor: int = knob(
     1, "parts of each matrix product", unit="devices", restart=Restart.ROUNDING)
+  expert: int = knob(
+    1, "parts of the experts of a layer, which stay where they are: tokens "
+    "travel to them", unit="devices", restart=Restart.ROUNDING)
   cpu_devices: int = knob(
     0, "without an accelerator, devices that the CPU is split into, over all "
     "processes; 0: one", at_least=0, restart=Restart.ROUNDING)

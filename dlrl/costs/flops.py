@@ -21,7 +21,7 @@ from jax.interpreters import partial_eval
 # Kernels whose FLOPs cannot be read from their parameters: an error is better
 # than counting zero.
 OPAQUE = frozenset({
-  "pallas_call", "ffi_call", "ragged_dot_general", "scaled_matmul_wrapper",
+  "pallas_call", "ffi_call", "scaled_matmul_wrapper",
   "dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper",
   "dot_product_attention_fp8_fwd_wrapper",
   "dot_product_attention_fp8_bwd_wrapper",
@@ -44,9 +44,10 @@ def flops(
       cheapest.
 
   Returns:
-    2 m n k for each matrix product and accordingly for convolutions, times the
-    lengths of the scans around it. With a `cond` this is an upper bound, or a
-    lower bound with `min`. The body of a `shard_map` counts once per device.
+    2 m n k for each matrix product and accordingly for convolutions and for
+    products of groups of rows, times the lengths of the scans around it. With a
+    `cond` this is an upper bound, or a lower bound with `min`. The body of a
+    `shard_map` counts once per device.
 
   Raises:
     ValueError: `while_trips` is too short, or a kernel's FLOPs are unknown.
@@ -66,6 +67,8 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch
   name, params = eqn.primitive.name, eqn.params
   if name == "dot_general":
     return _dot(eqn)
+  if name == "ragged_dot_general":
+    return _grouped(eqn)
   if name == "conv_general_dilated":
     return _convolution(eqn)
   if name in OPAQUE:
@@ -104,7 +107,8 @@ def _while(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch) -> int:
 
 def _has_products(jaxpr: core.Jaxpr) -> bool:
   return any(
-    eqn.primitive.name in ("dot_general", "conv_general_dilated", *OPAQUE)
+    eqn.primitive.name in (
+      "dot_general", "ragged_dot_general", "conv_general_dilated", *OPAQUE)
     or any(map(_has_products, core.jaxprs_in_params(eqn.params)))
     for eqn in jaxpr.eqns)
 
@@ -113,6 +117,19 @@ def _dot(eqn: core.JaxprEqn) -> int:
   (contracted, _), _ = eqn.params["dimension_numbers"]
   left, _, out = _shapes(eqn)
   return 2 * math.prod(out) * math.prod(left[i] for i in contracted)
+
+
+def _grouped(eqn: core.JaxprEqn) -> int:
+  """Products of groups of rows, each with a matrix of its own.
+
+  As if every row were in a group; how many are is not known before.
+  """
+  numbers = eqn.params["ragged_dot_dimension_numbers"]
+  (_, contracted), (_, batch) = numbers.dot_dimension_numbers
+  left, right, *_ = _shapes(eqn)
+  others = set(range(len(right))) - {
+    *contracted, *batch, *numbers.rhs_group_dimensions}
+  return 2 * math.prod(left) * math.prod(right[i] for i in others)
 
 
 def _convolution(eqn: core.JaxprEqn) -> int:

@@ -1,4 +1,4 @@
-"""Attention over several kernels, their limits, and RoPE.
+"""Attention over several kernels, and their limits.
 
 Full attention is bidirectional over a whole row. Block-causal attention (see
 `transformer`) is bidirectional inside of a block, and blocks see those before.
@@ -20,43 +20,8 @@ from dlrl.runtime import mesh as mesh_lib
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 
-Rotation = tuple[jax.Array, jax.Array]  # sines, cosines: [b, t, 1, k/2] fp32
 # Maps q, k, v and arrays with a first axis of rows to outputs.
 Kernel = Callable[..., jax.Array]
-
-
-def rotation(positions: jax.Array, head_dim: int, theta: float) -> Rotation:
-  """Computes the sines and cosines by which `rope` rotates.
-
-  Call it once for all layers: inside a layer, XLA fuses it into the rotation
-  and computes it again for every head.
-
-  Args:
-    positions: [b, t] int.
-    head_dim: k, even.
-    theta: base of the frequencies.
-
-  Returns:
-    Sines and cosines, [b, t, 1, k/2] fp32 each.
-  """
-  half = head_dim // 2
-  # fp32 throughout: bf16 cannot tell positions beyond 256 apart.
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = (positions[:, :, None, None].astype(jnp.float32)
-           * frequency[None, None, None])
-  return jnp.sin(angle), jnp.cos(angle)
-
-
-def rope(x: jax.Array, turn: Rotation) -> jax.Array:
-  """Rotates [b, t, h, k] by its positions, in fp32, in the dtype of `x`.
-
-  Feature i is paired with feature i + k/2 ("rotate half"), as in the published
-  code. Pairs of neighbours would need permuted checkpoints.
-  """
-  sin, cos = turn
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(
-    x.dtype)
 
 
 def _splash() -> Any:

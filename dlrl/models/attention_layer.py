@@ -1,4 +1,4 @@
-"""Multi-head attention with its projections, for each kind of row.
+"""Multi-head attention with its projections and RoPE, for each kind of row.
 
 Source: the modeling code published with LLaDA (arXiv 2502.09992), Dream (arXiv
 2508.15487) and SDAR (arXiv 2510.06303).
@@ -13,16 +13,46 @@ from dlrl.models import attention
 from dlrl.models import linear
 
 KeysValues = tuple[jax.Array, jax.Array]  # two of [b, t, g, k]
+Rotation = tuple[jax.Array, jax.Array]  # sines, cosines: [b, t, 1, r/2] fp32
 
 
-def dense(
-  cfg: config.ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, *,
-  bias: bool = False,
-) -> linear.Linear:
-  """Makes a linear map in the dtypes of `cfg`."""
-  return linear.Linear(
-    inputs, outputs, use_bias=bias, rngs=rngs,
-    dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype))
+def rotation(positions: jax.Array, features: int, theta: float) -> Rotation:
+  """Computes the sines and cosines by which `rope` rotates.
+
+  Call it once for all layers: inside a layer, XLA fuses it into the rotation
+  and computes it again for every head.
+
+  Args:
+    positions: [b, t] int.
+    features: r, how many features of a head are rotated, even.
+    theta: base of the frequencies.
+
+  Returns:
+    Sines and cosines, [b, t, 1, r/2] fp32 each.
+  """
+  half = features // 2
+  # fp32 throughout: bf16 cannot tell positions beyond 256 apart.
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = (positions[:, :, None, None].astype(jnp.float32)
+           * frequency[None, None, None])
+  return jnp.sin(angle), jnp.cos(angle)
+
+
+def rope(x: jax.Array, turn: Rotation) -> jax.Array:
+  """Rotates [b, t, h, k] by its positions, in fp32, in the dtype of `x`.
+
+  Feature i is paired with feature i + r/2 ("rotate half"), as in the published
+  code. Pairs of neighbours would need permuted checkpoints. Features from r on
+  stay as they are.
+  """
+  sin, cos = turn
+  rotated = 2 * sin.shape[-1]
+  a, b = jnp.split(x[..., :rotated].astype(jnp.float32), 2, axis=-1)
+  y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(
+    x.dtype)
+  if rotated == x.shape[-1]:
+    return y
+  return jnp.concatenate([y, x[..., rotated:]], -1)
 
 
 def norm(cfg: config.ModelConfig, width: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
@@ -48,17 +78,17 @@ class Attention(nnx.Module):
     self.head_dim = cfg.head_dim
     self.block_length = cfg.block_length
     self.backend = cfg.attention
-    self.q = dense(cfg, cfg.width, inner, rngs, bias=cfg.qkv_bias)
-    self.k = dense(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
-    self.v = dense(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
-    self.out = dense(cfg, inner, cfg.width, rngs)
+    self.q = linear.dense(cfg, cfg.width, inner, rngs, bias=cfg.qkv_bias)
+    self.k = linear.dense(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
+    self.v = linear.dense(cfg, cfg.width, kv_inner, rngs, bias=cfg.qkv_bias)
+    self.out = linear.dense(cfg, inner, cfg.width, rngs)
     self.qk_norm = cfg.qk_norm
     if cfg.qk_norm:
       self.q_norm = norm(cfg, cfg.head_dim, rngs)
       self.k_norm = norm(cfg, cfg.head_dim, rngs)
 
   def __call__(
-    self, x: jax.Array, turn: attention.Rotation, lengths: jax.Array,
+    self, x: jax.Array, turn: Rotation, lengths: jax.Array,
     cache: KeysValues | None = None, start: jax.Array | None = None,
     before: jax.Array | None = None, *, columns: jax.Array | None = None,
     blocks: jax.Array | None = None,
@@ -96,7 +126,7 @@ class Attention(nnx.Module):
     return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
 
   def extend(
-    self, x: jax.Array, turn: attention.Rotation, positions: jax.Array,
+    self, x: jax.Array, turn: Rotation, positions: jax.Array,
     lengths: jax.Array, prefix: KeysValues,
   ) -> tuple[jax.Array, KeysValues]:
     """Attends from clean blocks to themselves and to all before them.
@@ -121,7 +151,7 @@ class Attention(nnx.Module):
     return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
 
   def noisy(
-    self, x: jax.Array, turn: attention.Rotation, clean: KeysValues,
+    self, x: jax.Array, turn: Rotation, clean: KeysValues,
     blocks: attention.NoisyBlocks,
   ) -> tuple[jax.Array, KeysValues]:
     """Attends from noisy blocks to themselves and to clean ones before them.
@@ -140,7 +170,7 @@ class Attention(nnx.Module):
     return self.out(y.reshape(*y.shape[:2], -1)), (k, v)
 
   def _project(
-    self, x: jax.Array, turn: attention.Rotation, columns: jax.Array | None
+    self, x: jax.Array, turn: Rotation, columns: jax.Array | None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes queries of some columns, and keys and values of all."""
     # The last layer's queries are those of the columns that are asked for,
@@ -152,8 +182,8 @@ class Attention(nnx.Module):
       # Per head and before the rotation, as in Qwen3.
       q, k = self.q_norm(q), self.k_norm(k)
     sin, cos = turn
-    q = attention.rope(q, (take(sin, columns), take(cos, columns)))
-    return q, attention.rope(k, turn), v
+    q = rope(q, (take(sin, columns), take(cos, columns)))
+    return q, rope(k, turn), v
 
 
 def _renewed(

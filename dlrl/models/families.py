@@ -1,9 +1,7 @@
-"""Published architectures: LLaDA, Dream, bidirectional Qwen, SDAR.
+"""Published architectures: LLaDA, Dream, bidirectional Qwen, SDAR, LLaDA2.
 
 A family is a table from our parameter paths to published tensor names, used for
-loading and saving, and a function from `config.json` to `config.ModelConfig`. A
-matrix is `[out, in]` there and `[in, out]` here. Each layer has tensors of its
-own there; here it is one row of a stacked axis.
+loading and saving, and a function from `config.json` to `config.ModelConfig`.
 """
 
 import dataclasses
@@ -21,6 +19,7 @@ from dlrl import strict
 from dlrl.buckets import models
 from dlrl.buckets import objects
 from dlrl.hub import snapshots
+from dlrl.models.published import architectures
 from dlrl.own_code import imported
 from dlrl.runtime import json_file
 
@@ -46,6 +45,29 @@ _QWEN = {
   f"layers/attention/{x}_norm/scale":
     f"model.layers.{{}}.self_attn.{x}_norm.weight" for x in "qk"
 }
+_EXPERTS = {
+  f"layers/mlp/experts/{x}/kernel":
+    f"model.layers.{{}}.mlp.experts.{{}}.{x}_proj.weight"
+  for x in ("gate", "up", "down")
+} | {"layers/mlp/router/kernel": "model.layers.{}.mlp.gate.weight"}
+# The same name for several parameters: their rows, one after another.
+_LLADA2 = {path: name.replace("embed_tokens", "word_embeddings")
+           for path, name in _QWEN.items() if "/attention/" not in path
+           } | _EXPERTS | {
+  "layers/mlp/router/bias": "model.layers.{}.mlp.gate.expert_bias",
+  "layers/attention/out/kernel": "model.layers.{}.attention.dense.weight",
+  "layers/attention/q_norm/scale":
+    "model.layers.{}.attention.query_layernorm.weight",
+  "layers/attention/k_norm/scale":
+    "model.layers.{}.attention.key_layernorm.weight",
+} | {
+  f"layers/attention/{x}/kernel":
+    "model.layers.{}.attention.query_key_value.weight" for x in "qkv"
+} | {
+  f"layers/mlp/shared/{x}/kernel":
+    f"model.layers.{{}}.mlp.shared_experts.{x}_proj.weight"
+  for x in ("gate", "up", "down")
+}
 _LLADA = {
   "embed/embedding": "model.transformer.wte.weight",
   "norm/scale": "model.transformer.ln_f.weight",
@@ -66,7 +88,10 @@ class Family:
   """Checkpoints with the same tensor names.
 
   Attributes:
-    names: maps our path to the published name, with `{}` for the layer number.
+    names: maps our path to the published name, with `{}` for the layer number,
+      and a second one for that of an expert. Parameters of the same name are
+      its rows, in this order. A path in `dense_layers/` has the name of that in
+      `layers/`.
     model: reads the fields of `config.json` as those of `config.ModelConfig`.
     expected: options of `config.json` with the values that the network here
       implements; an option may be absent.
@@ -80,103 +105,13 @@ class Family:
   known: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-# Bounds far above all published models: a larger number is a mistake, and
-# would take hours or all memory before anything else notices it.
-_VOCABULARY, _WIDTH, _LAYERS, _HEADS, _BLOCK = 2**24, 2**18, 1024, 4096, 2**16
-
-
-def _llada(f: json_file.Fields) -> dict[str, Any]:
-  heads = f.integer("n_heads", 1, _HEADS)
-  width = f.integer("d_model", 1, _WIDTH)
-  _divides(f, "n_heads", heads, "d_model", width)
-  rows = f.integer("embedding_size", 1, _VOCABULARY, null=0)
-  if not rows or "vocab_size" in f.values:
-    used = f.integer("vocab_size", 1, _VOCABULARY)
-    f.require(
-      bool(f.problems) or used <= (rows or used), f"embedding_size is {rows} "
-      f"in its config.json; must be at least vocab_size = {used}")
-    rows = rows or used
-  return dict(
-    vocab_size=rows, width=width, heads=heads,
-    layers=f.integer("n_layers", 1, _LAYERS),
-    kv_heads=f.integer("n_kv_heads", 1, _HEADS, null=heads),
-    head_dim=width // heads, mlp_width=f.integer("mlp_hidden_size", 1, _WIDTH),
-    norm_eps=f.number("rms_norm_eps", *_EPSILON),
-    tied=f.boolean("weight_tying"))
-
-
-def _qwen(f: json_file.Fields) -> dict[str, Any]:
-  heads = f.integer("num_attention_heads", 1, _HEADS)
-  width = f.integer("hidden_size", 1, _WIDTH)
-  layers = f.integer("num_hidden_layers", 1, _LAYERS)
-  if f.values.get("head_dim") is None:
-    _divides(f, "num_attention_heads", heads, "hidden_size", width)
-    head_dim = width // heads
-  else:
-    head_dim = f.integer("head_dim", 1, _HEADS)
-  kinds = f.values.get("layer_types")
-  f.require(
-    bool(f.problems) or kinds in (None, ["full_attention"] * layers),
-    f"layer_types is {json_file.shown(kinds)} in its config.json; only "
-    f"'full_attention' for each of the {layers} layers is supported")
-  return dict(
-    vocab_size=f.integer("vocab_size", 1, _VOCABULARY), width=width,
-    layers=layers, heads=heads,
-    kv_heads=f.integer("num_key_value_heads", 1, _HEADS, null=heads),
-    head_dim=head_dim, mlp_width=f.integer("intermediate_size", 1, _WIDTH),
-    norm_eps=f.number("rms_norm_eps", *_EPSILON),
-    tied=f.boolean("tie_word_embeddings"))
-
-
-_EPSILON = 1e-12, 0.1
-_THETA = 1.0, 1e12
-
-
-def _divides(f: json_file.Fields, part: str, n: int, whole: str, of: int
-             ) -> None:
-  f.require(bool(f.problems) or of % n == 0, f"{part} is {n} in its "
-            f"config.json; must divide {whole} = {of}")
-
-
-def _rope_theta(f: json_file.Fields) -> float:
-  """Reads the base of the rotary frequencies.
-
-  It is a field of its own; transformers 5 writes it into `rope_parameters`,
-  which replaces `rope_scaling` as well.
-  """
-  bases = []
-  if f.values.get("rope_theta") is not None:
-    bases.append(f.number("rope_theta", *_THETA))
-  for name in ("rope_parameters", "rope_scaling"):
-    value = f.values.get(name)
-    inner = {} if value is None else value
-    plain = isinstance(inner, dict) and all(
-      any(json_file.same(option, allowed)
-          for allowed in (None, *_PLAIN_ROPE.get(key, ())))
-      for key, option in inner.items() if key != "rope_theta")
-    f.require(plain, f"{name} is {json_file.shown(value)} in its config.json; "
-              "only rope_type 'default' with a rope_theta is supported")
-    if plain and inner.get("rope_theta") is not None:
-      parameters = json_file.Fields(f"config.json's {name}", inner)
-      bases.append(parameters.number("rope_theta", *_THETA))
-      f.problems += parameters.problems
-  f.require(bool(bases), "its config.json has no field 'rope_theta'")
-  f.require(
-    len(set(bases)) < 2, "rope_theta is given more than once in its "
-    f"config.json, as {' and '.join(map(str, bases))}")
-  return bases[0] if bases else 1.0
-
-
-_PLAIN_ROPE: Mapping[str, Sequence[Any]] = {
-  "rope_type": ("default",), "type": ("default",),
-  "partial_rotary_factor": (1.0,)}
 _ANY: dict[str, Sequence[Any]] = {
   "quantization_config": (None,), "partial_rotary_factor": (1.0, None)}
 _PLAIN = _ANY | {
   "hidden_act": ("silu",), "use_sliding_window": (False, None),
   "use_mrope": (False, None), "mlp_bias": (False, None)}
 FAMILIES = {
-  "llada": Family(_LLADA, _llada, _ANY | {
+  "llada": Family(_LLADA, architectures.llada, _ANY | {
     "activation_type": ("silu",), "alibi": (False,), "block_type": ("llama",),
     "attention_layer_norm": (False,), "bias_for_layer_norm": (False, None),
     "clip_qkv": (None,), "include_bias": (False,),
@@ -185,19 +120,39 @@ FAMILIES = {
     "multi_query_attention": (None, False), "rope": (True,),
     "scale_logits": (False,)}),
   "Dream": Family(
-    _QWEN, lambda f: _qwen(f) | dict(qkv_bias=True, shifted=True), _PLAIN),
+    _QWEN, lambda f: architectures.qwen(f) | dict(
+      qkv_bias=True, shifted=True), _PLAIN),
   "a2d-qwen2": Family(
-    _QWEN, lambda f: _qwen(f) | dict(qkv_bias=True), _PLAIN),
+    _QWEN, lambda f: architectures.qwen(f) | dict(qkv_bias=True), _PLAIN),
   "a2d-qwen3": Family(
-    _QWEN, lambda f: _qwen(f) | dict(qk_norm=True),
+    _QWEN, lambda f: architectures.qwen(f) | dict(qk_norm=True),
     _PLAIN | {"attention_bias": (False, None)}),
   "sdar": Family(
-    _QWEN, lambda f: _qwen(f) | dict(
-      qk_norm=True, block_length=f.integer("block_size", 1, _BLOCK)),
+    _QWEN, lambda f: architectures.qwen(f) | dict(
+      qk_norm=True, block_length=architectures.block_length(f)),
     _PLAIN | {
       "attention_bias": (False, None), "attention_dropout": (0.0, None),
       "num_experts": (None, 0)},
     known={"block_size": 4, "mask_token_id": 151669}),
+  "sdar_moe": Family(
+    _QWEN | _EXPERTS, lambda f: architectures.qwen(f) | dict(
+      qk_norm=True, block_length=architectures.block_length(f),
+      experts=architectures.softmax_experts(f)),
+    _PLAIN | {
+      "attention_bias": (False, None), "attention_dropout": (0.0, None),
+      "decoder_sparse_step": (1, None), "mlp_only_layers": ([], None)},
+    known={"block_size": 4, "mask_token_id": 151669}),
+  "llada2_moe": Family(
+    _LLADA2, architectures.llada2, {
+      "quantization_config": (None,), "hidden_act": ("silu",),
+      "use_sliding_window": (False, None), "use_bias": (False,),
+      "use_qkv_bias": (False,), "use_qk_norm": (True,), "use_rmsnorm": (True,),
+      "norm_head": (False, None), "norm_softmax": (False, None),
+      "attention_dropout": (0.0, None), "embedding_dropout": (0.0, None),
+      "output_dropout": (0.0, None), "router_dtype": ("fp32",),
+      "score_function": ("sigmoid",), "moe_router_enable_expert_bias": (True,),
+      "using_split_qkv_in_self_attention": (False,)},
+    known={"block_size": 32, "mask_token_id": 156895}),
 }
 
 
@@ -242,12 +197,13 @@ def read_config(
   family = of(hf, family)
   for name, allowed in family.expected.items():
     fields.one_of(name, allowed)
-  model = family.model(fields) | dict(rope_theta=_rope_theta(fields))
+  model = family.model(fields) | dict(
+    rope_theta=architectures.rope_theta(fields))
   fields.require(
     block_length is None or "block_size" in family.known,
     f"block_length is {block_length}, and models of model_type {kind!r} have "
     "no blocks; leave it out")
-  mask = fields.integer("mask_token_id", 0, _VOCABULARY)
+  mask = fields.integer("mask_token_id", 0, architectures.VOCABULARY)
   fields.finish(refuse)
   _check_heads(fields, model)
   fields.require(
@@ -348,31 +304,3 @@ def folder(
       "ORG/NAME@REVISION, as a model on the Hub is named; correct it, or name "
       "the directory of a downloaded checkpoint")
   return path
-
-
-def transposed(path: str) -> bool:
-  """Tells whether our parameter is the transpose of the published tensor."""
-  return path.endswith("/kernel")
-
-
-def stacked(path: str) -> bool:
-  """Tells whether the first axis of our parameter counts layers."""
-  return path.startswith("layers/")
-
-
-def published(
-  family: Family, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-  """Returns the names and shapes of all tensors of a checkpoint.
-
-  Args:
-    family: the family of the checkpoint.
-    shapes: shapes of our parameters, by path.
-  """
-  result = {}
-  for path, shape in shapes.items():
-    one = shape[1:] if stacked(path) else shape
-    for i in range(shape[0] if stacked(path) else 1):
-      result[family.names[path].format(i)] = (
-        one[::-1] if transposed(path) else one)
-  return result

@@ -1,18 +1,19 @@
 """Loads and saves Hugging Face checkpoints, one tensor at a time.
 
 Tensors go from memory-mapped safetensors files straight into arrays with the
-caller's shardings. The host holds at most one layer's tensor, or one shard of
-it. Nothing is unpickled and no code of a checkpoint is run.
+caller's shardings. The host holds at most one layer of a parameter, of all
+experts, or one shard of it. Nothing is unpickled and no code of a checkpoint is
+run.
 """
 
+import contextlib
 import functools
 import json
+import math
 import operator
 import pathlib
-from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +26,16 @@ from dlrl.hub import snapshots
 from dlrl.models import families
 from dlrl.models import layers
 from dlrl.models import transformer
-from dlrl.runtime import json_file
+from dlrl.models.published import files
+from dlrl.models.published import tensors
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.runtime import published_files
 
 DTYPES = ("float32", "bfloat16")  # that a model is loaded in
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 _ARGUMENT = functools.partial(strict.ArgumentError, "models.load.directory")
-_STORED = ("F64", "F32", "F16", "BF16")
-# Rotary frequencies, which older versions of transformers stored with the
-# parameters. They follow from config.json.
-_DERIVED = ".rotary_emb.inv_freq"
-_TIED = ("embed/embedding", "unembed/kernel")
-_LONGEST_NAME = 255  # bytes; the kernel raises for longer ones
-_ROWS = 1024  # of an embedding that are compared at a time
+# A constant that stays in fp32 whatever the parameters' dtype is.
+_FP32 = "router/bias"
 
 
 def load(
@@ -52,8 +47,8 @@ def load(
   """Loads a published model from its directory: config.json and safetensors.
 
   Args:
-    directory: a LLaDA, Dream, bidirectional Qwen or SDAR checkpoint, or the
-      name of one on the Hub: ORG/NAME or ORG/NAME@REVISION.
+    directory: a LLaDA, Dream, bidirectional Qwen, SDAR or LLaDA2 checkpoint, or
+      the name of one on the Hub: ORG/NAME or ORG/NAME@REVISION.
     dtype: of parameters and computation, one of `DTYPES`.
     mesh: splits the parameters over devices, from `dlrl.runtime.mesh.make`;
       None: one device holds all.
@@ -138,31 +133,43 @@ def _params(
   error: families.Refusal,
 ) -> Any:
   refuse = functools.partial(error, str(directory))
-  found = _find(families.folder(directory, refuse, snapshots.WEIGHTS),
-                families.published(family, _shapes(abstract)), family, refuse)
+  shapes = _shapes(abstract)
+  found = files.find(
+    families.folder(directory, refuse, snapshots.WEIGHTS),
+    tensors.published(family.names, shapes),
+    _tied(family), refuse)
+  own: dict[tuple[str, int], list[tensors.Piece]] = {}
+  for piece in tensors.pieces(family.names, shapes):
+    own.setdefault((piece.path, (*piece.index, 0)[0]), []).append(piece)
 
   def read(path: str, leaf: Any, layer: int = 0) -> jax.Array:
-    """Reads one published tensor: a parameter, or one layer of it."""
-    name = family.names[path].format(layer)
+    """Reads one parameter, or one layer of it."""
     sharding, shape = leaf.sharding, leaf.shape
-    if families.stacked(path):
+    if tensors.stacked(path):
       sharding, shape = _layer_sharding(sharding), shape[1:]
+    parts = own[path, layer]
 
     def part(index: Any) -> np.ndarray:
-      index = index[::-1] if families.transposed(path) else index
+      wanted = parts
+      if len(parts[0].index) > 1:
+        expert, *index = index
+        wanted = parts[expert]
       # Opened anew for each part: as long as a file is mapped, all pages ever
       # read from it count as this process's memory.
-      with safetensors.safe_open(found[name].file, "np") as file:
-        array: np.ndarray = file.get_slice(found[name].name)[index]
-      array = array.T if families.transposed(path) else array
-      return array.astype(leaf.dtype)
+      with contextlib.ExitStack() as stack:
+        opened = {path: stack.enter_context(safetensors.safe_open(path, "np"))
+                  for path in {found[piece.name].file for piece in wanted}}
+        arrays = [
+          _read(opened[found[piece.name].file], found[piece.name].name, piece,
+                tuple(index)).astype(leaf.dtype) for piece in wanted]
+      return np.stack(arrays) if len(parts[0].index) > 1 else arrays[0]
 
-    count.step()
+    count.step(len(parts))
     return jax.make_array_from_callback(shape, sharding, part)
 
   def one(key_path: Any, leaf: Any) -> jax.Array:
     path = jax.tree_util.keystr(key_path, simple=True, separator="/")
-    if not families.stacked(path):
+    if not tensors.stacked(path):
       return read(path, leaf)
     array: jax.Array = jax.jit(
       lambda: jnp.zeros(leaf.shape, leaf.dtype),
@@ -176,8 +183,23 @@ def _params(
       array = jax.block_until_ready(put(array, read(path, leaf, i), i))
     return array
 
-  with progress.Count(len(found), "tensors read") as count:
+  with progress.Count(sum(map(len, own.values())), "tensors read") as count:
     return jax.tree.map_with_path(one, abstract)
+
+
+def _tied(family: families.Family) -> tuple[str, str]:
+  """The names of the embedding and of the head."""
+  return family.names["embed/embedding"], family.names["unembed/kernel"]
+
+
+def _read(file: Any, name: str, piece: tensors.Piece, index: tuple[slice, ...]
+          ) -> np.ndarray:
+  """Reads `index` of a part of a parameter, in the order of our axes."""
+  index = index[::-1] if tensors.transposed(piece.path) else index
+  start, stop, _ = index[0].indices(piece.shape[0])
+  rows = slice(piece.row + start, piece.row + stop)
+  array: np.ndarray = file.get_slice(name)[(rows, *index[1:])]
+  return array.T if tensors.transposed(piece.path) else array
 
 
 def save(
@@ -214,25 +236,26 @@ def save(
                      f"{sorted(wanted.items() ^ _shapes(params).items())[:4]}")
   leaves = {path: leaf for path, leaf in _paths(params)}
   plan = _plan(family, leaves, shard_bytes)
-  dtype = str(next(iter(leaves.values())).dtype)
+  dtype = str(leaves["embed/embedding"].dtype)
+  constants = _dtype_of_constants(source, plan)
   # transformers 5 calls it `dtype`.
   keys = [key for key in ("torch_dtype", "dtype") if key in hf]
   placed: dict[str, str] = {}
+  size = 0
   with published_files.directory(out) as partial:
     published_files.copy(source, partial)
     _write_json(partial / "config.json",
                 hf | dict.fromkeys(keys or ["torch_dtype"], dtype))
     for number, names in enumerate(progress.watched(plan, "files written"), 1):
-      shard = SINGLE if len(plan) == 1 else (
+      shard = files.SINGLE if len(plan) == 1 else (
         f"model-{number:05}-of-{len(plan):05}.safetensors")
+      arrays = _published(leaves, names, constants)
+      size += sum(x.nbytes for x in arrays.values())
       safetensors_numpy.save_file(
-        {name: _published_array(leaves[path], path, layer)
-         for name, (path, layer) in names.items()},
-        partial / shard, metadata={"format": "pt"})
+        arrays, partial / shard, metadata={"format": "pt"})
       placed |= dict.fromkeys(names, shard)
     if len(plan) > 1:
-      size = sum(x.size * x.dtype.itemsize for x in leaves.values())
-      _write_json(partial / INDEX, {
+      _write_json(partial / files.INDEX, {
         "metadata": {"total_size": size}, "weight_map": placed})
 
 
@@ -240,148 +263,59 @@ def _write_json(path: pathlib.Path, obj: Any) -> None:
   path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
 
 
+_Files = list[dict[str, list[tensors.Piece]]]  # the tensors of each file
+
+
 def _plan(
   family: families.Family, leaves: Mapping[str, Any], shard_bytes: int
-) -> list[dict[str, tuple[str, int]]]:
-  """Plans the files, each as {published name: (our path, layer)}."""
-  # Layer by layer, so that few files are needed to read a layer.
-  entries = sorted(
-    (layer if families.stacked(path) else -1, path, layer)
-    for path, leaf in leaves.items()
-    for layer in range(leaf.shape[0] if families.stacked(path) else 1))
-  plan: list[dict[str, tuple[str, int]]] = [{}]
+) -> _Files:
+  plan: _Files = [{}]
   used = 0
-  for _, path, layer in entries:
-    leaf = leaves[path]
-    size = leaf.size * leaf.dtype.itemsize
-    size //= leaf.shape[0] if families.stacked(path) else 1
+  shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+  whole: dict[str, list[tensors.Piece]] = {}
+  for piece in tensors.pieces(family.names, shapes):
+    whole.setdefault(piece.name, []).append(piece)
+  for name, parts in whole.items():
+    size = sum(math.prod(piece.shape) * leaves[piece.path].dtype.itemsize
+               for piece in parts)
     if plan[-1] and used + size > shard_bytes:
       plan.append({})
       used = 0
-    plan[-1][family.names[path].format(layer)] = path, layer
+    plan[-1][name] = parts
     used += size
   return plan
 
 
-def _published_array(leaf: Any, path: str, layer: int) -> np.ndarray:
-  array = np.asarray(leaf[layer] if families.stacked(path) else leaf)
-  return np.ascontiguousarray(
-    array.T if families.transposed(path) else array)
+def _dtype_of_constants(source: pathlib.Path, plan: _Files) -> Any:
+  """The dtype in which `source` has what we keep in fp32; fp32 if unknown.
 
-
-class _Place(NamedTuple):
-  """The place of a tensor: its file, and its name there."""
-
-  file: pathlib.Path
-  name: str
-
-
-def _find(
-  root: pathlib.Path, wanted: Mapping[str, tuple[int, ...]],
-  family: families.Family, refuse: json_file.Refuse,
-) -> dict[str, _Place]:
-  """Finds the tensors `wanted`, by published name.
-
-  Raises:
-    What `refuse` makes: tensors are missing, unknown, misshapen, not floating
-      point, or a head that should be the embedding differs from it.
-    FileNotFoundError: a file is missing.
+  It differs between versions of LLaDA2, whose config.json do not.
   """
-  found = {name: place for name, place in _files(root, refuse).items()
-           if not name.endswith(_DERIVED)}
-  embedding, head = (family.names[path] for path in _TIED)
-  if head in found and head not in wanted:  # tied, and stored nevertheless
-    spare = found.pop(head)
-    if embedding not in found:
-      found[embedding] = spare
-    elif not _equal(spare, found[embedding]):
-      raise refuse(
-        f"its config.json says that {head} is {embedding}, and its files have "
-        "two different tensors; correct tie_word_embeddings or weight_tying, "
-        "or remove one of them")
-  misshapen = []
-  for name in sorted(wanted.keys() & found.keys()):
-    with safetensors.safe_open(found[name].file, "np") as file:
-      part = file.get_slice(found[name].name)
-      if tuple(part.get_shape()) != wanted[name]:
-        misshapen.append(f"{name} is {part.get_shape()}, "
-                         f"expected {list(wanted[name])}")
-      elif part.get_dtype() not in _STORED:
-        misshapen.append(f"{name} is of {part.get_dtype()}, expected one of "
-                         f"{', '.join(_STORED)}")
-  if misshapen or wanted.keys() != found.keys():
-    raise refuse(_listing(
-      f"{root} does not fit its config.json", wanted.keys() - found.keys(),
-      found.keys() - wanted.keys(), misshapen))
-  return found
+  name = next((name for file in plan for name, parts in file.items()
+               if parts[0].path.endswith(_FP32)), None)
+  stored = files.dtype(source, name) if name else None
+  return jnp.bfloat16 if stored == "BF16" else jnp.float32
 
 
-def _files(root: pathlib.Path, refuse: json_file.Refuse) -> dict[str, _Place]:
-  """Finds the file of each tensor, by published name."""
-  placed = None
-  names = [SINGLE]
-  if (root / INDEX).exists():
-    placed = json_file.read(root / INDEX, refuse).get("weight_map")
-    if not (isinstance(placed, dict) and placed
-            and all(map(json_file.is_text, placed.values()))):
-      raise refuse(f"weight_map in {root / INDEX} must map names of tensors to "
-                   f"files, got {json_file.shown(placed)}; download it again")
-    names = sorted(set(placed.values()))
-  found: dict[str, _Place] = {}
-  for name in names:
-    # A downloaded index must not make us read files elsewhere.
-    if (pathlib.PurePath(name).name != name or name in ("", "..")
-        or not name.isprintable() or len(name.encode()) > _LONGEST_NAME):
-      raise refuse(
-        f"{root / INDEX} names {json_file.shown(name)}, which is not a file "
-        "beside it; download the checkpoint again")
-    path = root / name
-    if not path.is_file():
-      raise FileNotFoundError(
-        f"{path} is missing or not a file; download it again")
-    try:
-      with safetensors.safe_open(path, "np") as file:
-        tensors = list(file.keys())
-    except (safetensors.SafetensorError, OSError) as e:
-      raise refuse(
-        f"{path} is damaged or cut short; download it again: {e}") from e
-    twice = sorted(found.keys() & set(tensors))
-    if twice:
-      raise refuse(f"{path} has the tensor {twice[0]!r}, and "
-                   f"{found[twice[0]].file.name} has it as well")
-    found |= {tensor: _Place(path, tensor) for tensor in tensors}
-  actual = {tensor: place.file.name for tensor, place in found.items()}
-  if placed is not None and placed != actual:
-    raise refuse(_listing(
-      f"{root / INDEX} and its files differ", placed.keys() - found.keys(),
-      found.keys() - placed.keys(),
-      [f"{tensor} is in {actual[tensor]}, not in {placed[tensor]}"
-       for tensor in placed.keys() & actual.keys()
-       if placed[tensor] != actual[tensor]]))
-  return found
+def _published(
+  leaves: Mapping[str, Any], names: Mapping[str, list[tensors.Piece]],
+  constants: Any,
+) -> dict[str, np.ndarray]:
+  """The tensors of a file, by name."""
+  @functools.lru_cache(1)  # experts of a layer follow one another
+  def layer_of(path: str, layer: int) -> np.ndarray:
+    return np.asarray(leaves[path][layer])
 
+  def array_of(piece: tensors.Piece) -> np.ndarray:
+    array = (layer_of(piece.path, piece.index[0])[piece.index[1:]]
+             if piece.index else np.asarray(leaves[piece.path]))
+    if piece.path.endswith(_FP32):
+      array = array.astype(constants)
+    return array.T if tensors.transposed(piece.path) else array
 
-def _equal(a: _Place, b: _Place) -> bool:
-  """Whether two tensors have the same values; reads a few rows at a time."""
-  with (safetensors.safe_open(a.file, "np") as file,
-        safetensors.safe_open(b.file, "np") as other):
-    pair = file.get_slice(a.name), other.get_slice(b.name)
-    rows, *rest = pair[0].get_shape() or [0]
-    return pair[1].get_shape() == [rows, *rest] and all(
-      np.array_equal(*(x[i:min(i + _ROWS, rows)].astype(np.float32)
-                       for x in pair))
-      for i in range(0, rows, _ROWS))
-
-
-def _listing(what: str, missing: Collection[str], unknown: Collection[str],
-             misshapen: Collection[str] = ()) -> str:
-  lines = [what]
-  for title, names in (
-    ("missing", missing), ("unknown", unknown), ("misshapen", misshapen)):
-    lines += [f"  {title}: {name}" for name in sorted(names)[:20]]
-    if len(names) > 20:
-      lines.append(f"  {title}: and {len(names) - 20} more")
-  return "\n".join(lines)
+  return {name: np.ascontiguousarray(np.concatenate(
+    [array_of(piece) for piece in parts]) if len(parts) > 1
+    else array_of(parts[0])) for name, parts in names.items()}
 
 
 def _layer_sharding(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

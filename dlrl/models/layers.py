@@ -2,7 +2,7 @@
 
 Source: the modeling code published with LLaDA (arXiv 2502.09992) and Dream
 (arXiv 2508.15487): pre-norm, no causal mask, rotate-half RoPE in fp32, RMSNorm
-in fp32, SwiGLU.
+in fp32, SwiGLU; and with LLaDA2.0 for the order of layers with experts.
 """
 
 import re
@@ -16,16 +16,22 @@ from jax.sharding import PartitionSpec as P
 
 from dlrl import config
 from dlrl.models import attention
+from dlrl.models import linear
 from dlrl.models import xla_attention
 from dlrl.models.attention_layer import Attention
 from dlrl.models.attention_layer import KeysValues
-from dlrl.models.attention_layer import dense
+from dlrl.models.attention_layer import Rotation
 from dlrl.models.attention_layer import norm
+from dlrl.models.attention_layer import rotation
 from dlrl.models.attention_layer import take
+from dlrl.models.mlp.experts import Mixture
+from dlrl.models.mlp.swiglu import MLP
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime.sharding import by_hand
 
-Cache = tuple[jax.Array, jax.Array]  # those of all layers: [layers, b, t, g, k]
+# Those of all layers: keys and values [layers, b, t, g, k] of the layers with
+# MLPs if there are experts in others, then of these.
+Cache = tuple[jax.Array, ...]
 
 # The activations of a layer that are kept for its backward pass.
 REMAT = {
@@ -44,13 +50,17 @@ REMAT = {
 # all-reduce per attention and one per MLP.
 SHARDING = {
   r"embed/embedding": P("tensor", "fsdp"),
-  r"layers/attention/(q|k|v)/kernel": P(None, "fsdp", "tensor"),
-  r"layers/attention/(q|k|v)/bias": P(None, "tensor"),
-  r"layers/attention/(q|k)_norm/scale": P(None, None),
-  r"layers/attention/out/kernel": P(None, "tensor", "fsdp"),
-  r"layers/mlp/(gate|up)/kernel": P(None, "fsdp", "tensor"),
-  r"layers/mlp/down/kernel": P(None, "tensor", "fsdp"),
-  r"layers/(attention_norm|mlp_norm)/scale": P(None, None),
+  r"(dense_)?layers/attention/(q|k|v)/kernel": P(None, "fsdp", "tensor"),
+  r"(dense_)?layers/attention/(q|k|v)/bias": P(None, "tensor"),
+  r"(dense_)?layers/attention/(q|k)_norm/scale": P(None, None),
+  r"(dense_)?layers/attention/out/kernel": P(None, "tensor", "fsdp"),
+  r"(dense_)?layers/mlp/(shared/)?(gate|up)/kernel": P(None, "fsdp", "tensor"),
+  r"(dense_)?layers/mlp/(shared/)?down/kernel": P(None, "tensor", "fsdp"),
+  r"layers/mlp/router/kernel": P(None, "fsdp", None),
+  r"layers/mlp/router/bias": P(None, None),
+  r"layers/mlp/experts/(gate|up)/kernel": P(None, "expert", "fsdp", "tensor"),
+  r"layers/mlp/experts/down/kernel": P(None, "expert", "tensor", "fsdp"),
+  r"(dense_)?layers/(attention_norm|mlp_norm)/scale": P(None, None),
   r"norm/scale": P(None),
   r"unembed/kernel": P("fsdp", "tensor"),
 }
@@ -69,7 +79,7 @@ def gathered(params: Any, dtype: str) -> Any:
   def one(path: Any, leaf: Any) -> Any:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     spec = next((spec for pattern, spec in SHARDING.items()
-                 if pattern.startswith("layers/") and "fsdp" in spec
+                 if "layers/" in pattern and "fsdp" in spec
                  and re.fullmatch(f"(base/)?{pattern}", name)), None)
     if spec is None:
       return leaf
@@ -114,30 +124,20 @@ def _all_but_gathered(prim: Any, *_: Any, **__: Any) -> bool:
   return bool(prim.name != "all_gather")
 
 
-class MLP(nnx.Module):
-  """SwiGLU: down(silu(gate(x)) up(x))."""
-
-  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
-    self.gate = dense(cfg, cfg.width, cfg.mlp_width, rngs)
-    self.up = dense(cfg, cfg.width, cfg.mlp_width, rngs)
-    self.down = dense(cfg, cfg.mlp_width, cfg.width, rngs)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [b, t, d] to [b, t, d]."""
-    return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
-
-
 class Layer(nnx.Module):
-  """One pre-norm residual block."""
+  """One pre-norm residual block; `mixture` says whether it has experts."""
 
-  def __init__(self, cfg: config.ModelConfig, *, rngs: nnx.Rngs):
+  def __init__(
+    self, cfg: config.ModelConfig, mixture: bool, *, rngs: nnx.Rngs
+  ):
     self.attention_norm = norm(cfg, cfg.width, rngs)
     self.attention = Attention(cfg, rngs=rngs)
     self.mlp_norm = norm(cfg, cfg.width, rngs)
-    self.mlp = MLP(cfg, rngs=rngs)
+    self.mlp: Any = (Mixture(cfg, rngs=rngs) if mixture
+                     else MLP(cfg, cfg.mlp_width, rngs=rngs))
 
   def __call__(
-    self, x: jax.Array, turn: attention.Rotation, lengths: jax.Array,
+    self, x: jax.Array, turn: Rotation, lengths: jax.Array,
     cache: KeysValues | None = None, start: jax.Array | None = None,
     before: jax.Array | None = None, *, columns: jax.Array | None = None,
     blocks: jax.Array | None = None,
@@ -146,28 +146,34 @@ class Layer(nnx.Module):
     y, keys_values = self.attention(
       self.attention_norm(x), turn, lengths, cache, start, before,
       columns=columns, blocks=blocks)
-    x = take(x, columns) + y
-    return x + self.mlp(self.mlp_norm(x)), keys_values
+    # With a cache, `x` is columns of the canvas, which is not padded.
+    live = None if cache is not None else take(
+      jnp.arange(x.shape[1])[None] < lengths[:, None], columns)
+    return self._with_mlp(take(x, columns) + y, live), keys_values
 
   def extend(
-    self, x: jax.Array, turn: attention.Rotation, positions: jax.Array,
+    self, x: jax.Array, turn: Rotation, positions: jax.Array,
     lengths: jax.Array, prefix: KeysValues,
   ) -> tuple[jax.Array, KeysValues]:
     """Adds attention and MLP to `x`; as `Attention.extend`."""
     y, keys_values = self.attention.extend(
       self.attention_norm(x), turn, positions, lengths, prefix)
-    x = x + y
-    return x + self.mlp(self.mlp_norm(x)), keys_values
+    return self._with_mlp(x + y, positions < lengths[:, None]), keys_values
 
   def noisy(
-    self, x: jax.Array, turn: attention.Rotation, clean: KeysValues,
+    self, x: jax.Array, turn: Rotation, clean: KeysValues,
     blocks: attention.NoisyBlocks,
   ) -> tuple[jax.Array, KeysValues]:
     """Adds attention and MLP to `x`; arguments as `Attention.noisy`."""
     y, keys_values = self.attention.noisy(
       self.attention_norm(x), turn, clean, blocks)
-    x = x + y
-    return x + self.mlp(self.mlp_norm(x)), keys_values
+    # Every column that exists is attended to, by itself if by no other.
+    live = jnp.any(blocks.live, 2).reshape(x.shape[:2])
+    return self._with_mlp(x + y, live), keys_values
+
+  def _with_mlp(self, x: jax.Array, live: jax.Array | None) -> jax.Array:
+    y: jax.Array = self.mlp(self.mlp_norm(x), live)
+    return x + y
 
 
 class Transformer(nnx.Module):
@@ -191,14 +197,23 @@ class Transformer(nnx.Module):
     )
     # One module whose arrays have a leading axis of layers, which scan consumes
     # and a checkpoint stores as one array per kind of parameter.
-    stack: Any = nnx.vmap(
-      lambda r: Layer(cfg, rngs=r), in_axes=0, out_axes=0)
-    self.layers = stack(rngs.split(cfg.layers))
+    def stack(layers: int, mixture: bool) -> Any:
+      make: Any = nnx.vmap(
+        lambda r: Layer(cfg, mixture, rngs=r), in_axes=0, out_axes=0)
+      return make(rngs.split(layers))
+
+    dense = cfg.experts.dense_layers if cfg.experts.number else 0
+    if dense:
+      self.dense_layers = stack(dense, False)
+    self.layers = stack(cfg.layers - dense, cfg.experts.number > 0)
+    self.stacks = ("dense_layers", "layers") if dense else ("layers",)
     self.norm = norm(cfg, cfg.width, rngs)
     if not cfg.tied:
-      self.unembed = dense(cfg, cfg.width, cfg.vocab_size, rngs)
+      self.unembed = linear.dense(
+        cfg, cfg.width, cfg.vocab_size, rngs)
     self.remat = remat
-    self.head_dim, self.rope_theta = cfg.head_dim, cfg.rope_theta
+    self.rotated = cfg.rotary_dim or cfg.head_dim
+    self.rope_theta = cfg.rope_theta
     self.block_length = cfg.block_length
 
   def __call__(
@@ -225,36 +240,36 @@ class Transformer(nnx.Module):
       Hidden states [b, t, d] or [b, w, d] in the compute dtype, and a cache or
       None.
     """
-    definition, stacked = nnx.split(self.layers)
     # Outside of the scan, so that it is computed once.
-    turn = attention.rotation(positions, self.head_dim, self.rope_theta)
+    turn = rotation(positions, self.rotated, self.rope_theta)
     blocks = positions // self.block_length if self.block_length else None
 
     def layer(
-      x: jax.Array, weights_and_cache: Any
-    ) -> tuple[jax.Array, Cache | None]:
-      weights, cache = weights_and_cache
-      x = mesh_lib.shard_batch(x)
-      x, keys_values = nnx.merge(definition, weights)(
+      module: Layer, x: jax.Array, cache: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues | None]:
+      x, keys_values = module(
         x, turn, lengths, cache, start, before, blocks=blocks)
       # scan stacks what it returns: without a cache to keep, that would be keys
       # and values of all layers.
       return x, keys_values if keep else None
 
-    layer = self._rematerialised(layer)
     x = self._lookup(ids)
     if columns is None:
-      x, cache = jax.lax.scan(layer, x, (stacked, cache))
-      return self.norm(x), cache
+      x, cache = self._scan(layer, x, cache)
+      return self.norm(x), cache if keep else None
+    *earlier, name = self.stacks
+    x, _ = self._scan(layer, x, None, tuple(earlier))
+    definition, stacked = nnx.split(getattr(self, name))
 
     def at(i: jax.Array | int) -> Any:
       # Indexed inside the loop, as a scan does: slices of the stacks, to scan
       # all layers but the last, would be copies of the parameters.
       return jax.tree.map(lambda w: w[i], stacked)
 
+    run = self._rematerialised(lambda x, weights: layer(
+      nnx.merge(definition, weights), mesh_lib.shard_batch(x), None))
     last = jax.tree.leaves(stacked)[0].shape[0] - 1
-    x, _ = jax.lax.scan(
-      lambda x, i: layer(x, (at(i), None)), x, jnp.arange(last))
+    x, _ = jax.lax.scan(lambda x, i: run(x, at(i)), x, jnp.arange(last))
     x, _ = nnx.merge(definition, at(last))(
       mesh_lib.shard_batch(x), turn, lengths, columns=columns, blocks=blocks)
     return self.norm(x), None
@@ -275,21 +290,10 @@ class Transformer(nnx.Module):
     Returns:
       Those of whole rows in ordinary order, [layers, b, s + w, ...].
     """
-    definition, stacked = nnx.split(self.layers)
-    turn = attention.rotation(positions, self.head_dim, self.rope_theta)
-
-    def layer(
-      x: jax.Array, weights_and_prefix: Any
-    ) -> tuple[jax.Array, KeysValues]:
-      weights, prefix = weights_and_prefix
-      x, keys_values = nnx.merge(definition, weights).extend(
-        mesh_lib.shard_batch(x), turn, positions, lengths, prefix)
-      return x, keys_values
-
-    cache: Cache
-    _, cache = jax.lax.scan(
-      self._rematerialised(layer), self._lookup(ids), (stacked, prefix))
-    return cache
+    turn = rotation(positions, self.rotated, self.rope_theta)
+    return self._scan(
+      lambda layer, x, prefix: layer.extend(
+        x, turn, positions, lengths, prefix), self._lookup(ids), prefix)[1]
 
   def noisy(
     self, ids: jax.Array, positions: jax.Array, clean: Cache,
@@ -307,20 +311,49 @@ class Transformer(nnx.Module):
     Returns:
       [b, w, d] in the compute dtype; two of [layers, b, kept, g, k].
     """
-    definition, stacked = nnx.split(self.layers)
-    turn = attention.rotation(positions, self.head_dim, self.rope_theta)
+    turn = rotation(positions, self.rotated, self.rope_theta)
 
-    def layer(
-      x: jax.Array, weights_and_clean: Any
+    def noisy(
+      layer: Layer, x: jax.Array, clean: KeysValues
     ) -> tuple[jax.Array, KeysValues]:
-      weights, clean = weights_and_clean
-      x, (k, v) = nnx.merge(definition, weights).noisy(
-        mesh_lib.shard_batch(x), turn, clean, blocks)
+      x, (k, v) = layer.noisy(x, turn, clean, blocks)
       return x, (k[:, :kept], v[:, :kept])
 
-    x, keys_values = jax.lax.scan(
-      self._rematerialised(layer), self._lookup(ids), (stacked, clean))
+    x, keys_values = self._scan(noisy, self._lookup(ids), clean)
     return self.norm(x), keys_values
+
+  def _scan(
+    self, fn: Callable[[Layer, jax.Array, Any], tuple[jax.Array, Any]],
+    x: jax.Array, cache: Cache | None, stacks: tuple[str, ...] | None = None,
+  ) -> tuple[jax.Array, Cache]:
+    """Applies `fn` to one layer of `stacks` after the other; None: of all.
+
+    Args:
+      fn: maps a layer, `x` and the layer's part of `cache` to the next `x` and
+        the layer's keys and values, or None.
+      x: [b, t, d].
+      cache: see `Cache`; None: nothing.
+      stacks: attributes with layers.
+
+    Returns:
+      The last `x`; the keys and values of all layers.
+    """
+    kept: Cache = ()
+    for i, name in enumerate(self.stacks if stacks is None else stacks):
+      definition, stacked = nnx.split(getattr(self, name))
+
+      def layer(
+        x: jax.Array, parts: Any, definition: Any = definition
+      ) -> tuple[jax.Array, Any]:
+        weights, cache = parts
+        return fn(nnx.merge(definition, weights), mesh_lib.shard_batch(x),
+                  cache)
+
+      own = None if cache is None else cache[2 * i:2 * i + 2]
+      x, keys_values = jax.lax.scan(
+        self._rematerialised(layer), x, (stacked, own))
+      kept += keys_values or ()
+    return x, kept
 
   def _rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:
     if self.remat is None and not by_hand.splits():

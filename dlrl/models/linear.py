@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dlrl import config
 from dlrl.models import quantized
 from dlrl.runtime.sharding import by_hand
 
@@ -78,3 +79,13 @@ class Linear(nnx.Linear):
       a, b = (part.get_value().astype(self.dtype) for part in (self.a, self.b))
       y += self.scale * ((x @ a) @ b)
     return y
+
+
+def dense(
+  cfg: config.ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, *,
+  bias: bool = False,
+) -> Linear:
+  """Makes a linear map in the dtypes of `cfg`."""
+  return Linear(
+    inputs, outputs, use_bias=bias, rngs=rngs,
+    dtype=jnp.dtype(cfg.compute_dtype), param_dtype=jnp.dtype(cfg.param_dtype))

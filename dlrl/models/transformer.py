@@ -33,6 +33,7 @@ from dlrl.models import attention
 from dlrl.models import attention_layer
 from dlrl.models import layers
 from dlrl.models import lora
+from dlrl.models.mlp import experts
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime.sharding import by_hand
 
@@ -169,9 +170,9 @@ class Model:
       lengths: [b] int, tokens of each row, at least 1.
 
     Returns:
-      Two of [layers, b, t, g, k] in the compute dtype. Those of a block depend
-      on it and the blocks before it only, so that rows with the same beginning
-      may share them.
+      Of [layers, b, t, g, k] in the compute dtype. Those of a block
+      depend on it and the blocks before it only, so that rows with the same
+      beginning may share them.
     """
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     return self._network(params).extend(
@@ -213,10 +214,12 @@ class Model:
 
   def _nothing(self, rows: int) -> layers.Cache:
     """Keys and values of rows without columns."""
-    empty = jnp.zeros(
-      (self.cfg.layers, rows, 0, self.cfg.kv_heads, self.cfg.head_dim),
-      jnp.dtype(self.cfg.compute_dtype))
-    return empty, empty
+    cfg = self.cfg
+    dense = cfg.experts.dense_layers if cfg.experts.number else 0
+    return tuple(
+      jnp.zeros((layers, rows, 0, cfg.kv_heads, cfg.head_dim),
+                jnp.dtype(cfg.compute_dtype))
+      for layers in (dense, cfg.layers - dense) if layers for _ in "kv")
 
   def noisy_stream(
     self, params: Params, ids: jax.Array, positions: jax.Array,
@@ -376,12 +379,14 @@ def build(
 
   Raises:
     strict.ConfigError: block-causal attention with another option that is not
-      implemented for it.
+      implemented for it, or a mixture of experts that makes no sense.
   """
   if cfg.block_length:
     strict.require(
       not cfg.shifted, "model.shifted", cfg.shifted,
       f"must be False with model.block_length = {cfg.block_length}")
+  if cfg.experts.number:
+    experts.check(cfg)
   module = nnx.eval_shape(lambda: _network(cfg, nnx.Rngs(0)))
   return Model(cfg, nnx.split(module)[0], mask_id, adapters)
 

@@ -159,7 +159,7 @@ def make(
     cfg.model.vocab_size >= tokenizer.vocab_size, "model.vocab_size",
     cfg.model.vocab_size,
     f"must be at least the tokenizer's {tokenizer.vocab_size}")
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  parts = mesh_lib.shards(mesh)
   for field, rows in (
     ("learn.micro_batch", update.micro_batch(cfg)),
     ("sft.batch_size", cfg.sft.batch_size),
@@ -167,7 +167,10 @@ def make(
   ):
     strict.require(
       rows % parts == 0, field, rows,
-      f"must be a multiple of mesh.data * mesh.fsdp = {parts}")
+      f"must be a multiple of mesh.data * mesh.expert * mesh.fsdp = {parts}")
+  strict.require(
+    cfg.model.experts.number > 0 or mesh.shape["expert"] == 1, "mesh.expert",
+    mesh.shape["expert"], "must be 1: the model has no experts")
   attention.check(cfg.model, mesh)
   model = transformer.build(cfg.model, tokenizer.mask_id, cfg.lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))

@@ -1,8 +1,9 @@
 """The device mesh and every sharding decision.
 
-Axes: `data` (replicas; shards the batch), `fsdp` (shards parameters and batch),
-`tensor` (shards matrix products). All are Auto axes: XLA propagates the
-shardings of parameters and batch, which are fixed only in this file.
+Axes: `data` (replicas; shards the batch), `expert` (shards the experts of a
+layer and the batch), `fsdp` (shards parameters and batch), `tensor` (shards
+matrix products). All are Auto axes: XLA propagates the shardings of parameters
+and batch, which are fixed only in this file.
 
 Code that says itself what devices exchange is in `sharding.by_hand`.
 """
@@ -27,8 +28,8 @@ from dlrl import strict
 
 # Ordered by increasing traffic: JAX puts devices that are neighbours on the
 # last axis nearest to each other, and `tensor` communicates in every layer.
-AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
+AXES = ("data", "expert", "fsdp", "tensor")
+BATCH = ("data", "expert", "fsdp")
 
 
 def split_cpu(parts: int, processes: int = 1) -> None:
@@ -95,8 +96,9 @@ def make(cfg: config.MeshConfig, devices: Sequence[Any] | None = None
       their number.
   """
   devices = found() if devices is None else devices
-  sizes = [cfg.data, cfg.fsdp, cfg.tensor]
-  text = "x".join(map(str, sizes))
+  sizes = [cfg.data, cfg.expert, cfg.fsdp, cfg.tensor]
+  text = ", ".join(
+    f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
   strict.require(
     sizes.count(-1) <= 1 and all(s == -1 or s > 0 for s in sizes),
     "mesh", text, "sizes must be positive; at most one may be -1")
@@ -112,7 +114,8 @@ def make(cfg: config.MeshConfig, devices: Sequence[Any] | None = None
   if slices > 1:
     return _of_slices(sizes, slices, devices)
   return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices)
 
 
 def _of_slices(sizes: list[int], slices: int, devices: Sequence[Any]
@@ -124,8 +127,9 @@ def _of_slices(sizes: list[int], slices: int, devices: Sequence[Any]
     "gathered across slices")
   within = (sizes[0] // slices, *sizes[1:])
   return jax.sharding.Mesh(
-    mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices),
-    AXES, axis_types=(AxisType.Auto,) * 3)
+    mesh_utils.create_hybrid_device_mesh(
+      within, (slices, 1, 1, 1), devices),
+    AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def platform() -> str:
@@ -135,10 +139,15 @@ def platform() -> str:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """Shards axis 0 over `data` and `fsdp`."""
-  # Both axes: with FSDP each device has rows of its own, or the parameters
+  """Shards axis 0 over `data`, `expert` and `fsdp`."""
+  # All of them: with FSDP each device has rows of its own, or the parameters
   # would be gathered to compute the same thing several times.
   return NamedSharding(mesh, P(BATCH))
+
+
+def shards(mesh: jax.sharding.Mesh) -> int:
+  """Devices, or groups of them, that have rows of their own."""
+  return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def batch_rows(mesh: jax.sharding.Mesh, items: int, most: int) -> int:
@@ -146,7 +155,7 @@ def batch_rows(mesh: jax.sharding.Mesh, items: int, most: int) -> int:
 
   `most` is one as well.
   """
-  parts = math.prod(mesh.shape[axis] for axis in BATCH)
+  parts = shards(mesh)
   return min(most, -(-items // parts) * parts)
 
 

@@ -50,7 +50,7 @@ class Slots(NamedTuple):
     unmasked: [q, s] int32, of these the steps that saw no mask.
     live: [q, s] bool, whether the row goes on.
     lacking: [q, s] bool, whether the cache lacks the block before.
-    cache: two of [layers, q s, w, g, k], as from `Model.clean_stream`.
+    cache: of [layers, q s, w, g, k], as from `Model.clean_stream`.
     forwards: scalar int32, steps of the batch.
   """
 
@@ -80,7 +80,7 @@ class BlockSteps:
     prompt_length: [q, n] int32.
     lengths: [q, n] int32, tokens of prompt and completion.
     keys: [q, n] PRNG keys.
-    prompts: two of [layers, q m, p, g, k], keys and values of prompts; each is
+    prompts: of [layers, q m, p, g, k], keys and values of prompts; each is
       that of n / m rows.
     sampler: the settings.
     eos_ids: the ids that end a row.
@@ -139,12 +139,12 @@ class BlockSteps:
     self, cache: layers.Cache, row: jax.Array, new: jax.Array
   ) -> layers.Cache:
     """Copies the prompts of new rows into their slots."""
-    shape = cache[0].shape
     queues, size = self.lengths.shape
     each = size // (self.prompts[0].shape[1] // queues)
 
     def copy(slot: jax.Array, cache: jax.Array, prompts: jax.Array
              ) -> jax.Array:
+      shape = cache.shape
       prompts = prompts.reshape(shape[0], queues, -1, *prompts.shape[2:])
       # Slot by slot, because all prompts at once would be another cache.
       found: jax.Array = jax.vmap(

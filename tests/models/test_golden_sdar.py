@@ -10,6 +10,7 @@ from dlrl import models
 from dlrl.diffusion import blocks
 from dlrl.diffusion import model_input
 from dlrl.models import families
+from dlrl.models.published import tensors as tensors_lib
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -26,11 +27,11 @@ def assert_golden(grads, data, stem):
   family = families.FAMILIES["sdar"]
   for path, leaf in jax.tree.leaves_with_path(grads):
     path = networks.path_of(path)
-    stack = leaf if families.stacked(path) else leaf[None]
+    stack = leaf if tensors_lib.stacked(path) else leaf[None]
     for i, grad in enumerate(stack):
       want = data.get(stem + family.names[path].format(i))
       if want is not None:
-        grad = grad.T if families.transposed(path) else grad
+        grad = grad.T if tensors_lib.transposed(path) else grad
         np.testing.assert_allclose(
           grad, want, rtol=0, atol=1e-4 * np.abs(want).max())
         checked += 1

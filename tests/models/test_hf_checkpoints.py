@@ -19,6 +19,8 @@ from dlrl.diffusion import token_logps
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import transformer
+from dlrl.models.published import files as files_lib
+from dlrl.models.published import tensors as tensors_lib
 from dlrl.runtime import mesh as mesh_lib
 
 GOLDEN = ("llada_tiny", "dream_tiny", "qwen3_a2d_tiny")
@@ -120,11 +122,11 @@ def test_golden_gradients_under_the_published_names(shared, name):
   checked = 0
   for path, leaf in jax.tree.leaves_with_path(grads):
     path = networks.path_of(path)
-    layers = leaf if families.stacked(path) else leaf[None]
+    layers = leaf if tensors_lib.stacked(path) else leaf[None]
     for i, grad in enumerate(layers):
       want = data.get("grad." + family.names[path].format(i))
       if want is not None:
-        grad = grad.T if families.transposed(path) else grad
+        grad = grad.T if tensors_lib.transposed(path) else grad
         np.testing.assert_allclose(
           grad, want, rtol=0, atol=1e-4 * np.abs(want).max())
         checked += 1
@@ -166,15 +168,15 @@ def test_every_published_tensor_has_one_place(shared, name, parameters):
   model = transformer.build(cfg, hf["mask_token_id"])
   shapes = networks.shapes_of(model)
   assert sum(x.size for x in jax.tree.leaves(shapes)) == parameters
-  index = json.loads((root / hf_checkpoints.INDEX).read_text())
+  index = json.loads((root / files_lib.INDEX).read_text())
   assert index["metadata"]["total_size"] == 2 * parameters
-  ours = families.published(
-    families.FAMILIES[hf["model_type"]],
+  ours = tensors_lib.published(
+    families.FAMILIES[hf["model_type"]].names,
     {networks.path_of(path): leaf.shape
      for path, leaf in jax.tree.leaves_with_path(shapes)})
   assert ours.keys() == index["weight_map"].keys()
   flat = [networks.path_of(p) for p, _ in jax.tree.leaves_with_path(shapes)]
-  stacked = sum(map(families.stacked, flat))
+  stacked = sum(map(tensors_lib.stacked, flat))
   assert len(ours) == stacked * cfg.layers + len(flat) - stacked  # all distinct
 
 
@@ -189,11 +191,12 @@ def directory(path, **changes):
   params = networks.random_params(model)
   shapes = {networks.path_of(path): leaf.shape
             for path, leaf in jax.tree.leaves_with_path(params)}
-  wanted = families.published(families.FAMILIES[hf["model_type"]], shapes)
+  wanted = tensors_lib.published(
+    families.FAMILIES[hf["model_type"]].names, shapes)
   rng = np.random.default_rng(0)
   tensors = {name: rng.normal(size=shape).astype(np.float32)
              for name, shape in wanted.items()}
-  safetensors_numpy.save_file(tensors, path / hf_checkpoints.SINGLE)
+  safetensors_numpy.save_file(tensors, path / files_lib.SINGLE)
   return tensors
 
 
@@ -256,7 +259,7 @@ def test_other_files_are_kept_and_nothing_is_overwritten(tmp_path):
 
 def test_tensors_that_do_not_fit_are_listed(tmp_path):
   tensors = directory(tmp_path / "a")
-  file = tmp_path / "a" / hf_checkpoints.SINGLE
+  file = tmp_path / "a" / files_lib.SINGLE
   bad = dict(tensors)
   bad["lm_head.wait"] = bad.pop("lm_head.weight")
   name = "model.layers.1.self_attn.q_proj.weight"
@@ -280,7 +283,7 @@ def test_an_index_is_believed_only_as_far_as_it_is_right(tmp_path):
   _, params = models.load(tmp_path / "a", dtype="float32")
   hf_checkpoints.save(
     params, tmp_path / "a", tmp_path / "b", shard_bytes=2000)
-  path = tmp_path / "b" / hf_checkpoints.INDEX
+  path = tmp_path / "b" / files_lib.INDEX
   index = json.loads(path.read_text())
   assert index["metadata"]["total_size"] == sum(
     x.nbytes for x in tensors.values())
@@ -345,8 +348,8 @@ def test_three_gigabytes_pass_through_little_host_memory(tmp_path):
   model = transformer.build(cfg, LARGE["mask_token_id"])
   shapes = hf_checkpoints._shapes(networks.shapes_of(model))
   tensors, end = {}, 0
-  for name, shape in families.published(
-      families.FAMILIES["a2d-qwen2"], shapes).items():
+  for name, shape in tensors_lib.published(
+    families.FAMILIES["a2d-qwen2"].names, shapes).items():
     begin, end = end, end + 2 * int(np.prod(shape))
     tensors[name] = {
       "dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}

@@ -13,6 +13,7 @@ from dlrl import models
 from dlrl import strict
 from dlrl.models import families
 from dlrl.models import hf_checkpoints
+from dlrl.models.published import files as files_lib
 
 QWEN = {
   "model_type": "a2d-qwen3", "hidden_act": "silu", "hidden_size": 8,
@@ -50,7 +51,7 @@ def write(root, config=QWEN, tensors=None, **changes):
   hf = {k: v for k, v in (config | changes).items() if v is not ...}
   (root / "config.json").write_text(json.dumps(hf))
   safetensors_numpy.save_file(
-    tensors_of() if tensors is None else tensors, root / hf_checkpoints.SINGLE)
+    tensors_of() if tensors is None else tensors, root / files_lib.SINGLE)
   return root
 
 
@@ -215,7 +216,7 @@ NO_OBJECT = {
 
 
 @pytest.mark.parametrize("content", NO_OBJECT.values(), ids=NO_OBJECT)
-@pytest.mark.parametrize("name", ["config.json", hf_checkpoints.INDEX])
+@pytest.mark.parametrize("name", ["config.json", files_lib.INDEX])
 def test_a_file_that_holds_no_object_is_refused(tmp_path, name, content):
   write(tmp_path)
   (tmp_path / name).write_bytes(content)
@@ -263,7 +264,7 @@ def test_a_dtype_may_be_an_object(tmp_path, dtype):
 
 
 def index_of(tensors, **changes):
-  return dict.fromkeys(tensors, hf_checkpoints.SINGLE) | changes
+  return dict.fromkeys(tensors, files_lib.SINGLE) | changes
 
 
 @pytest.mark.parametrize("weight_map, named", [
@@ -284,7 +285,7 @@ def test_each_kind_of_wrong_index_is_refused(tmp_path, weight_map, named):
     {"x": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
   if weight_map and "other" in str(weight_map):
     weight_map["x"] = "other.safetensors"
-  (tmp_path / hf_checkpoints.INDEX).write_text(
+  (tmp_path / files_lib.INDEX).write_text(
     json.dumps({"metadata": {}, "weight_map": weight_map}))
   refused(tmp_path, named)
 
@@ -294,7 +295,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path):
   write(tmp_path)
   safetensors_numpy.save_file(
     {EMBEDDING: tensors[EMBEDDING]}, tmp_path / "more.safetensors")
-  (tmp_path / hf_checkpoints.INDEX).write_text(json.dumps({
+  (tmp_path / files_lib.INDEX).write_text(json.dumps({
     "weight_map": index_of(tensors, **{EMBEDDING: "more.safetensors"})}))
   refused(tmp_path, EMBEDDING, "more.safetensors", "model.safetensors")
 
@@ -315,7 +316,7 @@ def header(text):
     b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
 ], ids=range(13))
 def test_damaged_tensors_are_refused(tmp_path, change):
-  path = write(tmp_path) / hf_checkpoints.SINGLE
+  path = write(tmp_path) / files_lib.SINGLE
   path.write_bytes(change(path.read_bytes()))
   refused(tmp_path, str(path), "damaged or cut short")
 

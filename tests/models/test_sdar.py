@@ -16,6 +16,7 @@ from dlrl.models import families
 from dlrl.models import hf_checkpoints
 from dlrl.models import hf_tokenizer
 from dlrl.models import transformer
+from dlrl.models.published import tensors as tensors_lib
 from dlrl.runtime import mesh as mesh_lib
 
 
@@ -130,7 +131,7 @@ def test_full_attention_has_no_block_length(published):
   ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
   ({"use_sliding_window": True}, "use_sliding_window is True"),
   ({"num_experts": 128}, "num_experts is 128"),
-  ({"model_type": "sdar_moe"}, "supported: llada, Dream, a2d-qwen2, a2d-qwen3"),
+  ({"model_type": "sdar_x"}, "supported: llada, Dream, a2d-qwen2, a2d-qwen3"),
   ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is")])
 def test_what_is_not_implemented_is_refused(
     published, tmp_path, changes, match):
@@ -177,7 +178,8 @@ def test_published_configs_have_the_published_sizes(
   cfg, hf = families.read_config(tmp_path)
   assert (cfg.block_length, hf["mask_token_id"]) == (4, 151669)
   shapes = networks.shapes_of(transformer.build(cfg, hf["mask_token_id"]))
-  tensors = families.published(families.FAMILIES["sdar"], {
+  tensors = tensors_lib.published(
+    families.FAMILIES["sdar"].names, {
     networks.path_of(path): leaf.shape
     for path, leaf in jax.tree.leaves_with_path(shapes)})
   assert len(tensors) == 399

@@ -10,6 +10,7 @@ import networks
 import numpy as np
 import pytest
 
+from dlrl import config
 from dlrl.costs.flops import flops
 from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
@@ -198,7 +199,9 @@ def test_shared_kv_heads_are_repeated_kv_heads():
 
 
 def test_every_parameter_matches_one_sharding_row_of_its_rank():
-  variants = tiny(qkv_bias=True)[0], tiny(qk_norm=True)[0]
+  variants = (tiny(qkv_bias=True)[0], tiny(qk_norm=True)[0], tiny(
+    experts=config.ExpertsConfig(
+      4, 2, 8, shared_width=8, dense_layers=1, router="sigmoid"))[0])
   used = set()
   for path, leaf in (pair for model in variants for pair in
                      jax.tree.leaves_with_path(networks.shapes_of(model))):

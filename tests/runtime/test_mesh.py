@@ -12,7 +12,9 @@ from dlrl.runtime import mesh as mesh_lib
 
 
 def shape(*sizes):
-  return tuple(mesh_lib.make(config.MeshConfig(*sizes)).shape.values())
+  mesh = mesh_lib.make(config.MeshConfig(*sizes)).shape
+  assert mesh["expert"] == 1
+  return mesh["data"], mesh["fsdp"], mesh["tensor"]
 
 
 def test_sizes_and_their_filler_make_a_mesh_of_all_devices():
@@ -22,30 +24,40 @@ def test_sizes_and_their_filler_make_a_mesh_of_all_devices():
   assert shape(4, 2, 1) == (4, 2, 1)
   assert shape(8, -1, 1) == (8, 1, 1)
   mesh = mesh_lib.make(config.MeshConfig(1, 4, 2))
-  assert mesh.axis_names == ("data", "fsdp", "tensor")
-  assert mesh.axis_types == (AxisType.Auto,) * 3
+  assert mesh.axis_names == ("data", "expert", "fsdp", "tensor")
+  assert mesh.axis_types == (AxisType.Auto,) * 4
   assert set(mesh.devices.flat) == set(jax.devices())
 
 
 def test_a_mesh_may_have_fewer_devices_if_told_which():
   few = jax.devices()[:2]
   mesh = mesh_lib.make(config.MeshConfig(1, -1, 1), few)
-  assert dict(mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 1}
+  assert dict(mesh.shape) == {
+    "data": 1, "expert": 1, "fsdp": 2, "tensor": 1}
   assert list(mesh.devices.flat) == few
 
 
 @pytest.mark.parametrize(
   ("sizes", "message"),
-  [((4, 1, 1), "mesh = '4x1x1'.*multiply to the 8 devices.*-1 to use all"),
-   ((4, 4, 1), "mesh = '4x4x1'.*multiply to the 8 devices"),
-   ((3, -1, 1), "mesh = '3x-1x1'.*multiply to the 8 devices"),
-   ((16, -1, 1), "mesh = '16x-1x1'.*multiply to the 8 devices"),
-   ((-1, -1, 1), "mesh = '-1x-1x1'.*at most one may be -1"),
-   ((0, -1, 1), "mesh = '0x-1x1'.*positive"),
-   ((-2, -4, 1), "mesh = '-2x-4x1'.*positive")])
+  [((4, 1, 1), "data=4, .*=1, fsdp=1, .*=1.*the 8 devices.*-1 to use all"),
+   ((4, 4, 1), "data=4, .*, fsdp=4, .*multiply to the 8 devices"),
+   ((3, -1, 1), "data=3, .*, fsdp=-1, .*multiply to the 8 devices"),
+   ((16, -1, 1), "data=16, .*, fsdp=-1, .*multiply to the 8 devices"),
+   ((1, 1, 1, 3), "data=1, expert=3, fsdp=1, tensor=1.*the 8 devices"),
+   ((-1, -1, 1), "data=-1, .*, fsdp=-1, .*at most one may be -1"),
+   ((0, -1, 1), "data=0, .*positive"),
+   ((-2, -4, 1), "data=-2, expert=1, fsdp=-4, tensor=1.*positive")])
 def test_sizes_that_cannot_work_are_named(sizes, message):
   with pytest.raises(strict.ConfigError, match=message):
     mesh_lib.make(config.MeshConfig(*sizes))
+
+
+def test_experts_have_an_axis_that_splits_the_batch_as_well():
+  mesh = mesh_lib.make(config.MeshConfig(1, -1, 2, expert=2))
+  assert dict(mesh.shape) == {"data": 1, "expert": 2, "fsdp": 2, "tensor": 2}
+  assert mesh_lib.shards(mesh) == 4
+  x = jax.device_put(np.arange(8), mesh_lib.batch_sharding(mesh))
+  assert {s.data.shape for s in x.addressable_shards} == {(2,)}
 
 
 def test_batches_are_split_over_data_and_fsdp_and_not_over_tensor():

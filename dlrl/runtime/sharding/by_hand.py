@@ -7,7 +7,8 @@ that of its rows, and what crosses devices is written down:
 * Parameters that `mesh.fsdp` splits (`Split`) are gathered where they are used,
   and the sums of their gradients scattered there (`whole`). All gradients of
   the parameters would not fit on a device.
-* Other gradients are summed once, after all passes (`summed`).
+* Other gradients are summed once, after all passes (`summed`); those of experts
+  that `mesh.expert` splits, over the other axes only.
 """
 
 import functools
@@ -157,8 +158,9 @@ def rows_of(table: Any, ids: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.all_to_all(
       table.part[ids].astype(dtype), "fsdp", split_axis=0, concat_axis=2,
       tiled=True)
-  x = table[mesh_lib.constrain(ids, "data", None)].astype(dtype)
-  return mesh_lib.shard_batch(mesh_lib.constrain(x, "data", None, "fsdp"))
+  rows = ("data", "expert")
+  x = table[mesh_lib.constrain(ids, rows, None)].astype(dtype)
+  return mesh_lib.shard_batch(mesh_lib.constrain(x, rows, None, "fsdp"))
 
 
 def summed(tree: Any, specs: Any, dtype: str | None = None) -> Any:
@@ -175,6 +177,9 @@ def summed(tree: Any, specs: Any, dtype: str | None = None) -> Any:
     axes, x = manual, leaf
     if _is_split(leaf):
       axes, x = tuple(a for a in manual if a != "fsdp"), leaf.part
+    if "expert" in tuple(spec):
+      # An expert has computed the rows of all devices along the axis.
+      axes = tuple(a for a in axes if a != "expert")
     return _on_tensor(functools.partial(jax.lax.psum, axis_name=axes), spec)(
       x.astype(dtype or x.dtype)).astype(x.dtype)
 

@@ -1,0 +1,1 @@
+"""What follows attention in a layer: an MLP, or a mixture of experts."""

@@ -1,0 +1,1 @@
+"""What published checkpoints have in their files."""
