@@ -29,7 +29,8 @@ def on_files(files, config):
   pages["examples.md"] = examples()
   for page, text in pages.items():
     files.append(files_lib.File.generated(config, page, content=text))
-  results = sorted((ROOT / "benchmarks" / "results").iterdir())
+  results = sorted(path for path in (ROOT / "benchmarks" / "results").iterdir()
+                   if path.is_file())
   for path in [*results, *(ROOT / name for name in FILES)]:
     files.append(files_lib.File.generated(
       config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))

@@ -1,0 +1,104 @@
+"""The commands; see the package."""
+
+import pathlib
+import signal
+import sys
+
+from absl import app
+from absl import flags
+
+from benchmarks import results
+from benchmarks.claims import figures
+from benchmarks.claims import page as page_lib
+from benchmarks.claims import runner
+from benchmarks.claims import store
+from benchmarks.claims import table
+from benchmarks.claims import timing
+from benchmarks.claims import variance_page
+from benchmarks.claims import variance_run
+from dlrl.runtime import progress
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
+
+
+def chosen(names: list[str]) -> list[str]:
+  """The claims that `--only` names, or all.
+
+  Raises:
+    app.UsageError: there is no such claim.
+  """
+  claims = list(table.CLAIMS)
+  if unknown := [name for name in names if name not in claims]:
+    raise app.UsageError(
+      f"--only={','.join(names)}: there is no claim {unknown[0]!r}; claims are "
+      f"{', '.join(claims)}")
+  return names or claims
+
+
+def workdirs() -> pathlib.Path:
+  """Where runs have their workdirs."""
+  return pathlib.Path(flags.FLAGS.runs).absolute()
+
+
+def run(directory: pathlib.Path) -> None:
+  """Trains what is not stored yet; exits with 1 if a run failed."""
+  only = chosen(flags.FLAGS.only)
+  queue = runner.pending(
+    [row for row in table.ROWS if row.claim in only], directory)
+  progress.say(f"{len(queue)} runs are not stored yet")
+  # So that runs under way are ended, too, and go on from their checkpoints.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+  failed = runner.run_all(
+    queue, directory, workdirs(),
+    jobs=flags.FLAGS.jobs, seconds=3600 * flags.FLAGS.hours)
+  if failed:
+    sys.exit(1)
+
+
+def time(directory: pathlib.Path) -> None:
+  """Measures seconds per step of the claims that have none, or `--only`."""
+  for claim in chosen(flags.FLAGS.only):
+    name = f"seconds_{claim}"
+    if flags.FLAGS.only or store.read_one(directory, name) is None:
+      store.write_one(directory, name, timing.measure(claim, workdirs()))
+
+
+def split(directory: pathlib.Path) -> None:
+  """Splits the gradient's variance."""
+  store.write_one(directory, "variance", variance_run.measure(workdirs()))
+
+
+def page(directory: pathlib.Path) -> None:
+  """Writes the page and its figures."""
+  stored = store.read(directory)
+  variance = store.read_one(directory, "variance")
+  for claim in table.CLAIMS:
+    if page_lib.started(claim, stored):
+      figures.of_claim(claim, stored).savefig(
+        directory.parent / f"claims_{claim}.png")
+  if variance is not None:
+    variance_page.draw(variance).savefig(
+      directory.parent / "claims_variance.png")
+  PAGE.write_text(page_lib.of_stored(directory), encoding="utf-8")
+
+
+COMMANDS = {"run": run, "time": time, "variance": split, "page": page}
+
+
+def main(argv: list[str]) -> None:
+  """Runs the command that is named."""
+  if len(argv) != 2 or argv[1] not in COMMANDS:
+    raise app.UsageError(
+      f"got {' '.join(argv[1:]) or 'no command'!r}; name one command: "
+      f"{', '.join(COMMANDS)}")
+  COMMANDS[argv[1]](pathlib.Path(results.OUT.value) / "claims")
+
+
+if __name__ == "__main__":
+  flags.adopt_module_key_flags(results)
+  flags.DEFINE_list("only", [], "names of claims; the others are left out")
+  flags.DEFINE_float(
+    "hours", float("inf"), "no run is begun later than this", lower_bound=0)
+  flags.DEFINE_integer("jobs", 2, "runs at a time", lower_bound=1)
+  flags.DEFINE_string("runs", "runs/claims", "directory of the workdirs")
+  app.run(main)

@@ -1,0 +1,127 @@
+"""What the papers say, as comparisons of rows, and the rule that decides."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from benchmarks.claims import runs as runs_lib
+from benchmarks.claims import store
+from dlrl.evaluation import intervals
+
+LEAST = 3  # seeds of both rows below which nothing is said
+MARGIN = 0.02  # an accuracy gained that is too small to count
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+  """What somebody says, and the comparisons of a claim's rows that test it.
+
+  Attributes:
+    claim: a key of `table.CLAIMS`.
+    source: whose statement it is.
+    text: the statement.
+    pairs: labels of the row that is said to end with the higher accuracy, and
+      of the other; all of them have to hold.
+  """
+
+  claim: str
+  source: str
+  text: str
+  pairs: tuple[tuple[str, str], ...]
+
+
+def _by_sign(other: str) -> Statement:
+  return Statement(
+    "off_policy", "BGPO", f"off-policy, its bound by sign is better than "
+    f"{other} for every advantage", tuple(
+      (f"by sign (BGPO), {n} updates", f"{other} only, {n} updates")
+      for n in (2, 4)))
+
+
+STATEMENTS = (
+  Statement("draws", "BGPO", "16 draws are better than one",
+            (("16 draws", "1 draw"),)),
+  Statement("draws", "BGPO", "more draws help at every step up to 16", (
+    ("2 draws", "1 draw"), ("4 draws", "2 draws"), ("8 draws", "4 draws"),
+    ("16 draws", "8 draws"))),
+  Statement("countdown", "BGPO", "16 draws are better than one, on Countdown",
+            (("16 draws", "1 draw"),)),
+  Statement("methods", "BGPO", "with 16 draws it is better than VRPO-OL with "
+            "the 4 that fitted", (("BGPO, 16 draws", "VRPO-OL, 4 draws"),)),
+  Statement("methods", "BGPO", "it is better than diffu-GRPO",
+            (("BGPO, 16 draws", "diffu-GRPO"),)),
+  Statement("damped", "BGPO", "with 16 draws it is better than VRPO-OL with "
+            "the 4 that fitted, without failures",
+            (("BGPO, 16 draws", "VRPO-OL, 4 draws"),)),
+  Statement("damped", "BGPO", "it is better than diffu-GRPO, without failures",
+            (("BGPO, 16 draws", "diffu-GRPO"),)),
+  _by_sign("Taylor"),
+  _by_sign("Jensen"),
+  Statement("cures", "SPG", "an upper bound for failures is better than the "
+            "ELBO for all", (("EUBO for failures (SPG, half of it)", "none"),)),
+  Statement("cures", "dlrl", "leaving failures out is better than a lower rate",
+            (("failures at weight 0 (default)", "a lower rate"),)),
+  Statement("stp", "STP", "pruning ends with a higher accuracy",
+            (("all (configs/stp.py)", "nothing"),)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """Final accuracy of one row less that of another, of the same seeds.
+
+  Attributes:
+    mean: over seeds; NaN without any.
+    low: of Student's 95% interval of the mean; -inf for fewer than two seeds.
+    high: of the same.
+    seeds: how many both rows have.
+  """
+
+  mean: float
+  low: float
+  high: float
+  seeds: int
+
+  @property
+  def outcome(self) -> str:
+    """`not run yet`, `yes`, `no`, or `open` if the seeds do not tell."""
+    if self.seeds < LEAST:
+      return "not run yet"
+    if self.low > 0:
+      return "yes"
+    # Whatever gain is left within the interval does not count as one.
+    return "no" if self.high < MARGIN else "open"
+
+
+def results(row: runs_lib.Row, stored: store.Stored) -> dict[int, store.Result]:
+  """What a row has, by seed."""
+  return {run.seed: stored[run.name] for run in row.runs
+          if run.name in stored}
+
+
+def difference(better: runs_lib.Row, worse: runs_lib.Row, stored: store.Stored
+               ) -> Difference:
+  """Of final accuracies, paired by the seed and so by the warm start."""
+  a, b = results(better, stored), results(worse, stored)
+  gains = [a[seed]["after"] - b[seed]["after"] for seed in a if seed in b]
+  mean = math.fsum(gains) / len(gains) if gains else math.nan
+  return Difference(mean, *intervals.t_interval(gains), len(gains))
+
+
+def verdict(found: Sequence[Difference]) -> str:
+  """Whether a statement holds, by its comparisons.
+
+  It holds if every difference is positive, its interval being above zero; in
+  part if some are. It does not hold if no gain as large as `MARGIN` is within
+  any interval. Otherwise so few seeds cannot tell.
+  """
+  outcomes = [one.outcome for one in found]
+  if "not run yet" in outcomes:
+    return "not run yet"
+  if all(one == "yes" for one in outcomes):
+    return "holds"
+  if "yes" in outcomes:
+    return "holds in part"
+  if all(one == "no" for one in outcomes):
+    return "does not hold"
+  return "could not be tested: seeds differ too much"

@@ -1,0 +1,150 @@
+"""`benchmarks.claims`: its runner, with processes that only pretend to run."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from absl import app
+from claim_results import row
+
+from benchmarks.claims import __main__ as command
+from benchmarks.claims import runner
+from benchmarks.claims import store
+from benchmarks.claims import table
+from benchmarks.claims import timing
+
+
+def test_first_seeds_of_all_claims_come_before_the_other_seeds(tmp_path):
+  a, b = row("a", seeds=(0, 1, 2, 3)), row("b", seeds=(0, 1, 2, 3), steps=1)
+  c = dataclasses.replace(row("c", seeds=(0, 1), steps=2), claim="stp")
+  d = dataclasses.replace(a, claim="stp")  # the same runs
+  queue = runner.pending([a, b, c, d], tmp_path)
+  assert queue == [
+    a.run(0), b.run(0), a.run(1), b.run(1), a.run(2), b.run(2), c.run(0),
+    c.run(1), a.run(3), b.run(3)]
+  store.write_one(tmp_path / "runs", a.run(1).name, {})
+  assert runner.pending([a, b, c, d], tmp_path) == [
+    run for run in queue if run != a.run(1)]
+
+
+def finish(run, workdirs, solved=0.5):
+  """Leaves what a finished run leaves."""
+  workdir = run.workdir(workdirs)
+  workdir.mkdir(parents=True)
+  ends = {"before": {"solved": 0.25, "items": 8.0},
+          "after": {"solved": solved, "items": 8.0}}
+  (workdir / "summary.json").write_text(json.dumps(ends | {
+    "split": "test", "n_eval": 8, "unbounded": [], "steps": 12,
+    "wall_seconds": 1.0, "phase_seconds": {}, "task": {
+      "name": "sudoku", "version": "1", "prompt": "bare", "few_shot": 0,
+      "data_sha256": "0"}}))
+  rows = [{"step": 0, "eval/solved": 0.25}, *(
+    {"step": i, "reward/mean": i / 12, "time/rollout": 1.0 * i,
+     "time/update": 2.0 * i} for i in range(1, 13))]
+  rows[-1]["eval/solved"] = 0.75
+  (workdir / "metrics.jsonl").write_text(
+    "".join(json.dumps(one) + "\n" for one in rows))
+
+
+def test_a_run_waits_for_its_warm_start_which_is_made_once(tmp_path):
+  a, b = row("a").run(0), row("b", steps=1).run(0)
+  other = row("a").run(1)
+  assert runner.next_of([a, b, other], {}, tmp_path) == a.warm
+  assert runner.next_of([a, b, other], {a.warm: None}, tmp_path) == other.warm
+  assert runner.next_of([a, b], {a.warm: None}, tmp_path) is None
+  # What needs a warm start that failed is left out.
+  assert runner.next_of([a, b, other], {}, tmp_path, [a.warm]) == other.warm
+  finish(a.warm, tmp_path)
+  assert runner.next_of([a, b], {}, tmp_path) == a
+  assert runner.next_of([a, b], {a: None}, tmp_path) == b
+  assert runner.next_of([a], {}, tmp_path, [a]) is None
+
+
+@pytest.fixture
+def pretended(monkeypatch, tmp_path):
+  """Processes that finish their run at once; fails those of seed 1."""
+  began = []
+
+  def started(run, workdirs, workdir, **extra):
+    began.append(run)
+    if run.seed == 1 and run.warm is not None:
+      return [sys.executable, "-c", "raise SystemExit('out of puzzles')"]
+    finish(run, workdirs)
+    return [sys.executable, "-c", "print('done')"]
+
+  monkeypatch.setattr(runner, "_command", started)
+  monkeypatch.setattr(runner, "_PAUSE", 0.01)
+  return began
+
+
+def test_results_are_stored_and_only_warm_starts_stay(pretended, tmp_path):
+  queue = runner.pending([row("a"), row("b", steps=1)], tmp_path)
+  failed = runner.run_all(
+    queue, tmp_path, tmp_path / "w", jobs=2, seconds=60)
+  assert failed == [run for run in queue if run.seed == 1]
+  assert "out of puzzles" in (
+    tmp_path / "w" / f"{failed[0].name}.log").read_text()
+  kept = {path.name for path in (tmp_path / "w").iterdir() if path.is_dir()}
+  assert kept == {run.warm.name for run in queue}
+  stored = store.read(tmp_path)
+  assert stored.keys() == {run.name for run in queue if run.seed != 1}
+  assert len(pretended) == len(set(pretended)) == 6 + 3
+  # Only what failed is tried again.
+  assert runner.pending([row("a"), row("b", steps=1)], tmp_path) == failed
+  one = stored[queue[0].name]
+  assert one["after"] == 0.5 and one["before"] == 0.25 and one["items"] == 8
+  assert one["curve"] == [[0, 0.25], [12, 0.75]]
+  assert one["rewards"] == [0.4583, 0.9583]  # of steps 1-10 and 11-12
+  assert one["settings"] == dict(queue[0].settings)
+
+
+def test_no_run_is_begun_once_the_time_is_over(pretended, tmp_path):
+  queue = runner.pending([row("a", seeds=(0, 2))], tmp_path)
+  assert not runner.run_all(
+    queue, tmp_path, tmp_path / "w", jobs=2, seconds=0)
+  assert pretended == [] and store.read(tmp_path) == {}
+
+
+def test_two_runs_at_a_time_that_end_with_the_runner(monkeypatch, tmp_path):
+  monkeypatch.setattr(runner, "_PAUSE", 0.01)
+  monkeypatch.setattr(runner, "_command", lambda *_: [
+    sys.executable, "-c", "import time; time.sleep(60)"])
+  children = []
+  popen = subprocess.Popen
+
+  def opened(*args, **kwargs):
+    children.append(popen(*args, **kwargs))
+    return children[-1]
+
+  monkeypatch.setattr(runner.subprocess, "Popen", opened)
+  signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(
+    KeyboardInterrupt))
+  signal.setitimer(signal.ITIMER_REAL, 0.5)
+  with pytest.raises(KeyboardInterrupt):
+    runner.run_all(
+      runner.pending([row("a")], tmp_path), tmp_path, tmp_path / "w", jobs=2,
+      seconds=60)
+  assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
+
+
+def test_a_claim_that_there_is_not_is_named():
+  assert command.chosen(["stp"]) == ["stp"]
+  assert command.chosen([]) == list(table.CLAIMS)
+  with pytest.raises(app.UsageError, match=r"--only=stp,x.*'x'.*draws"):
+    command.chosen(["stp", "x"])
+
+
+def test_times_are_those_of_all_steps_but_the_first(monkeypatch, tmp_path):
+  def short(run, workdirs, workdir, **extra):
+    assert extra == timing.SHORT
+    finish(dataclasses.replace(run), workdir)  # in a folder of the workdir
+    (workdir / run.name / "metrics.jsonl").rename(workdir / "metrics.jsonl")
+
+  monkeypatch.setattr(runner, "finish", short)
+  found = timing.measure("draws", tmp_path)
+  # Steps 2 to 12 take as many seconds, and an update twice as long.
+  assert found == {f"{n} draw" + "s" * (n > 1): {"rollout": 7.0, "update": 14.0}
+                   for n in table.NS}
