@@ -23,6 +23,7 @@ from dlrl.costs import hlo
 from dlrl.models import lora
 from dlrl.models import quantized
 from dlrl.models import transformer
+from dlrl.models.mlp import exchange
 from dlrl.run import setup as setup_lib
 
 ROWS = 16
@@ -30,6 +31,11 @@ LORA = config.LoraConfig(rank=4)
 # Inputs of its matrices are a multiple of NF4's tile of 64 on two devices.
 WIDE = dataclasses.replace(
   networks.SHARDED, width=128, head_dim=32, mlp_width=128)
+MIXTURE = dataclasses.replace(networks.SHARDED, experts=config.ExpertsConfig(
+  8, 3, 32, shared_width=16, dense_layers=1, router="sigmoid", groups=4,
+  groups_per_token=2))
+WIDE_MIXTURE = dataclasses.replace(WIDE, experts=config.ExpertsConfig(
+  4, 2, 128))
 
 
 def made(axes, learn, adapters=config.NO_LORA, model=networks.SHARDED):
@@ -46,7 +52,8 @@ def made(axes, learn, adapters=config.NO_LORA, model=networks.SHARDED):
       lora.shapes(policy, adapters))
     if adapters.quantize != "none":
       quantized.quantize(policy, networks.shapes_of(setup.model),
-                         adapters.quantize, lora.MATRICES)
+                         adapters.quantize,
+                         lora.paths(policy, lora.MATRICES))
     policy = lora.join(policy, adapter)
   batch = make_batch(b=ROWS, vocab=64)
 
@@ -112,6 +119,30 @@ def test_a_split_gradient_is_summed_part_by_part_and_never_whole():
   assert found["all-reduce"] < 4000 < 2 * 7 / 8 * size(embedding)
 
 
+@pytest.mark.parametrize("axes", [(1, 1, 1, 8), (1, 2, 1, 4)],
+                         ids=["experts", "and fsdp"])
+def test_experts_stay_where_they_are_and_tokens_travel(axes):
+  model = dataclasses.replace(
+    MIXTURE, width=64, head_dim=16,
+    experts=dataclasses.replace(MIXTURE.experts, width=160))
+  program, (policy, batch) = compiled(
+    axes, learns(3, ROWS // 2), model=model)
+  found = hlo.traffic(program.as_text()).collectives
+  # What `fsdp` splits is gathered, of a device's own experts.
+  matrix = policy["layers"]["mlp"]["experts"]["up"]["kernel"].nbytes
+  gathered = [c.size for c in found if c.kind == "all-gather"]
+  assert max(gathered) == (matrix / 4 if axes[1] > 1 else 16)
+  # Tokens, with room for a quarter more of them, there and back; in the forward
+  # pass, again in the backward pass, and their cotangents.
+  parts, passes = axes[3], 3 * 2
+  pairs = (batch.completion.shape[1] + batch.prompt.shape[1]) * 3
+  room = exchange.capacity(pairs, parts)
+  arrays = passes * room * parts * 4 * (1 - 1 / parts)
+  sent = sum(c.moved for c in found if c.kind == "all-to-all"
+             and c.size == room * parts * model.width * 4)
+  assert sent == 6 * arrays * model.width
+
+
 @pytest.mark.parametrize(("axes", "learn", "adapters", "model"), [
   ((2, 2, 2), learns(4, 8, draws_at_once=2, loss="espo", score_norm="none"),
    dataclasses.replace(LORA, quantize="nf4"), WIDE),
@@ -122,7 +153,11 @@ def test_a_split_gradient_is_summed_part_by_part_and_never_whole():
    networks.SHARDED),
   ((8, 1, 1), learns(2, 8, loss="vrpo_offline"), config.NO_LORA,
    networks.SHARDED),
-], ids=["adapters", "tied", "pairs", "pairs of two devices"])
+  ((1, 2, 2, 2), learns(2, 8), config.NO_LORA, MIXTURE),
+  ((1, 2, 1, 4), learns(2, 8), dataclasses.replace(LORA, quantize="int8"),
+   WIDE_MIXTURE),
+], ids=["adapters", "tied", "pairs", "pairs of two devices", "experts",
+        "adapters of experts"])
 def test_gradients_are_those_of_one_device(
     axes, learn, adapters, model, unoptimized):
   _, policy, batch, grads_of = made((1, 1, 1), learn, adapters, model)
@@ -138,7 +173,9 @@ def test_gradients_are_those_of_one_device(
   for name, value in want_metrics.items():
     np.testing.assert_allclose(
       metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
-  assert min(np.abs(x).max() for x in jax.tree.leaves(want)) > 1e-7
+  for path, x in jax.tree.leaves_with_path(want):
+    # A router's bias chooses experts and has no gradient.
+    assert (np.abs(x).max() > 1e-7) != ("bias" in networks.path_of(path))
 
 
 @pytest.mark.long

@@ -26,6 +26,8 @@ OPAQUE = frozenset({
   "dot_product_attention_fp8_fwd_wrapper",
   "dot_product_attention_fp8_bwd_wrapper",
 })
+# The scope of conditions that hardly ever hold: their cheapest branch counts.
+RARELY = "rarely"
 Branch = Callable[[Iterable[int]], int]
 
 
@@ -81,7 +83,8 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch
   if name == "scan":
     return params["length"] * sum(inner)
   if name == "cond":
-    return branch(inner)
+    rare = RARELY in str(eqn.source_info.name_stack)
+    return min(inner) if rare else branch(inner)
   if name == "shard_map":
     mesh = params["mesh"].shape
     return math.prod(mesh[a] for a in params["newly_manual_axes"]) * sum(inner)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dlrl.costs import flops
 from dlrl.costs import hlo_loops
 from dlrl.costs import hlo_products
 from dlrl.costs import hlo_text
@@ -135,8 +136,9 @@ class _Module:
         more, inner = self._loop(line, computation, trips)
         found |= {f"{line.name}/{k}": c for k, c in inner.items()}
       elif line.op == "conditional":
-        more, inner = max((self.cost(c, trips) for c in line.called),
-                          key=lambda cost: _accessed(cost[0]))
+        choose = min if flops.RARELY in line.rest else max
+        more, inner = choose((self.cost(c, trips) for c in line.called),
+                             key=lambda cost: _accessed(cost[0]))
         found |= {f"{line.name}/{k}": c for k, c in inner.items()}
       else:
         more = self._kernel(line, computation)

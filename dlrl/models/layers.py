@@ -101,10 +101,10 @@ def specs(params: Any) -> Any:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     adapter = re.fullmatch("adapter/(.*)/([ab])", name)
     if adapter:
-      _, *ends = mesh_lib.keep(
+      *stack, inputs, outputs = mesh_lib.keep(
         _spec(adapter[1] + "/kernel"), lambda axis: axis != "fsdp")
-      axes = [None, ends[0], None] if adapter[2] == "a" else [
-        None, None, ends[1]]
+      axes = ([*stack, inputs, None] if adapter[2] == "a"
+              else [*stack, None, outputs])
     else:
       axes = list(_spec(name.removeprefix("base/")))
     return P(*(None if axis is None or size % sizes.get(axis, 1) else axis

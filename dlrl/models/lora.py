@@ -5,7 +5,7 @@
 W [in, out], the base, is frozen. A [in, rank] starts random and B [rank, out]
 starts at zero, so that a fresh adapter changes nothing. An adapter is a tree
 with the paths of the parameters, in which `a` and `b` replace `kernel`; both
-have the same leading axis of layers as the kernel.
+have the same leading axes, of layers and of experts, as the kernel.
 
 A model takes either plain parameters or `{"base": parameters, "adapter":
 adapter}`. Training changes one part of these (`split`): the adapter if there is
@@ -24,13 +24,17 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dlrl import config
+from dlrl import strict
 from dlrl.models import quantized
 
-# The matrices of a layer; `config.lora.targets` selects some of them.
+# The matrices of a layer; `config.lora.targets` selects some of them. A layer
+# has those of an MLP, or of a shared expert and of routed ones.
 MATRICES = (
   "layers/attention/q", "layers/attention/k", "layers/attention/v",
   "layers/attention/out", "layers/mlp/gate", "layers/mlp/up",
-  "layers/mlp/down")
+  "layers/mlp/down", "layers/mlp/shared/gate", "layers/mlp/shared/up",
+  "layers/mlp/shared/down", "layers/mlp/experts/gate",
+  "layers/mlp/experts/up", "layers/mlp/experts/down")
 
 
 def attach(network: Any, adapter: Any, scale: float) -> None:
@@ -54,6 +58,19 @@ def names(cfg: config.LoraConfig) -> tuple[str, ...]:
   return tuple(x for x in MATRICES if re.fullmatch(cfg.targets, x))
 
 
+def paths(params: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+  """The paths of linear maps of `names` that the parameters have.
+
+  Args:
+    params: nested dicts.
+    names: some of `MATRICES`; the first layers of a model with experts have
+      theirs in `dense_layers/`.
+  """
+  flat = traverse_util.flatten_dict(params, sep="/")
+  return tuple(path for name in names for path in (name, f"dense_{name}")
+               if f"{path}/kernel" in flat)
+
+
 def shapes(params: Any, cfg: config.LoraConfig) -> Any:
   """Returns the adapter as `ShapeDtypeStruct`s, sharded like its matrices.
 
@@ -64,6 +81,9 @@ def shapes(params: Any, cfg: config.LoraConfig) -> Any:
     params: the parameters, arrays or `ShapeDtypeStruct`s. Where one has a
       `NamedSharding`, its adapter gets one too.
     cfg: rank, targets and dtype of the adapter; the rank is at least 1.
+
+  Raises:
+    strict.ConfigError: the targets are no matrices of this model.
   """
   flat = traverse_util.flatten_dict(params, sep="/")
 
@@ -76,14 +96,19 @@ def shapes(params: Any, cfg: config.LoraConfig) -> Any:
       sharding = NamedSharding(sharding.mesh, P(*spec))
     return jax.ShapeDtypeStruct(sizes, cfg.dtype, sharding=sharding)
 
+  found = paths(params, names(cfg))
+  strict.require(
+    len(found) > 0, "lora.targets", cfg.targets,
+    f"must match a matrix of this model: {', '.join(paths(params, MATRICES))}")
   adapter = {}
-  for name in names(cfg):
+  for name in found:
     kernel = flat[name + "/kernel"]
-    layers, inputs, outputs = kernel.shape
+    *stack, inputs, outputs = kernel.shape  # of layers, and of their experts
+    axes, n = tuple(range(len(stack))), len(stack)
     adapter[name + "/a"] = shape(
-      kernel, (layers, inputs, cfg.rank), (0, 1, None))
+      kernel, (*stack, inputs, cfg.rank), (*axes, n, None))
     adapter[name + "/b"] = shape(
-      kernel, (layers, cfg.rank, outputs), (0, None, 2))
+      kernel, (*stack, cfg.rank, outputs), (*axes, None, n + 1))
   return traverse_util.unflatten_dict(adapter, sep="/")
 
 
@@ -101,7 +126,7 @@ def init(key: jax.Array, like: Any) -> Any:
   def draw(name: str, leaf: Any) -> jax.Array:
     if name.endswith("/b"):
       return jnp.zeros(leaf.shape, leaf.dtype)
-    bound = 1 / math.sqrt(leaf.shape[1])
+    bound = 1 / math.sqrt(leaf.shape[-2])
     return jax.random.uniform(
       keys[name], leaf.shape, leaf.dtype, -bound, bound)
 
@@ -147,7 +172,7 @@ def merge(base: Any, adapter: Any, cfg: config.LoraConfig) -> Any:
     merged: jax.Array = jax.lax.map(merge_layer, (kernel, a, b))
     return merged
 
-  for name in names(cfg):
+  for name in paths(base, names(cfg)):
     flat[name + "/kernel"] = merge_stack(
       flat[name + "/kernel"], parts[name + "/a"], parts[name + "/b"])
   return jax.tree.map(

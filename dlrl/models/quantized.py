@@ -37,7 +37,7 @@ def dense(matrix: Any) -> Any:
   import qwix
   if matrix.ndim == 2:
     return qwix.dequantize(matrix)
-  return jax.lax.map(qwix.dequantize, matrix)
+  return jax.lax.map(dense, matrix)
 
 
 def shapes(params: Any, method: str, paths: tuple[str, ...]) -> Any:
@@ -91,10 +91,14 @@ def _quantized_shape(kernel: Any, method: str) -> Any:
 
 
 def _quantize(method: str, kernel: jax.Array) -> Any:
-  """Quantises a stack [layers, in, out], each layer by itself."""
+  """Quantises a stack [layers, in, out] or [layers, experts, in, out].
+
+  Each matrix by itself.
+  """
   import qwix
-  return jax.lax.map(
-    lambda w: qwix.quantize(w, **METHODS[method]), kernel)
+  if kernel.ndim == 2:
+    return qwix.quantize(kernel, **METHODS[method])
+  return jax.lax.map(functools.partial(_quantize, method), kernel)
 
 
 def _shard_like(

@@ -103,8 +103,9 @@ class Setup:
     lora_cfg = self.cfg.lora
     if not lora_cfg.rank:
       return None
+    params = self.abstract_params()
     return quantized.shapes(
-      self.abstract_params(), lora_cfg.quantize, lora.MATRICES)
+      params, lora_cfg.quantize, lora.paths(params, lora.MATRICES))
 
   def abstract_trained(self) -> Any:
     """Shapes of trained parameters, with shardings: adapters, or all."""

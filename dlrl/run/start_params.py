@@ -127,5 +127,6 @@ def base(cfg: config.Config, model: transformer.Model, abstract: Any) -> Base:
            "pretrained" if cfg.pretrained else "seed")
   found = params(cfg, model, abstract)
   identity = array_checksums.fingerprint(found)
-  quantized.quantize(found, abstract, cfg.lora.quantize, lora.MATRICES)
+  quantized.quantize(
+    found, abstract, cfg.lora.quantize, lora.paths(found, lora.MATRICES))
   return Base(found, identity, field, getattr(cfg, field))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
+from dlrl.costs import hlo
+from dlrl.costs.flops import RARELY
 from dlrl.costs.flops import flops
 
 M, K, N = 3, 5, 7
@@ -81,6 +83,35 @@ def test_the_dearest_branch_counts():
   x, w = shape(M, K), shape(K, K)
   assert flops(one_or_three, x, w) == 3 * 2 * M * K * K
   assert flops(nested, x, w) == 4 * 3 * 2 * M * K * K
+
+
+def test_branches_that_hardly_ever_run_do_not_count():
+  def once_or_twice(x, w):
+    x = x @ w
+    with jax.named_scope(RARELY):
+      return jax.lax.cond(x[0, 0] > 9, lambda x: x @ w, lambda x: x, x)
+
+  x, w, one = shape(M, K), shape(K, K), 2 * M * K * K
+  assert flops(once_or_twice, x, w) == one
+  gradient = jax.grad(lambda x, w: once_or_twice(x, w).sum(), (0, 1))
+  assert flops(gradient, x, w) == 3 * one
+  for fn, most in ((once_or_twice, one), (gradient, 3 * one)):
+    program = jax.jit(fn).lower(x, w).compile()
+    found = hlo.traffic(program.as_text()).kernels
+    assert most / 2 < sum(k.flops * n for k, n in found.items()) <= most
+
+
+@pytest.mark.parametrize("sizes", [(3, 0, 4, 1), (8, 0, 0, 0)], ids=str)
+def test_groups_of_rows_count_as_one_product(sizes):
+  rows, kernels = shape(8, K), shape(4, K, N)
+  groups = jnp.array(sizes)
+
+  def grouped(rows, kernels):
+    return jax.lax.ragged_dot(rows, kernels, groups).sum()
+
+  one = 2 * 8 * K * N
+  assert flops(grouped, rows, kernels) == one
+  assert flops(jax.grad(grouped, (0, 1)), rows, kernels) == 2 * one
 
 
 def test_what_is_wrapped_counts_once():

@@ -51,7 +51,7 @@ def made(method):
   base = networks.random_params(model)
   small = jax.tree.map(jnp.copy, base)
   quantized.quantize(
-    small, networks.shapes_of(model), method, lora.MATRICES)
+    small, networks.shapes_of(model), method, lora.paths(base, lora.MATRICES))
   rng = np.random.default_rng(1)
   adapter = jax.tree.map(
     lambda s: jnp.asarray(0.1 * rng.normal(size=s.shape), s.dtype),
@@ -116,8 +116,9 @@ def test_a_quantised_base_may_be_split_over_a_mesh():
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), base,
     placed)
   split = jax.device_put(base, placed)
-  quantized.quantize(split, abstract, method, lora.MATRICES)
-  like = quantized.shapes(abstract, method, lora.MATRICES)
+  paths = lora.paths(base, lora.MATRICES)
+  quantized.quantize(split, abstract, method, paths)
+  like = quantized.shapes(abstract, method, paths)
   jax.tree.map(
     lambda x, s: (x.shape, x.dtype, x.sharding) == (
       s.shape, s.dtype, s.sharding) or pytest.fail(f"{x.sharding} {s}"),

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlrl.costs import flops
+
 # Rows that a round has room for, over the mean of those that go from one device
 # to another. More would be computed as padding on CPUs, and travel everywhere;
 # fewer would need a second round often.
@@ -119,8 +121,10 @@ def _sent(
 
     return jax.lax.scan(another, total, jnp.arange(1, rounds))[0]
 
-  result: jax.Array = jax.lax.cond(
-    most > room, rest, lambda total: total, first)
+  # Costs of a program are counted without further rounds.
+  with jax.named_scope(flops.RARELY):
+    result: jax.Array = jax.lax.cond(
+      most > room, rest, lambda total: total, first)
   return result
 
 

@@ -44,7 +44,7 @@ class Matrices(nnx.Module):
   def weights(self, dtype: jnp.dtype) -> tuple[jax.Array, ...]:
     """The kernel, and the adapter with its scale if there is one."""
     kernel = self.kernel.get_value()
-    kernel = (quantized.dense(by_hand.whole(kernel))
+    kernel = (jax.vmap(quantized.dense)(by_hand.whole(kernel))
               if quantized.is_quantized(kernel) else
               by_hand.whole(kernel, dtype)).astype(dtype)
     if self.a is None:
