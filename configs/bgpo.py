@@ -20,10 +20,13 @@ Presets, after a colon:
   llada_8b_TASK  the paper's run at its size, see `dlrl/presets/llada_8b.py`;
       llada_8b_TASK_1gpu for one GPU with 80 GB.
   sdar_8b_TASK  block-diffusion models, see `dlrl/presets/sdar.py`.
+  sdar_30b_TASK, llada2_mini_TASK  mixtures of experts, see there and
+      `dlrl/presets/llada2.py`.
 """
 
 import ml_collections
 
+from dlrl.presets import llada2
 from dlrl.presets import llada_8b
 from dlrl.presets import names
 from dlrl.presets import sdar
@@ -44,9 +47,12 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     return cfg
   if preset.startswith(sdar.PREFIX):
     return sdar.base(preset)
+  if preset.startswith(llada2.PREFIX):
+    return llada2.base(preset)
   if preset not in ("", *PRESETS):
     raise names.unknown(preset, PRESETS, (
-      *llada_8b.PRESETS, *llada_8b.ONE_GPU_PRESETS, *sdar.PRESETS))
+      *llada_8b.PRESETS, *llada_8b.ONE_GPU_PRESETS, *sdar.PRESETS,
+      *llada2.PRESETS))
   if preset == "text":
     return text_tiny.bgpo()
   cfg = sudoku_tiny.bgpo()
