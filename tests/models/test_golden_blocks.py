@@ -1,4 +1,4 @@
-"""Numbers of the published PyTorch code for models of SDAR's kind."""
+"""Numbers of the published PyTorch code for models that denoise blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -15,48 +15,70 @@ from dlrl.models.published import tensors as tensors_lib
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
 
-def read(shared, **options):
-  root = shared / "golden" / "sdar_tiny"
-  model, params = models.load(root, dtype="float32", **options)
+# With the block length of its numbers, and another.
+GOLDEN = {"sdar_tiny": (4, 8), "sdar_moe_tiny": (4, 8), "llada2_tiny": (8, 4)}
+golden = pytest.mark.parametrize("name", GOLDEN)
+
+
+def read(shared, name="sdar_tiny", block_length=None):
+  root = shared / "golden" / name
+  # Neither mixture's config.json has the mask's id or a block length.
+  model, params = models.load(
+    root, dtype="float32", mask_id=318,
+    block_length=block_length or GOLDEN[name][0])
   return model, params, np.load(root / "golden.npz")
 
 
-def assert_golden(grads, data, stem):
+def assert_golden(grads, data, stem, name):
   """Gradients are those that the file has, by their published names."""
-  checked = 0
-  family = families.FAMILIES["sdar"]
-  for path, leaf in jax.tree.leaves_with_path(grads):
-    path = networks.path_of(path)
-    stack = leaf if tensors_lib.stacked(path) else leaf[None]
-    for i, grad in enumerate(stack):
-      want = data.get(stem + family.names[path].format(i))
-      if want is not None:
-        grad = grad.T if tensors_lib.transposed(path) else grad
-        np.testing.assert_allclose(
-          grad, want, rtol=0, atol=1e-4 * np.abs(want).max())
-        checked += 1
-  assert checked == sum(key.startswith(stem) for key in data.files) == 3
+  leaves = {networks.path_of(path): np.asarray(leaf)
+            for path, leaf in jax.tree.leaves_with_path(grads)}
+  model_type = {"llada2_tiny": "llada2_moe"}.get(
+    name, name.removesuffix("_tiny"))
+  found = {}
+  for piece in tensors_lib.pieces(
+      families.FAMILIES[model_type].names,
+      {path: leaf.shape for path, leaf in leaves.items()}):
+    grad = leaves[piece.path][piece.index]
+    found.setdefault(stem + piece.name, []).append(
+      grad.T if tensors_lib.transposed(piece.path) else grad)
+  wanted = [key for key in data.files if key.startswith(stem)]
+  for key in wanted:
+    np.testing.assert_allclose(
+      np.concatenate(found[key]), data[key], rtol=0,
+      atol=1e-4 * np.abs(data[key]).max(), err_msg=key)
+  assert len(wanted) == {
+    "sdar_tiny": 3, "sdar_moe_tiny": 4, "llada2_tiny": 5}[name]
 
 
 @pytest.mark.shared_data
-def test_golden_logits_of_both_streams(shared):
-  model, params, data = read(shared)
+@golden
+def test_golden_logits_of_both_streams(shared, name):
+  model, params, data = read(shared, name)
   clean, lengths, live = (data[k] for k in ("input_ids", "lengths", "valid"))
-  assert (model.mask_id, model.cfg.block_length) == (318, 4)
+  assert (model.mask_id, model.cfg.block_length) == (
+    data["mask_token_id"], data["block_size"])
   logits = jax.jit(model.logits)(params, clean, lengths)
   np.testing.assert_allclose(
     logits[live], data["logits_block_causal"][live], rtol=0, atol=1e-4)
   run = jax.jit(model.noisy_logits)
-  for hidden, want in zip(data["noise_masks"], data["logits_noisy"],
-                          strict=True):
+  for hidden, want, logp in zip(
+      data["noise_masks"], data["logits_noisy"], data["token_logp"],
+      strict=True):
     got = run(params, np.where(hidden, model.mask_id, clean), clean, lengths)
     np.testing.assert_allclose(got[live], want[live], rtol=0, atol=1e-4)
+    found = np.take_along_axis(
+      np.asarray(jax.nn.log_softmax(got)), clean[..., None], -1)[..., 0]
+    np.testing.assert_allclose(
+      np.where(hidden, found, 0), logp, rtol=0, atol=1e-4)
 
 
 @pytest.mark.shared_data
-def test_golden_logits_with_another_block_length(shared):
-  with pytest.warns(UserWarning, match="block_length is 8, but .* blocks of 4"):
-    model, params, data = read(shared, block_length=8)
+@golden
+@pytest.mark.filterwarnings("ignore:block_length is 8, but")
+def test_golden_logits_with_another_block_length(shared, name):
+  model, params, data = read(shared, name, GOLDEN[name][1])
+  assert model.cfg.block_length == data["other_block_size"]
   clean, live = data["input_ids"], data["valid"]
   got = jax.jit(model.noisy_logits)(
     params, np.where(data["noise_masks"][2], model.mask_id, clean), clean,
@@ -66,18 +88,14 @@ def test_golden_logits_with_another_block_length(shared):
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize("estimator", ["bgpo", "ebpo", "sft"])
-def test_golden_gradients_of_draws_that_share_a_clean_stream(
-    shared, estimator):
-  model, params, data = read(shared)
+@golden
+def test_golden_gradients_of_draws_that_share_a_clean_stream(shared, name):
+  model, params, data = read(shared, name)
   clean, lengths = data["input_ids"], data["lengths"]
-  masks, p = (np.moveaxis(data[f"{estimator}.{name}"], 1, 0)
-              for name in ("masks", "p_mask"))
   positions = np.tile(np.arange(clean.shape[1]), (len(clean), 1))
 
-  def total(params):
+  def total(params, masks, weights):
     kept = model.clean_stream(params, clean, lengths)
-    weight = np.where(masks, 1 / np.where(masks, p, 1), 0)
 
     def elbo(draw):
       hidden, weight = draw
@@ -87,20 +105,28 @@ def test_golden_gradients_of_draws_that_share_a_clean_stream(
       logp = jnp.take_along_axis(logp, jnp.asarray(clean)[..., None], -1)
       return jnp.sum(logp[..., 0] * weight, -1)
 
-    each = jax.lax.map(elbo, (jnp.asarray(masks), jnp.asarray(weight)))
+    each = jax.lax.map(elbo, (masks, weights))
     return jnp.sum(each.mean(0) * data["row_weights"]), each
 
-  (value, each), grads = jax.jit(jax.value_and_grad(
-    total, has_aux=True))(params)
-  np.testing.assert_allclose(each.T, data[f"{estimator}.elbo"], rtol=1e-5)
-  np.testing.assert_allclose(
-    value, data[f"{estimator}.weighted_mean"], rtol=1e-5)
-  assert_golden(grads, data, f"{estimator}.grad.")
+  run = jax.jit(jax.value_and_grad(total, has_aux=True))
+  for estimator in ("bgpo", "ebpo", "sft"):
+    masks, p = (np.moveaxis(data[f"{estimator}.{field}"], 1, 0)
+                for field in ("masks", "p_mask"))
+    weights = np.where(masks, 1 / np.where(masks, p, 1), 0)
+    (value, each), grads = run(params, masks, weights)
+    np.testing.assert_allclose(each.T, data[f"{estimator}.elbo"], rtol=1e-5)
+    np.testing.assert_allclose(
+      value, data[f"{estimator}.weighted_mean"], rtol=1e-5)
+    assert_golden(grads, data, f"{estimator}.grad.", name)
 
 
 @pytest.mark.shared_data
-def test_golden_exact_elbo_and_its_gradient(shared):
-  model, params, data = read(shared)
+@pytest.mark.parametrize("name", [
+  "sdar_tiny", "sdar_moe_tiny",
+  # 255 masks instead of 15.
+  pytest.param("llada2_tiny", marks=pytest.mark.slow)])
+def test_golden_exact_elbo_and_its_gradient(shared, name):
+  model, params, data = read(shared, name)
   ids, lengths = data["input_ids"], data["lengths"]
   prompts = data["prompt_lengths"]
   # Rows as prompts, padded on the right, and completions of unequal lengths.
@@ -118,7 +144,7 @@ def test_golden_exact_elbo_and_its_gradient(shared):
   (_, each), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
   np.testing.assert_allclose(each, data["exact.elbo"], rtol=1e-5)
   np.testing.assert_allclose(each, data["exact.elbo_float64"], rtol=1e-5)
-  assert_golden(grads, data, "exact.grad.")
+  assert_golden(grads, data, "exact.grad.", name)
 
 
 @pytest.mark.shared_data
