@@ -28,6 +28,7 @@ from dlrl.diffusion import model_input
 from dlrl.diffusion import pruning
 from dlrl.diffusion import token_logps
 from dlrl.models import transformer
+from dlrl.run import expert_load
 from dlrl.run import setup as setup_lib
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
@@ -40,8 +41,7 @@ from dlrl.tasks import reward_calls
 # (state, prompt [g, p], prompt_length [g], index [g], template [g, t]) ->
 # (completions, forward passes)
 Program = Callable[..., tuple[update.Batch, jax.Array]]
-Compare = Callable[
-  [int, update.TrainState, update.Batch], dict[str, jax.Array]]
+Measure = expert_load.Measure
 
 
 def make(setup: setup_lib.Setup) -> Program:
@@ -107,7 +107,14 @@ def _rollout(
   ), decoded.forwards
 
 
-def comparison(setup: setup_lib.Setup) -> Compare:
+def measurements(setup: setup_lib.Setup) -> Measure:
+  """Both of `comparison` and `expert_load.make`."""
+  compare, load = comparison(setup), expert_load.make(setup)
+  return lambda step, state, batch: (
+    compare(step, state, batch) | load(step, state, batch))
+
+
+def comparison(setup: setup_lib.Setup) -> Measure:
   """Compares rollouts with exact decoding, as `rollout.mismatch_every` says.
 
   Returns:

@@ -72,7 +72,7 @@ def _draw(setup: setup_lib.Setup, rollout: rollout_lib.Program, source: Any,
 
 def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
           source: Any, state: update.TrainState, now: int,
-          log: step_log.StepLog, compare: rollout_lib.Compare
+          log: step_log.StepLog, measure: rollout_lib.Measure
           ) -> update.TrainState:
   """Step `now`; its update still runs on the devices when this returns."""
   rollout, learn = programs
@@ -88,9 +88,9 @@ def _step(setup: setup_lib.Setup, programs: Programs, run: session.Session,
   graded = rounds.grade(setup, drawn, log.finish() or began)
   arguments, more = rounds.learned(setup, drawn, graded, again)
   samples = step_log.samples(graded.done, graded.share, graded.rewards.total)
-  gap = compare(now, state, drawn.batch)
+  measured = measure(now, state, drawn.batch)
   state, metrics = learn(state, *arguments)
-  log.begin(now, graded.row | more, metrics | gap, samples)
+  log.begin(now, graded.row | more, metrics | measured, samples)
   # From here on the host works while the update runs.
   log.watch(graded.done)
   log.row |= step_log.rollout_row(
@@ -108,7 +108,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
   work = utilization.work(
     setup, make, (abstract, *rollout_lib.input_shapes(setup)))
   rollout_lib.compile_ahead(setup, programs[0], abstract)
-  compare = rollout_lib.comparison(setup)
+  measure = rollout_lib.measurements(setup)
   source, evaluator = rollout_lib.examples(setup), held_out.make(setup)
   batches = rollout_lib.prompt_batches(setup, source)
 
@@ -127,7 +127,7 @@ def train(setup: setup_lib.Setup, workdir: pathlib.Path) -> dict[str, float]:
       for now in range(start + 1, cfg.steps + 1):
         run.begin_step(now, state)
         state = _step(
-          setup, programs, run, source, state, now, log, compare)
+          setup, programs, run, source, state, now, log, measure)
         last = now == cfg.steps
         if last or now % cfg.eval.every == 0:
           log.wait()

@@ -48,6 +48,26 @@ def assemble(
     jnp.concatenate([in_canvas, in_prompt], 1), t + prompt_length)
 
 
+def joined(
+  canvas: jax.Array, prompt: jax.Array, prompt_length: jax.Array
+) -> ModelInput:
+  """Puts a canvas behind its prompt: rows in ordinary order.
+
+  Args:
+    canvas: [b, t] int.
+    prompt: [b, p] int, padded on the right with any tokens.
+    prompt_length: [b] int in 0..p.
+
+  Returns:
+    ids and positions [b, p + t], padded at the end; lengths [b].
+  """
+  t = canvas.shape[1]
+  ids = _behind(canvas, prompt, prompt_length, t)
+  return ModelInput(
+    ids, jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape),
+    prompt_length + t)
+
+
 def blocks_of(t: int, block_length: int) -> int:
   """The blocks that t tokens touch at most, wherever the first one is."""
   return (t + 2 * block_length - 2) // block_length
@@ -72,17 +92,26 @@ def blocks(
     ids and positions [b, w] of whole blocks, w = `blocks_of(t)` blocks; what
     follows the canvas is padding. lengths [b]: prompt plus canvas.
   """
-  b, t = canvas.shape
+  t = canvas.shape[1]
   width = blocks_of(t, block_length) * block_length
   start = prompt_length // block_length * block_length
   positions = start[:, None] + jnp.arange(width, dtype=start.dtype)[None]
-  # The canvas overwrites the prompt's padding.
-  whole = jnp.concatenate([prompt, jnp.zeros((b, width), prompt.dtype)], 1)
-  whole = jax.vmap(lambda row, canvas, at: jax.lax.dynamic_update_slice(
-    row, canvas.astype(row.dtype), (at,)))(whole, canvas, prompt_length)
+  whole = _behind(canvas, prompt, prompt_length, width)
   ids = jax.vmap(lambda row, at: jax.lax.dynamic_slice(
     row, (at,), (width,)))(whole, start)
   return ModelInput(ids, positions, prompt_length + t)
+
+
+def _behind(
+  canvas: jax.Array, prompt: jax.Array, prompt_length: jax.Array, room: int
+) -> jax.Array:
+  """Writes a canvas over a prompt's padding and `room` more columns."""
+  rows = jnp.concatenate(
+    [prompt, jnp.zeros((len(prompt), room), prompt.dtype)], 1)
+  joined: jax.Array = jax.vmap(
+    lambda row, canvas, at: jax.lax.dynamic_update_slice(
+      row, canvas.astype(row.dtype), (at,)))(rows, canvas, prompt_length)
+  return joined
 
 
 def canvas_of(
@@ -98,3 +127,15 @@ def canvas_of(
   """
   return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, t))(
     x, prompt_length % block_length)
+
+
+def before(positions: jax.Array, lengths: jax.Array) -> jax.Array:
+  """Finds the column [b, t] of the token before each; of the first, its own.
+
+  Both in ordinary order and canvas first, the token before is one column to the
+  left. The exception is column 0 of a row that starts with its canvas: the end
+  of the prompt comes before it, in the last live column.
+  """
+  column = jnp.arange(positions.shape[1])[None]
+  before = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
+  return jnp.where(positions == 0, column, before)

@@ -102,7 +102,8 @@ class Model:
       hidden, _ = network(ids, positions, lengths)
       return self._unshift(hidden, positions, lengths)
     if self.cfg.shifted:
-      columns = attention_layer.take(_before(positions, lengths), columns)
+      columns = attention_layer.take(
+        model_input.before(positions, lengths), columns)
     hidden, _ = network(ids, positions, lengths, columns=columns)
     return hidden
 
@@ -151,7 +152,7 @@ class Model:
       # The token before the part predicts the part's first token, so it is
       # computed anew as well.
       before = attention_layer.take(
-        _before(positions, lengths), start[:, None])[:, 0]
+        model_input.before(positions, lengths), start[:, None])[:, 0]
       columns = jnp.concatenate([before[:, None], columns], 1)
     ids, positions = (
       jnp.take_along_axis(x, columns, 1) for x in (ids, positions))
@@ -286,7 +287,7 @@ class Model:
     if not self.cfg.shifted:
       return hidden
     return jnp.take_along_axis(
-      hidden, _before(positions, lengths)[..., None], 1)
+      hidden, model_input.before(positions, lengths)[..., None], 1)
 
   def unembed(self, params: Params) -> jax.Array:
     """Returns the head's matrix [d, v]; logits are `hidden @ unembed`."""
@@ -354,21 +355,25 @@ class Model:
       self.clean_stream(params, clean, lengths))
     return self._unembedded(params, hidden[:, :t])
 
+  def load(
+    self, params: Params, ids: jax.Array, lengths: jax.Array
+  ) -> experts.Load:
+    """Measures the load of experts by clean rows in ordinary order.
+
+    Args:
+      params: as `hidden`; the model has experts.
+      ids: [b, t] int, padded at the end.
+      lengths: [b] int, tokens of each row.
+
+    Returns:
+      With a leading axis of layers that have experts.
+    """
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    return self._network(params).load(ids, positions, lengths)
+
   def _unembedded(self, params: Params, hidden: jax.Array) -> jax.Array:
     return jnp.einsum("btd,dv->btv", hidden, self.unembed(params),
                       preferred_element_type=jnp.float32)
-
-
-def _before(positions: jax.Array, lengths: jax.Array) -> jax.Array:
-  """Finds the column [b, t] of the token before each; of the first, its own.
-
-  Both in ordinary order and canvas first, the token before is one column to the
-  left. The exception is column 0 of a row that starts with its canvas: the end
-  of the prompt comes before it, in the last live column.
-  """
-  column = jnp.arange(positions.shape[1])[None]
-  before = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
-  return jnp.where(positions == 0, column, before)
 
 
 def build(

@@ -5,7 +5,9 @@ mesh axis `expert`; see `exchange`.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,20 @@ from dlrl.runtime.sharding import by_hand
 
 MATRICES = ("gate", "up", "down")
 _COLUMNS, _ROWS = P("expert", None, "tensor"), P("expert", "tensor", None)
+
+
+class Load(NamedTuple):
+  """Where the tokens of a layer go.
+
+  Attributes:
+    tokens: [e] int32, how many each expert computes.
+    entropy: fp32, mean entropy of a token's scores over all experts, in nats.
+    dropped: int32, choices of tokens that no expert computed.
+  """
+
+  tokens: jax.Array
+  entropy: jax.Array
+  dropped: jax.Array
 
 
 class Matrices(nnx.Module):
@@ -90,32 +106,54 @@ class Mixture(nnx.Module):
     self, x: jax.Array, routing: router_lib.Routing, live: jax.Array | None
   ) -> jax.Array:
     """Sums the experts of each token [b, t, d], without the shared one."""
-    experts = routing.experts if live is None else jnp.where(
-      live[..., None], routing.experts, self.number)
     matrices = tuple(getattr(self.experts, name).weights(self.dtype)
                      for name in MATRICES)
-    rows = mesh_lib.BATCH if mesh_lib.batch_parts(len(x)) > 1 else None
-    tokens = P(rows)
     columns = (_COLUMNS, P("expert"), P("expert", None, "tensor"))
     by_rows = (_ROWS, P("expert", "tensor"), P("expert"))
     specs = tuple(spec[:len(parts)] for spec, parts in zip(
       (columns, columns, by_rows), matrices, strict=True))
+    return self._dispatched(
+      x.astype(self.dtype), routing, live, _swiglu, matrices, specs)
+
+  def load(self, x: jax.Array, live: jax.Array) -> Load:
+    """Measures where live tokens [b, t, d] go, and that they come back."""
+    routing = self.router(x)
+    chosen = jax.nn.one_hot(routing.experts, self.number, dtype=jnp.int32)
+    served = self._dispatched(
+      jnp.ones((*live.shape, 1)),
+      routing._replace(weights=jnp.ones_like(routing.weights)), live,
+      lambda matrices, rows, sizes: rows, (), ())
+    wanted = jnp.sum(live) * routing.experts.shape[-1]
+    return Load(
+      jnp.sum(chosen * live[..., None, None], (0, 1, 2)),
+      jnp.sum(self.router.entropy(x) * live) / jnp.maximum(jnp.sum(live), 1),
+      wanted - jnp.round(jnp.sum(served * live[..., None])).astype(jnp.int32))
+
+  def _dispatched(
+    self, x: jax.Array, routing: router_lib.Routing, live: jax.Array | None,
+    apply: Callable[..., jax.Array], matrices: Any, specs: Any,
+  ) -> jax.Array:
+    """Sums what `apply` of `matrices` makes of each token's rows."""
+    experts = routing.experts if live is None else jnp.where(
+      live[..., None], routing.experts, self.number)
+    rows = mesh_lib.BATCH if mesh_lib.batch_parts(len(x)) > 1 else None
+    tokens = P(rows)
     summed: jax.Array = mesh_lib.on_each_device(
-      functools.partial(_on_device, self.number),
+      functools.partial(_on_device, self.number, apply),
       (tokens, tokens, tokens, specs), tokens)(
-        x.astype(self.dtype), experts, routing.weights, matrices)
+        x, experts, routing.weights, matrices)
     return summed
 
 
 def _on_device(
-  number: int, x: jax.Array, experts: jax.Array, weights: jax.Array,
-  matrices: Any,
+  number: int, apply: Callable[..., jax.Array], x: jax.Array,
+  experts: jax.Array, weights: jax.Array, matrices: Any,
 ) -> jax.Array:
-  """`Mixture.routed` of a device's tokens, by the experts of all."""
+  """`Mixture._dispatched` of a device's tokens, to the experts of all."""
   tokens, k = x.reshape(-1, x.shape[-1]), experts.shape[-1]
   y = exchange.computed(
     jnp.repeat(tokens, k, 0), experts.reshape(-1), number,
-    lambda rows, sizes: _swiglu(matrices, rows, sizes))
+    functools.partial(apply, matrices))
   # In fp32: the sum of several experts should not be rounded one by one.
   summed = jnp.einsum(
     "nkd,nk->nd", y.reshape(-1, k, y.shape[-1]).astype(jnp.float32),

@@ -53,6 +53,15 @@ class Router(nnx.Module):
       x.astype(jnp.float32), kernel.astype(jnp.float32),
       precision=jax.lax.Precision.HIGHEST)
 
+  def entropy(self, x: jax.Array) -> jax.Array:
+    """The entropies [...] in nats of the scores of tokens [..., d].
+
+    Scores are divided by their sum first, where it is not 1.
+    """
+    score = scores(self.logits(x), self.cfg)
+    share = score / jnp.sum(score, -1, keepdims=True)
+    return jnp.sum(jax.scipy.special.entr(share), -1)
+
   def __call__(self, x: jax.Array) -> Routing:
     """Chooses the experts of tokens [..., d]."""
     bias = (self.bias.get_value() if self.cfg.router == "sigmoid" else None)
