@@ -10,8 +10,13 @@ from collections.abc import Mapping
 
 from dlrl.costs import hlo_text
 
-# Kernels that may compute products, which their text does not tell.
+# Kernels that may compute products, of which their text does not tell.
 _OPAQUE = re.compile(r'custom_call_target="(__cudnn\$|tpu_custom_call|Mosaic)')
+# What a TPU's kernel says of itself, if anything. Products of groups of rows
+# do: XLA's own and those of Pallas. As if every row were in a group.
+_STATED = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
+# Computes where the groups of XLA's own start.
+_PREPARES = 'op_name="ragged-dot-metadata"'
 _GEMM = re.compile(r'custom_call_target="__cublas\$')
 
 
@@ -25,6 +30,8 @@ def flops(line: hlo_text.Line, shapes: Mapping[str, str]) -> int:
   Returns:
     2 m n k of products; 0 of all others, and of opaque kernels.
   """
+  if line.op == "custom-call" and (stated := _STATED.search(line.rest)):
+    return int(stated[1])
   if line.op == "dot":
     return _product(line, shapes, r"lhs_contracting_dims=\{([\d,]*)\}")
   if line.op == "custom-call" and _GEMM.search(line.rest):
@@ -37,7 +44,8 @@ def flops(line: hlo_text.Line, shapes: Mapping[str, str]) -> int:
 
 def opaque(line: hlo_text.Line) -> bool:
   """Whether the instruction may compute products that `flops` does not see."""
-  return line.op == "custom-call" and bool(_OPAQUE.search(line.rest))
+  return (line.op == "custom-call" and bool(_OPAQUE.search(line.rest))
+          and not _STATED.search(line.rest) and _PREPARES not in line.rest)
 
 
 def _product(line: hlo_text.Line, shapes: Mapping[str, str], axes: str) -> int:

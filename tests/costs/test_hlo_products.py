@@ -73,3 +73,25 @@ def test_attention_is_opaque(target, opaque):
   ROOT %c = bf16[16,24]{{1,0}} custom-call(%a), custom_call_target="{target}"
 """
   assert one(text.rstrip()) == (0, opaque)
+
+
+def kernel(name, result, stated=""):
+  """A kernel on a TPU of 64 groups of rows, [8192, 512] and [64, 512, 256]."""
+  return f"""  %s = s32[65]{{0:T(128)S(1)}} parameter(0)
+  %x = bf16[8192,512]{{1,0:T(8,128)(2,1)}} parameter(1)
+  %w = bf16[64,512,256]{{2,1,0:T(8,128)(2,1)}} parameter(2)
+  ROOT %c = {result} custom-call(%s, %x, %w), custom_call_target="tpu_custom_call", metadata={{op_name="{name}"}}, backend_config={{"flag_configs":[],"custom_call_config":{{"body":"bW9k"{stated},"needs_layout_passes":true}}}}"""  # noqa: E501
+
+
+def test_products_of_groups_say_what_they_compute():
+  stated = (',"cost_estimate":{"flops":"2147483648","transcendentals":"0",'
+            '"bytes_accessed":"29360384"}')
+  rows = "bf16[8192,256]{1,0:T(8,128)(2,1)}"
+  text = kernel("jit(fn)/ragged_dot_general/ragged-dot-none", rows, stated)
+  assert one(text) == (2 * 8192 * 512 * 256, False)
+  traffic = hlo.traffic(f"ENTRY %main (a: f32[1]) -> f32[1] {{\n{text}\n}}")
+  # Rows and matrices once, and not the starts of groups, in a core's memory.
+  assert traffic.accessed == 2 * (8192 * 512 + 64 * 512 * 256 + 8192 * 256)
+  # The same kernel without its figures could be anything.
+  assert one(kernel("attention", rows)) == (0, True)
+  assert one(kernel("ragged-dot-metadata", "s32[65]{0}")) == (0, False)

@@ -241,3 +241,20 @@ def test_a_scattered_sum_is_never_whole(name):
   assert not received["all-reduce"]
   least = 2 * sizes[0] * sizes[1] * (1 - 1 / chips)
   assert least <= received["reduce-scatter"] < 1.1 * least
+
+
+def test_products_of_groups_cost_what_they_compute():
+  """The compiler's kernel, not a product of all rows with all matrices."""
+  pytest.importorskip("libtpu")
+  n, e, d, f = 2048, 16, 256, 128
+  one = jax.sharding.SingleDeviceSharding(topology.devices("v5e-1")[0])
+  text = jax.jit(jax.lax.ragged_dot, in_shardings=one, out_shardings=one).lower(
+    jax.ShapeDtypeStruct((n, d), "bfloat16"),
+    jax.ShapeDtypeStruct((e, d, f), "bfloat16"),
+    jax.ShapeDtypeStruct((e,), "int32")).compile().as_text()
+  kernels = hlo.traffic(text).kernels
+  assert sum(k.flops * times for k, times in kernels.items()) == 2 * n * d * f
+  assert not any(k.opaque for k in kernels)
+  accessed = sum(k.accessed * times for k, times in kernels.items())
+  least = 2 * (n * d + e * d * f + n * f)
+  assert least <= accessed < 1.01 * least
