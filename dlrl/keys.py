@@ -16,6 +16,7 @@ index comes near the purposes.
         DRAWS > row (> epoch, if there are several)
           draw; LEVEL, CIRCLE       masks, see `dlrl.diffusion.forward_process`
           PROMPT > draw             the prompt's tokens that are hidden
+          TOKENS > draw > 0, 1      visible tokens that are replaced; by what
           BLOCKS > block            of block-diffusion models; then as of a row
         PRIOR > prompt
           MEMORY, TEMPLATE          their tokens that are masked again
@@ -75,6 +76,7 @@ class Draws(enum.IntEnum):
 
   PROMPT = _LAST
   BLOCKS = _LAST - 1
+  TOKENS = _LAST - 2
 
 
 def of(key: jax.Array, purpose: enum.IntEnum) -> jax.Array:

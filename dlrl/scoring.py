@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
+from dlrl import strict
 from dlrl.diffusion import blocks
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import method_processes
 from dlrl.diffusion import model_input
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import token_logps
+from dlrl.diffusion import token_noise
 from dlrl.losses import floats
 from dlrl.losses import objective as losses
 from dlrl.models import transformer
@@ -113,6 +115,21 @@ def of_blocks(name: str, found: Callable[..., forward_process.Draw]) -> bool:
   if imported.named(name):
     return trial.takes_blocks(found)
   return name in blocks.PROCESSES | blocks.OF_TRACE
+
+
+def check_noise(cfg: config.LearnConfig, problems: strict.Problems) -> None:
+  """Adds noise on visible tokens where their log-probs mean something else.
+
+  With it a score is no bound of a likelihood, which other losses take it for.
+  """
+  rate = cfg.token_noise
+  problems.require(
+    not rate or cfg.loss == "ebpo" or imported.named(cfg.loss),
+    "learn.token_noise", rate, f"must be 0 with learn.loss = {cfg.loss!r}, "
+    "whose scores are bounds of likelihoods; 'ebpo' only compares them")
+  problems.require(
+    not rate or cfg.forward_process not in OF_TRACE, "learn.token_noise", rate,
+    f"must be 0 with {cfg.forward_process!r}: the sampler saw no such tokens")
 
 
 def shared_rows(model: transformer.Model, rows: int, group: int) -> int:
@@ -336,6 +353,13 @@ def _noisy(
   """Draw j, its noisy canvases [b, t] and its prompts [b, p]."""
   draw, hides = _draw(model, cfg, batch, j)
   noisy = jnp.where(hides, model.mask_id, batch.completion)
+  if cfg.token_noise:
+    chosen, ids = token_noise.replaced(
+      batch.keys, batch.completion, batch.valid & ~hides, j,
+      rate=cfg.token_noise, mask_id=model.mask_id,
+      vocab_size=model.cfg.vocab_size)
+    draw = token_noise.predicted(draw, chosen)
+    noisy = jnp.where(chosen, ids, noisy)
   prompt = batch.prompt
   if cfg.prompt_noise:
     live = jnp.arange(prompt.shape[1])[None] < batch.prompt_length[:, None]

@@ -26,6 +26,7 @@ from dlrl.diffusion import blocks
 from dlrl.diffusion import elbo
 from dlrl.diffusion import model_input
 from dlrl.diffusion import token_logps
+from dlrl.diffusion import token_noise
 from dlrl.evaluation import held_out
 from dlrl.models import lora
 from dlrl.models import transformer
@@ -57,11 +58,19 @@ def make_step(
            keys: jax.Array) -> jax.Array:
     params = lora.join(base, trained)
     completion = batch["completion"]
-    mask, weight = scoring.process(
+    exists = _exists(model, batch, eos_id)
+    draw = scoring.process(
       cfg.forward_process, batch["prompt_length"], model.cfg.block_length)(
-        keys, _exists(model, batch, eos_id), 0, 1)
-    hidden = _hidden(
-      model, params, batch, jnp.where(mask, model.mask_id, completion))
+        keys, exists, 0, 1)
+    noisy = jnp.where(draw.mask, model.mask_id, completion)
+    if cfg.token_noise:
+      chosen, ids = token_noise.replaced(
+        keys, completion, exists & ~draw.mask, 0, rate=cfg.token_noise,
+        mask_id=model.mask_id, vocab_size=model.cfg.vocab_size)
+      draw = token_noise.predicted(draw, chosen)
+      noisy = jnp.where(chosen, ids, noisy)
+    mask, weight = draw
+    hidden = _hidden(model, params, batch, noisy)
     logps, _ = token_logps.token_logps(
       hidden, model.unembed(params), completion, mask, chunk=cfg.logps_chunk,
       shards=mesh_lib.batch_parts(completion.shape[0]))
@@ -172,6 +181,8 @@ def _names(cfg: config.Config) -> list[str]:
   """What a warm start is called, here and in older versions."""
   parts = ("seed", "task", "model", "sft", "pretrained", "lora")
   values = strict.to_json(cfg)
+  if not cfg.sft.token_noise:
+    del values["sft"]["token_noise"]  # older versions lacked it
   names = [strict.fingerprint(going_on.lasting(cfg, *parts)),
            strict.fingerprint(*(values[part] for part in parts))]
   if not cfg.model.block_length and cfg.sft.forward_process == "exact_k":

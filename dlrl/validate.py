@@ -22,6 +22,7 @@ from dlrl.diffusion import blocks
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import method_processes
 from dlrl.diffusion import pruning
+from dlrl.diffusion import token_noise
 from dlrl.models import attention
 from dlrl.models import families
 from dlrl.models import layers
@@ -210,6 +211,9 @@ def _blocks(cfg: config.Config, size: int, problems: strict.Problems) -> None:
       problems.require(
         size > 0, field, name, "is for models with blocks: set "
         "model.block_length, or choose a process without 'block_'")
+  for field in ("learn.token_noise", "sft.token_noise"):
+    token_noise.check(field, operator.attrgetter(field)(cfg), size, problems)
+  scoring.check_noise(cfg.learn, problems)
   if size <= 0:  # a negative one is refused elsewhere
     return
   learn, prior = cfg.learn, cfg.rollout.prior

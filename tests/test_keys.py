@@ -27,6 +27,7 @@ from dlrl import sft
 from dlrl import tasks
 from dlrl.diffusion import method_processes
 from dlrl.diffusion import pruning
+from dlrl.diffusion import token_noise
 from dlrl.models import char_tokenizer
 from dlrl.models import lora
 from dlrl.run import rounds
@@ -137,7 +138,9 @@ def _update(step):
     own = jax.vmap(lambda k, e=epoch: jax.random.fold_in(k, e))(rows)
     for j in range(3):
       found += [method_processes.PROCESSES["balanced"](own, live, j, 3),
-                method_processes.prompt_noise(own, live, j, 3, 0.5)]
+                method_processes.prompt_noise(own, live, j, 3, 0.5),
+                token_noise.replaced(own, jnp.full((6, 5), 3), live, j,
+                                     rate=0.5, mask_id=2, vocab_size=8)]
   return found
 
 

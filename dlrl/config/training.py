@@ -48,6 +48,10 @@ class SftConfig:
   forward_process: str = knob(
     "exact_k", "how the single draw of a completion is masked: an unbiased "
     "process of dlrl.diffusion, or your own as 'package.module:name'")
+  token_noise: float = knob(
+    0.0, "with blocks, share of the visible tokens that random ones replace, "
+    "to be predicted as well: LLaDA2.1's T2T, at a rate of your choice",
+    at_least=0, at_most=1)
   logps_chunk: int = knob(
     2048, "positions per device whose logits are in memory at a time",
     unit="tokens", at_least=1, restart=Restart.ROUNDING)
@@ -112,6 +116,10 @@ class LearnConfig:
   prompt_noise: float = knob(
     0.0, "share of the prompt's tokens masked in each draw", at_least=0,
     at_most=1)
+  token_noise: float = knob(
+    0.0, "with blocks and the loss ebpo, share of the visible tokens of each "
+    "draw that random ones replace, to be predicted as well; not of the paper",
+    at_least=0, at_most=1)
   tokens: str = knob(
     "canvas", "tokens of a completion that count: all of its canvas, or those "
     "up to its first end-of-text token, which counts too",

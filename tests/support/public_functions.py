@@ -13,6 +13,7 @@ from dlrl.diffusion import model_input
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
 from dlrl.diffusion import token_logps
+from dlrl.diffusion import token_noise
 
 B, N, T, D, V, G = 8, 6, 4, 3, 5, 2
 
@@ -150,6 +151,8 @@ def draws(x):
     "forks": method_processes.forks(steps, x.valid, jnp.int32(1), N),
     "noise": method_processes.prompt_noise(
       x.keys, x.valid, jnp.int32(1), N, 0.4),
+    "replaced": token_noise.replaced(
+      x.keys, x.ids, x.valid, jnp.int32(1), rate=0.4, mask_id=2, vocab_size=V),
     "input": model_input.assemble(x.ids, x.ids, x.length),
     **{name: pruning.keep(o, x.valid, 0.5) for name, o in order.items()}}
 
