@@ -12,7 +12,7 @@ skipped.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,33 +24,48 @@ from dlrl.costs import flops
 # to another. More would be computed as padding on CPUs, and travel everywhere;
 # fewer would need a second round often.
 SLACK = 1.25
+_CHUNK = 128  # rows that `_ranks` counts at a time
 
 # Applies experts to rows [n, d] in groups of sizes [e], to [n, d].
 Apply = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+class _Move(NamedTuple):
+  """Where rows of one array go in another.
+
+  There are n rows, each of which has k pairs with an expert, and m places.
+
+  Attributes:
+    pair: [m] int32, row and expert of a place, row * k + expert.
+    there: [m] bool, whether it has one.
+    place: [n, k] int32, the place of a pair.
+    goes: [n, k] bool, whether it has one.
+  """
+
+  pair: jax.Array
+  there: jax.Array
+  place: jax.Array
+  goes: jax.Array
+
+
 def computed(
-  rows: jax.Array, experts: jax.Array, number: int, apply: Apply
+  tokens: jax.Array, experts: jax.Array, number: int, apply: Apply
 ) -> jax.Array:
-  """Applies to each row its expert.
+  """Applies to each token its experts.
 
   Args:
-    rows: [n, d], on each device of the axis `expert` its own.
-    experts: [n] int32 in 0..number, the experts of the rows; `number`: none.
+    tokens: [n, d], on each device of the axis `expert` its own.
+    experts: [n, k] int32 in 0..number, the experts of each; `number`: none.
     number: how many experts there are, on all devices.
     apply: the experts of this device, e of them.
 
   Returns:
-    [n, d]; zero for rows without an expert.
+    [n, k, d]; zero where there is no expert.
   """
-  shape = jax.sharding.get_abstract_mesh().shape
-  parts = shape.get("expert", 1)
-  order = jnp.argsort(experts, stable=True)
-  back = jnp.argsort(order)
-  rows, experts = _permuted(rows, order), experts[order]
-  y = (_local(rows, experts, number, apply) if parts == 1
-       else _sent(rows, experts, number, parts, apply))
-  return _permuted(y, back)
+  parts = jax.sharding.get_abstract_mesh().shape.get("expert", 1)
+  y = (_local(tokens, experts, number, apply) if parts == 1
+       else _sent(tokens, experts, number, parts, apply))
+  return y.reshape(*experts.shape, -1)
 
 
 def capacity(rows: int, parts: int) -> int:
@@ -59,51 +74,40 @@ def capacity(rows: int, parts: int) -> int:
   return min(rows, -(-each // 8) * 8)
 
 
-def _permuted(x: jax.Array, order: jax.Array) -> jax.Array:
-  # That no row is taken twice lets the gradient be written instead of added,
-  # in any order with the same bits.
-  return x.at[order].get(
-    unique_indices=True, mode="promise_in_bounds")
-
-
 def _local(
-  rows: jax.Array, experts: jax.Array, number: int, apply: Apply
+  tokens: jax.Array, experts: jax.Array, number: int, apply: Apply
 ) -> jax.Array:
-  """Applies `number` experts to rows that are in their order."""
-  sizes = jnp.bincount(experts, length=number).astype(jnp.int32)
-  live = (experts < number)[:, None]
-  # Both ways: kernels may write anything, also NaN, where there is no group.
-  y = apply(jnp.where(live, rows, 0), sizes)
-  return jnp.where(live, y, 0)
+  """`computed` by `number` experts that are all here; [n k, d]."""
+  kinds = experts.reshape(-1)
+  rank, sizes = _ranks(kinds, number)
+  starts = jnp.cumsum(sizes) - sizes
+  goes = kinds < number
+  place = starts[jnp.minimum(kinds, number - 1)] + rank
+  move = _move(place, goes, len(kinds), experts.shape)
+  # Rows behind the groups are zeros going in, and are not taken coming out:
+  # kernels may write anything there, also NaN.
+  return _back(apply(_moved(tokens, move), sizes), move)
 
 
 def _sent(
-  rows: jax.Array, experts: jax.Array, number: int, parts: int, apply: Apply
+  tokens: jax.Array, experts: jax.Array, number: int, parts: int, apply: Apply
 ) -> jax.Array:
-  """As `_local`, with experts on several devices."""
-  each, n = number // parts, len(rows)
+  """`computed` by experts on several devices; [n k, d]."""
+  each, kinds = number // parts, experts.reshape(-1)
+  n, device = len(kinds), kinds // each  # `parts` for none
   room = capacity(n, parts)
-  device = experts // each  # `parts` for none
-  ends = jnp.searchsorted(device, jnp.arange(parts), side="right")
-  starts = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
-  rank = jnp.arange(n) - starts[jnp.minimum(device, parts - 1)]
+  rank, sizes = _ranks(device, parts)
 
   def one_round(first: jax.Array | int) -> jax.Array:
     """Computes the rows whose rank is in first..first + room - 1."""
-    taken = starts[:, None] + first + jnp.arange(room)[None]
-    there = taken < ends[:, None]
-    taken = jnp.minimum(taken, n - 1)
-    wanted = jnp.where(there, experts[taken] % each, each)
-    sent = jnp.where(there[..., None], rows[taken], 0)
-    arrived, wanted = _swapped(sent), _swapped(wanted)
-    order = jnp.argsort(wanted.reshape(-1), stable=True)
-    y = _local(_permuted(arrived.reshape(-1, rows.shape[-1]), order),
-               wanted.reshape(-1)[order], each, apply)
-    y = _swapped(_permuted(y, jnp.argsort(order)).reshape(arrived.shape))
-    place = rank - first
-    mine = (device < parts) & (place >= 0) & (place < room)
-    y = y[jnp.minimum(device, parts - 1), jnp.clip(place, 0, room - 1)]
-    return jnp.where(mine[:, None], y, 0)
+    slot = rank - first
+    goes = (device < parts) & (slot >= 0) & (slot < room)
+    move = _move(device * room + slot, goes, parts * room, experts.shape)
+    wanted = jnp.where(move.there, kinds[move.pair] % each, each)
+    arrived, wanted = (
+      _swapped(x, parts) for x in (_moved(tokens, move), wanted))
+    y = _local(arrived, wanted[:, None], each, apply)
+    return _back(_swapped(y, parts), move)
 
   first = one_round(0)
   rounds = -(-n // room)
@@ -111,7 +115,7 @@ def _sent(
     return first
   # On all devices alike, because all of them exchange rows.
   most = jax.lax.pmax(
-    jnp.max(ends - starts), jax.sharding.get_abstract_mesh().manual_axes)
+    jnp.max(sizes), jax.sharding.get_abstract_mesh().manual_axes)
 
   def rest(total: jax.Array) -> jax.Array:
     def another(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
@@ -128,7 +132,76 @@ def _sent(
   return result
 
 
-def _swapped(x: Any) -> jax.Array:
-  """Sends part i of x [parts, ...] to device i; part j is what j sent here."""
-  swapped: jax.Array = jax.lax.all_to_all(x, "expert", 0, 0, tiled=True)
-  return swapped
+def _ranks(kinds: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
+  """Counts rows of the same kind.
+
+  By comparisons, not by a sort: a sort takes TPUs' compiler seconds, and there
+  are a dozen per program.
+
+  Args:
+    kinds: [n] int32; those from `number` on are not counted.
+    number: how many kinds there are.
+
+  Returns:
+    [n] int32, how many rows before a row are of its kind; [number] int32, how
+    many there are of each.
+  """
+  n = len(kinds)
+  chunks = jnp.pad(
+    kinds, (0, -n % _CHUNK), constant_values=number).reshape(-1, _CHUNK)
+  equal = jax.nn.one_hot(chunks, number, dtype=jnp.int32)
+  sizes = jnp.sum(equal, 1)
+  before = jnp.cumsum(sizes, 0) - sizes
+  within = jnp.cumsum(equal, 1) - equal
+  rank = jnp.sum(equal * (within + before[:, None]), -1)
+  return rank.reshape(-1)[:n], jnp.sum(sizes, 0)
+
+
+def _move(place: jax.Array, goes: jax.Array, places: int,
+          shape: tuple[int, ...]) -> _Move:
+  """The move of pairs [n k] with rows of `shape` [n, k] to some of `places`."""
+  pair = jnp.full(places, -1).at[jnp.where(goes, place, places)].set(
+    jnp.arange(len(place)), mode="drop", unique_indices=True)
+  return _Move(
+    jnp.maximum(pair, 0), pair >= 0,
+    jnp.where(goes, place, 0).reshape(shape), goes.reshape(shape))
+
+
+@jax.custom_vjp
+def _moved(rows: jax.Array, move: _Move) -> jax.Array:
+  """The places [m, d], which get rows [n, d] or zeros.
+
+  Gradients are taken from there as they went. JAX would add them up: TPUs sort
+  for that, and GPUs add in any order.
+  """
+  found = rows[move.pair // move.place.shape[1]]
+  return jnp.where(move.there[:, None], found, 0)
+
+
+def _moved_backward(move: _Move, g: jax.Array) -> tuple[jax.Array, None]:
+  each = jnp.where(move.goes[..., None], g[move.place], 0)
+  return jnp.sum(each, 1, dtype=jnp.float32).astype(g.dtype), None
+
+
+_moved.defvjp(lambda rows, move: (_moved(rows, move), move), _moved_backward)
+
+
+@jax.custom_vjp
+def _back(rows: jax.Array, move: _Move) -> jax.Array:
+  """The rows [n k, d] of the pairs, from their places [m, d]; or zeros."""
+  found = rows[move.place.reshape(-1)]
+  return jnp.where(move.goes.reshape(-1, 1), found, 0)
+
+
+def _back_backward(move: _Move, g: jax.Array) -> tuple[jax.Array, None]:
+  return jnp.where(move.there[:, None], g[move.pair], 0), None
+
+
+_back.defvjp(lambda rows, move: (_back(rows, move), move), _back_backward)
+
+
+def _swapped(x: jax.Array, parts: int) -> jax.Array:
+  """Sends part i of x [n, ...] to device i; part j is what j sent here."""
+  swapped: jax.Array = jax.lax.all_to_all(
+    x.reshape(parts, -1, *x.shape[1:]), "expert", 0, 0, tiled=True)
+  return swapped.reshape(x.shape)

@@ -150,14 +150,13 @@ def _on_device(
   experts: jax.Array, weights: jax.Array, matrices: Any,
 ) -> jax.Array:
   """`Mixture._dispatched` of a device's tokens, to the experts of all."""
-  tokens, k = x.reshape(-1, x.shape[-1]), experts.shape[-1]
+  k = experts.shape[-1]
   y = exchange.computed(
-    jnp.repeat(tokens, k, 0), experts.reshape(-1), number,
+    x.reshape(-1, x.shape[-1]), experts.reshape(-1, k), number,
     functools.partial(apply, matrices))
   # In fp32: the sum of several experts should not be rounded one by one.
-  summed = jnp.einsum(
-    "nkd,nk->nd", y.reshape(-1, k, y.shape[-1]).astype(jnp.float32),
-    weights.reshape(-1, k), precision=jax.lax.Precision.HIGHEST)
+  summed = jnp.sum(
+    y.astype(jnp.float32) * weights.reshape(-1, k, 1), 1)
   return summed.astype(x.dtype).reshape(x.shape)
 
 

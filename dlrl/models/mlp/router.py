@@ -101,7 +101,9 @@ def choose(
     ranked = jnp.where(allowed[..., None], grouped, -jnp.inf).reshape(
       ranked.shape)
   _, experts = jax.lax.top_k(ranked, cfg.per_token)
-  weights = jnp.take_along_axis(score, experts, -1)
+  # Not by indices, whose gradient TPUs would sort for.
+  chosen = jax.nn.one_hot(experts, score.shape[-1], dtype=score.dtype)
+  weights = jnp.sum(chosen * score[..., None, :], -1)
   if cfg.normalized:
     # Sigmoids of all chosen experts may underflow.
     weights /= jnp.sum(weights, -1, keepdims=True) + 1e-20

@@ -117,7 +117,7 @@ def test_what_kernels_write_where_there_is_no_group_is_ignored():
     inside = jnp.arange(len(rows)) < sizes.sum()
     return jnp.where(inside[:, None], 2 * rows, jnp.nan)
 
-  rows, experts = jnp.ones((6, 2)), jnp.array([1, 4, 0, 4, 2, 3])
+  rows, experts = jnp.ones((6, 2)), jnp.array([1, 4, 0, 4, 2, 3])[:, None]
 
   def total(rows):
     return exchange.computed(rows, experts, 4, apply).sum()
@@ -165,6 +165,15 @@ def test_experts_on_several_devices_compute_the_same(unoptimized, mesh, skew):
       jax.device_put(params, shardings))
   jax.tree.map(lambda got, want: np.testing.assert_allclose(
     got, want, rtol=1e-4, atol=2e-5 * np.abs(want).max()), got, want)
+
+
+@pytest.mark.parametrize("n", [1, 5, 128, 300])
+def test_ranks_count_rows_of_the_same_kind(n):
+  kinds = np.random.default_rng(n).integers(0, 6, n)
+  rank, sizes = exchange._ranks(jnp.array(kinds), 5)
+  for i in np.flatnonzero(kinds < 5):
+    assert rank[i] == np.sum(kinds[:i] == kinds[i])
+  assert sizes.tolist() == [np.sum(kinds == kind) for kind in range(5)]
 
 
 def test_a_round_has_room_for_a_quarter_more_than_the_mean():
