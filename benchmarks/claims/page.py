@@ -105,8 +105,24 @@ def section(name: str, stored: store.Stored, seconds: Seconds | None
     before = {run.seed: stored[run.name]["before"] for row in rows
               for run in row.runs if run.name in stored}
     lines += ["", f"Before RL: {percent(list(before.values()))}."]
+    if name == "cures":
+      lines += ["", _cure(rows, stored)]
     lines += ["", f"![{claim.title}](../benchmarks/results/claims_{name}.png)"]
   return [*lines, ""]
+
+
+def _cure(rows: Sequence[runs.Row], stored: store.Stored) -> str:
+  reference = next(row for row in rows
+                   if row.label == table.CLAIMS["cures"].reference)
+  found = statements.recommended(rows, reference, stored)
+  if found is None:
+    return "Nothing is recommended until all rows have been run."
+  if found is reference:
+    return ("Recommended: the default. No other row is better by the interval "
+            "of its difference without ever collapsing.")
+  return (f"Recommended: {found.label}. It never collapsed, and of the rows "
+          "that are better than the default by the interval of their "
+          "difference it is the highest.")
 
 
 def started(name: str, stored: store.Stored) -> bool:

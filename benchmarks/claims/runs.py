@@ -76,7 +76,7 @@ class Run:
     return workdirs / self.name
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Row:
   """A row of a table: runs that differ in their seeds alone.
 

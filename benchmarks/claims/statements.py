@@ -125,3 +125,20 @@ def verdict(found: Sequence[Difference]) -> str:
   if all(one == "no" for one in outcomes):
     return "does not hold"
   return "could not be tested: seeds differ too much"
+
+
+def recommended(rows: Sequence[runs_lib.Row], reference: runs_lib.Row,
+                stored: store.Stored) -> runs_lib.Row | None:
+  """The row to take in place of the reference; the reference if none is better.
+
+  It is the one with the highest mean of those that never collapsed and are
+  better by the interval of their difference. None until all rows have `LEAST`
+  seeds.
+  """
+  found = {row: difference(row, reference, stored) for row in rows
+           if row is not reference}
+  if any(one.outcome == "not run yet" for one in found.values()):
+    return None
+  better = [row for row, one in found.items() if one.outcome == "yes"
+            and not any(map(store.collapsed, results(row, stored).values()))]
+  return max(better, key=lambda row: found[row].mean, default=reference)

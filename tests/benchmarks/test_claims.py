@@ -155,6 +155,29 @@ def test_nothing_is_known_without_seeds():
     rows["a"], rows["a"], stored).outcome == "not run yet"
 
 
+def test_what_is_better_and_never_collapsed_is_recommended():
+  rows, stored = stored_of(
+    default=[0.5, 0.6, 0.7], a=[0.6, 0.7, 0.8], b=[0.8, 0.9, 0.19],
+    c=[0.9, 1.0, 0.5], d=[0.55, 0.66, 0.77])
+
+  def told(*labels):
+    return statements.recommended(
+      [rows[label] for label in labels], rows["default"], stored)
+
+  assert told("default", "a", "d") is rows["a"]
+  assert told("default", "c") is rows["default"]  # by no interval
+  assert told("default", "a", "b", "c") is rows["a"]
+  for seed, value in enumerate((0.9, 1.0, 1.0)):  # better, but it collapsed
+    stored[rows["b"].run(seed).name] = result(
+      seed, 0.4, value, before=2.1)
+  assert told("default", "a", "b") is rows["a"]
+  for seed in range(3):
+    stored[rows["b"].run(seed).name]["before"] = 0.4
+  assert told("default", "a", "b") is rows["b"]
+  stored.pop(rows["b"].run(2).name)
+  assert told("default", "a", "b") is None
+
+
 # The page.
 
 

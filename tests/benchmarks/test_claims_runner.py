@@ -84,7 +84,8 @@ def test_results_are_stored_and_only_warm_starts_stay(pretended, tmp_path):
   queue = runner.pending([row("a"), row("b", steps=1)], tmp_path)
   failed = runner.run_all(
     queue, tmp_path, tmp_path / "w", jobs=2, seconds=60)
-  assert failed == [run for run in queue if run.seed == 1]
+  assert sorted(failed, key=queue.index) == [
+    run for run in queue if run.seed == 1]
   assert "out of puzzles" in (
     tmp_path / "w" / f"{failed[0].name}.log").read_text()
   kept = {path.name for path in (tmp_path / "w").iterdir() if path.is_dir()}
@@ -93,7 +94,8 @@ def test_results_are_stored_and_only_warm_starts_stay(pretended, tmp_path):
   assert stored.keys() == {run.name for run in queue if run.seed != 1}
   assert len(pretended) == len(set(pretended)) == 6 + 3
   # Only what failed is tried again.
-  assert runner.pending([row("a"), row("b", steps=1)], tmp_path) == failed
+  assert set(runner.pending(
+    [row("a"), row("b", steps=1)], tmp_path)) == set(failed)
   one = stored[queue[0].name]
   assert one["after"] == 0.5 and one["before"] == 0.25 and one["items"] == 8
   assert one["curve"] == [[0, 0.25], [12, 0.75]]

@@ -64,12 +64,12 @@ def test_the_parts_are_those_of_the_variance_of_a_mean():
 def test_intervals_hold_the_share_and_narrow_with_prompts():
   rng = np.random.default_rng(3)
   widths = []
-  for prompts in (40, 640):
+  for prompts in (40, 160):
     found = squares(nested(rng, prompts, 2, 2, (1.0, 1.0, 2.0)))
     low, high = found.intervals()["draws"]
     assert low < 4 / 6 < high
     widths.append(high - low)
-  assert widths[1] < widths[0] / 2
+  assert widths[1] < 0.7 * widths[0]
 
 
 def test_a_single_prompt_has_no_variance():
@@ -136,6 +136,8 @@ def test_prompts_gradients_are_the_parts_of_the_batchs(
     params = setup.init_params()
     batch = variance_run.completions(setup, params, 0)
     assert batch.completion.shape == (8, 16)
+    np.testing.assert_array_equal(batch.prompt[::2], batch.prompt[1::2])
+    assert len(np.unique(batch.prompt[::2], axis=0)) == 4
     # Nothing is solved by chance.
     assert not np.any(batch.advantage)
     batch = dataclasses.replace(
