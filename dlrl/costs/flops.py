@@ -26,8 +26,9 @@ OPAQUE = frozenset({
   "dot_product_attention_fp8_fwd_wrapper",
   "dot_product_attention_fp8_bwd_wrapper",
 })
-# The scope of conditions that hardly ever hold: their cheapest branch counts.
-RARELY = "rarely"
+# The scope of loops that depend on data and nearly always run once: they count
+# as if they did, and need no trip count.
+ONCE = "mostly_once"
 Branch = Callable[[Iterable[int]], int]
 
 
@@ -78,13 +79,14 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch
       f"the FLOPs of {name!r} are unknown; count the function with a "
       "plain implementation in its place")
   if name == "while":
+    if ONCE in str(eqn.source_info.name_stack):
+      return _program(eqn.params["body_jaxpr"].jaxpr, trips, branch)
     return _while(eqn, trips, branch)
   inner = [_program(j, trips, branch) for j in core.jaxprs_in_params(params)]
   if name == "scan":
     return params["length"] * sum(inner)
   if name == "cond":
-    rare = RARELY in str(eqn.source_info.name_stack)
-    return min(inner) if rare else branch(inner)
+    return branch(inner)
   if name == "shard_map":
     mesh = params["mesh"].shape
     return math.prod(mesh[a] for a in params["newly_manual_axes"]) * sum(inner)

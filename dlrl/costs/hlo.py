@@ -136,9 +136,8 @@ class _Module:
         more, inner = self._loop(line, computation, trips)
         found |= {f"{line.name}/{k}": c for k, c in inner.items()}
       elif line.op == "conditional":
-        choose = min if flops.RARELY in line.rest else max
-        more, inner = choose((self.cost(c, trips) for c in line.called),
-                             key=lambda cost: _accessed(cost[0]))
+        more, inner = max((self.cost(c, trips) for c in line.called),
+                          key=lambda cost: _accessed(cost[0]))
         found |= {f"{line.name}/{k}": c for k, c in inner.items()}
       else:
         more = self._kernel(line, computation)
@@ -154,6 +153,8 @@ class _Module:
             trips: tuple[int, ...]) -> _Cost:
     condition, body = hlo_loops.parts(line)
     times = hlo_loops.trips(self.lines, computation, line)
+    if times is None and flops.ONCE in line.rest:
+      times = 1
     if times is None:
       if not trips:
         raise ValueError(

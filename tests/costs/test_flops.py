@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import pallas as pl
 
 from dlrl.costs import hlo
-from dlrl.costs.flops import RARELY
+from dlrl.costs.flops import ONCE
 from dlrl.costs.flops import flops
 
 M, K, N = 3, 5, 7
@@ -85,20 +85,24 @@ def test_the_dearest_branch_counts():
   assert flops(nested, x, w) == 4 * 3 * 2 * M * K * K
 
 
-def test_branches_that_hardly_ever_run_do_not_count():
-  def once_or_twice(x, w):
-    x = x @ w
-    with jax.named_scope(RARELY):
-      return jax.lax.cond(x[0, 0] > 9, lambda x: x @ w, lambda x: x, x)
+def test_loops_that_mostly_run_once_need_no_bound():
+  def again(x, w):
+    with jax.named_scope(ONCE):
+      return jax.lax.while_loop(
+        lambda x: x[0, 0] < 9, lambda x: x @ w, x)
+
+  def nested(x, w):
+    return jax.lax.while_loop(
+      lambda x: x[0, 1] < 9, lambda x: again(x, w), x)
 
   x, w, one = shape(M, K), shape(K, K), 2 * M * K * K
-  assert flops(once_or_twice, x, w) == one
-  gradient = jax.grad(lambda x, w: once_or_twice(x, w).sum(), (0, 1))
-  assert flops(gradient, x, w) == 3 * one
-  for fn, most in ((once_or_twice, one), (gradient, 3 * one)):
-    program = jax.jit(fn).lower(x, w).compile()
-    found = hlo.traffic(program.as_text()).kernels
-    assert most / 2 < sum(k.flops * n for k, n in found.items()) <= most
+  assert flops(again, x, w) == one
+  assert flops(nested, x, w, while_trips=(5,)) == 5 * one
+  for fn, trips in ((again, ()), (nested, (5,))):
+    text = jax.jit(fn).lower(x, w).compile().as_text()
+    found = hlo.traffic(text, trips).kernels
+    total = sum(k.flops * n for k, n in found.items())
+    assert total == one * (trips or (1,))[0]
 
 
 @pytest.mark.parametrize("sizes", [(3, 0, 4, 1), (8, 0, 0, 0)], ids=str)

@@ -7,11 +7,12 @@ sends each other one rows (all-to-all), and they come back computed.
 Arrays have fixed shapes, and how many rows go to a device depends on the
 tokens. So they travel in rounds of at most `capacity` rows per pair of devices.
 One round is enough while the load is near its mean; what is left goes in
-further rounds, so that no token is dropped, and rounds that nobody needs are
-skipped.
+further rounds, so that no token is dropped.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -26,8 +27,9 @@ from dlrl.costs import flops
 SLACK = 1.25
 _CHUNK = 128  # rows that `_ranks` counts at a time
 
-# Applies experts to rows [n, d] in groups of sizes [e], to [n, d].
-Apply = Callable[[jax.Array, jax.Array], jax.Array]
+# Applies experts to rows [n, d] in groups of sizes [e], to [n, d]: a function
+# of their frozen matrices, their trained ones, rows and sizes.
+Apply = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
 
 
 class _Move(NamedTuple):
@@ -49,23 +51,30 @@ class _Move(NamedTuple):
 
 
 def computed(
-  tokens: jax.Array, experts: jax.Array, number: int, apply: Apply
+  tokens: jax.Array, experts: jax.Array, weights: jax.Array, number: int,
+  apply: Apply, frozen: Any = (), trained: Any = (),
 ) -> jax.Array:
-  """Applies to each token its experts.
+  """Sums each token's experts.
 
   Args:
     tokens: [n, d], on each device of the axis `expert` its own.
     experts: [n, k] int32 in 0..number, the experts of each; `number`: none.
+    weights: [n, k] fp32, factors on what these make of the token.
     number: how many experts there are, on all devices.
     apply: the experts of this device, e of them.
+    frozen: the first argument of `apply`, which gets no gradient.
+    trained: the second one.
 
   Returns:
-    [n, k, d]; zero where there is no expert.
+    [n, d] fp32; zero where there is no expert.
   """
   parts = jax.sharding.get_abstract_mesh().shape.get("expert", 1)
-  y = (_local(tokens, experts, number, apply) if parts == 1
-       else _sent(tokens, experts, number, parts, apply))
-  return y.reshape(*experts.shape, -1)
+  if parts > 1:
+    return _sent(
+      apply, number, parts, frozen, experts, trained, tokens, weights)
+  return _weighted(_local(
+    tokens, experts, number, functools.partial(apply, frozen, trained)),
+    weights)
 
 
 def capacity(rows: int, parts: int) -> int:
@@ -75,7 +84,8 @@ def capacity(rows: int, parts: int) -> int:
 
 
 def _local(
-  tokens: jax.Array, experts: jax.Array, number: int, apply: Apply
+  tokens: jax.Array, experts: jax.Array, number: int,
+  apply: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
   """`computed` by `number` experts that are all here; [n k, d]."""
   kinds = experts.reshape(-1)
@@ -89,47 +99,92 @@ def _local(
   return _back(apply(_moved(tokens, move), sizes), move)
 
 
+def _weighted(y: jax.Array, weights: jax.Array) -> jax.Array:
+  """Sums what k experts made of n tokens, y [n k, d], to [n, d]."""
+  # In fp32: a sum of several experts should not be rounded one by one.
+  return jnp.sum(y.reshape(*weights.shape, -1).astype(jnp.float32)
+                 * weights[..., None], 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _sent(
-  tokens: jax.Array, experts: jax.Array, number: int, parts: int, apply: Apply
+  apply: Apply, number: int, parts: int, frozen: Any, experts: jax.Array,
+  trained: Any, tokens: jax.Array, weights: jax.Array,
 ) -> jax.Array:
-  """`computed` by experts on several devices; [n k, d]."""
+  """`computed` by experts on several devices.
+
+  The backward pass needs nothing but these arguments: it computes each round
+  again, because what all of them need would not fit.
+  """
+  one_round, room, most = _rounds(apply, number, parts, frozen, experts)
+
+  def another(carry: tuple[jax.Array, jax.Array]
+              ) -> tuple[jax.Array, jax.Array]:
+    i, total = carry
+    return i + 1, total + one_round(i, trained, tokens, weights)
+
+  total: jax.Array = _loop(another, jnp.zeros(tokens.shape), room, most)
+  return total
+
+
+def _sent_forward(
+  apply: Apply, number: int, parts: int, *arguments: Any
+) -> tuple[jax.Array, Any]:
+  return _sent(apply, number, parts, *arguments), arguments
+
+
+def _sent_backward(
+  apply: Apply, number: int, parts: int, arguments: Any, g: jax.Array
+) -> tuple[Any, ...]:
+  frozen, experts, *others = arguments
+  one_round, room, most = _rounds(apply, number, parts, frozen, experts)
+
+  def another(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+    i, total = carry
+    _, pull = jax.vjp(functools.partial(one_round, i), *others)
+    return i + 1, jax.tree.map(jnp.add, total, pull(g))
+
+  nothing = jax.tree.map(jnp.zeros_like, tuple(others))
+  return None, None, *_loop(another, nothing, room, most)
+
+
+_sent.defvjp(_sent_forward, _sent_backward)
+
+
+def _rounds(
+  apply: Apply, number: int, parts: int, frozen: Any, experts: jax.Array
+) -> tuple[Callable[..., jax.Array], int, jax.Array]:
+  """(a round, rows that it has room for, most rows for a device)."""
   each, kinds = number // parts, experts.reshape(-1)
-  n, device = len(kinds), kinds // each  # `parts` for none
-  room = capacity(n, parts)
+  device = kinds // each  # `parts` for none
+  room = capacity(len(kinds), parts)
   rank, sizes = _ranks(device, parts)
 
-  def one_round(first: jax.Array | int) -> jax.Array:
-    """Computes the rows whose rank is in first..first + room - 1."""
-    slot = rank - first
+  def one_round(i: jax.Array, trained: Any, tokens: jax.Array,
+                weights: jax.Array) -> jax.Array:
+    """Computes the rows whose rank is in i room .. i room + room - 1."""
+    slot = rank - i * room
     goes = (device < parts) & (slot >= 0) & (slot < room)
     move = _move(device * room + slot, goes, parts * room, experts.shape)
     wanted = jnp.where(move.there, kinds[move.pair] % each, each)
     arrived, wanted = (
       _swapped(x, parts) for x in (_moved(tokens, move), wanted))
-    y = _local(arrived, wanted[:, None], each, apply)
-    return _back(_swapped(y, parts), move)
+    y = _local(arrived, wanted[:, None], each,
+               functools.partial(apply, frozen, trained))
+    return _weighted(_back(_swapped(y, parts), move), weights)
 
-  first = one_round(0)
-  rounds = -(-n // room)
-  if rounds == 1:
-    return first
-  # On all devices alike, because all of them exchange rows.
-  most = jax.lax.pmax(
+  # The most of all devices, because all of them exchange rows.
+  return one_round, room, jax.lax.pmax(
     jnp.max(sizes), jax.sharding.get_abstract_mesh().manual_axes)
 
-  def rest(total: jax.Array) -> jax.Array:
-    def another(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-      return jax.lax.cond(
-        i * room < most, lambda y: y + one_round(i * room), lambda y: y,
-        total), None
 
-    return jax.lax.scan(another, total, jnp.arange(1, rounds))[0]
-
-  # Costs of a program are counted without further rounds.
-  with jax.named_scope(flops.RARELY):
-    result: jax.Array = jax.lax.cond(
-      most > room, rest, lambda total: total, first)
-  return result
+def _loop(another: Callable[..., Any], start: Any, room: int, most: jax.Array
+          ) -> Any:
+  """The result of all rounds that somebody needs."""
+  with jax.named_scope(flops.ONCE):
+    _, total = jax.lax.while_loop(
+      lambda carry: carry[0] * room < most, another, (jnp.int32(0), start))
+  return total
 
 
 def _ranks(kinds: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:

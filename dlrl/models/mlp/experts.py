@@ -5,7 +5,7 @@ mesh axis `expert`; see `exchange`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -24,7 +24,13 @@ from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime.sharding import by_hand
 
 MATRICES = ("gate", "up", "down")
-_COLUMNS, _ROWS = P("expert", None, "tensor"), P("expert", "tensor", None)
+_Factors = tuple[jax.Array, ...]
+# How a matrix, and the two of its adapter, are split; by their number.
+_COLUMNS = {0: (), 1: (P("expert", None, "tensor"),),
+            2: (P("expert"), P("expert", None, "tensor"))}
+_ROWS = {0: (), 1: (P("expert", "tensor"),),
+         2: (P("expert", "tensor"), P("expert"))}
+_SPLIT = (_COLUMNS, _COLUMNS, _ROWS)
 
 
 class Load(NamedTuple):
@@ -57,16 +63,16 @@ class Matrices(nnx.Module):
       rngs.params(), (cfg.experts.number, inputs, outputs),
       jnp.dtype(cfg.param_dtype)))
 
-  def weights(self, dtype: jnp.dtype) -> tuple[jax.Array, ...]:
-    """The kernel, and the adapter with its scale if there is one."""
+  def weights(self, dtype: jnp.dtype) -> tuple[_Factors, _Factors]:
+    """(frozen, trained): the kernel is frozen beneath an adapter."""
     kernel = self.kernel.get_value()
     kernel = (jax.vmap(quantized.dense)(by_hand.whole(kernel))
               if quantized.is_quantized(kernel) else
               by_hand.whole(kernel, dtype)).astype(dtype)
     if self.a is None:
-      return (kernel,)
+      return (), (kernel,)
     a, b = (part.get_value().astype(dtype) for part in (self.a, self.b))
-    return kernel, a, self.scale * b
+    return (kernel,), (a, self.scale * b)
 
 
 class Experts(nnx.Module):
@@ -106,14 +112,11 @@ class Mixture(nnx.Module):
     self, x: jax.Array, routing: router_lib.Routing, live: jax.Array | None
   ) -> jax.Array:
     """Sums the experts of each token [b, t, d], without the shared one."""
-    matrices = tuple(getattr(self.experts, name).weights(self.dtype)
-                     for name in MATRICES)
-    columns = (_COLUMNS, P("expert"), P("expert", None, "tensor"))
-    by_rows = (_ROWS, P("expert", "tensor"), P("expert"))
-    specs = tuple(spec[:len(parts)] for spec, parts in zip(
-      (columns, columns, by_rows), matrices, strict=True))
+    frozen, trained = zip(*(
+      getattr(self.experts, name).weights(self.dtype) for name in MATRICES),
+      strict=True)
     return self._dispatched(
-      x.astype(self.dtype), routing, live, _swiglu, matrices, specs)
+      x.astype(self.dtype), routing, live, _swiglu, frozen, trained)
 
   def load(self, x: jax.Array, live: jax.Array) -> Load:
     """Measures where live tokens [b, t, d] go, and that they come back."""
@@ -122,7 +125,7 @@ class Mixture(nnx.Module):
     served = self._dispatched(
       jnp.ones((*live.shape, 1)),
       routing._replace(weights=jnp.ones_like(routing.weights)), live,
-      lambda matrices, rows, sizes: rows, (), ())
+      lambda frozen, trained, rows, sizes: rows, (), ())
     wanted = jnp.sum(live) * routing.experts.shape[-1]
     return Load(
       jnp.sum(chosen * live[..., None, None], (0, 1, 2)),
@@ -131,57 +134,58 @@ class Mixture(nnx.Module):
 
   def _dispatched(
     self, x: jax.Array, routing: router_lib.Routing, live: jax.Array | None,
-    apply: Callable[..., jax.Array], matrices: Any, specs: Any,
+    apply: exchange.Apply, frozen: Any, trained: Any,
   ) -> jax.Array:
-    """Sums what `apply` of `matrices` makes of each token's rows."""
+    """Sums what `apply` makes of each token's rows."""
     experts = routing.experts if live is None else jnp.where(
       live[..., None], routing.experts, self.number)
     rows = mesh_lib.BATCH if mesh_lib.batch_parts(len(x)) > 1 else None
     tokens = P(rows)
+    specs = (tuple(split[len(part)] for split, part in zip(
+      _SPLIT, factors, strict=False)) for factors in (frozen, trained))
     summed: jax.Array = mesh_lib.on_each_device(
       functools.partial(_on_device, self.number, apply),
-      (tokens, tokens, tokens, specs), tokens)(
-        x, experts, routing.weights, matrices)
+      (tokens, tokens, tokens, *specs), tokens)(
+        x, experts, routing.weights, frozen, trained)
     return summed
 
 
 def _on_device(
-  number: int, apply: Callable[..., jax.Array], x: jax.Array,
-  experts: jax.Array, weights: jax.Array, matrices: Any,
+  number: int, apply: exchange.Apply, x: jax.Array, experts: jax.Array,
+  weights: jax.Array, frozen: Any, trained: Any,
 ) -> jax.Array:
   """`Mixture._dispatched` of a device's tokens, to the experts of all."""
-  k = experts.shape[-1]
+  tokens, experts, weights = (
+    a.reshape(-1, a.shape[-1]) for a in (x, experts, weights))
   y = exchange.computed(
-    x.reshape(-1, x.shape[-1]), experts.reshape(-1, k), number,
-    functools.partial(apply, matrices))
-  # In fp32: the sum of several experts should not be rounded one by one.
-  summed = jnp.sum(
-    y.astype(jnp.float32) * weights.reshape(-1, k, 1), 1)
-  return summed.astype(x.dtype).reshape(x.shape)
+    tokens, experts, weights, number, apply, frozen, trained)
+  return y.astype(x.dtype).reshape(x.shape)
 
 
 def _swiglu(
-  matrices: Any, rows: jax.Array, sizes: jax.Array
+  frozen: Sequence[_Factors], trained: Sequence[_Factors], rows: jax.Array,
+  sizes: jax.Array,
 ) -> jax.Array:
   """Applies the device's experts to groups of rows.
 
   Args:
-    matrices: those of gate, up and down, from `Matrices.weights`.
+    frozen: of gate, up and down, from `Matrices.weights`.
+    trained: of these, too.
     rows: [n, d], those of the first expert first.
     sizes: [e] int32, rows of each expert; what is behind them is padding.
 
   Returns:
     [n, d]; of padding, anything.
   """
-  gate, up, down = (
-    functools.partial(_product, parts, sizes=sizes) for parts in matrices)
+  gate, up, down = (functools.partial(_product, (*kernel, *parts), sizes=sizes)
+                    for kernel, parts in zip(frozen, trained, strict=True))
   y = down(jax.nn.silu(gate(rows)) * up(rows))
   mesh = jax.sharding.get_abstract_mesh()
   return jax.lax.psum(y, "tensor") if mesh.shape.get("tensor", 1) > 1 else y
 
 
 def _product(
-  parts: tuple[jax.Array, ...], rows: jax.Array, *, sizes: jax.Array
+  parts: _Factors, rows: jax.Array, *, sizes: jax.Array
 ) -> jax.Array:
   """Multiplies each group of rows by its expert's matrix, and its adapter."""
   kernel, *adapter = parts

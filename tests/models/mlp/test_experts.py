@@ -99,7 +99,7 @@ def test_values_and_gradients_are_those_of_all_experts_in_float64(
 def test_padding_is_computed_by_no_expert(monkeypatch):
   seen = []
 
-  def apply(matrices, rows, sizes):
+  def apply(frozen, trained, rows, sizes):
     seen.append(sizes)
     return rows
 
@@ -113,14 +113,15 @@ def test_padding_is_computed_by_no_expert(monkeypatch):
 
 
 def test_what_kernels_write_where_there_is_no_group_is_ignored():
-  def apply(rows, sizes):
+  def apply(frozen, trained, rows, sizes):
     inside = jnp.arange(len(rows)) < sizes.sum()
     return jnp.where(inside[:, None], 2 * rows, jnp.nan)
 
   rows, experts = jnp.ones((6, 2)), jnp.array([1, 4, 0, 4, 2, 3])[:, None]
 
   def total(rows):
-    return exchange.computed(rows, experts, 4, apply).sum()
+    return exchange.computed(
+      rows, experts, jnp.ones((6, 1)), 4, apply).sum()
 
   assert total(rows) == 16.0
   np.testing.assert_array_equal(
