@@ -24,7 +24,7 @@ MIXTURE = {
   "model__block_length": 4, "sft__forward_process": "block_stratified",
   "rollout__sampler__block_length": 4, "eval__sampler__block_length": 4,
   "learn__forward_process": "block_exact", "learn__n_mc": 15,
-  "rollout__load_every": 2}
+  "rollout__expert_load_every": 2}
 
 
 def all_experts(self, x, routing, live):

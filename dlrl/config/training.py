@@ -89,7 +89,7 @@ class RolloutConfig:
     10, "interval at which a rollout with a cache, a threshold, a factor or "
     "fill_after is compared with exact decoding, by a KL; 0: never",
     unit="steps", at_least=0, restart=Restart.FREE)
-  load_every: int = knob(
+  expert_load_every: int = knob(
     10, "interval at which the load of a mixture's experts is measured, in a "
     "forward pass of its own; 0: never", unit="steps", at_least=0,
     restart=Restart.FREE)

@@ -24,7 +24,7 @@ from dlrl.models.attention_layer import Rotation
 from dlrl.models.attention_layer import norm
 from dlrl.models.attention_layer import rotation
 from dlrl.models.attention_layer import take
-from dlrl.models.mlp.experts import Load
+from dlrl.models.mlp.experts import ExpertLoad
 from dlrl.models.mlp.experts import Mixture
 from dlrl.models.mlp.swiglu import MLP
 from dlrl.runtime import mesh as mesh_lib
@@ -323,9 +323,9 @@ class Transformer(nnx.Module):
     x, keys_values = self._scan(noisy, self._lookup(ids), clean)
     return self.norm(x), keys_values
 
-  def load(
+  def expert_load(
     self, ids: jax.Array, positions: jax.Array, lengths: jax.Array
-  ) -> Load:
+  ) -> ExpertLoad:
     """Measures the load of experts, of whole rows [b, t] in ordinary order.
 
     Returns:
@@ -340,10 +340,10 @@ class Transformer(nnx.Module):
         layer.attention_norm(x), turn, lengths, blocks=blocks)[0]
       if not isinstance(layer.mlp, Mixture):
         return layer._with_mlp(x + y, live), None
-      found = layer.mlp.load(layer.mlp_norm(x + y), live)
+      found = layer.mlp.expert_load(layer.mlp_norm(x + y), live)
       return layer._with_mlp(x + y, live), found
 
-    return Load(*self._scan(one, self._lookup(ids), None)[1])
+    return ExpertLoad(*self._scan(one, self._lookup(ids), None)[1])
 
   def _scan(
     self, fn: Callable[[Layer, jax.Array, Any], tuple[jax.Array, Any]],

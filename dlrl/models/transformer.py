@@ -355,9 +355,9 @@ class Model:
       self.clean_stream(params, clean, lengths))
     return self._unembedded(params, hidden[:, :t])
 
-  def load(
+  def expert_load(
     self, params: Params, ids: jax.Array, lengths: jax.Array
-  ) -> experts.Load:
+  ) -> experts.ExpertLoad:
     """Measures the load of experts by clean rows in ordinary order.
 
     Args:
@@ -369,7 +369,7 @@ class Model:
       With a leading axis of layers that have experts.
     """
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    return self._network(params).load(ids, positions, lengths)
+    return self._network(params).expert_load(ids, positions, lengths)
 
   def _unembedded(self, params: Params, hidden: jax.Array) -> jax.Array:
     return jnp.einsum("btd,dv->btv", hidden, self.unembed(params),

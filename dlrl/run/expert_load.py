@@ -16,14 +16,14 @@ Measure = Callable[
 
 
 def make(setup: setup_lib.Setup) -> Measure:
-  """Measures the load of experts, as `rollout.load_every` says.
+  """Measures the load of experts, as `rollout.expert_load_every` says.
 
   Returns:
     A function (step, state, batch) -> metrics, scalars; none if the model has
     no experts or the step is another. They are those of the prompts and
     completions of a micro-batch, in one forward pass.
   """
-  every = setup.cfg.rollout.load_every
+  every = setup.cfg.rollout.expert_load_every
   if not (every and setup.cfg.model.experts.number):
     return lambda step, state, batch: {}
   program = jax.jit(functools.partial(_load, setup),
@@ -51,7 +51,7 @@ def _load(setup: setup_lib.Setup, state: update.TrainState,
     mesh_lib.shard_batch(x[:: rows // size][:size])
     for x in (batch.completion, batch.prompt, batch.prompt_length))
   row = model_input.joined(canvas, prompt, length)
-  found = setup.model.load(state.policy, row.ids, row.lengths)
+  found = setup.model.expert_load(state.policy, row.ids, row.lengths)
   load = (jnp.max(found.tokens, -1) * found.tokens.shape[-1]
           / jnp.maximum(jnp.sum(found.tokens, -1), 1))
   first = setup.cfg.model.experts.dense_layers

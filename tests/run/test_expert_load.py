@@ -66,7 +66,7 @@ def test_the_load_is_that_of_a_count_token_by_token(cfg):
   model = transformer.build(cfg, 2)
   params = networks.random_params(model)
   want, entropy = counted(model, params, *rows())
-  got = model.load(params, *rows())
+  got = model.expert_load(params, *rows())
   np.testing.assert_array_equal(got.tokens, want)
   np.testing.assert_allclose(got.entropy, entropy, rtol=1e-5)
   np.testing.assert_array_equal(got.dropped, 0)
@@ -76,12 +76,12 @@ def test_the_load_is_that_of_a_count_token_by_token(cfg):
 def test_devices_count_together_and_see_what_is_dropped(monkeypatch):
   model = transformer.build(BLOCKS, 2)
   params = networks.random_params(model)
-  want = model.load(params, *rows())
+  want = model.expert_load(params, *rows())
   mesh = mesh_lib.make(config.MeshConfig(1, 2, 1, 4))
   placed = jax.device_put(
     params, mesh_lib.param_shardings(mesh, layers.SHARDING, params))
   with jax.set_mesh(mesh):
-    got = jax.jit(model.load)(placed, *rows())
+    got = jax.jit(model.expert_load)(placed, *rows())
     np.testing.assert_array_equal(got.tokens, want.tokens)
     np.testing.assert_allclose(got.entropy, want.entropy, rtol=1e-5)
     np.testing.assert_array_equal(got.dropped, 0)
@@ -92,7 +92,7 @@ def test_devices_count_together_and_see_what_is_dropped(monkeypatch):
     monkeypatch.setattr(exchange, "capacity", lambda rows, parts: 2)
     params["layers"]["mlp"]["router"]["bias"] = (
       params["layers"]["mlp"]["router"]["bias"].at[:, :2].add(100.0))
-    got = jax.jit(lambda *args: model.load(*args))(params, *rows())
+    got = jax.jit(lambda *args: model.expert_load(*args))(params, *rows())
   assert got.dropped.min() > 0
 
 
@@ -100,7 +100,7 @@ def test_a_run_logs_the_load_of_each_layer():
   cfg = config.Config(
     model=MODEL, task=config.TaskConfig(name="sudoku", prompt_length=20),
     learn=config.LearnConfig(micro_batch=8),
-    rollout=config.RolloutConfig(prompts=4, group_size=2, load_every=3))
+    rollout=config.RolloutConfig(prompts=4, group_size=2, expert_load_every=3))
   setup = setup_lib.make(cfg)
   rng = np.random.default_rng(0)
   batch = update.Batch(
@@ -122,7 +122,8 @@ def test_a_run_logs_the_load_of_each_layer():
   for i, n in enumerate(np.asarray(batch.prompt_length)):
     ids[i, :n] = batch.prompt[i, :n]
     ids[i, n:n + 16] = batch.completion[i]
-  want = setup.model.load(params, jnp.array(ids), batch.prompt_length + 16)
+  want = setup.model.expert_load(
+    params, jnp.array(ids), batch.prompt_length + 16)
   share = want.tokens / want.tokens.sum(-1, keepdims=True) * 8
   np.testing.assert_allclose(
     found["experts/load/02"], share[1].max(), rtol=1e-5)
@@ -130,5 +131,5 @@ def test_a_run_logs_the_load_of_each_layer():
   assert found["experts/dropped"] == 0
   assert 0 < found["experts/entropy/01"] < np.log(8)
   never = dataclasses.replace(cfg, rollout=dataclasses.replace(
-    cfg.rollout, load_every=0))
+    cfg.rollout, expert_load_every=0))
   assert expert_load.make(setup_lib.make(never))(1, state, batch) == {}

@@ -33,7 +33,7 @@ _ROWS = {0: (), 1: (P("expert", "tensor"),),
 _SPLIT = (_COLUMNS, _COLUMNS, _ROWS)
 
 
-class Load(NamedTuple):
+class ExpertLoad(NamedTuple):
   """Where the tokens of a layer go.
 
   Attributes:
@@ -118,7 +118,7 @@ class Mixture(nnx.Module):
     return self._dispatched(
       x.astype(self.dtype), routing, live, _swiglu, frozen, trained)
 
-  def load(self, x: jax.Array, live: jax.Array) -> Load:
+  def expert_load(self, x: jax.Array, live: jax.Array) -> ExpertLoad:
     """Measures where live tokens [b, t, d] go, and that they come back."""
     routing = self.router(x)
     chosen = jax.nn.one_hot(routing.experts, self.number, dtype=jnp.int32)
@@ -127,7 +127,7 @@ class Mixture(nnx.Module):
       routing._replace(weights=jnp.ones_like(routing.weights)), live,
       lambda frozen, trained, rows, sizes: rows, (), ())
     wanted = jnp.sum(live) * routing.experts.shape[-1]
-    return Load(
+    return ExpertLoad(
       jnp.sum(chosen * live[..., None, None], (0, 1, 2)),
       jnp.sum(self.router.entropy(x) * live) / jnp.maximum(jnp.sum(live), 1),
       wanted - jnp.round(jnp.sum(served * live[..., None])).astype(jnp.int32))
