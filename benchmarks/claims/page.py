@@ -34,22 +34,27 @@ python -m benchmarks.claims page
 ```
 
 The first command trains what is not stored yet, two runs at a time, and goes on
-where it was stopped; `--only=draws` takes the rows of one section. Runs have
-{runs.COMMON["steps"]} RL steps, and all runs of a seed begin with the same
-fine-tuned model, before the first step the same for all rows. Accuracies are of
-512 held-out puzzles after the last step, means over seeds with Student's 95%
-interval. Differences are paired by seed. "Mean over steps" is the area under
-the curve of held-out accuracy. A run has collapsed if it ends with less than
-half of its warm start's accuracy. Seconds per step come from short runs of all
-rows in turns, one device each; at equal time, rows are read where the fastest
-one has finished. Intervals are not corrected for the number of comparisons.
+where it was stopped; `--only=draws` takes the rows of one section. Runs have {
+runs.COMMON["steps"]} RL
+steps. All runs of a seed begin with one fine-tuned model.
+
+* "Solved" is the share of 512 held-out puzzles after the last step, a mean over
+  seeds with Student's 95% interval. Differences are paired by seed.
+* "Mean over steps" is the area under the curve of held-out accuracy.
+* A run has collapsed if it ends with less than half of its warm start's
+  accuracy.
+* Seconds per step come from short runs of all rows in turns, on one device
+  each. "At equal time" is where the fastest row has finished its steps.
+
+Intervals are not corrected for the number of comparisons.
 
 ## Claims
 
 A statement holds if the 95% intervals of all its differences are above zero,
 and in part if some are. It does not hold if no interval contains a gain of {
-100 * statements.MARGIN:.0f} points. Otherwise it could not be tested with
-these seeds. Below {statements.LEAST} seeds nothing is said.
+100 * statements.MARGIN:.0f}
+points. Otherwise it could not be tested with these seeds. Below {
+statements.LEAST} seeds nothing is said.
 """
 
 
@@ -182,9 +187,10 @@ def _interval(found: Mapping[str, float], sign: str) -> str:
 def _elsewhere() -> list[str]:
   return [
     "## Measured elsewhere", "",
-    "* Bias and standard deviation of the gradient by number of draws, BGPO's "
-    "figure 3: [methods](methods.md#fewer-draws-for-the-same-gradient).",
-    "* Memory by number of draws, BGPO's figure 1: "
-    "[memory](memory.md).",
+    "* Error and bias of the gradient by number of draws, the shape of BGPO's "
+    "figure 3: [methods](methods.md#fewer-draws-for-the-same-gradient), with "
+    "more repeats than the paper's 8 and a reference of more draws than its "
+    "256.",
+    "* Memory by number of draws, BGPO's figure 1: [memory](memory.md).",
     "* STP at 520 steps, with its times: [pruned rollouts](stp.md#measured).",
     "* Blocks, whose ELBO is exact: [block diffusion](block_diffusion.md)."]
