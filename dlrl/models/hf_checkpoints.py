@@ -7,11 +7,13 @@ run.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
-import math
 import operator
 import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-from safetensors import numpy as safetensors_numpy
 
 from dlrl import strict
 from dlrl.hub import snapshots
 from dlrl.models import families
 from dlrl.models import layers
 from dlrl.models import transformer
+from dlrl.models.mlp import experts
 from dlrl.models.published import files
 from dlrl.models.published import tensors
 from dlrl.runtime import mesh as mesh_lib
@@ -149,23 +151,9 @@ def _params(
       sharding, shape = _layer_sharding(sharding), shape[1:]
     parts = own[path, layer]
 
-    def part(index: Any) -> np.ndarray:
-      wanted = parts
-      if len(parts[0].index) > 1:
-        expert, *index = index
-        wanted = parts[expert]
-      # Opened anew for each part: as long as a file is mapped, all pages ever
-      # read from it count as this process's memory.
-      with contextlib.ExitStack() as stack:
-        opened = {path: stack.enter_context(safetensors.safe_open(path, "np"))
-                  for path in {found[piece.name].file for piece in wanted}}
-        arrays = [
-          _read(opened[found[piece.name].file], found[piece.name].name, piece,
-                tuple(index)).astype(leaf.dtype) for piece in wanted]
-      return np.stack(arrays) if len(parts[0].index) > 1 else arrays[0]
-
     count.step(len(parts))
-    return jax.make_array_from_callback(shape, sharding, part)
+    return jax.make_array_from_callback(
+      shape, sharding, lambda index: _part(found, parts, index, leaf.dtype))
 
   def one(key_path: Any, leaf: Any) -> jax.Array:
     path = jax.tree_util.keystr(key_path, simple=True, separator="/")
@@ -192,14 +180,57 @@ def _tied(family: families.Family) -> tuple[str, str]:
   return family.names["embed/embedding"], family.names["unembed/kernel"]
 
 
+def _part(
+  found: Mapping[str, files.Place], pieces: list[tensors.Piece], index: Any,
+  dtype: Any,
+) -> np.ndarray:
+  """Reads `index` of one parameter, or of one layer of it.
+
+  Args:
+    found: the places of tensors.
+    pieces: the parameter's or layer's only part, or those of all experts.
+    index: slices of our axes.
+    dtype: of the result.
+  """
+  mixture = len(pieces[0].index) > 1
+  if mixture:
+    some, *index = index
+    pieces = pieces[some]
+  transposed = tensors.transposed(pieces[0].path)
+  index = index[::-1] if transposed else index
+  # Opened anew for each part: as long as a file is mapped, all pages ever read
+  # from it count as this process's memory.
+  with contextlib.ExitStack() as stack:
+    opened = {path: stack.enter_context(safetensors.safe_open(path, "np"))
+              for path in {found[piece.name].file for piece in pieces}}
+    arrays = (
+      _read(opened[found[piece.name].file], found[piece.name].name, piece,
+            tuple(index)) for piece in pieces)
+    array = (_stacked(arrays, len(pieces), dtype) if mixture
+             else next(arrays).astype(dtype, copy=False))
+  # A view: JAX turns it while it copies, faster than NumPy would.
+  return array.swapaxes(-1, -2) if transposed else array
+
+
+def _stacked(arrays: Iterable[np.ndarray], number: int, dtype: Any
+             ) -> np.ndarray:
+  """Stacks arrays as they come, so that only one is held beside the stack."""
+  stack = None
+  for i, array in enumerate(arrays):
+    if stack is None:
+      stack = np.empty((number, *array.shape), dtype)
+    stack[i] = array
+  assert stack is not None
+  return stack
+
+
 def _read(file: Any, name: str, piece: tensors.Piece, index: tuple[slice, ...]
           ) -> np.ndarray:
-  """Reads `index` of a part of a parameter, in the order of our axes."""
-  index = index[::-1] if tensors.transposed(piece.path) else index
+  """Reads `index` of a part of a parameter, with the published axes."""
   start, stop, _ = index[0].indices(piece.shape[0])
   rows = slice(piece.row + start, piece.row + stop)
   array: np.ndarray = file.get_slice(name)[(rows, *index[1:])]
-  return array.T if tensors.transposed(piece.path) else array
+  return array
 
 
 def save(
@@ -234,88 +265,104 @@ def save(
   if wanted != _shapes(params):
     raise ValueError(f"the parameters do not fit {source / 'config.json'}: "
                      f"{sorted(wanted.items() ^ _shapes(params).items())[:4]}")
-  leaves = {path: leaf for path, leaf in _paths(params)}
-  plan = _plan(family, leaves, shard_bytes)
+  leaves = dict(_paths(params))
+  plan = _plan(family, leaves, source, shard_bytes)
   dtype = str(leaves["embed/embedding"].dtype)
-  constants = _dtype_of_constants(source, plan)
   # transformers 5 calls it `dtype`.
   keys = [key for key in ("torch_dtype", "dtype") if key in hf]
   placed: dict[str, str] = {}
-  size = 0
   with published_files.directory(out) as partial:
     published_files.copy(source, partial)
     _write_json(partial / "config.json",
                 hf | dict.fromkeys(keys or ["torch_dtype"], dtype))
-    for number, names in enumerate(progress.watched(plan, "files written"), 1):
+    for number, tensors_of in enumerate(
+        progress.watched(plan, "files written"), 1):
       shard = files.SINGLE if len(plan) == 1 else (
         f"model-{number:05}-of-{len(plan):05}.safetensors")
-      arrays = _published(leaves, names, constants)
-      size += sum(x.nbytes for x in arrays.values())
-      safetensors_numpy.save_file(
-        arrays, partial / shard, metadata={"format": "pt"})
-      placed |= dict.fromkeys(names, shard)
+      files.write(partial / shard, {
+        name: tensor.spec for name, tensor in tensors_of.items()},
+        _reader(leaves, tensors_of))
+      placed |= dict.fromkeys(tensors_of, shard)
     if len(plan) > 1:
       _write_json(partial / files.INDEX, {
-        "metadata": {"total_size": size}, "weight_map": placed})
+        "metadata": {"total_size": sum(
+          tensor.spec.nbytes for tensors_of in plan
+          for tensor in tensors_of.values())},
+        "weight_map": placed})
 
 
 def _write_json(path: pathlib.Path, obj: Any) -> None:
   path.write_text(json.dumps(obj, indent=2) + "\n", encoding="utf-8")
 
 
-_Files = list[dict[str, list[tensors.Piece]]]  # the tensors of each file
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  """A tensor of a file: parts of parameters, one below the other."""
+
+  dtype: np.dtype
+  pieces: list[tensors.Piece]
+
+  @property
+  def spec(self) -> files.Spec:
+    """Its dtype and shape."""
+    last = self.pieces[-1]
+    return files.Spec(
+      self.dtype, (last.row + last.shape[0], *last.shape[1:]))
 
 
 def _plan(
-  family: families.Family, leaves: Mapping[str, Any], shard_bytes: int
-) -> _Files:
-  plan: _Files = [{}]
-  used = 0
-  shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+  family: families.Family, leaves: Mapping[str, Any], source: pathlib.Path,
+  shard_bytes: int,
+) -> list[dict[str, _Tensor]]:
+  """The tensors of each file."""
   whole: dict[str, list[tensors.Piece]] = {}
-  for piece in tensors.pieces(family.names, shapes):
+  for piece in tensors.pieces(family.names, {
+      path: tuple(leaf.shape) for path, leaf in leaves.items()}):
     whole.setdefault(piece.name, []).append(piece)
-  for name, parts in whole.items():
-    size = sum(math.prod(piece.shape) * leaves[piece.path].dtype.itemsize
-               for piece in parts)
-    if plan[-1] and used + size > shard_bytes:
+  constant = next(
+    (name for name, pieces in whole.items() if _constant(pieces[0])), None)
+  # It differs between versions of LLaDA2, whose config.json do not.
+  stored = files.dtype(source, constant) if constant else None
+  of_constants = jnp.dtype("bfloat16" if stored == "BF16" else "float32")
+  plan: list[dict[str, _Tensor]] = [{}]
+  used = 0
+  for name, pieces in whole.items():
+    tensor = _Tensor(
+      of_constants if _constant(pieces[0])
+      else np.dtype(leaves[pieces[0].path].dtype), pieces)
+    if plan[-1] and used + tensor.spec.nbytes > shard_bytes:
       plan.append({})
       used = 0
-    plan[-1][name] = parts
-    used += size
+    plan[-1][name] = tensor
+    used += tensor.spec.nbytes
   return plan
 
 
-def _dtype_of_constants(source: pathlib.Path, plan: _Files) -> Any:
-  """The dtype in which `source` has what we keep in fp32; fp32 if unknown.
-
-  It differs between versions of LLaDA2, whose config.json do not.
-  """
-  name = next((name for file in plan for name, parts in file.items()
-               if parts[0].path.endswith(_FP32)), None)
-  stored = files.dtype(source, name) if name else None
-  return jnp.bfloat16 if stored == "BF16" else jnp.float32
+def _constant(piece: tensors.Piece) -> bool:
+  return piece.path.endswith(_FP32)
 
 
-def _published(
-  leaves: Mapping[str, Any], names: Mapping[str, list[tensors.Piece]],
-  constants: Any,
-) -> dict[str, np.ndarray]:
-  """The tensors of a file, by name."""
-  @functools.lru_cache(1)  # experts of a layer follow one another
+def _reader(
+  leaves: Mapping[str, Any], tensors_of: Mapping[str, _Tensor]
+) -> Callable[[str], np.ndarray]:
+  """Makes the tensors of a file from parameters."""
+  # By their names, an expert's three matrices follow one another, and then
+  # those of the next expert. All are copied to the host a layer at a time.
+  @functools.lru_cache(len(experts.MATRICES))
   def layer_of(path: str, layer: int) -> np.ndarray:
     return np.asarray(leaves[path][layer])
 
-  def array_of(piece: tensors.Piece) -> np.ndarray:
+  def part(piece: tensors.Piece) -> np.ndarray:
     array = (layer_of(piece.path, piece.index[0])[piece.index[1:]]
              if piece.index else np.asarray(leaves[piece.path]))
-    if piece.path.endswith(_FP32):
-      array = array.astype(constants)
     return array.T if tensors.transposed(piece.path) else array
 
-  return {name: np.ascontiguousarray(np.concatenate(
-    [array_of(piece) for piece in parts]) if len(parts) > 1
-    else array_of(parts[0])) for name, parts in names.items()}
+  def tensor(name: str) -> np.ndarray:
+    parts = [part(piece) for piece in tensors_of[name].pieces]
+    array = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return array.astype(tensors_of[name].dtype, copy=False)
+
+  return tensor
 
 
 def _layer_sharding(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

@@ -1,6 +1,9 @@
 """The files of a published checkpoint: which tensor is in which of them."""
 
+import json
+import math
 import pathlib
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +15,9 @@ from dlrl.runtime import json_file
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_STORED = ("F64", "F32", "F16", "BF16")
+# NumPy's names of dtypes to those of safetensors, the widest first.
+_STORED = {
+  "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # Rotary frequencies, which older versions of transformers stored with the
 # parameters. They follow from config.json.
 _DERIVED = ".rotary_emb.inv_freq"
@@ -57,15 +62,19 @@ def find(
         "two different tensors; correct tie_word_embeddings or weight_tying, "
         "or remove one of them")
   misshapen = []
+  in_files: dict[pathlib.Path, list[str]] = {}
   for name in sorted(wanted.keys() & found.keys()):
-    with safetensors.safe_open(found[name].file, "np") as file:
-      part = file.get_slice(found[name].name)
-      if tuple(part.get_shape()) != wanted[name]:
-        misshapen.append(f"{name} is {part.get_shape()}, "
-                         f"expected {list(wanted[name])}")
-      elif part.get_dtype() not in _STORED:
-        misshapen.append(f"{name} is of {part.get_dtype()}, expected one of "
-                         f"{', '.join(_STORED)}")
+    in_files.setdefault(found[name].file, []).append(name)
+  for path, names in in_files.items():
+    with safetensors.safe_open(path, "np") as file:
+      for name in names:
+        part = file.get_slice(found[name].name)
+        if tuple(part.get_shape()) != wanted[name]:
+          misshapen.append(f"{name} is {part.get_shape()}, "
+                           f"expected {list(wanted[name])}")
+        elif part.get_dtype() not in _STORED.values():
+          misshapen.append(f"{name} is of {part.get_dtype()}, expected one of "
+                           f"{', '.join(_STORED.values())}")
   if misshapen or wanted.keys() != found.keys():
     raise refuse(_listing(
       f"{root} does not fit its config.json", wanted.keys() - found.keys(),
@@ -148,3 +157,47 @@ def dtype(root: pathlib.Path, name: str) -> str | None:
       if name in set(file.keys()):
         return str(file.get_slice(name).get_dtype())
   return None
+
+
+class Spec(NamedTuple):
+  """What the header of a file says of a tensor."""
+
+  dtype: np.dtype
+  shape: tuple[int, ...]
+
+  @property
+  def nbytes(self) -> int:
+    """The size of the tensor."""
+    return self.dtype.itemsize * math.prod(self.shape)
+
+
+def write(path: pathlib.Path, specs: Mapping[str, Spec],
+          tensor: Callable[[str], np.ndarray]) -> None:
+  """Writes a file as `safetensors` does, with one tensor in memory at a time.
+
+  Args:
+    path: the file.
+    specs: dtypes, each a floating-point one, and shapes by name.
+    tensor: returns the tensor of a name, of its dtype and shape. It is called
+      in the order of the file: by width, then by name.
+  """
+  order = list(_STORED)
+  names = sorted(
+    specs, key=lambda name: (order.index(specs[name].dtype.name), name))
+  header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for name in names:
+    spec = specs[name]
+    start, end = end, end + spec.nbytes
+    header[name] = {"dtype": _STORED[spec.dtype.name],
+                    "shape": list(spec.shape), "data_offsets": [start, end]}
+  text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+  text += b" " * (-len(text) % 8)  # the tensors are aligned to 8 bytes
+  with open(path, "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+      array = tensor(name)
+      if (array.dtype, array.shape) != specs[name]:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected "
+                         f"{specs[name]}")
+      file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
