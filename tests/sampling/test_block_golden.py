@@ -25,26 +25,27 @@ CASES = [
   "topk1_b4_s4_dyn0.9_P6", "trap_b4_s2_static_P7", "trap_b4_s2_dyn_P8"]
 
 
+# Of these the mixture has the same cases, with prompts and tokens of its own.
+FOLDERS = ("sdar_tiny", "sdar_moe_tiny")
 WIDTH, GEN = 16, 32  # of all cases, so that they share programs
 
 
 @functools.cache
-def loaded(shared, size):
-  return models.load(shared / "golden" / "sdar_tiny", dtype="float32",
-                     block_length=size)
+def loaded(root, size):
+  return models.load(root, dtype="float32", block_length=size, mask_id=318)
 
 
-def case(shared, name):
-  with np.load(shared / "golden" / "sdar_tiny" / "sampler.npz") as golden:
+def case(root, name):
+  with np.load(root / "sampler.npz") as golden:
     return {key.removeprefix(f"{name}."): golden[key] for key in golden.files
             if key.startswith(f"{name}.")}
 
 
-def arguments(shared, want):
+def arguments(root, want):
   """(positional, named) ones of `decode`, and the first tokens that count."""
   _, size, steps, threshold, temperature, top_k, top_p = (
     want["settings"].tolist())
-  model, params = loaded(shared, int(size))
+  model, params = loaded(root, int(size))
   prompt, strategy = want["prompt"], str(want["strategy"])
   sampler = config.SamplerConfig(
     gen_length=GEN, block_length=int(size), steps=int(steps * GEN // size),
@@ -89,15 +90,18 @@ def compiled(**options):
 
 @pytest.mark.filterwarnings("ignore:.*blocks of:UserWarning")
 @pytest.mark.parametrize("name", CASES)
-def test_tokens_steps_and_forwards(shared, monkeypatch, name):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_tokens_steps_and_forwards(shared, monkeypatch, folder, name):
   # The golden rows are of the likeliest token in the place of a drawn one.
   monkeypatch.setattr(predict, "perturb", lambda logits, *_, **__: logits)
-  want = case(shared, name)
-  args, options = arguments(shared, want)
+  root = shared / "golden" / folder
+  want = case(root, name)
+  args, options = arguments(root, want)
   lengths = options.pop("lengths")
   compare(compiled(**options)(*args, lengths=lengths), want)
 
 
-def test_these_are_all_cases(shared):
-  with np.load(shared / "golden" / "sdar_tiny" / "sampler.npz") as golden:
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_these_are_all_cases(shared, folder):
+  with np.load(shared / "golden" / folder / "sampler.npz") as golden:
     assert golden["case_names"].tolist() == CASES
