@@ -279,5 +279,6 @@ def _column(
     rows |= {f"least s, {part}": f"{s:,.3f}" for part, s in least.items()}
     total = sum(least.values())
     rows["least s"] = f"{total:,.3f}"
-    rows["products at peak, of it"] = f"{report.flops / chip.flops / total:.0%}"
+    rows["products at peak, of it"] = (
+      f"{report.product_seconds(chip) / total:.0%}")
   return rows | {"s to compile": f"{report.seconds:.1f}"}

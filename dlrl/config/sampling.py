@@ -59,6 +59,9 @@ class SamplerConfig:
     False, "gather all layers along mesh.fsdp before decoding, not one by one "
     "in every pass; a device then holds them in the compute dtype",
     restart=Restart.ROUNDING)
+  quantize: str = knob(
+    "none", "format in which the layers' matrices are multiplied: none is the "
+    "compute dtype; int8 and fp8 round them and what they are multiplied by")
 
 
 @dataclasses.dataclass(frozen=True)

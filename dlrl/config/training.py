@@ -86,8 +86,9 @@ class RolloutConfig:
   difficulty: Range = knob(
     ALL, "lowest and highest difficulty of train items; the task's unit")
   mismatch_every: int = knob(
-    10, "interval at which a rollout with a cache, a threshold, a factor or "
-    "fill_after is compared with exact decoding, by a KL; 0: never",
+    10, "interval at which a rollout with a cache, products of 8 bits, a "
+    "threshold, a factor or fill_after is compared with exact decoding, by a "
+    "KL; 0: never",
     unit="steps", at_least=0, restart=Restart.FREE)
   expert_load_every: int = knob(
     10, "interval at which the load of a mixture's experts is measured, in a "

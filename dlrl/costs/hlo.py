@@ -63,11 +63,15 @@ class Kernel(NamedTuple):
     flops: of its matrix products, as far as the text tells.
     accessed: bytes that it reads from and writes to memory.
     opaque: whether it may compute products of which the text says nothing.
+    int8: those of `flops` that multiply int8 values.
+    fp8: those that multiply fp8 values.
   """
 
   flops: int
   accessed: int
   opaque: bool
+  int8: int = 0
+  fp8: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,24 +175,27 @@ class _Module:
 
   def _kernel(self, line: hlo_text.Line, computation: str
               ) -> collections.Counter[Kernel]:
-    flops, opaque = 0, False
-    if line.op not in _FREE:
-      flops, opaque = self._products(line, computation)
-    accessed = self._accessed(line, computation)
-    one = Kernel(flops, accessed, opaque)
+    one = Kernel(0, self._accessed(line, computation), False)
+    for part in (() if line.op in _FREE else
+                 self._products(line, computation)):
+      one = one._replace(
+        flops=one.flops + part.flops, opaque=one.opaque or part.opaque,
+        int8=one.int8 + part.int8, fp8=one.fp8 + part.fp8)
     return collections.Counter({one: 1} if any(one) else {})
 
   def _products(self, line: hlo_text.Line, computation: str
-                ) -> tuple[int, bool]:
-    """FLOPs of an instruction with all that it runs, and `Kernel.opaque`."""
-    flops = hlo_products.flops(line, self.shapes(computation))
-    opaque = hlo_products.opaque(line)
+                ) -> Iterator[Kernel]:
+    """The products of an instruction and of all that it runs."""
+    shapes = self.shapes(computation)
+    if flops := hlo_products.flops(line, shapes):
+      int8, fp8 = hlo_products.formats(line, shapes)
+      yield Kernel(flops, 0, False, flops * int8, flops * fp8)
+    elif hlo_products.opaque(line):
+      yield Kernel(0, 0, True)
     # Other instructions call only functions such as sums, without products.
     for name in line.called if line.op in ("fusion", "async-start") else ():
       for inner in self.lines[name]:
-        more, unknown = self._products(inner, name)
-        flops, opaque = flops + more, opaque or unknown
-    return flops, opaque
+        yield from self._products(inner, name)
 
   def _collectives(
     self, line: hlo_text.Line, computation: str, trips: tuple[int, ...]
@@ -286,7 +293,7 @@ class _Module:
     inner = {one.name: one for one in self.lines[computation]}
     users = collections.defaultdict(list)
     for one in inner.values():
-      if one.op != "bitcast":
+      if not _same(one):
         for position, name in enumerate(one.operands):
           users[_seen(name, inner)].append((position, one))
     return inner, users
@@ -317,10 +324,21 @@ def _chain(line: hlo_text.Line) -> tuple[str, str]:
 
 
 def _seen(name: str, inner: dict[str, hlo_text.Line]) -> str:
-  """The value that `name` is a bitcast of, or `name` itself."""
-  while inner[name].op == "bitcast":
+  """The value that `name` is another view of, or `name` itself."""
+  while _same(inner[name]):
     name = inner[name].operands[0]
   return name
+
+
+def _same(line: hlo_text.Line) -> bool:
+  """Whether a part of a fusion moves nothing.
+
+  Besides a bitcast that is a fusion in the place of its operand: TPUs read int8
+  values that way in other tiles than those in which memory has them.
+  """
+  return line.op == "bitcast" or (
+    line.op == "fusion" and "output_to_operand_aliasing={{}: (0, {})}"
+    in line.rest)
 
 
 def _part(

@@ -42,6 +42,14 @@ def flops(line: hlo_text.Line, shapes: Mapping[str, str]) -> int:
   return 0
 
 
+def formats(line: hlo_text.Line, shapes: Mapping[str, str]
+            ) -> tuple[bool, bool]:
+  """Whether a product, see `flops`, is one of int8, and one of fp8, values."""
+  factors = [shapes.get(name, "") for name in line.operands[:2]]
+  return (all(shape.startswith("s8[") for shape in factors),
+          all(shape.startswith("f8") for shape in factors))
+
+
 def opaque(line: hlo_text.Line) -> bool:
   """Whether the instruction may compute products that `flops` does not see."""
   return (line.op == "custom-call" and bool(_OPAQUE.search(line.rest))

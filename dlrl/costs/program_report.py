@@ -67,9 +67,16 @@ class Report:
     Of a program that is too large to compile, only its products are known.
     """
     if self.traffic is None:
-      return {"products": self.flops / chip.flops}
+      return {"products": self.product_seconds(chip)}
     return time_bound.seconds(
       self.traffic.kernels, self.traffic.collectives, self.flops, chip)
+
+  def product_seconds(self, chip: chips.Chip) -> float:
+    """The time that all products take at the peak of their format."""
+    kernels = {} if self.traffic is None else self.traffic.kernels
+    return chip.seconds(self.flops, *(
+      sum(times * getattr(kernel, kind) for kernel, times in kernels.items())
+      for kind in ("int8", "fp8")))
 
 
 def of(

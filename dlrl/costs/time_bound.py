@@ -9,7 +9,7 @@ from dlrl.costs import hlo
 # The terms of the bound, which add up, and what each assumes.
 TERMS = {
   "products": "kernels that multiply for longer than they read and write, at "
-              "the bf16 peak",
+              "the peak of their format, which for fp32 is bf16's",
   "memory": "all others, at the memory's peak rate; kernels run one by one",
   "links": "collectives beside which no kernel runs, at the links' peak rate",
   "links beside": "other collectives, beyond the time of all kernels",
@@ -36,7 +36,7 @@ def seconds(
     if kernel.opaque:
       opaque += times * kernel.accessed
       continue
-    multiply = kernel.flops / chip.flops
+    multiply = chip.seconds(kernel.flops, kernel.int8, kernel.fp8)
     move = kernel.accessed / chip.bandwidth
     if multiply >= move:
       products += times * multiply

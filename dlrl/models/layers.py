@@ -67,29 +67,6 @@ SHARDING = {
 }
 
 
-def gathered(params: Any, dtype: str) -> Any:
-  """Gathers the matrices of all layers along `fsdp`, cast to `dtype`.
-
-  Programs that run layers many times on few tokens otherwise move all of them
-  between devices every time. Adapters and quantised matrices stay split.
-
-  Args:
-    params: as `Model.hidden` takes them.
-    dtype: the compute dtype, to which a layer would cast them.
-  """
-  def one(path: Any, leaf: Any) -> Any:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    spec = next((spec for pattern, spec in SHARDING.items()
-                 if "layers/" in pattern and "fsdp" in spec
-                 and re.fullmatch(f"(base/)?{pattern}", name)), None)
-    if spec is None:
-      return leaf
-    return mesh_lib.constrain(leaf.astype(dtype), *(
-      None if axis == "fsdp" else axis for axis in spec))
-
-  return jax.tree.map_with_path(one, params)
-
-
 def specs(params: Any) -> Any:
   """How the mesh in use splits `params`, as `Model.hidden` takes them.
 

@@ -68,10 +68,13 @@ class Linear(nnx.Linear):
     # `product` would keep `x` until the backward pass.
     multiply = product if self.a is None else jnp.matmul
     kernel = self.kernel.get_value()
-    kernel = (quantized.dense(by_hand.whole(kernel))
-              if quantized.is_quantized(kernel) else
-              by_hand.whole(kernel, self.dtype))
-    y = multiply(x, kernel.astype(self.dtype))
+    if isinstance(kernel, quantized.EightBits):
+      y = quantized.product(x, kernel)
+    else:
+      kernel = (quantized.dense(by_hand.whole(kernel))
+                if quantized.is_quantized(kernel) else
+                by_hand.whole(kernel, self.dtype))
+      y = multiply(x, kernel.astype(self.dtype))
     if self.bias is not None:
       bias = self.bias.get_value().astype(self.dtype)
       y += bias.reshape((1,) * (y.ndim - 1) + (-1,))

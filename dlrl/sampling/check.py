@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from dlrl import config
 from dlrl import strict
+from dlrl.models import quantized
 from dlrl.sampling import denoise
 from dlrl.sampling import edits
 from dlrl.sampling import predict
@@ -12,7 +13,8 @@ from dlrl.sampling import remasking
 
 CHOICES: dict[str, Collection[str]] = {
   "remasking": remasking.RULES, "fallback": remasking.FALLBACKS,
-  "eos": predict.EOS, "cache": denoise.CACHES}
+  "eos": predict.EOS, "cache": denoise.CACHES,
+  "quantize": ("none", *quantized.PRODUCTS)}
 # Settings that block-diffusion models do not support, with the value that they
 # must have. Their cache is exact; the other settings are for full attention.
 WITH_BLOCKS: dict[str, object] = {

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from dlrl import config
-from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.sampling import block_decode
 from dlrl.sampling import turns
 from dlrl.sampling.forward import Forward
 from dlrl.sampling.steps import DecodeState
 from dlrl.sampling.steps import Steps
+from dlrl.sampling.weights import prepare
 
 CACHES = ("none", "prefix", "dual")  # values of `sampler.cache`
 
@@ -72,8 +72,10 @@ def decode(
   Raises:
     ValueError: a canvas is given, and the model has blocks.
   """
+  if sampler.quantize != "none":
+    params = prepare.in_eight_bits(params, sampler.quantize)
   if sampler.gather_once:
-    params = layers.gathered(params, model.cfg.compute_dtype)
+    params = prepare.gathered(params, model.cfg.compute_dtype)
   if _has_blocks(model):
     if canvas is not None:
       raise ValueError("decode: a model with blocks starts from masks; pass no "

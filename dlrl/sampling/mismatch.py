@@ -1,15 +1,18 @@
 """Measures the KL of a rollout's policy from that of exact decoding.
 
-A cache replaces keys and values by older ones, and tokens that a step commits
-together are drawn as if they were independent. Updates know of neither: they
+A cache replaces keys and values by older ones, `quantize` rounds matrices and
+activations, and tokens that a step commits together are drawn as if they were
+independent. Updates know of neither: they
 are of the model as it is. Here one committed token of each completion is looked
 at, in the state in which it was drawn:
 
     q  what the rollout drew it from
-    p  what a forward pass without a cache gives on the same canvas
+    p  what a forward pass without a cache, of the parameters as they are, gives
+       on the same canvas
     r  the same with those tokens of the same step that are left of it
 
-`mismatch_kl` is KL(q || p), what a cache changes; without one it is zero.
+`mismatch_kl` is KL(q || p), what a cache and rounding change; without them it
+is zero.
 `parallel_kl` is KL(q || r). Its sum over the tokens of a step is, averaged over
 what is drawn, the KL of all of them from decoding them one after another, from
 left to right. It equals `mismatch_kl` where each step commits one token.
@@ -20,6 +23,8 @@ top-p, outside of which r may have mass where q has none.
 States are found from the trace, so that nothing has to be kept while decoding.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -30,6 +35,7 @@ from dlrl import config
 from dlrl.sampling import edits
 from dlrl.sampling import forward
 from dlrl.sampling import predict
+from dlrl.sampling.weights import prepare
 
 Metrics = dict[str, jax.Array]  # scalars, in nats per token
 
@@ -75,8 +81,8 @@ def approximates(sampler: config.SamplerConfig) -> bool:
   leave no trace of the states before them.
   """
   return not edits.on(sampler) and (
-    sampler.cache != "none" or sampler.threshold > 0
-    or sampler.factor > 0 or sampler.fill_after < 1)
+    sampler.cache != "none" or sampler.quantize != "none"
+    or sampler.threshold > 0 or sampler.factor > 0 or sampler.fill_after < 1)
 
 
 def mismatch(
@@ -87,7 +93,7 @@ def mismatch(
 
   Args:
     model: as `denoise.decode` takes it.
-    params: the parameters that decoded.
+    params: the parameters that decoded, not rounded.
     decoded: what they decoded.
     keys: [b] PRNG keys, which draw the tokens.
     sampler: the settings of decoding.
@@ -119,23 +125,24 @@ def divergences(
 ) -> tuple[jax.Array, jax.Array]:
   """KL(q || p) and KL(q || r) of one token of each completion, [b] fp32 each.
 
-  Takes two forward passes of the rows; with a cache two more, of which the
-  second is of the canvas alone, or of a block.
+  Takes two forward passes of the rows; of rounded parameters one more; with a
+  cache another two, of which the second is of the canvas alone, or of a block.
 
   Args:
     model: as `denoise.decode` takes it.
-    params: the parameters that decoded.
+    params: the parameters that decoded, not rounded.
     decoded: what they decoded.
     column: [b] int32, the tokens' columns; their trace is not -1.
     sampler: the settings of decoding.
     eos_id: the end-of-sequence token.
   """
   state = _state(decoded, column, sampler, model.mask_id)
-  if model.cfg.block_length:
-    p, r = _of_blocks(model, params, decoded, state)
-    q = p
-  else:
-    q, p, r = _guided(model, params, decoded, state, sampler)
+  rounded = None
+  if sampler.quantize != "none":
+    rounded = prepare.in_eight_bits(params, sampler.quantize)
+  of = _of_blocks if model.cfg.block_length else functools.partial(
+    _guided, sampler=sampler)
+  q, p, r = of(model, params, rounded, decoded, state)
 
   def logps(logits: jax.Array) -> jax.Array:
     logits = predict.allowed(forward.without_mask(
@@ -177,16 +184,29 @@ def _state(
 
 
 def _guided(
-  model: Any, params: Any, decoded: Decoded, state: _State,
+  model: Any, params: Any, rounded: Any, decoded: Decoded, state: _State, *,
   sampler: config.SamplerConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Logits [b, v] of q, p and r; models with full attention."""
+  """Logits [b, v] of q, p and r; models with full attention.
+
+  Args:
+    model: as `divergences` has it.
+    params: the parameters as they are.
+    rounded: those that decoded, if they are others; or None.
+    decoded: what they decoded.
+    state: the tokens that are looked at.
+    sampler: the settings of decoding.
+  """
   def of(decoded: Decoded) -> jax.Array:
-    p, r = _of_rows(model, params, decoded, state)
+    p, r = _of_rows(
+      model, params, decoded, state, [state.before, state.beside])
     q = p
+    if rounded is not None:
+      q, = _of_rows(model, rounded, decoded, state, [state.before])
     if sampler.cache != "none":
-      cached = _of_cache(model, params, decoded, state, sampler)
-      q = jnp.where(state.exact[:, None], p, cached)
+      cached = _of_cache(
+        model, params if rounded is None else rounded, decoded, state, sampler)
+      q = jnp.where(state.exact[:, None], q, cached)
     return jnp.stack([q, p, r])
 
   logits = of(decoded)
@@ -215,9 +235,10 @@ def _ordinary(
 
 
 def _of_rows(
-  model: Any, params: Any, decoded: Decoded, state: _State
+  model: Any, params: Any, decoded: Decoded, state: _State,
+  canvases: Sequence[jax.Array],
 ) -> jax.Array:
-  """Logits [2, b, v] of p and r; models with full attention."""
+  """Logits [n, b, v] of n canvases; models with full attention."""
   at = (decoded.prompt_length + state.column)[:, None]
 
   def logits(canvas: jax.Array) -> jax.Array:
@@ -225,8 +246,7 @@ def _of_rows(
     return forward.unembedded(model, params, hidden)[:, 0]
 
   # One after the other, in the memory of one.
-  found: jax.Array = jax.lax.map(
-    logits, jnp.stack([state.before, state.beside]))
+  found: jax.Array = jax.lax.map(logits, jnp.stack(canvases))
   return found
 
 
@@ -253,9 +273,22 @@ def _of_cache(
 
 
 def _of_blocks(
-  model: Any, params: Any, decoded: Decoded, state: _State
+  model: Any, params: Any, rounded: Any, decoded: Decoded, state: _State
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """As `_guided`; models with blocks, whose cache is exact."""
+  p, r = _of_noisy(
+    model, params, decoded, state, [state.before, state.beside])
+  q = p
+  if rounded is not None:
+    q, = _of_noisy(model, rounded, decoded, state, [state.before])
+  return q, p, r
+
+
+def _of_noisy(
+  model: Any, params: Any, decoded: Decoded, state: _State,
+  canvases: Sequence[jax.Array],
 ) -> jax.Array:
-  """Logits [2, b, v] of p and r; models with blocks, whose cache is exact."""
+  """Logits [n, b, v] of n canvases; models with blocks."""
   size, p = model.cfg.block_length, decoded.prompt.shape[1]
   padding = -(p + decoded.completion.shape[1]) % size
   ids, _, lengths = _ordinary(decoded, decoded.completion, padding)
@@ -271,6 +304,5 @@ def _of_blocks(
     return forward.unembedded(
       model, params, forward.columns(hidden, at - start, 1))[:, 0]
 
-  found: jax.Array = jax.lax.map(
-    logits, jnp.stack([state.before, state.beside]))
+  found: jax.Array = jax.lax.map(logits, jnp.stack(canvases))
   return found

@@ -268,6 +268,20 @@ def test_a_fusion_inside_of_another_reads_its_slice_of_a_stack():
   assert hlo.traffic(NESTED).accessed == 2 * 16 * 8 * 4 + 4
 
 
+def test_other_tiles_in_a_fusion_are_no_traffic():
+  """int8 values, which a TPU's products take in tiles of another shape."""
+  text = NESTED.replace("%ds = f32[1,16,8]{2,1,0} dynamic-slice(%p.0,", """\
+%tiles = f32[36,16,8]{2,1,0:T(8,128)(4,1)} fusion(%p.0), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%copy
+  %ds = f32[1,16,8]{2,1,0} dynamic-slice(%tiles,""")  # noqa: E501
+  text = text.replace("%inner (", """%copy (p.4: f32[36,16,8]) -> f32[36,16,8] {
+  %p.4 = f32[36,16,8]{2,1,0} parameter(0)
+  ROOT %c = f32[36,16,8]{2,1,0:T(8,128)(4,1)} copy(%p.4)
+}
+
+%inner (""", 1)
+  assert hlo.traffic(text).accessed == 2 * 16 * 8 * 4 + 4
+
+
 # As a GPU's compiler writes them.
 BESIDE = """HloModule jit_f, is_scheduled=true, num_partitions=4
 

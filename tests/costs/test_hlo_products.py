@@ -95,3 +95,24 @@ def test_products_of_groups_say_what_they_compute():
   # The same kernel without its figures could be anything.
   assert one(kernel("attention", rows)) == (0, True)
   assert one(kernel("ragged-dot-metadata", "s32[65]{0}")) == (0, False)
+
+
+@pytest.mark.parametrize("text, want", [
+  ("""  %a = s8[4,64,6144]{2,1,0:T(8,128)(4,1)} parameter(0)
+  %b = s8[6144,4096,1]{1,0,2:T(8,128)(4,1)} parameter(1)
+  ROOT %c = s32[4,64,4096]{2,1,0} convolution(%a, %b), window={size=1}, dim_labels=0bf_io0->0bf""",  # noqa: E501
+   (True, False)),
+  ("""  %a = f8e4m3fn[64,48]{1,0} parameter(0)
+  %b = f8e4m3fn[48,32]{1,0} parameter(1)
+  ROOT %c = f32[64,32]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}""",  # noqa: E501
+   (False, True)),
+  ("""  %a = bf16[64,48]{1,0} parameter(0)
+  %b = s8[48,32]{1,0} parameter(1)
+  ROOT %c = bf16[64,32]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}""",  # noqa: E501
+   (False, False)),
+], ids=["int8", "fp8", "mixed"])
+def test_formats_are_those_of_both_factors(text, want):
+  kernel, = hlo.traffic(
+    f"ENTRY %main (a: s8[1]) -> f32[1] {{\n{text}\n}}").kernels
+  assert kernel.flops > 0
+  assert (kernel.int8, kernel.fp8) == tuple(kernel.flops * x for x in want)

@@ -1,11 +1,13 @@
 """The bound's terms by hand."""
 
 import collections
+import dataclasses
 
 import pytest
 
 from dlrl.costs import chips
 from dlrl.costs import hlo
+from dlrl.costs import program_report
 from dlrl.costs import time_bound
 
 # FLOPs take 1/10 s each, bytes 1 s, bytes over links 2 s.
@@ -15,6 +17,21 @@ CHIP = chips.Chip(flops=10, hbm=1, bandwidth=1, links=0.5)
 def kernels(*found):
   return collections.Counter(
     {hlo.Kernel(f, a, o): n for f, a, o, n in found})
+
+
+def test_products_of_8_bits_have_a_peak_of_their_own():
+  fast = dataclasses.replace(CHIP, int8=20, fp8=40)
+  # Of 100 FLOPs 40 are int8 and 40 fp8: 2 + 2 + 1 s, or 10 s at the bf16 peak;
+  # in between the kernel's 7 bytes take longer.
+  one = collections.Counter({hlo.Kernel(100, 7, False, 40, 40): 3})
+  slow, found = (time_bound.seconds(one, [], 300, chip)
+                 for chip in (CHIP, fast))
+  assert (slow["products"], slow["memory"]) == (3 * 10, 0)
+  assert (found["products"], found["memory"]) == (0, 3 * 7)
+  assert fast.seconds(100, 40, 40) == 2 + 2 + 1
+  report = program_report.Report(
+    "x", 1, 1, 1, 1, 1, 1, 1, 350, 1, {}, hlo.Traffic(one, ()))
+  assert report.product_seconds(fast) == 3 * 5 + 5
 
 
 def moved(seconds, *, beside):

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from configs import bgpo
 from dlrl import compile_only
 from dlrl import config
+from dlrl import rollout
 from dlrl import strict
 from dlrl import validate
 from dlrl.costs import chips
@@ -26,9 +27,11 @@ from dlrl.models import attention
 from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.run import setup as setup_lib
+from dlrl.run import train_state
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime.sharding import by_hand
 from dlrl.sampling import block_decode
+from dlrl.sampling import denoise
 
 pytestmark = pytest.mark.tpu_aot
 
@@ -258,3 +261,31 @@ def test_products_of_groups_cost_what_they_compute():
   accessed = sum(k.accessed * times for k, times in kernels.items())
   least = 2 * (n * d + e * d * f + n * f)
   assert least <= accessed < 1.01 * least
+
+
+@pytest.mark.slow
+def test_a_rollout_in_int8_multiplies_and_moves_integers():
+  pytest.importorskip("libtpu")
+  cfg = tiny((1, 2, 2))
+  sampler = dataclasses.replace(
+    cfg.rollout.sampler, quantize="int8", gather_once=True)
+  cfg = dataclasses.replace(
+    cfg, rollout=dataclasses.replace(cfg.rollout, sampler=sampler))
+  setup = setup_lib.make(cfg, topology.devices("v5e-4"))
+  args = train_state.abstract_rl(setup), *rollout.input_shapes(setup)
+  with jax.set_mesh(setup.mesh):
+    text = rollout.make(setup).lower(*args).compile().as_text()
+  traffic = hlo.traffic(text, denoise.most_trips(
+    sampler, cfg.rollout.prompts * cfg.rollout.group_size))
+  # Products with matrices, of which only those of the head are not.
+  of_int8, shown = (sum(times * getattr(k, name) for k, times in
+                        traffic.kernels.items()) for name in ("int8", "flops"))
+  assert of_int8 > 0.6 * shown
+  # Half of every matrix of two layers, a byte each.
+  matrices = {cfg.model.layers * cfg.model.width * n // 2 for n in (
+    cfg.model.heads * cfg.model.head_dim, cfg.model.mlp_width)}
+  gathered = {c.size for c in traffic.collectives
+              if c.kind == "all-gather" and c.times == 1}
+  assert matrices <= gathered
+  # What two chips have parts of crosses in bf16.
+  assert not re.findall(r"s32\[[\d,]*,256\]\S* all-reduce", text)

@@ -14,6 +14,7 @@ from dlrl.costs import hlo
 from dlrl.models import layers
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.sampling import denoise
+from dlrl.sampling.weights import prepare
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -71,7 +72,7 @@ def test_only_matrices_of_layers_are_gathered():
   cast = {
     jax.tree_util.keystr(path, simple=True, separator="/")
     for path, x in jax.tree_util.tree_leaves_with_path(
-      layers.gathered(joined, "bfloat16")) if x.dtype == jnp.bfloat16}
+      prepare.gathered(joined, "bfloat16")) if x.dtype == jnp.bfloat16}
   assert cast == {f"base/layers/{name}/kernel" for name in (
     "attention/q", "attention/k", "attention/v", "attention/out",
     "mlp/gate", "mlp/up", "mlp/down")}

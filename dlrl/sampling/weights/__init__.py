@@ -1,0 +1,1 @@
+"""The parameters that rollouts decode with."""
