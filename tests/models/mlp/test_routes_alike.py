@@ -14,6 +14,7 @@ import pytest
 
 from dlrl import config
 from dlrl.models import transformer
+from dlrl.models.mlp import experts
 from dlrl.models.mlp import router
 
 B = 4
@@ -117,3 +118,48 @@ def test_full_rows_are_routed_alike_in_any_batch(routes):
   _, part = routes(lambda p: model.hidden_of_part(
     p, rows, positions, lengths, cache, 3, 2), params)
   np.testing.assert_array_equal(part[:, :3], want[:, :3, 3:5])
+
+
+@pytest.fixture
+def served(monkeypatch):
+  """Runs a function; returns how many choices of tokens a layer computes."""
+  apply, seen = experts._swiglu, []
+
+  def recording(frozen, trained, rows, sizes):
+    jax.debug.callback(
+      lambda n: seen.append(int(n)), jnp.sum(sizes), ordered=True)
+    return apply(frozen, trained, rows, sizes)
+
+  monkeypatch.setattr(experts, "_swiglu", recording)
+
+  def run(fn, *args):
+    seen.clear()
+    result = jax.block_until_ready(jax.jit(fn)(*args))
+    jax.effects_barrier()
+    assert len(set(seen)) == 1
+    return result, seen[0]
+
+  return run
+
+
+def test_padding_of_blocks_has_no_experts(served):
+  model, params = made(BLOCKS)
+  rows, lengths = ids(4, 16), jnp.array([16, 14, 7, 1])
+  positions = jnp.broadcast_to(jnp.arange(16), (4, 16))
+  clean, n = served(lambda p: model.clean_stream(p, rows, lengths), params)
+  assert n == 2 * (16 + 14 + 7 + 1)
+  _, n = served(lambda p: model.noisy_stream(
+    p, rows, positions, lengths, clean), params)
+  assert n == 2 * (16 + 14 + 7 + 1)
+  start = jnp.array([4, 12, 4, 0])  # at 0 there is no clean block before
+  _, n = served(lambda p: model.next_block(
+    p, rows[:, :2 * B], start, lengths, clean), params)
+  assert n == 2 * (8 + 6 + 7 + 1)
+
+
+def test_padding_of_full_rows_has_no_experts(served):
+  model, params = made(FULL)
+  rows, lengths = ids(3, 12), jnp.array([12, 9, 5])
+  positions = jnp.broadcast_to(jnp.arange(12), (3, 12))
+  _, n = served(lambda p: model.hidden(p, rows, positions, lengths), params)
+  assert n == 2 * (12 + 9 + 5)
