@@ -29,6 +29,12 @@ OPAQUE = frozenset({
 # The scope of loops that depend on data and nearly always run once: they count
 # as if they did, and need no trip count.
 ONCE = "mostly_once"
+# The scope of those that hardly ever run: in compiled programs they do not
+# count.
+RARELY = "rarely"
+# Functions under `jax.jit` that multiply groups of rows, however they do: they
+# count as each row by one matrix.
+GROUPED = frozenset({"grouped_product", "grouped_gradient"})
 Branch = Callable[[Iterable[int]], int]
 
 
@@ -72,6 +78,9 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch
     return _dot(eqn)
   if name == "ragged_dot_general":
     return _grouped(eqn)
+  if name == "jit" and params["name"] in GROUPED:
+    left, right, *_ = _shapes(eqn)
+    return 2 * math.prod(left) * right[-1]
   if name == "conv_general_dilated":
     return _convolution(eqn)
   if name in OPAQUE:

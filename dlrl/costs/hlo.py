@@ -156,6 +156,8 @@ class _Module:
   def _loop(self, line: hlo_text.Line, computation: str,
             trips: tuple[int, ...]) -> _Cost:
     condition, body = hlo_loops.parts(line)
+    if flops.RARELY in line.rest:
+      return collections.Counter(), {}
     times = hlo_loops.trips(self.lines, computation, line)
     if times is None and flops.ONCE in line.rest:
       times = 1

@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import hlo_texts
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import bgpo
@@ -14,8 +16,11 @@ from dlrl import compile_only
 from dlrl import config
 from dlrl import validate
 from dlrl.costs import chips
+from dlrl.costs import hlo
 from dlrl.costs import topology
+from dlrl.models.mlp import grouped
 from dlrl.run import setup as setup_lib
+from dlrl.runtime import mesh as mesh_lib
 
 pytestmark = pytest.mark.gpu_aot
 
@@ -61,6 +66,29 @@ def test_rollout_and_update_compile_with_cudnn(
     assert bool(sum(c["bytes"] for c in one.collectives.values())) == many
   if sizes != (1, 1, 1):
     assert reports[1].collectives["all-gather"]["count"] > 0
+
+
+@pytest.mark.slow
+def test_products_of_groups_are_few_batched_products():
+  n, e, d, f = 4096, 32, 256, 128
+  mesh = mesh_lib.make(config.MeshConfig(1, 1, 1), topology.devices("h100-1"))
+  one = mesh_lib.replicated(mesh)
+
+  def gradients(rows, kernel, sizes):
+    return jax.grad(lambda rows, kernel: jnp.sum(grouped.product(
+      rows, kernel, sizes).astype(jnp.float32) ** 2), (0, 1))(rows, kernel)
+
+  with jax.set_mesh(mesh):
+    program = jax.jit(gradients).lower(
+      jax.ShapeDtypeStruct((n, d), "bfloat16", sharding=one),
+      jax.ShapeDtypeStruct((e, d, f), "bfloat16", sharding=one),
+      jax.ShapeDtypeStruct((e,), "int32", sharding=one)).compile()
+  kernels = hlo.traffic(program.as_text()).kernels
+  computed = sum(k.flops * runs for k, runs in kernels.items())
+  # Of the product and its two gradients, with room for a quarter more rows.
+  assert computed == 1.25 * 3 * 2 * n * d * f
+  # All rows under the masks of all matrices would be 64 MiB.
+  assert program.memory_analysis().temp_size_in_bytes < 2**24
 
 
 @pytest.mark.parametrize("name, kind, hosts", [

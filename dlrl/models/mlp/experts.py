@@ -18,6 +18,7 @@ from dlrl import config
 from dlrl import strict
 from dlrl.models import quantized
 from dlrl.models.mlp import exchange
+from dlrl.models.mlp import grouped
 from dlrl.models.mlp import router as router_lib
 from dlrl.models.mlp.swiglu import MLP
 from dlrl.runtime import mesh as mesh_lib
@@ -189,10 +190,10 @@ def _product(
 ) -> jax.Array:
   """Multiplies each group of rows by its expert's matrix, and its adapter."""
   kernel, *adapter = parts
-  y = jax.lax.ragged_dot(rows, kernel, sizes)
+  y = grouped.product(rows, kernel, sizes)
   for_rows = rows
   for part in adapter:
-    for_rows = jax.lax.ragged_dot(for_rows, part, sizes)
+    for_rows = grouped.product(for_rows, part, sizes)
   return y + for_rows if adapter else y
 
 
