@@ -247,7 +247,8 @@ def advice(names=("update",), held=0, mesh=(1, 8, 1), **changes):
     name, 1.0, None, None, None, None, 200, 100, 1.0, None, None)
     for name in names]
   return compile_only.suggestions(
-    cfg, dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)),
+    cfg, {"expert": 1} | dict(
+      zip(("data", "fsdp", "tensor"), mesh, strict=True)),
     {"parameters": held}, reports)
 
 
@@ -324,7 +325,7 @@ def test_the_command_needs_no_workdir_and_leaves_nothing_but_its_json(tmp_path):
   assert done.returncode == 0, done.stderr
   found = json.loads((here / "out.json").read_text())
   assert found["devices"] == 4
-  assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+  assert found["mesh"] == {"data": 2, "expert": 1, "fsdp": 2, "tensor": 1}
   rollout, learn = found["programs"]
   assert (rollout["name"], learn["name"]) == ("rollout", "update")
   assert rollout["temporaries"] > 0
