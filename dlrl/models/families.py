@@ -1,4 +1,4 @@
-"""Published architectures: LLaDA, Dream, bidirectional Qwen, SDAR, LLaDA2.
+"""Published architectures, by `model_type`.
 
 A family is a table from our parameter paths to published tensor names, used for
 loading and saving, and a function from `config.json` to `config.ModelConfig`.
@@ -153,6 +153,16 @@ FAMILIES = {
       "score_function": ("sigmoid",), "moe_router_enable_expert_bias": (True,),
       "using_split_qkv_in_self_attention": (False,)},
     known={"block_size": 32, "mask_token_id": 156895}),
+  "llada_moe": Family(
+    _QWEN | _EXPERTS, architectures.llada_moe, _PLAIN | {
+      "attention_bias": (False, None), "attention_dropout": (0.0, None),
+      "clip_qkv": (None,), "moe_router_enable_expert_bias": (False, None),
+      "moe_router_score_function": ("softmax", None),
+      "norm_topk_prob": (False, None), "qk_layernorm": (True,),
+      "routed_scaling_factor": (1, None), "router_num_group": (None,),
+      "router_topk_group": (None,),
+      "shared_expert_intermediate_size": (None,)},
+    known={"mask_token_id": 156895}),
 }
 
 
@@ -174,8 +184,7 @@ def read_config(
 
   Returns:
     The architecture, and the whole file as a dict, `completed` and with what
-    was replaced. `model_type` is a key of `FAMILIES`, unless the family is the
-    user's, and `mask_token_id` the id of a row of the embedding.
+    was replaced. `mask_token_id` is the id of a row of the embedding.
 
   Raises:
     strict.ConfigError: the file is missing or damaged, the family is unknown,
@@ -188,7 +197,7 @@ def read_config(
   hf = completed(file, family) | {
     k: v for k, v in given.items() if v is not None}
   fields = json_file.Fields("config.json", hf)
-  kind = hf.get("model_type")
+  kind = _kind(hf)
   if family is None and kind not in list(FAMILIES):
     raise refuse(
       f"model_type is {json_file.shown(kind)} in its config.json; supported: "
@@ -240,7 +249,14 @@ def _mask(file: Mapping[str, Any], given: int | None, mask: int) -> str:
 
 def of(hf: Mapping[str, Any], family: Family | None = None) -> Family:
   """The user's family, or ours of a `config.json`, by its `model_type`."""
-  return family or FAMILIES[hf["model_type"]]
+  return family or FAMILIES[_kind(hf)]
+
+
+def _kind(hf: Mapping[str, Any]) -> Any:
+  """The `model_type`; LLaDA-MoE, which has LLaDA's, is told by its class."""
+  kind, classes = hf.get("model_type"), hf.get("architectures")
+  mixture = isinstance(classes, list) and "LLaDAMoEModelLM" in classes
+  return "llada_moe" if kind == "llada" and mixture else kind
 
 
 def named(path: str, field: str = "family",
@@ -271,7 +287,7 @@ def completed(hf: Mapping[str, Any], family: Family | None = None
               ) -> dict[str, Any]:
   """Adds to a `config.json` what it leaves out and its family implies."""
   known: Mapping[str, int] = {}
-  if family or hf.get("model_type") in list(FAMILIES):
+  if family or _kind(hf) in list(FAMILIES):
     known = of(hf, family).known
   return dict(hf) | {name: value for name, value in known.items()
                      if hf.get(name) is None}

@@ -1,6 +1,7 @@
 """Loading and saving of published checkpoints."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -325,43 +326,65 @@ LARGE = QWEN | {
   "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 16,
   "num_key_value_heads": 16, "head_dim": 128, "num_hidden_layers": 22,
   "model_type": "a2d-qwen2", "torch_dtype": "bfloat16"}
-READ = """
+MIXTURE = {
+  "model_type": "sdar_moe", "head_dim": 128, "hidden_act": "silu",
+  "hidden_size": 2048, "intermediate_size": 8192, "moe_intermediate_size": 512,
+  "norm_topk_prob": True, "num_attention_heads": 16, "num_experts": 64,
+  "num_experts_per_tok": 8, "num_hidden_layers": 7, "num_key_value_heads": 4,
+  "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": False,
+  "vocab_size": 1024, "mask_token_id": 1023, "torch_dtype": "bfloat16"}
+PASS = """
 import re, sys
 import jax
 from dlrl import models
+from dlrl.models import hf_checkpoints
+
+def peak():
+  # Not getrusage, whose maximum includes the parent before exec.
+  status = open("/proc/self/status").read()
+  return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+
 model, params = models.load(sys.argv[1], dtype="bfloat16")
 jax.block_until_ready(params)
 held = sum(x.nbytes for x in jax.tree.leaves(params))
 layer = sum(x.nbytes // x.shape[0] for x in jax.tree.leaves(params["layers"]))
-# Not getrusage, whose maximum includes the parent before exec.
-status = open("/proc/self/status").read()
-peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
-print(held, layer, peak)
+loaded = peak()
+open("/proc/self/clear_refs", "w").write("5")  # the peak is that from now on
+hf_checkpoints.save(params, sys.argv[1], sys.argv[2])
+print(held, layer, loaded, peak())
 """
 
 
 @pytest.mark.slow
-def test_three_gigabytes_pass_through_little_host_memory(tmp_path):
+@pytest.mark.parametrize("hf", [LARGE, MIXTURE], ids=["MLP", "experts"])
+def test_three_gigabytes_pass_through_little_host_memory(tmp_path, hf):
   """On CPUs the arrays are in host memory, so their size is subtracted."""
-  (tmp_path / "config.json").write_text(json.dumps(LARGE))
-  cfg, _ = families.read_config(tmp_path, dtype="bfloat16")
-  model = transformer.build(cfg, LARGE["mask_token_id"])
+  root = tmp_path / "a"
+  root.mkdir()
+  (root / "config.json").write_text(json.dumps(hf))
+  cfg, _ = families.read_config(root, dtype="bfloat16")
+  model = transformer.build(cfg, hf["mask_token_id"])
   shapes = hf_checkpoints._shapes(networks.shapes_of(model))
   tensors, end = {}, 0
   for name, shape in tensors_lib.published(
-    families.FAMILIES["a2d-qwen2"].names, shapes).items():
+    families.FAMILIES[hf["model_type"]].names, shapes).items():
     begin, end = end, end + 2 * int(np.prod(shape))
     tensors[name] = {
       "dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
   assert end > 2.9e9
   header = json.dumps(tensors).encode()
-  with open(tmp_path / "model.safetensors", "wb") as file:
+  with open(root / "model.safetensors", "wb") as file:
     file.write(len(header).to_bytes(8, "little") + header)
     file.truncate(8 + len(header) + end)  # zeros that take no disk
-  done = subprocess.run(
-    [sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True,
-    check=False, timeout=300)
+  try:
+    done = subprocess.run(
+      [sys.executable, "-c", PASS, str(root), str(tmp_path / "b")],
+      capture_output=True, text=True, check=False, timeout=300)
+    size = (tmp_path / "b" / files_lib.SINGLE).stat().st_size
+  finally:
+    shutil.rmtree(tmp_path / "b", ignore_errors=True)
   assert done.returncode == 0, done.stderr
-  held, layer, peak = map(int, done.stdout.split())
-  assert held == end
-  assert peak - held < layer + 2**30
+  held, layer, loaded, saved = map(int, done.stdout.splitlines()[-1].split())
+  assert held == end < size
+  assert loaded - held < layer + 2**30
+  assert saved - held < layer + 2**30

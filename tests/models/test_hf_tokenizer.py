@@ -150,6 +150,46 @@ def test_text_comes_back(dream, text):
 
 
 @pytest.mark.shared_data
+def test_llada2s_template_is_read_as_published(shared, tmp_path):
+  """LLaDA2's vocabulary is not in the reference data; words stand in for it."""
+  folder = shared / "hf" / "LLaDA2.0-mini"
+  for name in ("config.json", "tokenizer_config.json",
+               "generation_config.json", "special_tokens_map.json"):
+    shutil.copyfile(folder / name, tmp_path / name)
+  table = tokenizers.Tokenizer(token_models.WordLevel(
+    {f"w{i}": i for i in range(156_891)}, unk_token="w0"))
+  table.pre_tokenizer = pre_tokenizers.Whitespace()
+  table.add_special_tokens([
+    "<|startoftext|>", "<|endoftext|>", "[CLS]", "[gMASK]", "<|mask|>",
+    "<role>", "</role>", "<|role_end|>"])
+  table.save(str(tmp_path / "tokenizer.json"))
+  tokenizer = hf_tokenizer.load(tmp_path)
+  # No file names the mask's id, and the template the end of a turn.
+  assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id) == (
+    156_895, 156_892, 156_892)
+  assert tokenizer.ends == {156_892, 156_898}
+  said = [{"role": "system", "content": "Be brief."},
+          {"role": "user", "content": "2+2?"},
+          {"role": "assistant", "content": "<think>\nwell\n</think>\n\n4"},
+          {"role": "user", "content": "And 3+3?"}]
+  system, turn = "<role>SYSTEM</role>", "detailed thinking off<|role_end|>"
+  question = "<role>HUMAN</role>And 3+3?<|role_end|>"
+  render = tokenizer.template.render
+  assert render(said[-1:], add_generation_prompt=True) == (
+    f"{system}{turn}{question}<role>ASSISTANT</role>")
+  # What was thought before the last question is left out.
+  assert render(said, add_generation_prompt=True) == (
+    f"{system}Be brief.\n{turn}<role>HUMAN</role>2+2?<|role_end|>"
+    f"<role>ASSISTANT</role>4<|role_end|>{question}<role>ASSISTANT</role>")
+  ids = tokenizer.prompt("w7")
+  assert ids[:1] == [156_896] and ids[-1:] == [156_897]
+  assert ids[ids.index(7):][:2] == [7, 156_898]
+  (tmp_path / "generation_config.json").write_text(
+    '{"eos_token_id": [156891, 156898]}')
+  assert hf_tokenizer.load(tmp_path).ends == {156_891, 156_892, 156_898}
+
+
+@pytest.mark.shared_data
 def test_lladas_template_is_read_as_published(shared, tmp_path):
   """LLaDA's vocabulary is not in the reference data; words stand in for it."""
   folder = shared / "hf" / "LLaDA-8B-Instruct"

@@ -5,121 +5,23 @@ import math
 
 import jax
 import jax.numpy as jnp
-import networks
 import numpy as np
 import pytest
 import safetensors
+from mixtures import BIAS
+from mixtures import LLADA2
+from mixtures import LLADA_MOE
+from mixtures import SDAR
+from mixtures import published_tensors
+from mixtures import write
 from safetensors import numpy as safetensors_numpy
 
 from dlrl import config
 from dlrl import models
 from dlrl import strict
-from dlrl.models import families
 from dlrl.models import hf_checkpoints
-from dlrl.models import transformer
 from dlrl.models.published import files as files_lib
-from dlrl.models.published import tensors as tensors_lib
 from dlrl.runtime import mesh as mesh_lib
-
-SDAR = {
-  "model_type": "sdar_moe", "attention_bias": False, "decoder_sparse_step": 1,
-  "head_dim": 4, "hidden_act": "silu", "hidden_size": 8,
-  "intermediate_size": 16, "mlp_only_layers": [], "moe_intermediate_size": 6,
-  "norm_topk_prob": True, "num_attention_heads": 4, "num_experts": 8,
-  "num_experts_per_tok": 3, "num_hidden_layers": 2, "num_key_value_heads": 2,
-  "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": False,
-  "vocab_size": 20, "mask_token_id": 19, "torch_dtype": "bfloat16"}
-LLADA2 = {
-  "model_type": "llada2_moe", "dtype": "bfloat16", "first_k_dense_replace": 1,
-  "head_dim": 4, "hidden_act": "silu", "hidden_size": 8,
-  "intermediate_size": 12, "moe_intermediate_size": 6,
-  "moe_router_enable_expert_bias": True, "n_group": 4, "norm_topk_prob": True,
-  "num_attention_heads": 4, "num_experts": 8, "num_experts_per_tok": 3,
-  "num_hidden_layers": 3, "num_key_value_heads": 2, "num_shared_experts": 1,
-  "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-6, "rope_theta": 600000,
-  "rotary_dim": 2, "routed_scaling_factor": 2.5, "router_dtype": "fp32",
-  "score_function": "sigmoid", "tie_word_embeddings": False, "topk_group": 2,
-  "use_bias": False, "use_qk_norm": True, "use_qkv_bias": False,
-  "use_rmsnorm": True, "using_split_qkv_in_self_attention": False,
-  "vocab_size": 20, "mask_token_id": 19}
-BIAS = "model.layers.{}.mlp.gate.expert_bias"
-
-
-def swiglu(stem, width):
-  return {f"{stem}gate_proj.weight": (width, 8),
-          f"{stem}up_proj.weight": (width, 8),
-          f"{stem}down_proj.weight": (8, width)}
-
-
-def experts(stem):
-  found = {f"{stem}gate.weight": (8, 8)}
-  for e in range(8):
-    found |= swiglu(f"{stem}experts.{e}.", 6)
-  return found
-
-
-def shapes_of(hf):
-  """The published names and shapes, written out."""
-  llada2 = hf["model_type"] == "llada2_moe"
-  found = {"lm_head.weight": (20, 8), "model.norm.weight": (8,), (
-    "model.word_embeddings.weight" if llada2 else "model.embed_tokens.weight"):
-      (20, 8)}
-  for i in range(hf["num_hidden_layers"]):
-    stem = f"model.layers.{i}."
-    found |= {f"{stem}input_layernorm.weight": (8,),
-              f"{stem}post_attention_layernorm.weight": (8,)}
-    if llada2:
-      found |= {
-        f"{stem}attention.query_key_value.weight": (16 + 8 + 8, 8),
-        f"{stem}attention.query_layernorm.weight": (4,),
-        f"{stem}attention.key_layernorm.weight": (4,),
-        f"{stem}attention.dense.weight": (8, 16)}
-    else:
-      found |= {f"{stem}self_attn.{name}.weight": shape for name, shape in (
-        ("q_proj", (16, 8)), ("k_proj", (8, 8)), ("v_proj", (8, 8)),
-        ("o_proj", (8, 16)), ("q_norm", (4,)), ("k_norm", (4,)))}
-    if not llada2:
-      found |= experts(f"{stem}mlp.")
-    elif i == 0:
-      found |= swiglu(f"{stem}mlp.", 12)
-    else:
-      found |= experts(f"{stem}mlp.") | swiglu(
-        f"{stem}mlp.shared_experts.", 6) | {BIAS.format(i): (8,)}
-  return found
-
-
-def write(root, hf=LLADA2, bias=jnp.bfloat16, parts=1, change=None, **changes):
-  """Writes a random checkpoint in bf16, in several files, and returns it.
-
-  Args:
-    root: the directory to make.
-    hf: config.json.
-    bias: dtype of the router's bias.
-    parts: number of files.
-    change: changes the tensors.
-    **changes: of config.json; ... removes a field.
-  """
-  root.mkdir()
-  (root / "config.json").write_text(json.dumps(
-    {k: v for k, v in (hf | changes).items() if v is not ...}))
-  rng = np.random.default_rng(0)
-  tensors = {
-    name: rng.normal(size=shape).astype(
-      bias if "bias" in name else jnp.bfloat16)
-    for name, shape in shapes_of(hf).items()}
-  if change:
-    change(tensors)
-  names = sorted(tensors)
-  placed = {}
-  for i in range(parts):
-    file = (files_lib.SINGLE if parts == 1 else
-            f"model-{i + 1:05}-of-{parts:05}.safetensors")
-    safetensors_numpy.save_file(
-      {name: tensors[name] for name in names[i::parts]}, root / file)
-    placed |= dict.fromkeys(names[i::parts], file)
-  if parts > 1:
-    (root / files_lib.INDEX).write_text(json.dumps({"weight_map": placed}))
-  return tensors
 
 
 def refused(root, *parts):
@@ -137,7 +39,7 @@ def same(got, want):
   assert np.asarray(got).tobytes() == np.asarray(want).tobytes()
 
 
-KINDS = {"sdar": SDAR, "llada2": LLADA2}
+KINDS = {"sdar": SDAR, "llada2": LLADA2, "llada moe": LLADA_MOE}
 kinds = pytest.mark.parametrize("hf", KINDS.values(), ids=KINDS)
 
 
@@ -186,7 +88,7 @@ def test_llada2s_fused_rows_dense_layer_and_shared_expert(tmp_path):
 
 ROUND_TRIPS = {
   "sdar": (SDAR, jnp.bfloat16), "llada2 of 2.0": (LLADA2, jnp.bfloat16),
-  "llada2 of 2.1": (LLADA2, np.float32)}
+  "llada2 of 2.1": (LLADA2, np.float32), "llada moe": (LLADA_MOE, None)}
 
 
 @pytest.mark.parametrize(("hf", "bias"), ROUND_TRIPS.values(), ids=ROUND_TRIPS)
@@ -216,8 +118,9 @@ def test_an_export_is_what_was_read_to_the_bit(
       x.nbytes for x in tensors.values())
     assert index["weight_map"].keys() == tensors.keys()
   # And what its family implies.
-  assert json.loads((tmp_path / "b" / "config.json").read_text()) == hf | {
-    "block_size": 4 if hf is SDAR else 32}
+  blocks = {"sdar_moe": {"block_size": 4}, "llada2_moe": {"block_size": 32}}
+  assert json.loads((tmp_path / "b" / "config.json").read_text()) == (
+    hf | blocks.get(hf["model_type"], {}))
 
 
 def test_a_bias_of_fp32_stays_as_exact_as_it_is(tmp_path):
@@ -334,19 +237,21 @@ def test_all_experts_missing_are_a_short_list(tmp_path):
   (SDAR, {"num_experts_per_tok": 9}, "num_experts_per_tok is 9"),
   (SDAR, {"moe_intermediate_size": ...}, "no field 'moe_intermediate_size'"),
   (SDAR, {"block_size": -4}, "block_size is -4"),
-  (SDAR, {"mask_token_id": ...}, "151669 is usual")])
+  (SDAR, {"mask_token_id": ...}, "151669 is usual"),
+  (LLADA_MOE, {"norm_topk_prob": True}, "norm_topk_prob is True"),
+  (LLADA_MOE, {"moe_layer_freq": [0, 1]}, "moe_layer_freq is [0, 1]"),
+  (LLADA_MOE, {"router_num_group": 4}, "router_num_group is 4"),
+  (LLADA_MOE, {"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5"),
+  (LLADA_MOE, {"shared_expert_intermediate_size": 6},
+   "shared_expert_intermediate_size is 6"),
+  (LLADA_MOE, {"qk_layernorm": False}, "qk_layernorm is False"),
+  (LLADA_MOE, {"expert_intermediate_size": None},
+   "expert_intermediate_size is None"),
+  (LLADA_MOE, {"architectures": ["LLaDAModelLM"]}, "no field 'n_heads'")])
 def test_configs_of_mixtures_that_make_no_sense(tmp_path, hf, changes, named):
   write(tmp_path / "a", hf, **changes)
   text = refused(tmp_path / "a", named)
   assert "\n" not in text and len(text) < 1000
-
-
-def published_tensors(root):
-  cfg, hf = families.read_config(root)
-  shapes = hf_checkpoints._shapes(networks.shapes_of(
-    transformer.build(cfg, hf["mask_token_id"])))
-  return tensors_lib.published(
-    families.FAMILIES[hf["model_type"]].names, shapes)
 
 
 @pytest.mark.shared_data

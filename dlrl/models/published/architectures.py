@@ -40,8 +40,10 @@ def llada(f: json_file.Fields) -> dict[str, Any]:
     tied=f.boolean("weight_tying"))
 
 
-def qwen(f: json_file.Fields) -> dict[str, Any]:
-  """Qwen2 and Qwen3, and all with their names of fields."""
+def qwen(
+  f: json_file.Fields, mlp_width: str = "intermediate_size"
+) -> dict[str, Any]:
+  """Qwen2 and Qwen3, and all with their names of fields but `mlp_width`."""
   heads = f.integer("num_attention_heads", 1, _HEADS)
   width = f.integer("hidden_size", 1, _WIDTH)
   layers = f.integer("num_hidden_layers", 1, _LAYERS)
@@ -59,7 +61,7 @@ def qwen(f: json_file.Fields) -> dict[str, Any]:
     vocab_size=f.integer("vocab_size", 1, VOCABULARY), width=width,
     layers=layers, heads=heads,
     kv_heads=f.integer("num_key_value_heads", 1, _HEADS, null=heads),
-    head_dim=head_dim, mlp_width=f.integer("intermediate_size", 1, _WIDTH),
+    head_dim=head_dim, mlp_width=f.integer(mlp_width, 1, _WIDTH),
     norm_eps=f.number("rms_norm_eps", *_EPSILON),
     tied=f.boolean("tie_word_embeddings"))
 
@@ -71,14 +73,31 @@ def block_length(f: json_file.Fields) -> int:
 
 def softmax_experts(f: json_file.Fields) -> config.ExpertsConfig:
   """Experts of every layer, as Qwen3's and SDAR's mixtures have them."""
+  return dataclasses.replace(
+    _experts(f, "moe_intermediate_size"),
+    normalized=f.boolean("norm_topk_prob"))
+
+
+def _experts(f: json_file.Fields, width: str) -> config.ExpertsConfig:
   number = f.integer("num_experts", 1, _EXPERTS)
   per_token = f.integer("num_experts_per_tok", 1, _EXPERTS)
   f.require(bool(f.problems) or per_token <= number,
             f"num_experts_per_tok is {per_token} in its config.json; must be "
             f"at most num_experts = {number}")
   return config.ExpertsConfig(
-    number, per_token, f.integer("moe_intermediate_size", 1, _WIDTH),
-    normalized=f.boolean("norm_topk_prob"))
+    number, per_token, f.integer(width, 1, _WIDTH))
+
+
+def llada_moe(f: json_file.Fields) -> dict[str, Any]:
+  """LLaDA-MoE: experts whose weights are probabilities among all of them."""
+  found = qwen(f, "dense_intermediate_size")
+  kinds = f.values.get("moe_layer_freq")
+  f.require(
+    bool(f.problems) or kinds in (None, [1] * found["layers"]),
+    f"moe_layer_freq is {json_file.shown(kinds)} in its config.json; only 1 "
+    f"for each of the {found['layers']} layers is supported")
+  return found | dict(qk_norm=True, experts=dataclasses.replace(
+    _experts(f, "expert_intermediate_size"), normalized=False))
 
 
 def llada2(f: json_file.Fields) -> dict[str, Any]:
