@@ -28,15 +28,15 @@ from dlrl.sampling import denoise
 PROMPTS, COMPLETIONS, DRAWS = 64, 2, 2
 PROCESSES = ("balanced", "stratified", "continuous")
 STEPS = (0, 80, 160)  # at which the run's parameters are looked at
+_RUN = "variance"  # its workdir, among those of all runs
 Gradients = Callable[[Any, update.Batch], jax.Array]
 
 
-def trained(workdirs: pathlib.Path) -> tuple[runs.Run, pathlib.Path]:
-  """The default run with all checkpoints, trained unless it is there."""
+def trained(workdirs: pathlib.Path) -> runs.Run:
+  """A run whose checkpoints are all in `_RUN`; trained unless it is there."""
   run = table.row("draws", "16 draws").run(0)
-  workdir = workdirs / "variance"
-  runner.finish(run, workdirs, workdir, checkpoint_keep=99)
-  return run, workdir
+  runner.finish(run, workdirs, workdirs / _RUN, checkpoint_keep=99)
+  return run
 
 
 def measure(workdirs: pathlib.Path) -> list[dict[str, Any]]:
@@ -45,25 +45,34 @@ def measure(workdirs: pathlib.Path) -> list[dict[str, Any]]:
   Each entry has `step`, `process`, `n`, `variances` (see
   `variance.Squares.variances`) and `intervals` of their shares.
   """
-  run, workdir = trained(workdirs)
-  settings = saved_params.settings(str(workdir))
+  run = trained(workdirs)
+  settings = saved_params.settings(str(workdirs / _RUN))
   mesh_lib.split_cpu(1)
-  setup = setup_lib.make(validate.from_dict(settings))
+  cfg = validate.from_dict(settings)
+  setup = setup_lib.make(cfg)
   assert run.warm is not None
   found = []
   with jax.set_mesh(setup.mesh):
-    for step in STEPS:
-      at = (str(run.warm.workdir(workdirs)), "latest") if not step else (
-        str(workdir), str(step))
-      params, _ = saved_params.policy(setup, *at)
-      sets = [completions(setup, params, c) for c in range(COMPLETIONS)]
-      cases = [(process, n) for process in PROCESSES for n in table.NS]
-      for process, n in progress.watched(cases, f"gradients at step {step}"):
-        squares = split(setup, params, sets, process, n)
+    policies = [_policy(setup, run.warm, step, workdirs) for step in STEPS]
+    cases = [(process, n) for process in PROCESSES for n in table.NS]
+    for process, n in progress.watched(cases, "gradients"):
+      gradients = gradients_of(setup, process, n)
+      for step, (params, sets) in zip(STEPS, policies, strict=True):
+        squares = split(gradients, params, sets, cfg.rollout.group_size)
         found.append({
           "step": step, "process": process, "n": n,
           "variances": squares.variances(), "intervals": squares.intervals()})
-  return found
+  return sorted(found, key=lambda one: (
+    one["step"], PROCESSES.index(one["process"]), one["n"]))
+
+
+def _policy(setup: setup_lib.Setup, warm: runs.Run, step: int,
+            workdirs: pathlib.Path) -> tuple[Any, list[update.Batch]]:
+  """The run's parameters at a step, and all sets of their completions."""
+  at = (str(workdirs / _RUN), str(step)) if step else (
+    str(warm.workdir(workdirs)), "latest")
+  params, _ = saved_params.policy(setup, *at)
+  return params, [completions(setup, params, c) for c in range(COMPLETIONS)]
 
 
 def completions(setup: setup_lib.Setup, params: Any, number: int
@@ -93,11 +102,17 @@ def completions(setup: setup_lib.Setup, params: Any, number: int
     maskable=jnp.ones(completion.shape, bool), keys=keys, advantage=advantage)
 
 
-def split(setup: setup_lib.Setup, params: Any, sets: list[update.Batch],
-          process: str, n: int) -> variance.Squares:
-  """The sums of squares of all prompts' gradients from n draws."""
-  group = setup.cfg.rollout.group_size
-  gradients, sums = gradients_of(setup, process, n), variance.Sums()
+def split(gradients: Gradients, params: Any, sets: list[update.Batch],
+          group: int) -> variance.Squares:
+  """The sums of squares of all prompts' gradients.
+
+  Args:
+    gradients: of a prompt's completions, from `gradients_of`.
+    params: the policy's parameters.
+    sets: completions of all prompts.
+    group: completions of each prompt in a set.
+  """
+  sums = variance.Sums()
   for prompt in range(PROMPTS):
     here = slice(prompt * group, (prompt + 1) * group)
     sums.add(np.stack([gradients(
