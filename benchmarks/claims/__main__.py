@@ -3,6 +3,8 @@
 import pathlib
 import signal
 import sys
+import time
+from collections.abc import Sequence
 
 from absl import app
 from absl import flags
@@ -11,6 +13,7 @@ from benchmarks import results
 from benchmarks.claims import figures
 from benchmarks.claims import page as page_lib
 from benchmarks.claims import runner
+from benchmarks.claims import runs
 from benchmarks.claims import store
 from benchmarks.claims import table
 from benchmarks.claims import timing
@@ -43,24 +46,36 @@ def workdirs() -> pathlib.Path:
 def run(directory: pathlib.Path) -> None:
   """Trains what is not stored yet; exits with 1 if a run failed."""
   only = chosen(flags.FLAGS.only)
-  queue = runner.pending(
-    [row for row in table.ROWS if row.claim in only], directory)
-  progress.say(f"{len(queue)} runs are not stored yet")
+  until = time.monotonic() + 3600 * flags.FLAGS.hours
   # So that runs under way are ended, too, and go on from their checkpoints.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-  failed = runner.run_all(
-    queue, directory, workdirs(),
-    jobs=flags.FLAGS.jobs, seconds=3600 * flags.FLAGS.hours)
+  failed: list[runs.Run] = []
+  # Again, because methods have rows once their learning rates are found.
+  while (queue := _left(only, directory, failed)) and time.monotonic() < until:
+    progress.say(f"{len(queue)} runs are not stored yet")
+    failed += runner.run_all(
+      queue, directory, workdirs(), jobs=flags.FLAGS.jobs,
+      seconds=until - time.monotonic())
   if failed:
     sys.exit(1)
 
 
-def time(directory: pathlib.Path) -> None:
+def _left(only: Sequence[str], directory: pathlib.Path,
+          failed: Sequence[runs.Run]) -> list[runs.Run]:
+  rows = [row for row in table.rows(store.read(directory))
+          if row.claim in only]
+  return [run for run in runner.pending(rows, directory)
+          if run not in failed and run.warm not in failed]
+
+
+def seconds(directory: pathlib.Path) -> None:
   """Measures seconds per step of the claims that have none, or `--only`."""
   for claim in chosen(flags.FLAGS.only):
     name = f"seconds_{claim}"
+    rows = [row for row in table.rows(store.read(directory))
+            if row.claim == claim and row.seeds]
     if flags.FLAGS.only or store.read_one(directory, name) is None:
-      store.write_one(directory, name, timing.measure(claim, workdirs()))
+      store.write_one(directory, name, timing.measure(rows, workdirs()))
 
 
 def split(directory: pathlib.Path) -> None:
@@ -73,7 +88,8 @@ def page(directory: pathlib.Path) -> None:
   stored = store.read(directory)
   variance = store.read_one(directory, "variance")
   for claim in table.CLAIMS:
-    if page_lib.started(claim, stored):
+    rows = [row for row in table.rows(stored) if row.claim == claim]
+    if page_lib.started(rows, stored):
       figures.of_claim(claim, stored).savefig(
         directory.parent / f"claims_{claim}.png")
   if variance is not None:
@@ -82,7 +98,7 @@ def page(directory: pathlib.Path) -> None:
   PAGE.write_text(page_lib.of_stored(directory), encoding="utf-8")
 
 
-COMMANDS = {"run": run, "time": time, "variance": split, "page": page}
+COMMANDS = {"run": run, "time": seconds, "variance": split, "page": page}
 
 
 def main(argv: list[str]) -> None:

@@ -14,7 +14,7 @@ from benchmarks.claims import table
 def of_claim(name: str, stored: store.Stored) -> figure.Figure:
   """Every row's final accuracy with its interval, and all mean curves."""
   claim = table.CLAIMS[name]
-  rows = [row for row in table.ROWS
+  rows = [row for row in table.rows(stored)
           if row.claim == name and statements.results(row, stored)]
   fig, (left, right) = results.page(
     claim.title, columns=2, size=(10, 2.2 + 0.42 * max(len(rows), 5)))

@@ -77,48 +77,49 @@ def text(stored: store.Stored, seconds: Mapping[str, Seconds],
     seconds: per step, by claim; without those that were not measured.
     variance: what `variance.measure` found; None: not yet.
   """
+  rows = table.rows(stored)
   return "\n".join([
-    INTRO, *_verdicts(stored), "", *(
+    INTRO, *_verdicts(rows, stored), "", *(
       line for name in table.CLAIMS
-      for line in section(name, stored, seconds.get(name))),
+      for line in section(name, rows, stored, seconds.get(name))),
     *variance_page.section(variance), *_elsewhere()]) + "\n"
 
 
-def _verdicts(stored: store.Stored) -> list[str]:
+def _verdicts(rows: Sequence[runs.Row], stored: store.Stored) -> list[str]:
   lines = ["| says | that | differences, points | verdict |",
            "| --- | --- | --- | --- |"]
   for one in statements.STATEMENTS:
     found = [statements.difference(
-      table.row(one.claim, better), table.row(one.claim, worse), stored)
-      for better, worse in one.pairs]
+      table.find(rows, one.claim, better), table.find(rows, one.claim, worse),
+      stored) for better, worse in one.pairs]
     told = statements.verdict(found)
     shown = "" if told == NOT_YET else "; ".join(map(_difference, found))
     lines.append(f"| {one.source} | {one.text} | {shown} | {told} |")
   return lines
 
 
-def section(name: str, stored: store.Stored, seconds: Seconds | None
-            ) -> list[str]:
+def section(name: str, every: Sequence[runs.Row], stored: store.Stored,
+            seconds: Seconds | None) -> list[str]:
   """The lines about a claim: its table, and its figure if it has results."""
   claim = table.CLAIMS[name]
-  rows = [row for row in table.ROWS if row.claim == name]
+  rows = [row for row in every if row.claim == name]
+  reference = next((r for r in rows if r.label == claim.reference), None)
   lines = [f"## {claim.title}", "", claim.about, "",
            f"`python -m benchmarks.claims run --only={name}`", "",
            "| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
-  lines += [_row(row, claim.reference, stored, seconds) for row in rows]
-  if started(name, stored):
+  lines += [_row(row, reference, stored, seconds) for row in rows]
+  if started(rows, stored):
     before = {run.seed: stored[run.name]["before"] for row in rows
               for run in row.runs if run.name in stored}
     lines += ["", f"Before RL: {percent(list(before.values()))}."]
-    if name == "cures":
-      lines += ["", _cure(rows, stored)]
+    if name == "cures" and reference is not None:
+      lines += ["", _cure(rows, reference, stored)]
     lines += ["", f"![{claim.title}](../benchmarks/results/claims_{name}.png)"]
   return [*lines, ""]
 
 
-def _cure(rows: Sequence[runs.Row], stored: store.Stored) -> str:
-  reference = next(row for row in rows
-                   if row.label == table.CLAIMS["cures"].reference)
+def _cure(rows: Sequence[runs.Row], reference: runs.Row, stored: store.Stored
+          ) -> str:
   found = statements.recommended(rows, reference, stored)
   if found is None:
     return "Nothing is recommended until all rows have been run."
@@ -130,22 +131,20 @@ def _cure(rows: Sequence[runs.Row], stored: store.Stored) -> str:
           "difference it is the highest.")
 
 
-def started(name: str, stored: store.Stored) -> bool:
-  """Whether a claim has any result."""
-  return any(statements.results(row, stored) for row in table.ROWS
-             if row.claim == name)
+def started(rows: Sequence[runs.Row], stored: store.Stored) -> bool:
+  """Whether rows have any result."""
+  return any(statements.results(row, stored) for row in rows)
 
 
-def _row(row: runs.Row, reference: str, stored: store.Stored,
+def _row(row: runs.Row, reference: runs.Row | None, stored: store.Stored,
          seconds: Seconds | None) -> str:
   found = list(statements.results(row, stored).values())
   if not found:
     return " | ".join([f"| {row.label}", "0", NOT_YET]) + " |" * (
       len(COLUMNS) - 2)
   gain = ""
-  if reference and row.label != reference:
-    gain = _difference(statements.difference(
-      row, table.row(row.claim, reference), stored))
+  if reference is not None and row is not reference:
+    gain = _difference(statements.difference(row, reference, stored))
   timed = seconds is not None and row.label in seconds
   return " | ".join([
     f"| {row.label}", str(len(found)), percent([r["after"] for r in found]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.claims import runs
@@ -23,10 +24,22 @@ MEMORY = "rollout.prior.memory"
 
 NS = (1, 2, 4, 8, 16)
 FAST = 2.5e-3  # the rate of configs/bgpo.py
-# The best of the "tuning" rows at full weight. On-policy, BGPO, VRPO-OL and
-# REINFORCE have one gradient, and so one rate.
-GRID = {"BGPO": (3e-5, 1e-4, 3e-4), "diffu-GRPO": (1e-4, 3e-4, 1e-3)}
-TUNED = {"BGPO": 1e-4, "diffu-GRPO": 3e-4}
+FULL = {WEIGHT: 1.0}
+# Methods as published: config, settings that differ, and the rates that are
+# tried. On-policy, VRPO-OL and REINFORCE have BGPO's gradient, and so its rate.
+Grid = Mapping[str, tuple[str, Mapping[str, Any], tuple[float, ...]]]
+GRID: Grid = {
+  "BGPO": (BGPO, {**FULL, DRAWS: 4}, (3e-5, 1e-4, 3e-4)),
+  "diffu-GRPO": (DIFFU, {}, (1e-4, 3e-4, 1e-3)),
+}
+OTHERS: Grid = {  # more rates, because their epochs and divisors differ
+  name: (config, {}, (3e-5, 1e-4, 3e-4, 1e-3)) for name, config in {
+    "CJ-GRPO": "configs/cj_grpo.py", "coupled-GRPO": "configs/coupled_grpo.py",
+    "EBPO": "configs/ebpo.py", "ESPO": ESPO, "GDSD": "configs/gdsd.py",
+    "SPG": SPG, "StableDRL": "configs/stable_drl.py",
+    "TraceRL": "configs/trace_rl.py", "UniGRPO": "configs/unigrpo.py",
+    "VRPO": "configs/vrpo_offline.py", "wd1": "configs/wd1.py"}.items()}
+Rates = Mapping[str, float]  # the best ones, by method
 
 # Spatial pruning as in configs/stp.py, annealed over these fewer steps.
 SPATIAL = {TEMPLATE: 1.0, MEMORY: 0.5, "rollout.prior.slots": 8192,
@@ -60,7 +73,7 @@ CLAIMS: Mapping[str, Claim] = {
   "methods": Claim(
     "BGPO against other methods, on-policy",
     "The objectives as published, with failures at full weight, each at the "
-    "learning rate that was best on a seed that no table but the last has. "
+    "learning rate that was best on a seed that only the tables of rates have. "
     "BGPO, VRPO-OL and REINFORCE have one gradient on-policy, and so one rate.",
     "BGPO, 16 draws"),
   "damped": Claim(
@@ -81,27 +94,39 @@ CLAIMS: Mapping[str, Claim] = {
     "What each part of STP does",
     "BGPO with 8 draws and failures at weight 0, and each kind of pruning of "
     "`configs/stp.py` alone. Priors are annealed over the run.", "nothing"),
+  "objectives": Claim(
+    "All objectives",
+    "As published, each with its own draws and estimator, at the learning rate "
+    "that was best on a seed that only the tables of rates have.",
+    "BGPO, 16 draws"),
   "tuning": Claim(
     "Learning rates",
     "Failures at full weight; one seed that no other table has. The best of "
     "each method is its rate above.", ""),
+  "tuning_others": Claim(
+    "Learning rates of all objectives", "On the same seed.", ""),
 }
 
 
 def _rows(claim: str, rows: Mapping[str, tuple[str, Mapping[str, Any]]],
           seeds: tuple[int, ...] = SEEDS, task: str = "sudoku"
           ) -> list[runs.Row]:
-  return [runs.Row(claim, label, config, overrides, seeds, task)
+  """Rows by label; those whose rate is None, not known yet, have no seeds."""
+  return [runs.Row(claim, label, config, overrides,
+                   () if overrides.get(RATE, 0) is None else seeds, task)
           for label, (config, overrides) in rows.items()]
 
 
 def _tuning() -> list[runs.Row]:
-  configs = {"BGPO": BGPO, "diffu-GRPO": DIFFU}
-  return _rows("tuning", {
-    f"{method}, rate {rate:g}": (
-      configs[method], {WEIGHT: 1.0, DRAWS: 1 if method != "BGPO" else 4,
-                        RATE: rate})
-    for method, rates in GRID.items() for rate in rates}, TUNING)
+  return [row for claim, grid in (("tuning", GRID), ("tuning_others", OTHERS))
+          for row in _rows(claim, {
+            _rate_label(method, rate): (config, {**overrides, RATE: rate})
+            for method, (config, overrides, rates) in grid.items()
+            for rate in rates}, TUNING)]
+
+
+def _rate_label(method: str, rate: float) -> str:
+  return f"{method}, rate {rate:g}"
 
 
 def _draw_label(n: int) -> str:
@@ -113,11 +138,11 @@ def _draws() -> list[runs.Row]:
     _draw_label(n): (BGPO, {DRAWS: n}) for n in NS})
 
 
-def _methods() -> list[runs.Row]:
-  rate, all_masked = TUNED["BGPO"], TUNED["diffu-GRPO"]
+def _methods(rates: Rates) -> list[runs.Row]:
+  rate, all_masked = rates.get("BGPO"), rates.get("diffu-GRPO")
   return _rows("methods", {
-    "BGPO, 16 draws": (BGPO, {WEIGHT: 1.0, DRAWS: 16, RATE: rate}),
-    "BGPO, 4 draws": (BGPO, {WEIGHT: 1.0, DRAWS: 4, RATE: rate}),
+    "BGPO, 16 draws": (BGPO, {**FULL, DRAWS: 16, RATE: rate}),
+    "BGPO, 4 draws": (BGPO, {**FULL, DRAWS: 4, RATE: rate}),
     "VRPO-OL, 4 draws": (VRPO, {RATE: rate}),
     "REINFORCE, 4 draws": (REINFORCE, {DRAWS: 4, RATE: rate}),
     "diffu-GRPO": (DIFFU, {RATE: all_masked}),
@@ -135,13 +160,21 @@ def _methods_without_failures() -> list[runs.Row]:
   })
 
 
-def _cures() -> list[runs.Row]:
-  full = {WEIGHT: 1.0, DRAWS: 4}
+def _objectives(rates: Rates) -> list[runs.Row]:
+  return _rows("objectives", {
+    "BGPO, 16 draws": (BGPO, {**FULL, DRAWS: 16, RATE: rates.get("BGPO")}),
+    "diffu-GRPO": (DIFFU, {RATE: rates.get("diffu-GRPO")}),
+    **{method: (config, {**overrides, RATE: rates.get(method)})
+       for method, (config, overrides, _) in OTHERS.items()}})
+
+
+def _cures(rates: Rates) -> list[runs.Row]:
+  full = {**FULL, DRAWS: 4}
   return _rows("cures", {
     "none": (BGPO, full),
     "failures at weight 0 (default)": (BGPO, {DRAWS: 4}),
     "failures at weight 0.1": (BGPO, {WEIGHT: 0.1, DRAWS: 4}),
-    "a lower rate": (BGPO, {**full, RATE: TUNED["BGPO"]}),
+    "a lower rate": (BGPO, {**full, RATE: rates.get("BGPO")}),
     "EUBO for failures (SPG, all of it)": (
       SPG, {RATE: FAST, "learn.loss_args.mix": 1.0}),
     "EUBO for failures (SPG, half of it)": (SPG, {RATE: FAST}),
@@ -181,26 +214,38 @@ def _countdown() -> list[runs.Row]:
     _draw_label(n): (COUNTDOWN, {DRAWS: n}) for n in NS}, task="countdown")
 
 
-# A claim's first seeds are run before the next claim's, see `runner.pending`.
-ROWS: tuple[runs.Row, ...] = (
-  *_tuning(), *_draws(), *_cures(), *_methods_without_failures(),
-  *_off_policy(), *_methods(), *_stp(), *_countdown())
+def rows_at(rates: Rates) -> tuple[runs.Row, ...]:
+  """All rows, with these learning rates of methods.
+
+  A claim's first seeds are run before the next claim's, see `runner.pending`.
+  """
+  tuning = _tuning()
+  return (*(row for row in tuning if row.claim == "tuning"), *_draws(),
+          *_cures(rates), *_methods_without_failures(), *_off_policy(),
+          *_methods(rates), *_stp(), *_countdown(),
+          *(row for row in tuning if row.claim != "tuning"),
+          *_objectives(rates))
 
 
-def row(claim: str, label: str) -> runs.Row:
-  """The row of a claim with this label."""
-  found, = (row for row in ROWS if (row.claim, row.label) == (claim, label))
-  return found
+def rows(stored: store.Stored) -> tuple[runs.Row, ...]:
+  """All rows; those whose learning rate is not known yet have no seeds."""
+  return rows_at(best_rates(stored))
 
 
 def best_rates(stored: store.Stored) -> dict[str, float]:
   """By method, the rate that ends highest; of methods whose grid is stored."""
+  names = {row.label: row.runs[0].name for row in _tuning()}
   found = {}
-  for method, rates in GRID.items():
-    tried = [row("tuning", f"{method}, rate {rate:g}").runs[0].name
-             for rate in rates]
+  for method, (_, _, rates) in {**GRID, **OTHERS}.items():
+    tried = [names[_rate_label(method, rate)] for rate in rates]
     if all(name in stored for name in tried):
       found[method] = max(
         zip(rates, tried, strict=True),
         key=lambda pair: stored[pair[1]]["after"])[0]
+  return found
+
+
+def find(rows: Sequence[runs.Row], claim: str, label: str) -> runs.Row:
+  """The row of a claim with this label."""
+  found, = (row for row in rows if (row.claim, row.label) == (claim, label))
   return found

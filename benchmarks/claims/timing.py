@@ -6,11 +6,11 @@ hindrances out. Take times on a machine that has nothing else to do.
 
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.claims import runner
 from benchmarks.claims import runs
-from benchmarks.claims import table
 from dlrl.runtime import progress
 from dlrl.storage import metrics
 
@@ -21,15 +21,16 @@ SHORT: dict[str, Any] = {
   "steps": STEPS, "eval.every": STEPS, "eval.size": 32, "eval.batch_size": 32}
 
 
-def measure(claim: str, workdirs: pathlib.Path) -> dict[str, Any]:
-  """Median seconds of a rollout and an update, by label."""
-  rows = [row for row in table.ROWS if row.claim == claim]
+def measure(rows: Sequence[runs.Row], workdirs: pathlib.Path
+            ) -> dict[str, dict[str, float]]:
+  """Median seconds of a rollout and an update, by the label of a claim's row.
+  """
   found: dict[str, dict[str, list[float]]] = {
     row.label: {part: [] for part in PARTS} for row in rows}
   turns = [(turn, place, row) for turn in range(TURNS)
            for place, row in enumerate(rows)]
-  for turn, place, row in progress.watched(turns, f"runs of {claim}"):
-    workdir = workdirs / "timed" / f"{claim}-{place}-{turn}"
+  for turn, place, row in progress.watched(turns, "runs that are timed"):
+    workdir = workdirs / "timed" / f"{row.claim}-{place}-{turn}"
     _train(row, workdirs, workdir)
     for part, values in seconds(workdir).items():
       found[row.label][part] += values

@@ -34,7 +34,8 @@ Gradients = Callable[[Any, update.Batch], jax.Array]
 
 def trained(workdirs: pathlib.Path) -> runs.Run:
   """A run whose checkpoints are all in `_RUN`; trained unless it is there."""
-  run = table.row("draws", "16 draws").run(0)
+  run = table.find(
+    table.rows_at({}), "draws", "16 draws").run(0)
   runner.finish(run, workdirs, workdirs / _RUN, checkpoint_keep=99)
   return run
 

@@ -24,6 +24,8 @@ from dlrl import validate
 
 ROOT = pathlib.Path(__file__).parents[2]
 STORED = ROOT / "benchmarks/results/claims"
+RATES = dict.fromkeys({**table.GRID, **table.OTHERS}, 1e-4)
+ROWS = table.rows_at(RATES)
 
 
 # Runs.
@@ -41,7 +43,7 @@ def test_a_run_is_known_by_all_that_is_set_and_by_nothing_else():
 
 
 def test_runs_of_a_seed_begin_with_one_model_and_those_of_a_task_alone():
-  warm = {run.warm for one in table.ROWS for run in one.runs
+  warm = {run.warm for one in ROWS for run in one.runs
           if run.seed == 0}
   assert sorted(run.config for run in warm) == sorted(
     runs.WARM_STARTS.values())
@@ -55,7 +57,7 @@ def test_runs_of_a_seed_begin_with_one_model_and_those_of_a_task_alone():
 
 
 @pytest.mark.parametrize(
-  "one", table.ROWS, ids=lambda one: f"{one.claim}: {one.label}")
+  "one", ROWS, ids=lambda one: f"{one.claim}: {one.label}")
 def test_a_run_accepts_the_settings_of_every_row(one):
   path, _, preset = one.config.partition(":")
   module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
@@ -66,7 +68,7 @@ def test_a_run_accepts_the_settings_of_every_row(one):
 
 
 def test_labels_are_unique_and_what_is_compared_exists():
-  names = [(one.claim, one.label) for one in table.ROWS]
+  names = [(one.claim, one.label) for one in ROWS]
   assert len(set(names)) == len(names)
   assert {claim for claim, _ in names} == table.CLAIMS.keys()
   for name, claim in table.CLAIMS.items():
@@ -76,21 +78,26 @@ def test_labels_are_unique_and_what_is_compared_exists():
       assert (one.claim, label) in names
 
 
-def test_methods_have_the_best_rates_of_the_grid_as_far_as_it_is_stored():
-  best = table.best_rates(store.read(STORED))
-  assert best == {name: table.TUNED[name] for name in best}
-
-
-def test_the_best_rate_is_the_one_that_ends_highest():
-  found = {}
-  for method, rates in table.GRID.items():
+def test_a_method_is_run_at_the_rate_that_ends_highest():
+  stored = {}
+  for method, (_, _, rates) in {**table.GRID, **table.OTHERS}.items():
     for i, rate in enumerate(rates):
-      run, = table.row("tuning", f"{method}, rate {rate:g}").runs
-      found[run.name] = result(100, 0.4, 0.5 + 0.1 * (i == 1) + 0.05 * i)
-  assert table.best_rates(found) == {
-    method: rates[1] for method, rates in table.GRID.items()}
-  found.pop(run.name)  # of a grid with a hole nothing is known
-  assert table.best_rates(found).keys() == {"BGPO"}
+      run, = table.find(
+        ROWS, f"tuning{'_others' * (method in table.OTHERS)}",
+        f"{method}, rate {rate:g}").runs
+      assert run.seed not in table.SEEDS
+      assert dict(run.settings)[table.RATE] == rate
+      stored[run.name] = result(100, 0.4, 0.5 + 0.1 * (i == 1) + 0.05 * i)
+  wanted = {method: rates[1] for method, (_, _, rates) in {
+    **table.GRID, **table.OTHERS}.items()}
+  assert table.best_rates(stored) == wanted
+  stored.pop(run.name)  # of a grid with a hole nothing is known
+  assert table.best_rates(stored) == {k: v for k, v in wanted.items()
+                                      if k != method}
+  found = table.find(table.rows(stored), "objectives", "ESPO")
+  assert found.seeds == table.SEEDS
+  assert found.overrides[table.RATE] == wanted["ESPO"]
+  assert table.find(table.rows(stored), "objectives", method).runs == []
 
 
 # Numbers.
@@ -183,7 +190,7 @@ def test_what_is_better_and_never_collapsed_is_recommended():
 
 def results_of(claim, after):
   """Made-up results: the i-th row of a claim gains by i points on `after`."""
-  rows = [one for one in table.ROWS if one.claim == claim]
+  rows = [one for one in ROWS if one.claim == claim]
   return {run.name: result(run.seed, 0.4, 0.5, after[run.seed] + 0.1 * place)
           for place, one in enumerate(rows) for run in one.runs
           if run.seed < len(after)}
@@ -193,7 +200,7 @@ def test_a_table_shows_means_intervals_and_equal_time():
   stored = results_of("draws", [0.4, 0.5, 0.6])
   seconds = {f"{n} draw" + "s" * (n > 1): {"rollout": 1.0, "update": float(n)}
              for n in table.NS}
-  lines = page.section("draws", stored, seconds)
+  lines = page.section("draws", ROWS, stored, seconds)
   first = next(line for line in lines if line.startswith("| 1 draw |"))
   last = next(line for line in lines if line.startswith("| 16 draws |"))
   cells = [cell.strip() for cell in first.strip("|").split("|")]
@@ -223,20 +230,23 @@ def test_the_page_says_what_holds_and_what_was_not_run():
 
 def test_the_page_is_what_the_stored_results_give():
   assert command.PAGE.read_text() == page.of_stored(STORED)
+  stored = store.read(STORED)
   for name in table.CLAIMS:
-    if page.started(name, store.read(STORED)):
+    if page.started([one for one in table.rows(stored) if one.claim == name],
+                    stored):
       assert (STORED.parent / f"claims_{name}.png").exists()
 
 
 def test_stored_results_are_of_runs_of_the_table():
-  known = {run.name for one in table.ROWS for run in one.runs}
-  assert store.read(STORED).keys() <= known
+  stored = store.read(STORED)
+  known = {run.name for one in table.rows(stored) for run in one.runs}
+  assert stored.keys() <= known
 
 
 def test_a_figure_has_a_line_of_every_row_with_results():
-  stored = results_of("cures", [0.1, 0.2])
-  left, right = figures.of_claim("cures", stored).axes
-  labels = [one.label for one in table.ROWS if one.claim == "cures"]
+  stored = results_of("off_policy", [0.1, 0.2])
+  left, right = figures.of_claim("off_policy", stored).axes
+  labels = [one.label for one in ROWS if one.claim == "off_policy"]
   assert [text.get_text() for text in left.get_yticklabels()] == labels
   assert [line.get_label() for line in right.lines] == labels
   np.testing.assert_allclose(right.lines[0].get_ydata(), [40, 50, 15])

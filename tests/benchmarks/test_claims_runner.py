@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 from absl import app
@@ -132,6 +133,26 @@ def test_two_runs_at_a_time_that_end_with_the_runner(monkeypatch, tmp_path):
   assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
 
 
+def test_rows_that_results_bring_about_are_run_too(
+    pretended, monkeypatch, tmp_path):
+  first, second, third = row("a"), row("b", seeds=(0,), steps=1), row(
+    "c", seeds=(0,), steps=2)
+  monkeypatch.setattr(table, "rows", lambda stored: (
+    first, third, *[second] * (len(stored) > 1)))
+  monkeypatch.setattr(command.flags, "FLAGS", types.SimpleNamespace(
+    only=["draws"], hours=1.0, jobs=2, runs=tmp_path / "w"))
+  with pytest.raises(SystemExit, match="1"):  # seed 1 fails, and once
+    command.run(tmp_path)
+  trained = [run for run in pretended if run.warm]
+  assert trained[-1] == second.run(0)
+  assert set(trained) == {*first.runs, second.run(0), third.run(0)}
+  assert len(trained) == 5
+  pretended.clear()
+  command.flags.FLAGS.hours = 0.0
+  command.run(tmp_path)
+  assert pretended == []
+
+
 def test_a_claim_that_there_is_not_is_named():
   assert command.chosen(["stp"]) == ["stp"]
   assert command.chosen([]) == list(table.CLAIMS)
@@ -146,7 +167,8 @@ def test_times_are_those_of_all_steps_but_the_first(monkeypatch, tmp_path):
     (workdir / run.name / "metrics.jsonl").rename(workdir / "metrics.jsonl")
 
   monkeypatch.setattr(runner, "finish", short)
-  found = timing.measure("draws", tmp_path)
+  found = timing.measure([
+    one for one in table.rows_at({}) if one.claim == "draws"], tmp_path)
   # Steps 2 to 12 take as many seconds, and an update twice as long.
   assert found == {f"{n} draw" + "s" * (n > 1): {"rollout": 7.0, "update": 14.0}
                    for n in table.NS}
