@@ -121,7 +121,9 @@ def test_fine_tuning_predicts_masks_and_replaced_tokens():
            "prompt_length": np.array([4, 3, 5]),
            "completion": rng.integers(3, V, (3, 6))}
   batch["completion"][0, 2:] = EOS
-  exists = np.arange(6)[None] < np.array([[4], [6], [6]])
+  batch["completion"][1] = EOS
+  # Tokens up to the end of the block of the first end.
+  exists = np.arange(6)[None] < np.array([[4], [1], [6]])
   new, metrics = jax.jit(
     sft.make_step(MODEL, cfg, tx, EOS), compiler_options=FAST)(
       first_state(params, tx), batch)
