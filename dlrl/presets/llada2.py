@@ -8,7 +8,8 @@ LLaDA2.1-mini (https://github.com/inclusionAI/LLaDA2.X).
 
 Rollouts are those of DARE's recipe for LLaDA2.0-mini
 (https://github.com/yjyddq/DARE), the rest that for SDAR. For 2.1, which also
-edits what it has written, set `rollout.sampler.edit_threshold`.
+edits what it has written, set `threshold` and `edit_threshold` of the samplers
+to 0.7 and 0.5 (Q mode) or 0.5 and 0 (S mode).
 """
 
 import ml_collections
