@@ -112,7 +112,6 @@ def test_no_run_is_begun_once_the_time_is_over(pretended, tmp_path):
 
 
 def test_two_runs_at_a_time_that_end_with_the_runner(monkeypatch, tmp_path):
-  monkeypatch.setattr(runner, "_PAUSE", 0.01)
   monkeypatch.setattr(runner, "_command", lambda *_: [
     sys.executable, "-c", "import time; time.sleep(60)"])
   children = []
@@ -123,9 +122,12 @@ def test_two_runs_at_a_time_that_end_with_the_runner(monkeypatch, tmp_path):
     return children[-1]
 
   monkeypatch.setattr(runner.subprocess, "Popen", opened)
-  signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(
-    KeyboardInterrupt))
-  signal.setitimer(signal.ITIMER_REAL, 0.5)
+
+  def interrupted(seconds):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(runner, "time", types.SimpleNamespace(
+    monotonic=lambda: 0.0, sleep=interrupted))
   with pytest.raises(KeyboardInterrupt):
     runner.run_all(
       runner.pending([row("a")], tmp_path), tmp_path, tmp_path / "w", jobs=2,
