@@ -247,7 +247,9 @@ def test_a_model_is_split_over_all_devices_where_its_sizes_divide(
   model = transformer.build(config.ModelConfig(
     vocab_size=48, width=width, layers=1, heads=8, kv_heads=kv_heads,
     head_dim=8, mlp_width=16), 41)
-  assert tuple(chat.local_mesh(model).shape.values()) == sizes
+  found = chat.local_mesh(model).shape
+  assert (found["data"], found["fsdp"], found["tensor"]) == sizes
+  assert found["expert"] == 1
 
 
 def test_four_devices_give_the_answer_of_one(published):
