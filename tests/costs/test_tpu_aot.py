@@ -171,8 +171,8 @@ def tiny(mesh_sizes):
 def test_rollout_and_update_compile_with_the_kernel(name, sizes, monkeypatch):
   pytest.importorskip("libtpu")
   setup = setup_lib.make(tiny(sizes), topology.devices(name))
-  assert dict(setup.mesh.shape) == dict(
-    zip(mesh_lib.AXES, sizes, strict=True))
+  assert dict(setup.mesh.shape) == {"expert": 1} | dict(
+    zip(("data", "fsdp", "tensor"), sizes, strict=True))
   texts = hlo_texts.kept(monkeypatch)
   chip = chips.find(setup.mesh.devices.flat[0].device_kind)
   rollout, learn = compile_only.compile_all(setup, chip.hbm)
