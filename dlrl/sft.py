@@ -180,9 +180,12 @@ def warm_start(
 def _names(cfg: config.Config) -> list[str]:
   """What a warm start is called, here and in older versions."""
   parts = ("seed", "task", "model", "sft", "pretrained", "lora")
-  values = strict.to_json(cfg)
-  if not cfg.sft.token_noise:
-    del values["sft"]["token_noise"]  # older versions lacked it
+  values, default = strict.to_json(cfg), strict.to_json(config.Config())
+  for section, setting in (
+      ("sft", "token_noise"), ("model", "experts"), ("model", "rotary_dim")):
+    # Older versions lacked these settings.
+    if values[section][setting] == default[section][setting]:
+      del values[section][setting]
   names = [strict.fingerprint(going_on.lasting(cfg, *parts)),
            strict.fingerprint(*(values[part] for part in parts))]
   if not cfg.model.block_length and cfg.sft.forward_process == "exact_k":

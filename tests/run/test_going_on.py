@@ -35,9 +35,11 @@ FREE = {
   "evaluation.samples": 2, "evaluation.scorer": "legacy_d1",
   "watchdog.times": 0.0, "watchdog.least_seconds": 60.0,
   "watchdog.first_seconds": 600.0, "profile.steps": "3",
-  "mesh.gpu_memory": 0.5, "rollout.mismatch_every": 3}
+  "mesh.gpu_memory": 0.5, "rollout.mismatch_every": 3,
+  "rollout.expert_load_every": 3}
 MOVED = {"task.prompt_file", "task.data_dir"}
 UNTRIED = {"wandb"}  # needs its library; see test_wandb_log.py
+OF_EXPERTS = {"mesh.expert"}  # of which these runs have none
 ROUNDING = {
   "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.cpu_devices": 8,
   "model.remat": "none", "model.attention": "xla", "learn.micro_batch": 16,
@@ -106,7 +108,7 @@ def config_of(workdir):
 def test_every_setting_that_may_change_is_tried():
   found = {s.name: s.restart for s in validate.settings()}
   for tried, how in ((FREE.keys() | MOVED | UNTRIED, Restart.FREE),
-                     (ROUNDING.keys(), Restart.ROUNDING),
+                     (ROUNDING.keys() | OF_EXPERTS, Restart.ROUNDING),
                      ({"steps", "sft.steps"}, Restart.LENGTH)):
     assert tried == {name for name, each in found.items() if each == how}
   assert set(found.values()) == {each.value for each in Restart}

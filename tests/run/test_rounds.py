@@ -31,6 +31,8 @@ def drawn(numbers):
     prompt=put[:, None], prompt_length=put, completion=put[:, None],
     maskable=put[:, None] > 0, trace=put[:, None], tokens_per_forward=put,
     keys=jax.vmap(jax.random.key)(put))
+  # JAX leaves axes of one device out of what it computes itself.
+  batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
   return mesh, rounds.Drawn(
     {"position": np.int32(numbers)}, [], batch, jnp.int32(1))
 
