@@ -9,6 +9,7 @@ loop that writes the row of step s before it saves checkpoint s finds all rows
 up to s after a restart from s.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -119,12 +120,13 @@ class MetricsWriter:
       mirror.push(self._root / name)
 
   def close(self) -> None:
-    """Flushes and closes the files."""
-    self.flush()
-    os.close(self._metrics)
-    os.close(self._samples)
-    if self._events is not None:
-      self._events.close()
+    """Flushes and closes the files; closes them also if flushing fails."""
+    with contextlib.ExitStack() as stack:
+      for file in (self._metrics, self._samples):
+        stack.callback(os.close, file)
+      if self._events is not None:
+        stack.callback(self._events.close)
+      self.flush()
 
   def __enter__(self) -> "MetricsWriter":
     return self

@@ -1,6 +1,8 @@
 """Disks that are full or cleared under a run."""
 
 import errno
+import os
+import pathlib
 import resource
 import shutil
 import subprocess
@@ -92,6 +94,10 @@ def test_a_run_whose_directory_is_removed_ends_and_says_so(
   removed(workdir, monkeypatch)
   with pytest.raises(FileNotFoundError) as error:
     runs.run_here(whole[0], workdir)
+  # No file that is gone stays open.
+  links = [os.readlink(link) for link in pathlib.Path("/proc/self/fd").iterdir()
+           if os.path.islink(link)]
+  assert not [link for link in links if str(workdir) in link]
   assert (
     "metrics.jsonl: removed while the run wrote to it"
     in disk_errors.explain(error.value, workdir)
