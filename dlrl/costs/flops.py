@@ -78,7 +78,8 @@ def _equation(eqn: core.JaxprEqn, trips: tuple[int, ...], branch: Branch
     return _dot(eqn)
   if name == "ragged_dot_general":
     return _grouped(eqn)
-  if name == "jit" and params["name"] in GROUPED:
+  # Without arguments it is the part that JAX computes once for all layers.
+  if name == "jit" and params["name"] in GROUPED and eqn.invars:
     left, right, *_ = _shapes(eqn)
     return 2 * math.prod(left) * right[-1]
   if name == "conv_general_dilated":

@@ -11,6 +11,7 @@ from flax import nnx
 
 from dlrl import config
 from dlrl import strict
+from dlrl.costs.flops import flops
 from dlrl.models import layers
 from dlrl.models import transformer
 from dlrl.models.mlp import exchange
@@ -198,3 +199,22 @@ def test_mixtures_that_make_no_sense_are_refused(changes, field):
   with pytest.raises(
       strict.ConfigError, match=rf"config\.model\.experts\.{field} = "):
     transformer.build(dataclasses.replace(CFG, experts=experts), 2)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_gradient_takes_four_forward_passes(devices):
+  """The experts' rounds are computed again instead of, not besides, layers."""
+  cfg = dataclasses.replace(
+    CFG, width=32, remat="full", experts=config.ExpertsConfig(8, 3, 64))
+  model = transformer.build(cfg, 2)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  ids, lengths = jnp.zeros((8, 64), jnp.int32), jnp.full(8, 64)
+  positions = jnp.broadcast_to(jnp.arange(64), (8, 64))
+
+  def loss(params):
+    return jnp.sum(model.hidden(params, ids, positions, lengths))
+
+  mesh = mesh_lib.make(
+    config.MeshConfig(1, 1, 1, devices), jax.devices()[:devices])
+  with jax.set_mesh(mesh):
+    assert flops(jax.grad(loss), params) == 4 * flops(loss, params)
