@@ -11,17 +11,22 @@ has rank and alpha, which PEFT combines to alpha / rank as we do, and the names.
 Source: PEFT's documentation, "PEFT checkpoint format".
 """
 
+import collections
 import json
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 from safetensors import numpy as safetensors_numpy
 
 from dlrl import config
+from dlrl import strict
 from dlrl.hub import snapshots
 from dlrl.models import families
+from dlrl.models import transformer
+from dlrl.models.published import tensors as tensors_lib
 from dlrl.runtime import published_files
 
 PREFIX = "base_model.model."
@@ -47,18 +52,32 @@ def save(
 
   Raises:
     FileExistsError: `out` exists.
-    strict.ConfigError: the family of `source` is not supported.
+    strict.ConfigError: the family of `source` is not supported, or several of
+      the adapted matrices are one there.
   """
   out = pathlib.Path(out).expanduser()
-  _, hf = families.read_config(source, family=family)
-  names = families.of(hf, family).names
+  published, hf = families.read_config(source, family=family)
+  model = transformer.build(published, hf["mask_token_id"])
+  shapes = traverse_util.flatten_dict(
+    jax.eval_shape(model.init, jax.random.key(0)), sep="/")
+  pieces = tensors_lib.pieces(
+    families.of(hf, family).names, {k: v.shape for k, v in shapes.items()})
+  shared = collections.Counter(piece.name for piece in pieces)
   repo = snapshots.model(str(source))
   tensors, modules = {}, []
   for path, leaf in traverse_util.flatten_dict(adapter, sep="/").items():
     matrix, _, part = path.rpartition("/")
-    for layer, array in enumerate(np.asarray(leaf)):
-      module = names[matrix + "/kernel"].format(layer).removesuffix(".weight")
-      tensors[f"{PREFIX}{module}.{PARTS[part]}"] = np.ascontiguousarray(array.T)
+    arrays = np.asarray(leaf)
+    for piece in pieces:
+      if piece.path != matrix + "/kernel":
+        continue
+      strict.require(
+        shared[piece.name] == 1, "lora.targets", cfg.targets,
+        f"matches {matrix}, which is a part of {piece.name}: PEFT has adapters "
+        "of whole matrices only; export the sum, without --adapter")
+      module = piece.name.removesuffix(".weight")
+      tensors[f"{PREFIX}{module}.{PARTS[part]}"] = np.ascontiguousarray(
+        arrays[piece.index].T)
       modules.append(module)
   with published_files.directory(out) as partial:
     safetensors_numpy.save_file(

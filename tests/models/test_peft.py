@@ -1,5 +1,6 @@
 """Adapters in PEFT's format, under the names of every family."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from dlrl import config
+from dlrl import strict
 from dlrl.models import families
 from dlrl.models import lora
 from dlrl.models import peft
@@ -75,6 +77,45 @@ def test_every_layer_has_its_matrices_under_the_names_that_peft_looks_for(
     np.testing.assert_array_equal(tensor, wanted[name])
     # A is [rank, in] and B is [out, rank].
     assert tensor.shape["lora_A" not in name] == 3
+
+
+MIXTURE = QWEN | {
+  "model_type": "sdar_moe", "num_experts": 3, "num_experts_per_tok": 2,
+  "moe_intermediate_size": 4, "norm_topk_prob": True}
+LLADA2 = MIXTURE | {
+  "model_type": "llada2_moe", "rotary_dim": 4, "n_group": 1, "topk_group": 1,
+  "first_k_dense_replace": 1, "num_shared_experts": 1,
+  "routed_scaling_factor": 1.0}
+
+
+def test_every_expert_has_an_adapter_of_its_own(tmp_path):
+  adapter, tensors, _ = written(tmp_path, MIXTURE)
+  a = np.asarray(adapter["layers"]["mlp"]["experts"]["down"]["a"])
+  stem = "base_model.model.model.layers.1.mlp.experts"
+  found = [name for name in tensors if name.startswith(stem)]
+  assert len(found) == 3 * 3 * 2
+  for expert in range(3):
+    np.testing.assert_array_equal(
+      tensors[f"{stem}.{expert}.down_proj.lora_A.weight"], a[1, expert].T)
+
+
+def test_layers_count_from_the_first_dense_one(tmp_path):
+  shared = dataclasses.replace(LORA, targets="layers/mlp/shared/up")
+  adapter, tensors, _ = written(tmp_path, LLADA2, shared)
+  name = ("base_model.model.model.layers.1.mlp.shared_experts.up_proj."
+          "lora_B.weight")
+  assert len(tensors) == 2
+  np.testing.assert_array_equal(tensors[name], np.asarray(
+    adapter["layers"]["mlp"]["shared"]["up"]["b"][0]).T)
+
+
+def test_matrices_that_are_one_there_are_refused(tmp_path):
+  with pytest.raises(strict.ConfigError, match=(
+      r"lora\.targets = 'layers/attention/q': matches .*layers/attention/q, "
+      r"which is a part of .*query_key_value.*; export the sum, without")):
+    written(tmp_path, LLADA2, dataclasses.replace(
+      LORA, targets="layers/attention/q"))
+  assert not (tmp_path / "out").exists()
 
 
 def test_the_config_gives_peft_its_factor_and_whole_names(tmp_path):
