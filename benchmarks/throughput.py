@@ -77,7 +77,7 @@ def check(cfg: config.Config, mesh: jax.sharding.Mesh, *, vs: bool) -> None:
   """
   attention.check(cfg.model, mesh)
   learn = cfg.learn
-  parts = mesh_lib.shards(mesh)
+  parts = mesh_lib.shards(mesh.shape)
   needs_ref = losses.OBJECTIVES[learn.loss](**learn.loss_args).needs_ref
   for ok, field, value, fix in (
     (learn.micro_batch % parts == 0, "learn.micro_batch", learn.micro_batch,

@@ -177,13 +177,8 @@ def suggestions(
   return advice or ["more devices"]
 
 
-def _shards(mesh: dict[str, int]) -> int:
-  """Groups of devices that have rows of their own."""
-  return math.prod(mesh[axis] for axis in mesh_lib.BATCH)
-
-
 def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
-  learn, parts = cfg.learn, _shards(mesh)
+  learn, parts = cfg.learn, mesh_lib.shards(mesh)
   advice = []
   if cfg.model.remat != "full":
     advice.append("--config.model.remat=full: recomputes layers")
@@ -203,7 +198,7 @@ def _of_update(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
 
 
 def _of_rollout(cfg: config.Config, mesh: dict[str, int]) -> list[str]:
-  rollout, parts = cfg.rollout, _shards(mesh)
+  rollout, parts = cfg.rollout, mesh_lib.shards(mesh)
   advice = []
   if rollout.sampler.gather_once:
     advice.append("--config.rollout.sampler.gather_once=False: gathers one "

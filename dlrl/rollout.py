@@ -126,16 +126,7 @@ def comparison(setup: setup_lib.Setup) -> Measure:
   cfg = setup.cfg.rollout
   if not (cfg.mismatch_every and mismatch.approximates(cfg.sampler)):
     return lambda step, state, batch: {}
-  program = jax.jit(functools.partial(_mismatch, setup),
-                    out_shardings=mesh_lib.replicated(setup.mesh))
-
-  def compare(
-    step: int, state: update.TrainState, batch: update.Batch
-  ) -> dict[str, jax.Array]:
-    first = (step - 1) % cfg.mismatch_every == 0
-    return program(state, batch) if first else {}
-
-  return compare
+  return expert_load.at_intervals(setup, _mismatch, cfg.mismatch_every)
 
 
 def _mismatch(

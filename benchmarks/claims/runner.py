@@ -40,7 +40,7 @@ def next_of(
   queue: Sequence[runs_lib.Run], active: Active, workdirs: pathlib.Path,
   failed: Sequence[runs_lib.Run] = (),
 ) -> runs_lib.Run | None:
-  """What to start now: a run, or the warm start that it needs; or None."""
+  """Chooses a run to start, or the warm start that it needs; None: neither."""
   for run in queue:
     if run in active or run in failed:
       continue

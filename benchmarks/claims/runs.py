@@ -11,7 +11,7 @@ from typing import Any
 
 Settings = tuple[tuple[str, Any], ...]  # sorted, so that equal ones are equal
 
-# What all runs share. Few steps, because many runs are worth more than long
+# Settings of all runs. Few steps, because many runs are worth more than long
 # ones; the config's schedule decays over them. One device, so that two runs
 # take turns at nothing: what is compared at equal steps needs no timing.
 COMMON: Mapping[str, Any] = {
@@ -40,7 +40,7 @@ class Run:
   Attributes:
     config: its file and preset, as `--config` takes them.
     settings: those that differ from the config, without the seed.
-    seed: of the run.
+    seed: the run's seed.
     warm: the run that it begins with; None for a warm start itself.
   """
 
@@ -51,7 +51,7 @@ class Run:
 
   @functools.cached_property
   def name(self) -> str:
-    """Of its files: the config, the seed, and a checksum of all settings."""
+    """Names its files: the config, the seed, a checksum of all settings."""
     stem = re.sub(r"\W+", "_", self.config.removeprefix("configs/").replace(
       ".py", ""))
     of = json.dumps([self.config, self.settings, self.seed,
@@ -59,7 +59,7 @@ class Run:
     return f"{stem}-{self.seed}-{hashlib.sha256(of.encode()).hexdigest()[:8]}"
 
   def arguments(self, workdirs: pathlib.Path, **extra: Any) -> list[str]:
-    """Of `python -m dlrl.main`, beside its own workdir.
+    """Returns the arguments of `python -m dlrl.main`, without its workdir.
 
     Args:
       workdirs: where the warm start has its workdir.

@@ -1,4 +1,4 @@
-"""What the papers say, as comparisons of rows, and the rule that decides."""
+"""Statements of the papers, as comparisons of rows, and the rule for them."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ MARGIN = 0.02  # an accuracy gained that is too small to count
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-  """What somebody says, and the comparisons of a claim's rows that test it.
+  """A statement, and the comparisons of a claim's rows that test it.
 
   Attributes:
     claim: a key of `table.CLAIMS`.
@@ -94,14 +94,14 @@ class Difference:
 
 
 def results(row: runs_lib.Row, stored: store.Stored) -> dict[int, store.Result]:
-  """What a row has, by seed."""
+  """Returns the stored results of a row, by seed."""
   return {run.seed: stored[run.name] for run in row.runs
           if run.name in stored}
 
 
 def difference(better: runs_lib.Row, worse: runs_lib.Row, stored: store.Stored
                ) -> Difference:
-  """Of final accuracies, paired by the seed and so by the warm start."""
+  """Compares final accuracies, paired by the seed and so by the warm start."""
   a, b = results(better, stored), results(worse, stored)
   gains = [a[seed]["after"] - b[seed]["after"] for seed in a if seed in b]
   mean = math.fsum(gains) / len(gains) if gains else math.nan

@@ -108,10 +108,10 @@ def _behind(
   """Writes a canvas over a prompt's padding and `room` more columns."""
   rows = jnp.concatenate(
     [prompt, jnp.zeros((len(prompt), room), prompt.dtype)], 1)
-  joined: jax.Array = jax.vmap(
+  written: jax.Array = jax.vmap(
     lambda row, canvas, at: jax.lax.dynamic_update_slice(
       row, canvas.astype(row.dtype), (at,)))(rows, canvas, prompt_length)
-  return joined
+  return written
 
 
 def canvas_of(
@@ -137,5 +137,5 @@ def before(positions: jax.Array, lengths: jax.Array) -> jax.Array:
   of the prompt comes before it, in the last live column.
   """
   column = jnp.arange(positions.shape[1])[None]
-  before = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
-  return jnp.where(positions == 0, column, before)
+  left = jnp.where(column == 0, lengths[:, None] - 1, column - 1)
+  return jnp.where(positions == 0, column, left)

@@ -150,7 +150,6 @@ def _params(
     if tensors.stacked(path):
       sharding, shape = _layer_sharding(sharding), shape[1:]
     parts = own[path, layer]
-
     count.step(len(parts))
     return jax.make_array_from_callback(
       shape, sharding, lambda index: _part(found, parts, index, leaf.dtype))

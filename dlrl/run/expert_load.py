@@ -26,15 +26,18 @@ def make(setup: setup_lib.Setup) -> Measure:
   every = setup.cfg.rollout.expert_load_every
   if not (every and setup.cfg.model.experts.number):
     return lambda step, state, batch: {}
-  program = jax.jit(functools.partial(_load, setup),
+  return at_intervals(setup, _load, every)
+
+
+def at_intervals(
+  setup: setup_lib.Setup, metrics: Callable[..., dict[str, jax.Array]],
+  every: int,
+) -> Measure:
+  """`metrics` of (setup, state, batch) at step 1 and every `every` steps."""
+  program = jax.jit(functools.partial(metrics, setup),
                     out_shardings=mesh_lib.replicated(setup.mesh))
-
-  def measure(
-    step: int, state: update.TrainState, batch: update.Batch
-  ) -> dict[str, jax.Array]:
-    return program(state, batch) if (step - 1) % every == 0 else {}
-
-  return measure
+  return lambda step, state, batch: (
+    program(state, batch) if (step - 1) % every == 0 else {})
 
 
 def _load(setup: setup_lib.Setup, state: update.TrainState,

@@ -160,7 +160,7 @@ def make(
     cfg.model.vocab_size >= tokenizer.vocab_size, "model.vocab_size",
     cfg.model.vocab_size,
     f"must be at least the tokenizer's {tokenizer.vocab_size}")
-  parts = mesh_lib.shards(mesh)
+  parts = mesh_lib.shards(mesh.shape)
   for field, rows in (
     ("learn.micro_batch", update.micro_batch(cfg)),
     ("sft.batch_size", cfg.sft.batch_size),

@@ -145,9 +145,13 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(BATCH))
 
 
-def shards(mesh: jax.sharding.Mesh) -> int:
-  """Devices, or groups of them, that have rows of their own."""
-  return math.prod(mesh.shape[axis] for axis in BATCH)
+def shards(sizes: Mapping[str, int]) -> int:
+  """Devices, or groups of them, that have rows of their own.
+
+  Args:
+    sizes: devices by axis, `mesh.shape`.
+  """
+  return math.prod(sizes[axis] for axis in BATCH)
 
 
 def batch_rows(mesh: jax.sharding.Mesh, items: int, most: int) -> int:
@@ -155,7 +159,7 @@ def batch_rows(mesh: jax.sharding.Mesh, items: int, most: int) -> int:
 
   `most` is one as well.
   """
-  parts = shards(mesh)
+  parts = shards(mesh.shape)
   return min(most, -(-items // parts) * parts)
 
 

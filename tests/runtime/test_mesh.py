@@ -55,7 +55,7 @@ def test_sizes_that_cannot_work_are_named(sizes, message):
 def test_experts_have_an_axis_that_splits_the_batch_as_well():
   mesh = mesh_lib.make(config.MeshConfig(1, -1, 2, expert=2))
   assert dict(mesh.shape) == {"data": 1, "expert": 2, "fsdp": 2, "tensor": 2}
-  assert mesh_lib.shards(mesh) == 4
+  assert mesh_lib.shards(mesh.shape) == 4
   x = jax.device_put(np.arange(8), mesh_lib.batch_sharding(mesh))
   assert {s.data.shape for s in x.addressable_shards} == {(2,)}
 

@@ -41,16 +41,6 @@ def stacked(path: str) -> bool:
   return path.startswith(STACKS)
 
 
-def name_of(names: Mapping[str, str], path: str) -> str:
-  """The name of the tensors of a parameter, with `{}` for their numbers.
-
-  Args:
-    names: of `families.Family`.
-    path: of the parameter.
-  """
-  return names[path.removeprefix("dense_")]
-
-
 def pieces(
   names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[Piece]:
@@ -67,7 +57,7 @@ def pieces(
   rows: dict[str, int] = {}
   for path in sorted(
       shapes, key=lambda path: order[path.removeprefix("dense_")]):
-    shape, name = shapes[path], name_of(names, path)
+    shape, name = shapes[path], names[path.removeprefix("dense_")]
     axes = name.count("{}")
     own = shape[axes:]
     own = own[::-1] if transposed(path) else own
