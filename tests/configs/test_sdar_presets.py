@@ -8,6 +8,7 @@ import pytest
 
 from configs import bgpo
 from dlrl import validate
+from dlrl.models import lora
 from dlrl.models import transformer
 from dlrl.presets import llada2
 from dlrl.presets import sdar
@@ -46,7 +47,9 @@ def test_presets_of_llada2_are_valid(method, preset):
   assert cfg.learn.forward_process == {
     "bgpo": "block_balanced", "ebpo": "block_stratified"}[method]
   assert cfg.rollout.sampler.block_length == cfg.model.block_length == 32
+  assert cfg.rollout.sampler.threshold == cfg.eval.sampler.threshold == 0.95
   alone = preset.endswith("_1gpu")
+  assert alone == ("layers/mlp/experts/up" not in lora.names(cfg.lora))
   assert (cfg.mesh.expert, bool(cfg.lora.rank)) == ((1, True) if alone
                                                     else (8, False))
 

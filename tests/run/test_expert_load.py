@@ -110,6 +110,8 @@ def test_a_run_logs_the_load_of_each_layer():
     maskable=jnp.ones((8, 16), bool),
     keys=jax.random.split(jax.random.key(0), 8))
   params = networks.random_params(setup.model)
+  # With so large a bias, all tokens would have the same experts.
+  params["layers"]["mlp"]["router"]["bias"] *= 0
   state = update.TrainState(
     step=jnp.int32(0), params=params, opt_state=None, key=None)
   measure = rollout.measurements(setup)
