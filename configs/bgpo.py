@@ -13,6 +13,7 @@ Presets, after a colon:
   plain   the paper's objective with full negative advantages, at a learning
           rate of 2e-4.
   countdown  another task: combine three digits to reach a target; 4 minutes.
+  countdown4  a harder one, four numbers up to 99, for 1.2 million parameters.
   blocks  easier puzzles for a block-diffusion model, with the exact ELBO of its
           blocks of four tokens in place of Monte-Carlo samples; 5 minutes.
   text    another task and any text, byte by byte: `What is between 42 and 51?`.
@@ -33,7 +34,7 @@ from dlrl.presets import sdar
 from dlrl.presets import sudoku_tiny
 from dlrl.presets import text_tiny
 
-PRESETS = ("plain", "countdown", "blocks", "text", "smoke")
+PRESETS = ("plain", "countdown", "countdown4", "blocks", "text", "smoke")
 
 
 def get_config(preset: str = "") -> ml_collections.ConfigDict:
@@ -60,6 +61,8 @@ def get_config(preset: str = "") -> ml_collections.ConfigDict:
     sudoku_tiny.plain(cfg)
   if preset == "countdown":
     sudoku_tiny.countdown(cfg)
+  if preset == "countdown4":
+    sudoku_tiny.countdown4(cfg)
   if preset == "blocks":
     cfg.model.block_length = 4
     for sampler in (cfg.rollout.sampler, cfg.eval.sampler):

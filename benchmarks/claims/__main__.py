@@ -68,19 +68,24 @@ def _left(only: Sequence[str], directory: pathlib.Path,
           if run not in failed and run.warm not in failed]
 
 
-def seconds(directory: pathlib.Path) -> None:
-  """Measures seconds per step of the claims that have none, or `--only`."""
-  for claim in chosen(flags.FLAGS.only):
-    name = f"seconds_{claim}"
-    rows = [row for row in table.rows(store.read(directory))
-            if row.claim == claim and row.seeds]
-    if flags.FLAGS.only or store.read_one(directory, name) is None:
+def costs(directory: pathlib.Path) -> None:
+  """Measures a step's costs of claims that compare and have none, or `--only`.
+  """
+  only = flags.FLAGS.only
+  for claim in chosen(only):
+    name, every = f"cost_{claim}", table.rows(store.read(directory))
+    rows = [row for row in every if row.claim == claim and row.seeds]
+    if only or (rows and table.references(claim, every)
+                and store.read_one(directory, name) is None):
       store.write_one(directory, name, timing.measure(rows, workdirs()))
 
 
 def split(directory: pathlib.Path) -> None:
-  """Splits the gradient's variance."""
-  store.write_one(directory, "variance", variance_run.measure(workdirs()))
+  """Splits the gradient's variance, and measures what pruning does to it."""
+  for name, measure in (("variance", variance_run.measure),
+                        ("variance_pruned", variance_run.measure_pruned)):
+    if store.read_one(directory, name) is None:
+      store.write_one(directory, name, measure(workdirs()))
 
 
 def page(directory: pathlib.Path) -> None:
@@ -98,7 +103,7 @@ def page(directory: pathlib.Path) -> None:
   PAGE.write_text(page_lib.of_stored(directory), encoding="utf-8")
 
 
-COMMANDS = {"run": run, "time": seconds, "variance": split, "page": page}
+COMMANDS = {"run": run, "time": costs, "variance": split, "page": page}
 
 
 def main(argv: list[str]) -> None:

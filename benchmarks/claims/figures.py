@@ -10,9 +10,14 @@ from benchmarks.claims import statements
 from benchmarks.claims import store
 from benchmarks.claims import table
 
+CURVES = 8  # more lines over one another could not be told apart
+
 
 def of_claim(name: str, stored: store.Stored) -> figure.Figure:
-  """Every row's final accuracy with its interval, and all mean curves."""
+  """Every row's final accuracy with its interval, and all mean curves.
+
+  Of more than `CURVES` rows, means over the steps in place of the curves.
+  """
   claim = table.CLAIMS[name]
   rows = [row for row in table.rows(stored)
           if row.claim == name and statements.results(row, stored)]
@@ -23,20 +28,28 @@ def of_claim(name: str, stored: store.Stored) -> figure.Figure:
     grey = row.label == claim.reference
     colour = (results.BASELINE if grey
               else results.COLOURS[place % len(results.COLOURS)])
-    _end(left, len(rows) - place, [r["after"] for r in found], colour)
-    _curve(right, row, found, colour, dashed=place >= len(results.COLOURS))
-  left.set_yticks(range(len(rows), 0, -1), [row.label for row in rows])
-  left.set(xlabel="held-out items solved at the end (%)",
-           ylim=(0.3, len(rows) + 0.7))
+    y = len(rows) - place
+    _points(left, y, [r["after"] for r in found], colour)
+    if len(rows) > CURVES:
+      _points(right, y, list(map(store.area, found)), colour)
+    else:
+      _curve(right, row, found, colour, dashed=place >= len(results.COLOURS))
+  ends, ylim = range(len(rows), 0, -1), (0.3, len(rows) + 0.7)
+  left.set_yticks(ends, [row.label for row in rows])
+  left.set(xlabel="held-out items solved at the end (%)", ylim=ylim)
+  if len(rows) > CURVES:
+    right.set_yticks(ends, [])
+    right.set(xlabel="mean over the steps (%)", ylim=ylim)
+    return fig
   right.set(xlabel="RL step", ylabel="held-out items solved (%), mean")
   fig.legend(*right.get_legend_handles_labels(), loc="outside lower left",
              ncols=3, frameon=False, fontsize=9)
   return fig
 
 
-def _end(ax: axes.Axes, y: float, after: list[float], colour: str) -> None:
-  interval = results.mean_interval(after)
-  ax.plot(100 * np.array(after), [y] * len(after), "o", ms=3.5, color=colour,
+def _points(ax: axes.Axes, y: float, shares: list[float], colour: str) -> None:
+  interval = results.mean_interval(shares)
+  ax.plot(100 * np.array(shares), [y] * len(shares), "o", ms=3.5, color=colour,
           alpha=0.5)
   if "low" in interval:
     ax.plot([100 * interval["low"], 100 * interval["high"]], [y, y],

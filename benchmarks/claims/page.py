@@ -1,11 +1,13 @@
 """docs/results.md, from stored results alone."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import results as results_lib
+from benchmarks.claims import cost
 from benchmarks.claims import runs
 from benchmarks.claims import statements
 from benchmarks.claims import store
@@ -13,9 +15,9 @@ from benchmarks.claims import table
 from benchmarks.claims import variance_page
 
 NOT_YET = "not run yet"
-Seconds = Mapping[str, Mapping[str, float]]  # label -> part of a step -> s
 COLUMNS = ("", "seeds", "solved, %", "difference, points", "mean over steps, %",
-           "collapsed", "s per step", "solved at equal time, %")
+           "collapsed", "GFLOP per step", "s per step",
+           "solved at equal time, %")
 
 INTRO = f"""# Are the papers right?
 
@@ -42,11 +44,16 @@ steps. All runs of a seed begin with one fine-tuned model.
   seeds with Student's 95% interval. Differences are paired by seed.
 * "Mean over steps" is the area under the curve of held-out accuracy.
 * A run has collapsed if it ends with less than half of its warm start's
-  accuracy.
-* Seconds per step come from short runs of all rows in turns, on one device
-  each. "At equal time" is where the fastest row has finished its steps.
+  accuracy. Runs that failed, as those do whose gradients stay infinite, are in
+  no mean; below a table is told which.
+* FLOPs and seconds per step come from short runs of all rows in turns, on one
+  device each. FLOPs are those of matrix products, counted by tracing the
+  programs, of the forward passes that were made and of the micro-batches with
+  any advantage, without what the backward pass computes again. "At equal time"
+  is where the fastest row has finished its steps.
 
-Intervals are not corrected for the number of comparisons.
+Intervals are not corrected for the number of comparisons. Below a table is told
+which differences stay after Holm's correction for those of the table.
 
 ## Claims
 
@@ -54,68 +61,167 @@ A statement holds if the 95% intervals of all its differences are above zero,
 and in part if some are. It does not hold if no interval contains a gain of {
 100 * statements.MARGIN:.0f}
 points. Otherwise it could not be tested with these seeds. Below {
-statements.LEAST} seeds nothing is said.
+statements.LEAST} seeds nothing is said. Of times and variances, the differences
+are the percentage that is saved; intervals are over turns and over prompts.
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """All that is stored.
+
+  Attributes:
+    stored: all finished runs.
+    costs: of rows, by claim; without claims that were not measured.
+    failed: the runs that failed.
+    variance: what `variance_run.measure` found; None: not yet.
+    pruned: the same of `measure_pruned`.
+  """
+
+  stored: store.Stored
+  costs: Mapping[str, cost.Costs] = dataclasses.field(default_factory=dict)
+  failed: store.Failed = dataclasses.field(default_factory=dict)
+  variance: Any = None
+  pruned: Any = None
 
 
 def of_stored(directory: pathlib.Path) -> str:
   """The page, from the files in a directory."""
-  seconds = {name: store.read_one(directory, f"seconds_{name}")
-             for name in table.CLAIMS}
-  return text(
+  costs = {name: store.read_one(directory, f"cost_{name}")
+           for name in table.CLAIMS}
+  return text(Found(
     store.read(directory),
-    {name: found for name, found in seconds.items() if found is not None},
-    store.read_one(directory, "variance"))
+    {name: found for name, found in costs.items() if found is not None},
+    store.read_failed(directory), store.read_one(directory, "variance"),
+    store.read_one(directory, "variance_pruned")))
 
 
-def text(stored: store.Stored, seconds: Mapping[str, Seconds],
-         variance: Any) -> str:
-  """The page.
-
-  Args:
-    stored: all finished runs.
-    seconds: per step, by claim; without those that were not measured.
-    variance: what `variance.measure` found; None: not yet.
-  """
-  rows = table.rows(stored)
+def text(found: Found) -> str:
+  """The page."""
+  rows = table.rows(found.stored)
   return "\n".join([
-    INTRO, *_verdicts(rows, stored), "", *(
-      line for name in table.CLAIMS
-      for line in section(name, rows, stored, seconds.get(name))),
-    *variance_page.section(variance), *_elsewhere()]) + "\n"
+    INTRO, *_verdicts(rows, found), "", *(
+      line for name in table.CLAIMS for line in section(name, rows, found)),
+    *variance_page.section(found.variance), *_elsewhere()]) + "\n"
 
 
-def _verdicts(rows: Sequence[runs.Row], stored: store.Stored) -> list[str]:
-  lines = ["| says | that | differences, points | verdict |",
+def _verdicts(rows: Sequence[runs.Row], found: Found) -> list[str]:
+  lines = ["| says | that | differences, points or % | verdict |",
            "| --- | --- | --- | --- |"]
-  for one in statements.STATEMENTS:
-    found = [statements.difference(
-      table.find(rows, one.claim, better), table.find(rows, one.claim, worse),
-      stored) for better, worse in one.pairs]
-    told = statements.verdict(found)
-    shown = "" if told == NOT_YET else "; ".join(map(_difference, found))
-    lines.append(f"| {one.source} | {one.text} | {shown} | {told} |")
+  told = [(one, [_compared(one, pair, rows, found) for pair in one.pairs])
+          for one in statements.STATEMENTS]
+  told.append((statements.VARIANCE, statements.variance_saved(found.pruned)))
+  for one, differences in told:
+    verdict = statements.verdict(differences)
+    shown = "" if verdict == NOT_YET else "; ".join(
+      map(_difference, differences))
+    lines.append(f"| {one.source} | {one.text} | {shown} | {verdict} |")
   return lines
 
 
-def section(name: str, every: Sequence[runs.Row], stored: store.Stored,
-            seconds: Seconds | None) -> list[str]:
+def _compared(one: statements.Statement, pair: tuple[str, str],
+              rows: Sequence[runs.Row], found: Found) -> statements.Difference:
+  if one.saves:
+    return statements.seconds_saved(
+      *pair, found.costs.get(one.claim), one.saves)
+  better, worse = pair
+  return statements.difference(
+    table.find(rows, one.claim, better),
+    table.find(rows, one.than or one.claim, worse), found.stored)
+
+
+def section(name: str, every: Sequence[runs.Row], found: Found) -> list[str]:
   """The lines about a claim: its table, and its figure if it has results."""
-  claim = table.CLAIMS[name]
+  claim, stored = table.CLAIMS[name], found.stored
   rows = [row for row in every if row.claim == name]
-  reference = next((r for r in rows if r.label == claim.reference), None)
+  costs = found.costs.get(name)
+  references = table.references(name, every)
   lines = [f"## {claim.title}", "", claim.about, "",
            f"`python -m benchmarks.claims run --only={name}`", "",
            "| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
-  lines += [_row(row, reference, stored, seconds) for row in rows]
+  lines += [_row(row, references.get(row.label), stored, costs)
+            for row in rows]
+  lines += _failures(rows, found.failed)
   if started(rows, stored):
     before = {run.seed: stored[run.name]["before"] for row in rows
               for run in row.runs if run.name in stored}
     lines += ["", f"Before RL: {percent(list(before.values()))}."]
-    if name == "cures" and reference is not None:
-      lines += ["", _cure(rows, reference, stored)]
+    lines += _noise(rows, references, stored)
+    if name == "cures":
+      lines += ["", _cure(
+        rows, table.find(rows, name, claim.reference), stored)]
+    if name == "harder":
+      lines += ["", *_hours(rows, stored)]
     lines += ["", f"![{claim.title}](../benchmarks/results/claims_{name}.png)"]
+  if name in ("stp", "stp_countdown"):
+    lines += _split(costs, claim.reference)
+  if name == "stp":
+    lines += ["", *variance_page.pruned(found.pruned)]
   return [*lines, ""]
+
+
+def _failures(rows: Sequence[runs.Row], failed: store.Failed) -> list[str]:
+  lines = []
+  for row in rows:
+    for run in row.runs:
+      # A row's runs fail with their warm start, too.
+      error = failed.get(run.name) or (
+        run.warm and failed.get(run.warm.name))
+      if error:
+        lines += ["", f"Failed: {row.label}, seed {run.seed}: "
+                      f"`{error.replace('`', chr(39))}`"]
+  return lines
+
+
+def _noise(rows: Sequence[runs.Row], references: Mapping[str, runs.Row],
+           stored: store.Stored) -> list[str]:
+  """Which differences are larger than the noise of seeds."""
+  found = {row.label: statements.difference(row, references[row.label], stored)
+           for row in rows if row.label in references}
+  found = {label: one for label, one in found.items()
+           if one.seeds >= statements.LEAST}
+  if not found:
+    return []
+  each, together = (
+    statements.larger_than_noise(found, corrected=corrected)
+    for corrected in (False, True))
+  if not each:
+    return ["", f"No difference of {len(found)} is larger than the noise of "
+            "seeds, one by one or together."]
+  kept = ("all of them" if together == each
+          else ", ".join(together) or "none of them")
+  return ["", f"Differences larger than the noise of seeds, of {len(found)}: "
+          f"{', '.join(each)}. After Holm's correction: {kept}."]
+
+
+def _hours(rows: Sequence[runs.Row], stored: store.Stored) -> list[str]:
+  return [f"{row.label}, seed {seed}: {result['hours'][0]:.2f} hours of "
+          f"fine-tuning and {sum(result['hours'][1:]):.2f} hours of RL on two "
+          "cores, beside other work." for row in rows
+          for seed, result in statements.results(row, stored).items()
+          if "hours" in result]
+
+
+def _split(costs: cost.Costs | None, reference: str) -> list[str]:
+  """What the seconds and FLOPs that a row saves are saved of."""
+  if costs is None or reference not in costs:
+    return ["", "Not timed yet."]
+  lines = ["", "Where the time goes, and where it is saved:", "",
+           "| | rollout, s | update, s | rollout, GFLOP | update, GFLOP | "
+           "saved of a step, % | in the rollout, s | in the update, s |",
+           "| --- " * 8 + "|"]
+  for label, one in costs.items():
+    parts = [cost.seconds(one, [part]) for part in cost.PARTS]
+    cells = [f"{x:.3f}" for x in parts] + [
+      f"{one['flops'][part] / 1e9:.1f}" for part in cost.PARTS]
+    if label != reference:
+      whole = statements.seconds_saved(label, reference, costs, cost.PARTS)
+      cells += [_difference(whole), *(
+        f"{cost.seconds(costs[reference], [part]) - mine:+.3f}"
+        for part, mine in zip(cost.PARTS, parts, strict=True))]
+    lines.append(f"| {label} | {' | '.join(cells)} |" + " |" * (
+      label == reference) * 3)
+  return lines
 
 
 def _cure(rows: Sequence[runs.Row], reference: runs.Row, stored: store.Stored
@@ -137,7 +243,7 @@ def started(rows: Sequence[runs.Row], stored: store.Stored) -> bool:
 
 
 def _row(row: runs.Row, reference: runs.Row | None, stored: store.Stored,
-         seconds: Seconds | None) -> str:
+         costs: cost.Costs | None) -> str:
   found = list(statements.results(row, stored).values())
   if not found:
     return " | ".join([f"| {row.label}", "0", NOT_YET]) + " |" * (
@@ -145,22 +251,21 @@ def _row(row: runs.Row, reference: runs.Row | None, stored: store.Stored,
   gain = ""
   if reference is not None and row is not reference:
     gain = _difference(statements.difference(row, reference, stored))
-  timed = seconds is not None and row.label in seconds
   return " | ".join([
     f"| {row.label}", str(len(found)), percent([r["after"] for r in found]),
     gain, percent(list(map(store.area, found))),
     f"{sum(map(store.collapsed, found))} of {len(found)}",
-    f"{sum(seconds[row.label].values()):.2f}" if timed and seconds else "",
-    percent(at_equal_time(row.label, found, seconds))
-    if timed and seconds else ""]) + " |"
+    *((f"{cost.flops(costs[row.label]) / 1e9:.1f}",
+       f"{cost.seconds(costs[row.label]):.2f}",
+       percent(at_equal_time(row.label, found, costs)))
+      if costs and row.label in costs else ("", "", ""))]) + " |"
 
 
-def at_equal_time(label: str, found: Sequence[store.Result], seconds: Seconds
+def at_equal_time(label: str, found: Sequence[store.Result], costs: cost.Costs
                   ) -> list[float]:
   """Each seed's accuracy when the fastest row has finished its steps."""
-  step = {name: sum(parts.values()) for name, parts in seconds.items()}
-  share = min(step.values()) / step[label]
-  return [store.at_step(r, share * runs.COMMON["steps"]) for r in found]
+  share = min(map(cost.seconds, costs.values())) / cost.seconds(costs[label])
+  return [store.at_step(r, share * r["curve"][-1][0]) for r in found]
 
 
 def percent(values: Sequence[float]) -> str:

@@ -16,6 +16,9 @@ from dlrl.runtime import progress
 
 _ROOT = pathlib.Path(__file__).parents[2]
 FIRST = 3  # seeds of all rows that come before the other seeds of any
+# Exit code of a run that cannot go on, see `dlrl.main`. Others are of runs that
+# were stopped, or whose workdir another process has.
+FAILED = 1
 _PAUSE = 0.5  # seconds between looks at the processes
 Active = dict[runs_lib.Run, subprocess.Popen[bytes]]
 
@@ -83,9 +86,11 @@ def run_all(
           return failed
         for run in [run for run, child in active.items()
                     if child.poll() is not None]:
-          if active.pop(run).returncode:
+          if code := active.pop(run).returncode:
             failed.append(run)
             progress.say(f"{run.name}: failed, see {_log(run, workdirs)}")
+            if code == FAILED:
+              store.fail(results, run, _log(run, workdirs))
           elif run in left:
             store.collect(results, run, run.workdir(workdirs))
             shutil.rmtree(run.workdir(workdirs))

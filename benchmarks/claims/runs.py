@@ -30,7 +30,9 @@ UNWATCHED: Mapping[str, Any] = {
 }
 # By task, the config whose fine-tuning all its runs begin with.
 WARM_STARTS = {"sudoku": "configs/bgpo.py",
-               "countdown": "configs/bgpo.py:countdown"}
+               "countdown": "configs/bgpo.py:countdown",
+               "blocks": "configs/bgpo.py:blocks",
+               "countdown4": "configs/bgpo.py:countdown4"}
 
 
 @dataclasses.dataclass(frozen=True)

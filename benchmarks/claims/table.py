@@ -15,12 +15,14 @@ BGPO, STP = "configs/bgpo.py", "configs/stp.py"
 VRPO, DIFFU = "configs/vrpo_online.py", "configs/diffu_grpo.py"
 REINFORCE, SPG = "configs/elbo_reinforce.py", "configs/spg.py"
 ESPO, COUNTDOWN = "configs/espo.py", "configs/bgpo.py:countdown"
+STP_COUNTDOWN, BLOCKS = "configs/stp.py:countdown", "configs/bgpo.py:blocks"
+HARDER = "configs/bgpo.py:countdown4"
 
 LOSS, WEIGHT, DRAWS = "learn.loss", "learn.negative_weight", "learn.n_mc"
 RATE, UPDATES = "learn.optimizer.learning_rate", "learn.updates_per_rollout"
 PROCESS, KL = "learn.forward_process", "learn.loss_args.kl_coef"
 FILL, TEMPLATE = "rollout.sampler.fill_after", "rollout.prior.template"
-MEMORY = "rollout.prior.memory"
+MEMORY, TOKENS = "rollout.prior.memory", "learn.tokens"
 
 NS = (1, 2, 4, 8, 16)
 FAST = 2.5e-3  # the rate of configs/bgpo.py
@@ -40,6 +42,9 @@ OTHERS: Grid = {  # more rates, because their epochs and divisors differ
     "TraceRL": "configs/trace_rl.py", "UniGRPO": "configs/unigrpo.py",
     "VRPO": "configs/vrpo_offline.py", "wd1": "configs/wd1.py"}.items()}
 Rates = Mapping[str, float]  # the best ones, by method
+# Those of `OTHERS` whose score is an ELBO of any unbiased draws, and which have
+# other draws than `balanced`.
+OF_ELBO = ("EBPO", "ESPO", "GDSD", "StableDRL")
 
 # Spatial pruning as in configs/stp.py, annealed over these fewer steps.
 SPATIAL = {TEMPLATE: 1.0, MEMORY: 0.5, "rollout.prior.slots": 8192,
@@ -54,11 +59,14 @@ class Claim:
     title: its heading.
     about: what its rows have in common.
     reference: label of the row that the others are compared with; "": none.
+    against: another claim, with whose rows of the same labels its own are
+      compared; "": none.
   """
 
   title: str
   about: str
-  reference: str
+  reference: str = ""
+  against: str = ""
 
 
 CLAIMS: Mapping[str, Claim] = {
@@ -99,12 +107,41 @@ CLAIMS: Mapping[str, Claim] = {
     "As published, each with its own draws and estimator, at the learning rate "
     "that was best on a seed that only the tables of rates have.",
     "BGPO, 16 draws"),
+  "objectives_balanced": Claim(
+    "All objectives, with one estimator",
+    "With draws of `balanced`, the estimator with the least error, in place of "
+    "their own, as many and at the same learning rate. Differences are from "
+    "the rows of the same names in the section before. BGPO and VRPO have "
+    "`balanced` there already. The others are left out, because their masks "
+    "are what they score: CJ-GRPO and TraceRL follow the steps of the sampler, "
+    "diffu-GRPO and wd1 mask all tokens, coupled-GRPO averages over its own "
+    "three masks, and SPG and UniGRPO do not weight their draws, so that with "
+    "other masks their score would be another.", against="objectives"),
+  "stp_countdown": Claim(
+    "STP on Countdown, and what counts after the end of the text",
+    "BGPO with 8 draws and failures at weight 0, without pruning and with all "
+    "of `configs/stp.py:countdown`, whose template is the tail after the end. "
+    "Tokens after the first end of text count in the loss (`learn.tokens` "
+    "canvas), or do not (until_eos). Answers to Sudoku have a fixed length, "
+    "so that there both are the same.", "nothing, canvas"),
+  "blocks": Claim(
+    "Blocks: the exact ELBO against sampled ones",
+    "A block-diffusion model, as in `configs/bgpo.py:blocks`: the 15 masks of "
+    "a block of four tokens give its ELBO and the exact gradient. The others "
+    "have draws of EBPO (`block_stratified`). FLOPs are of updates alone; "
+    "rollouts are the same.", "all 15 masks, exact"),
+  "harder": Claim(
+    "A harder task and a larger model",
+    "Countdown with four numbers up to 99, for a model of 1.2 million "
+    "parameters (`configs/bgpo.py:countdown4`). One seed, so without an "
+    "interval: it shows that the same program learns beyond the toys, not how "
+    "much.", ""),
   "tuning": Claim(
     "Learning rates",
     "Failures at full weight; one seed that no other table has. The best of "
-    "each method is its rate above.", ""),
+    "each method is its rate above."),
   "tuning_others": Claim(
-    "Learning rates of all objectives", "On the same seed.", ""),
+    "Learning rates of all objectives", "On the same seed."),
 }
 
 
@@ -214,6 +251,37 @@ def _countdown() -> list[runs.Row]:
     _draw_label(n): (COUNTDOWN, {DRAWS: n}) for n in NS}, task="countdown")
 
 
+def _objectives_balanced(rates: Rates) -> list[runs.Row]:
+  return _rows("objectives_balanced", {
+    method: (config, {**overrides, RATE: rates.get(method),
+                      PROCESS: "balanced"})
+    for method, (config, overrides, _) in OTHERS.items() if method in OF_ELBO})
+
+
+def _stp_countdown() -> list[runs.Row]:
+  n, spatial = {DRAWS: 8}, {DRAWS: 8, **SPATIAL}
+  return _rows("stp_countdown", {
+    "nothing, canvas": (COUNTDOWN, n),
+    "nothing, until EOS": (COUNTDOWN, {**n, TOKENS: "until_eos"}),
+    "all, canvas": (STP_COUNTDOWN, {**spatial, TOKENS: "canvas"}),
+    "all, until EOS (configs/stp.py:countdown)": (STP_COUNTDOWN, spatial),
+  }, task="countdown")
+
+
+def _blocks() -> list[runs.Row]:
+  return _rows("blocks", {
+    "all 15 masks, exact": (BLOCKS, {}),
+    **{_draw_label(n): (BLOCKS, {DRAWS: n, PROCESS: "block_stratified"})
+       for n in (1, 4, 16)}}, task="blocks")
+
+
+def _harder() -> list[runs.Row]:
+  # Longer than all others, and on both cores: it is a run, not a comparison.
+  return _rows("harder", {"BGPO, 8 draws": (HARDER, {
+    "steps": 400, "eval.every": 20, "mesh.cpu_devices": 2})},
+    seeds=SEEDS[:1], task="countdown4")
+
+
 def rows_at(rates: Rates) -> tuple[runs.Row, ...]:
   """All rows, with these learning rates of methods.
 
@@ -224,7 +292,8 @@ def rows_at(rates: Rates) -> tuple[runs.Row, ...]:
           *_cures(rates), *_methods_without_failures(), *_off_policy(),
           *_methods(rates), *_stp(), *_countdown(),
           *(row for row in tuning if row.claim != "tuning"),
-          *_objectives(rates))
+          *_objectives(rates), *_objectives_balanced(rates),
+          *_stp_countdown(), *_blocks(), *_harder())
 
 
 def rows(stored: store.Stored) -> tuple[runs.Row, ...]:
@@ -249,3 +318,15 @@ def find(rows: Sequence[runs.Row], claim: str, label: str) -> runs.Row:
   """The row of a claim with this label."""
   found, = (row for row in rows if (row.claim, row.label) == (claim, label))
   return found
+
+
+def references(name: str, rows: Sequence[runs.Row]) -> dict[str, runs.Row]:
+  """By the labels of a claim's rows, the row that each is compared with."""
+  claim = CLAIMS[name]
+  labels = [row.label for row in rows if row.claim == name]
+  if claim.against:
+    return {label: find(rows, claim.against, label) for label in labels}
+  if not claim.reference:
+    return {}
+  reference = find(rows, name, claim.reference)
+  return {label: reference for label in labels if label != claim.reference}

@@ -14,6 +14,7 @@ their shares of its variance.
 
 import dataclasses
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -108,6 +109,27 @@ class Squares:
     return {part: intervals.t_interval(
       [p * whole[part] - (p - 1) * one[part] for one in without])
       for part in PARTS}
+
+
+def ratio(one: Squares, other: Squares, parts: Sequence[str] = PARTS
+          ) -> tuple[float, float, float]:
+  """These parts of a variance, together, relative to the other's: `(x, l, h)`.
+
+  Both are of the same prompts. The 95% interval is as in `Squares.intervals`,
+  of the logarithm.
+  """
+  p = len(one.within_draws)
+
+  def log(chosen: np.ndarray | None) -> float:
+    mine, theirs = (sum(each.variances(chosen)[part] for part in parts)
+                    for each in (one, other))
+    return float(np.log(mine / theirs))
+
+  whole = log(None)
+  without = [log(np.delete(np.arange(p), i)) for i in range(p)]
+  low, high = intervals.t_interval(
+    [p * whole - (p - 1) * each for each in without])
+  return float(np.exp(whole)), float(np.exp(low)), float(np.exp(high))
 
 
 def shares(variances: Mapping[str, float]) -> dict[str, float]:

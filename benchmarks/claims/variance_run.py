@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,20 +17,30 @@ from benchmarks.claims import variance
 from dlrl import data
 from dlrl import losses
 from dlrl import rollout
+from dlrl import strict
 from dlrl import tasks
 from dlrl import update
 from dlrl import validate
 from dlrl.run import saved_params
 from dlrl.run import setup as setup_lib
-from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
+Gradients = Callable[[Any, update.Batch], jax.Array]
+Draws = tuple[str, Mapping[str, Any]]  # a forward process and its arguments
 PROMPTS, COMPLETIONS, DRAWS = 64, 2, 2
 PROCESSES = ("balanced", "stratified", "continuous")
 STEPS = (0, 80, 160)  # at which the run's parameters are looked at
+# What of STP is looked at: whether clues are fixed, and the draws.
+NOTHING = "nothing"
+TRUNCATED: Draws = ("truncated", {"least": 0.4})  # as in configs/stp.py
+PRUNINGS: Mapping[str, tuple[bool, Draws]] = {
+  NOTHING: (False, ("balanced", {})),
+  "template": (True, ("balanced", {})),
+  "truncated draws": (False, TRUNCATED),
+  "template and truncated draws": (True, TRUNCATED)}
+PRUNED_NS = (1, 8)
 _RUN = "variance"  # its workdir, among those of all runs
-Gradients = Callable[[Any, update.Batch], jax.Array]
 
 
 def trained(workdirs: pathlib.Path) -> runs.Run:
@@ -46,25 +57,66 @@ def measure(workdirs: pathlib.Path) -> list[dict[str, Any]]:
   Each entry has `step`, `process`, `n`, `variances` (see
   `variance.Squares.variances`) and `intervals` of their shares.
   """
-  run = trained(workdirs)
-  settings = saved_params.settings(str(workdirs / _RUN))
-  mesh_lib.split_cpu(1)
-  cfg = validate.from_dict(settings)
-  setup = setup_lib.make(cfg)
-  assert run.warm is not None
+  setup, policies = _policies(workdirs)
   found = []
   with jax.set_mesh(setup.mesh):
-    policies = [_policy(setup, run.warm, step, workdirs) for step in STEPS]
     cases = [(process, n) for process in PROCESSES for n in table.NS]
     for process, n in progress.watched(cases, "gradients"):
       gradients = gradients_of(setup, process, n)
       for step, (params, sets) in zip(STEPS, policies, strict=True):
-        squares = split(gradients, params, sets, cfg.rollout.group_size)
+        squares = split(
+          gradients, params, sets, setup.cfg.rollout.group_size)
         found.append({
           "step": step, "process": process, "n": n,
           "variances": squares.variances(), "intervals": squares.intervals()})
   return sorted(found, key=lambda one: (
     one["step"], PROCESSES.index(one["process"]), one["n"]))
+
+
+def measure_pruned(workdirs: pathlib.Path) -> list[dict[str, Any]]:
+  """The same completions' variances with what STP prunes, relative to none.
+
+  Each entry has `step`, `pruning`, `n`; `draws` and `whole`: `[ratio, low,
+  high]` of the variance of draws, and of a step's gradient; and `signal`, the
+  ratio of the squared mean gradients, None where either is lost in noise.
+  """
+  setup, policies = _policies(workdirs)
+  found = []
+  with jax.set_mesh(setup.mesh):
+    free = jnp.asarray(blanks(setup))
+    for n in progress.watched(PRUNED_NS, "gradients of pruned rollouts"):
+      functions = {
+        draws[0]: gradients_of(setup, draws[0], n, **draws[1])
+        for _, draws in PRUNINGS.values()}
+      for step, (params, sets) in zip(STEPS, policies, strict=True):
+        squares = {pruning: split(
+          functions[process], params, [
+            dataclasses.replace(batch, maskable=free) if fixed else batch
+            for batch in sets], setup.cfg.rollout.group_size)
+          for pruning, (fixed, (process, _)) in PRUNINGS.items()}
+        found += [{
+          "step": step, "pruning": pruning, "n": n,
+          "draws": variance.ratio(one, squares[NOTHING], ["draws"]),
+          "whole": variance.ratio(one, squares[NOTHING]),
+          "signal": _signals(one, squares[NOTHING])}
+          for pruning, one in squares.items() if pruning != NOTHING]
+  return sorted(found, key=lambda one: (one["step"], one["n"]))
+
+
+def _signals(one: variance.Squares, other: variance.Squares) -> float | None:
+  mine, theirs = (each.variances()["signal"] for each in (one, other))
+  return mine / theirs if mine > 0 and theirs > 0 else None
+
+
+def _policies(workdirs: pathlib.Path) -> tuple[
+    setup_lib.Setup, list[tuple[Any, list[update.Batch]]]]:
+  """The run's parameters at all `STEPS`, and their completions."""
+  run = trained(workdirs)
+  cfg = validate.from_dict(saved_params.settings(str(workdirs / _RUN)))
+  setup = setup_lib.make(cfg)
+  assert run.warm is not None
+  with jax.set_mesh(setup.mesh):
+    return setup, [_policy(setup, run.warm, step, workdirs) for step in STEPS]
 
 
 def _policy(setup: setup_lib.Setup, warm: runs.Run, step: int,
@@ -79,18 +131,14 @@ def _policy(setup: setup_lib.Setup, warm: runs.Run, step: int,
 def completions(setup: setup_lib.Setup, params: Any, number: int
                 ) -> update.Batch:
   """Completions of all prompts with advantages; another set by `number`."""
-  cfg = setup.cfg
-  group, width = cfg.rollout.group_size, cfg.task.prompt_length
-  source = rollout.examples(setup)
-  rows = data.eval_rows(source, setup.tokenizer, setup.prompt, items=PROMPTS,
-                        prompt_length=width)
+  cfg, group = setup.cfg, setup.cfg.rollout.group_size
+  rows, asked = _asked(setup)
   prompt, length = (jnp.repeat(jnp.asarray(rows[key]), group, 0)
                     for key in ("prompt_ids", "prompt_length"))
   keys = jax.random.split(jax.random.key(number), PROMPTS * group)
   completion = denoise.decode(
     setup.model, params, prompt, length, keys, sampler=cfg.rollout.sampler,
     eos_id=setup.tokenizer.eos_id).completion
-  asked = [source[i] for i in np.repeat(rows["position"], group).tolist()]
   solved = setup.task.metrics(
     [setup.prompt.question(example) for example in asked],
     [setup.tokenizer.decode(row) for row in np.asarray(completion)],
@@ -101,6 +149,27 @@ def completions(setup: setup_lib.Setup, params: Any, number: int
   return update.Batch(
     prompt=prompt, prompt_length=length, completion=completion,
     maskable=jnp.ones(completion.shape, bool), keys=keys, advantage=advantage)
+
+
+def blanks(setup: setup_lib.Setup) -> np.ndarray:
+  """[rows, t] bool: the tokens that the template leaves free.
+
+  Right completions keep the clues, and failures have no weight: fixing the
+  clues leaves the completions as they are.
+  """
+  return rollout.templates(
+    setup.task, setup.tokenizer, _asked(setup)[1],
+    setup.cfg.rollout.sampler.gen_length, setup.model.mask_id
+  ) == setup.model.mask_id
+
+
+def _asked(setup: setup_lib.Setup) -> tuple[Any, list[tasks.Example]]:
+  """The prompts, and the example of each completion."""
+  source = rollout.examples(setup)
+  rows = data.eval_rows(source, setup.tokenizer, setup.prompt, items=PROMPTS,
+                        prompt_length=setup.cfg.task.prompt_length)
+  return rows, [source[i] for i in np.repeat(
+    rows["position"], setup.cfg.rollout.group_size).tolist()]
 
 
 def split(gradients: Gradients, params: Any, sets: list[update.Batch],
@@ -122,12 +191,14 @@ def split(gradients: Gradients, params: Any, sets: list[update.Batch],
   return sums.squares()
 
 
-def gradients_of(setup: setup_lib.Setup, process: str, n: int) -> Gradients:
+def gradients_of(setup: setup_lib.Setup, process: str, n: int, **arguments: Any
+                 ) -> Gradients:
   """A jitted function that returns a prompt's gradients, [draws, parameters].
   """
   cfg, group = setup.cfg, setup.cfg.rollout.group_size
   learn = dataclasses.replace(
-    cfg.learn, n_mc=n, forward_process=process, micro_batch=group)
+    cfg.learn, n_mc=n, forward_process=process,
+    process_args=strict.Knobs(arguments), micro_batch=group)
 
   @jax.jit
   def gradients(params: Any, batch: update.Batch) -> jax.Array:

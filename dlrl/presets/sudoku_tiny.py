@@ -113,6 +113,25 @@ def countdown(cfg: ml_collections.ConfigDict) -> None:
   cfg.steps = 240
 
 
+def countdown4(cfg: ml_collections.ConfigDict) -> None:
+  """Four numbers up to 99, for a model of 1.2 million parameters."""
+  countdown(cfg)
+  cfg.task.name = "countdown4"
+  cfg.task.prompt_length = 16
+  cfg.sft.gen_length = 16
+  for sampler in (cfg.rollout.sampler, cfg.eval.sampler):
+    sampler.gen_length = sampler.block_length = sampler.steps = 16
+  cfg.rollout.sampler.steps = 8
+  cfg.model.width, cfg.model.layers = 160, 4
+  cfg.model.heads = cfg.model.kv_heads = 5
+  cfg.model.head_dim, cfg.model.mlp_width = 32, 432
+  cfg.sft.steps = 800
+  cfg.sft.optimizer.learning_rate = 2e-3
+  cfg.learn.forward_process = "balanced"
+  cfg.learn.n_mc = 8
+  cfg.learn.optimizer.learning_rate = 5e-4
+
+
 def smoke(cfg: ml_collections.ConfigDict) -> None:
   """Every phase in well under a minute; learns nothing."""
   cfg.steps = 4

@@ -49,20 +49,33 @@ def work(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...]
   chip = chips.find(jax.devices()[0].device_kind)
   if chip is None:
     return None
-  cfg = setup.cfg
-  # Counted without kernels, whose FLOPs are opaque, and without remat, whose
-  # recomputation is not the model's own work.
-  plain = dataclasses.replace(setup, model=transformer.build(
-    dataclasses.replace(cfg.model, attention="xla", remat="none"),
-    setup.model.mask_id, cfg.lora))
   try:
-    return _counted(plain.cfg, *programs(plain), args, chip.flops)
+    return counted(setup, programs, args, chip.flops * jax.device_count())
   except ValueError as e:
     progress.say(f"MFU is not logged: {e}")
     return None
 
 
-def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
+def counted(setup: setup_lib.Setup, programs: Programs, args: tuple[Any, ...],
+            peak: float) -> Work:
+  """Counts the FLOPs of a run's programs, which need not run here.
+
+  Args:
+    setup: the run's fixed parts.
+    programs: makes the programs.
+    args: shapes of a rollout's arguments, the state first.
+    peak: bf16 FLOPs per second of all devices.
+
+  Raises:
+    ValueError: see `costs.flops.flops`.
+  """
+  # Counted without kernels, whose FLOPs are opaque, and without remat, whose
+  # recomputation is not the model's own work.
+  setup = dataclasses.replace(setup, model=transformer.build(
+    dataclasses.replace(setup.cfg.model, attention="xla", remat="none"),
+    setup.model.mask_id, setup.cfg.lora))
+  cfg = setup.cfg
+  rollout, learn = programs(setup)
   state, prompt, *others = args
   index = others[1]
   batch, _ = jax.eval_shape(rollout, *args)
@@ -75,9 +88,7 @@ def _counted(cfg: config.Config, rollout, learn, args, peak: float) -> Work:
       rollout, (state, prompt.update(shape=(len(prompt), width)), *others),
       cfg.rollout.sampler, cfg.rollout.prompts * cfg.rollout.group_size)
       for width in data.widths(cfg.task.prompt_length)}
-  return Work(
-    peak * jax.device_count(), passes,
-    (least, flops(learn, *learned) - least))
+  return Work(peak, passes, (least, flops(learn, *learned) - least))
 
 
 def rollout_flops(
@@ -110,17 +121,23 @@ def rates(cfg: config.Config, row: Mapping[str, float], work: Work | None
   sampler = cfg.rollout.sampler
   tokens = cfg.rollout.prompts * cfg.rollout.group_size * sampler.gen_length
   # At least 1e-6: the clock may not have moved.
-  rollout, update = (max(row[f"time/{k}"], 1e-6) for k in ("rollout", "update"))
+  seconds = {k: max(row[f"time/{k}"], 1e-6) for k in ("rollout", "update")}
   found = {
-    "speed/rollout_tokens_per_s": tokens * row["rollout/free"] / rollout,
-    "speed/update_tokens_per_s": tokens / update}
+    "speed/rollout_tokens_per_s": (
+      tokens * row["rollout/free"] / seconds["rollout"]),
+    "speed/update_tokens_per_s": tokens / seconds["update"]}
   if work is None:
     return found
+  for part, done in done_in(row, work).items():
+    found[f"speed/{part}_mfu"] = done / seconds[part] / work.peak
+  return found
+
+
+def done_in(row: Mapping[str, float], work: Work) -> dict[str, float]:
+  """FLOPs of the update, and of the rollout if known, of a step's `row`."""
   rest, all_parts = work.update
-  done = rest + row["update/computed"] * all_parts
-  found["speed/update_mfu"] = done / update / work.peak
+  found = {"update": rest + row["update/computed"] * all_parts}
   if work.rollout is not None:
     rest, each = work.rollout[int(row["rollout/prompt_width"])]
-    done = rest + row["rollout/forwards"] * each
-    found["speed/rollout_mfu"] = done / rollout / work.peak
+    found["rollout"] = rest + row["rollout/forwards"] * each
   return found

@@ -1,4 +1,4 @@
-"""`benchmarks.claims`: its runs, its rule and its page, of made-up results."""
+"""`benchmarks.claims`: its runs and its rule, of made-up results."""
 
 import dataclasses
 import importlib
@@ -8,25 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claim_results import ROWS
+from claim_results import cost_of
 from claim_results import result
 from claim_results import row
 
-from benchmarks.claims import __main__ as command
 from benchmarks.claims import bounds
-from benchmarks.claims import figures
-from benchmarks.claims import page
+from benchmarks.claims import cost
 from benchmarks.claims import runs
 from benchmarks.claims import statements
 from benchmarks.claims import store
 from benchmarks.claims import table
 from dlrl import losses
 from dlrl import validate
-
-ROOT = pathlib.Path(__file__).parents[2]
-STORED = ROOT / "benchmarks/results/claims"
-RATES = dict.fromkeys({**table.GRID, **table.OTHERS}, 1e-4)
-ROWS = table.rows_at(RATES)
-
+from dlrl.diffusion import forward_process
 
 # Runs.
 
@@ -74,8 +69,9 @@ def test_labels_are_unique_and_what_is_compared_exists():
   for name, claim in table.CLAIMS.items():
     assert not claim.reference or (name, claim.reference) in names
   for one in statements.STATEMENTS:
-    for label in sum(one.pairs, ()):
-      assert (one.claim, label) in names
+    for better, worse in one.pairs:
+      assert (one.claim, better) in names
+      assert (one.than or one.claim, worse) in names
 
 
 def test_a_method_is_run_at_the_rate_that_ends_highest():
@@ -98,6 +94,34 @@ def test_a_method_is_run_at_the_rate_that_ends_highest():
   assert found.seeds == table.SEEDS
   assert found.overrides[table.RATE] == wanted["ESPO"]
   assert table.find(table.rows(stored), "objectives", method).runs == []
+
+
+def test_one_estimator_is_given_to_objectives_that_have_another():
+  rows = [one for one in ROWS if one.claim == "objectives_balanced"]
+  assert {one.label for one in rows} == set(table.OF_ELBO)
+  for one in rows:
+    own = table.find(ROWS, "objectives", one.label)
+    assert one.overrides == {**own.overrides, table.PROCESS: "balanced"}
+    assert one.config == own.config and one.seeds == own.seeds
+    assert not {run.name for run in one.runs} & {run.name for run in own.runs}
+  # The others have it already, or are their masks. Quadrature is unbiased, too,
+  # but for its levels.
+  estimates = forward_process.PROCESSES.keys() | {"quadrature"}
+  for label, (config, _, _) in table.OTHERS.items():
+    module = importlib.import_module(
+      config.removesuffix(".py").replace("/", "."))
+    process = module.get_config().learn.forward_process
+    assert (label in table.OF_ELBO) == (process in estimates - {"balanced"})
+
+
+def test_rows_are_compared_with_one_row_or_with_their_namesakes():
+  found = table.references("draws", ROWS)
+  assert found.keys() == {"1 draw", "2 draws", "4 draws", "8 draws"}
+  assert {row.label for row in found.values()} == {"16 draws"}
+  found = table.references("objectives_balanced", ROWS)
+  assert found["ESPO"] is table.find(ROWS, "objectives", "ESPO")
+  assert found.keys() == set(table.OF_ELBO)
+  assert table.references("tuning", ROWS) == {}
 
 
 # Numbers.
@@ -131,6 +155,58 @@ def test_differences_are_paired_by_seed():
   half = 4.302652729911275 * (0.1 / 3**0.5) / 3**0.5
   assert (found.low, found.high) == pytest.approx(
     (0.4 / 3 - half, 0.4 / 3 + half))
+
+
+def test_the_p_value_is_that_of_a_paired_t_test():
+  # 10, 10 and 20 points: t = (40 / 3) / (10 / 3) = 4, of 2 degrees of freedom,
+  # whose distribution is 1 / 2 + t / (2 sqrt(2 + t^2)).
+  found = statements.of_gains([0.1, 0.1, 0.2])
+  assert found.p_value == pytest.approx(1 - 4 / 18**0.5)
+  assert statements.of_gains([-0.1, -0.1, -0.2]).p_value == found.p_value
+  assert statements.of_gains([0.5, 0.5]).p_value == 0
+  assert statements.of_gains([0.0, 0.0]).p_value == 1
+  assert statements.of_gains([0.5]).p_value == 1
+
+
+@pytest.mark.parametrize(("p_values", "each", "together"), [
+  # The least is compared with 0.05 / 4, the next with 0.05 / 3, and so on.
+  ([0.04, 0.01, 0.016, 0.03], "abcd", "bc"),
+  ([0.013, 0.013, 0.013, 0.013], "abcd", ""),
+  ([0.012, 0.016, 0.024, 0.049], "abcd", "abcd"),
+  ([0.06, 0.5, 0.5, 0.5], "", ""),
+])
+def test_holms_correction(p_values, each, together):
+  found = {name: statements.Difference(0.1, 0.0, 0.2, 5, p)
+           for name, p in zip("abcd", p_values, strict=True)}
+  for corrected, names in ((False, each), (True, together)):
+    assert statements.larger_than_noise(
+      found, corrected=corrected) == list(names)
+
+
+def test_seconds_that_are_saved_are_paired_by_turns():
+  costs = {"a": cost_of(1.0, 2.0), "b": cost_of(2.0, 2.0)}
+  costs["b"]["seconds"]["update"] = [20.0, 2.5, 0.5]
+  # Rollouts take half the time in each turn; steps 27 of 38, 3 of 4.5, 1.5 of
+  # 1.5 seconds.
+  found = statements.seconds_saved("a", "b", costs, ["rollout"])
+  assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+  found = statements.seconds_saved("a", "b", costs, cost.PARTS)
+  assert found.mean == pytest.approx((11 / 38 + 1 / 3) / 3)
+  assert found.seeds == 3 and found.low < 0 < found.high
+  assert statements.seconds_saved("a", "c", costs, ["rollout"]).seeds == 0
+  assert statements.seconds_saved("a", "b", None, ["rollout"]).seeds == 0
+
+
+def test_variance_that_is_saved_is_told_of_all_steps():
+  one = {"pruning": "template and truncated draws", "n": 8}
+  found = statements.variance_saved([
+    {**one, "whole": [0.75, 0.5, 0.875]}, {**one, "whole": [0.5, 0.25, 1.25]},
+    {**one, "n": 1, "whole": [0.1, 0.1, 0.1]},
+    {"pruning": "template", "n": 8, "whole": [0.1, 0.1, 0.1]}])
+  assert [(d.mean, d.low, d.high) for d in found] == [
+    (0.25, 0.125, 0.5), (0.5, -0.25, 0.75)]
+  assert statements.verdict(found) == "holds in part"
+  assert statements.verdict(statements.variance_saved(None)) == "not run yet"
 
 
 def told(*ends, seeds=3):
@@ -183,73 +259,6 @@ def test_what_is_better_and_never_collapsed_is_recommended():
   assert told("default", "a", "b") is rows["b"]
   stored.pop(rows["b"].run(2).name)
   assert told("default", "a", "b") is None
-
-
-# The page.
-
-
-def results_of(claim, after):
-  """Made-up results: the i-th row of a claim gains by i points on `after`."""
-  rows = [one for one in ROWS if one.claim == claim]
-  return {run.name: result(run.seed, 0.4, 0.5, after[run.seed] + 0.1 * place)
-          for place, one in enumerate(rows) for run in one.runs
-          if run.seed < len(after)}
-
-
-def test_a_table_shows_means_intervals_and_equal_time():
-  stored = results_of("draws", [0.4, 0.5, 0.6])
-  seconds = {f"{n} draw" + "s" * (n > 1): {"rollout": 1.0, "update": float(n)}
-             for n in table.NS}
-  lines = page.section("draws", ROWS, stored, seconds)
-  first = next(line for line in lines if line.startswith("| 1 draw |"))
-  last = next(line for line in lines if line.startswith("| 16 draws |"))
-  cells = [cell.strip() for cell in first.strip("|").split("|")]
-  half = 4.302652729911275 * 0.1 / 3**0.5 * 100
-  assert cells == [
-    "1 draw", "3", f"50.0 [{50 - half:.1f}, {50 + half:.1f}]",
-    "-40.0 [-40.0, -40.0]", cells[4], "0 of 3", "2.00", cells[2]]
-  assert cells[4].startswith("47.5 [")  # trapezoids of 40, 50 and 50
-  cells = [cell.strip() for cell in last.strip("|").split("|")]
-  # 2 of 17 seconds: after 2 / 17 of the steps, from 40 to 50 at the middle.
-  assert cells[3] == "" and cells[6] == "17.00"
-  assert cells[7] == "42.4 [42.4, 42.4]"
-  assert "Before RL: 40.0 [40.0, 40.0]." in lines
-
-
-def test_the_page_says_what_holds_and_what_was_not_run():
-  text = page.text(results_of("draws", [0.4, 0.5, 0.6]), {}, None)
-  assert ("| BGPO | 16 draws are better than one | +40.0 [+40.0, +40.0] | "
-          "holds |") in text
-  assert "on Countdown |  | not run yet |" in text
-  assert "(../benchmarks/results/claims_draws.png)" in text
-  assert "claims_off_policy.png" not in text
-  assert "Not run yet." in text  # the variance
-  for claim in table.CLAIMS.values():
-    assert f"## {claim.title}" in text
-
-
-def test_the_page_is_what_the_stored_results_give():
-  assert command.PAGE.read_text() == page.of_stored(STORED)
-  stored = store.read(STORED)
-  for name in table.CLAIMS:
-    if page.started([one for one in table.rows(stored) if one.claim == name],
-                    stored):
-      assert (STORED.parent / f"claims_{name}.png").exists()
-
-
-def test_stored_results_are_of_runs_of_the_table():
-  stored = store.read(STORED)
-  known = {run.name for one in table.rows(stored) for run in one.runs}
-  assert stored.keys() <= known
-
-
-def test_a_figure_has_a_line_of_every_row_with_results():
-  stored = results_of("off_policy", [0.1, 0.2])
-  left, right = figures.of_claim("off_policy", stored).axes
-  labels = [one.label for one in ROWS if one.claim == "off_policy"]
-  assert [text.get_text() for text in left.get_yticklabels()] == labels
-  assert [line.get_label() for line in right.lines] == labels
-  np.testing.assert_allclose(right.lines[0].get_ydata(), [40, 50, 15])
 
 
 # The paper's bounds.

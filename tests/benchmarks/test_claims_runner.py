@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 import types
 
 import pytest
+import runs
 from absl import app
 from claim_results import row
 
@@ -16,6 +18,8 @@ from benchmarks.claims import runner
 from benchmarks.claims import store
 from benchmarks.claims import table
 from benchmarks.claims import timing
+from dlrl import strict
+from dlrl.run import utilization
 
 
 def test_first_seeds_of_all_claims_come_before_the_other_seeds(tmp_path):
@@ -104,6 +108,72 @@ def test_results_are_stored_and_only_warm_starts_stay(pretended, tmp_path):
   assert one["settings"] == dict(queue[0].settings)
 
 
+def test_what_cannot_go_on_is_stored_until_it_finishes(
+    pretended, monkeypatch, tmp_path):
+  one = row("a", seeds=(1,))
+  run, = one.runs
+  runner.run_all([run], tmp_path, tmp_path / "w", jobs=1, seconds=60)
+  assert store.read_failed(tmp_path) == {run.name: "out of puzzles"}
+  assert store.read(tmp_path) == {}
+  assert runner.pending([one], tmp_path) == [run]  # and tried again
+  # One that was told to stop, or whose workdir another process has.
+  for code in (42, 2):
+    monkeypatch.setattr(runner, "_command", lambda *_, code=code: [
+      sys.executable, "-c", f"raise SystemExit({code})"])
+    other = row("b", seeds=(0,), steps=code).run(0)
+    finish(other.warm, tmp_path / "w") if code == 42 else None
+    assert runner.run_all(
+      [other], tmp_path, tmp_path / "w", jobs=1, seconds=60) == [other]
+  assert store.read_failed(tmp_path).keys() == {run.name}
+  finish(run, tmp_path / "w")
+  store.collect(tmp_path, run, run.workdir(tmp_path / "w"))
+  assert store.read_failed(tmp_path) == {}
+  assert not list(tmp_path.glob("failed/*"))
+
+
+def test_a_run_that_ended_while_no_runner_looked_is_stored(
+    monkeypatch, tmp_path):
+  run = row("a").run(0)
+  finish(run.warm, tmp_path / "w")
+  finish(run, tmp_path / "w")  # `dlrl.main` finds it finished
+  monkeypatch.setattr(runner, "_command", lambda *_: [
+    sys.executable, "-c", "print('the run is finished')"])
+  assert not runner.run_all(
+    [run], tmp_path, tmp_path / "w", jobs=1, seconds=60)
+  assert store.read(tmp_path)[run.name]["hours"] == [0.0, 0.0]
+  assert not run.workdir(tmp_path / "w").exists()
+
+
+def test_a_result_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
+  run = row("a").run(0)
+  finish(run, tmp_path / "w")
+  replace = os.replace
+
+  def killed(*args):
+    raise SystemExit(143)
+
+  monkeypatch.setattr(os, "replace", killed)
+  with pytest.raises(SystemExit):
+    store.collect(tmp_path, run, run.workdir(tmp_path / "w"))
+  assert store.read(tmp_path) == {} and not store.has(tmp_path, run)
+  monkeypatch.setattr(os, "replace", replace)
+  store.collect(tmp_path, run, run.workdir(tmp_path / "w"))
+  assert store.read(tmp_path).keys() == {run.name}
+
+
+def test_rewards_that_are_no_numbers_are_left_out(tmp_path):
+  run = row("a").run(0)
+  finish(run, tmp_path)
+  path = run.workdir(tmp_path) / "metrics.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for one in rows[1:6]:
+    one["reward/mean"] = None
+  path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+  store.collect(tmp_path, run, run.workdir(tmp_path))
+  # Of steps 6 to 12.
+  assert store.read(tmp_path)[run.name]["rewards"] == [0.75]
+
+
 def test_no_run_is_begun_once_the_time_is_over(pretended, tmp_path):
   queue = runner.pending([row("a", seeds=(0, 2))], tmp_path)
   assert not runner.run_all(
@@ -169,8 +239,44 @@ def test_times_are_those_of_all_steps_but_the_first(monkeypatch, tmp_path):
     (workdir / run.name / "metrics.jsonl").rename(workdir / "metrics.jsonl")
 
   monkeypatch.setattr(runner, "finish", short)
+  monkeypatch.setattr(timing, "flops", lambda workdir: {"update": 1e9})
   found = timing.measure([
     one for one in table.rows_at({}) if one.claim == "draws"], tmp_path)
   # Steps 2 to 12 take as many seconds, and an update twice as long.
-  assert found == {f"{n} draw" + "s" * (n > 1): {"rollout": 7.0, "update": 14.0}
-                   for n in table.NS}
+  assert found == {f"{n} draw" + "s" * (n > 1): {
+    "seconds": {"rollout": [7.0] * 3, "update": [14.0] * 3},
+    "flops": {"update": 1e9}} for n in table.NS}
+  assert list((tmp_path / "timed").iterdir()) == []  # and so measured anew
+
+
+def test_flops_are_those_of_the_steps_that_were_timed(monkeypatch, tmp_path):
+  (tmp_path / "metrics.jsonl").write_text("".join(
+    json.dumps({"step": step, "rollout/forwards": forwards,
+                "rollout/prompt_width": 32.0, "update/computed": computed,
+                "time/update": 1.0}) + "\n"
+    for step, forwards, computed in (
+      (1, 100.0, 1.0), (2, 8.0, 0.5), (3, 5.0, 0.25))))
+  work = utilization.Work(1.0, {32: (7, 10)}, (3, 400))
+  monkeypatch.setattr(timing, "counted", lambda workdir: work)
+  assert timing.flops(tmp_path) == {
+    "rollout": 7 + 10 * 6.5, "update": 3 + 400 * 0.375}
+  # Passes of blocks differ.
+  monkeypatch.setattr(timing, "counted", lambda workdir: dataclasses.replace(
+    work, rollout=None))
+  assert timing.flops(tmp_path) == {"update": 153.0}
+
+
+def test_flops_are_counted_from_the_config_of_a_workdir(tmp_path, sudoku_dir):
+  cfg = runs.tiny(sudoku_dir, steps=1)
+  (tmp_path / "config.json").write_text(json.dumps(strict.to_json(cfg)))
+  found = timing.counted(str(tmp_path))
+  # A layer of width 16, 2 heads of 8 and an MLP of 16; 16 rows of 32 + 16
+  # tokens, of which a pass computes 16 beyond keys and values.
+  keys_values, head = 2 * 48 * 2 * 16 * 16, 2 * 16 * 16 * 40
+  rest = 2 * (2 * 16 * 16 + 3 * 16 * 16) + 2 * 2 * 48 * 16
+  assert found.rollout == {32: (0, 16 * (keys_values + 16 * rest + head))}
+  # Of two draws, forward and backward, and the logits again.
+  whole = keys_values + 48 * rest + head
+  assert found.update[0] == 0
+  assert found.update[1] == pytest.approx(
+    2 * 16 * (3 * whole + head), rel=3e-3)
