@@ -1,7 +1,7 @@
 """Whether the papers' claims hold here: one page that anybody can make again.
 
     python -m benchmarks.claims run    # trains what is not stored yet
-    python -m benchmarks.claims time   # seconds per step, on an idle machine
+    python -m benchmarks.claims time   # a step's costs, on an idle machine
     python -m benchmarks.claims variance  # splits the gradient's variance
     python -m benchmarks.claims page   # writes docs/results.md
 

@@ -69,14 +69,17 @@ def _left(only: Sequence[str], directory: pathlib.Path,
 
 
 def costs(directory: pathlib.Path) -> None:
-  """Measures a step's costs of claims that compare and have none, or `--only`.
+  """Measures a step's costs of claims that compare, or of `--only`.
+
+  Those that are stored of all rows are not measured again without `--only`.
   """
   only = flags.FLAGS.only
   for claim in chosen(only):
     name, every = f"cost_{claim}", table.rows(store.read(directory))
     rows = [row for row in every if row.claim == claim and row.seeds]
-    if only or (rows and table.references(claim, every)
-                and store.read_one(directory, name) is None):
+    there = store.read_one(directory, name) or {}
+    if only or (table.references(claim, every)
+                and any(row.label not in there for row in rows)):
       store.write_one(directory, name, timing.measure(rows, workdirs()))
 
 

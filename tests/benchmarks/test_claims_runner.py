@@ -18,6 +18,7 @@ from benchmarks.claims import runner
 from benchmarks.claims import store
 from benchmarks.claims import table
 from benchmarks.claims import timing
+from benchmarks.claims import variance_run
 from dlrl import strict
 from dlrl.run import utilization
 
@@ -247,6 +248,40 @@ def test_times_are_those_of_all_steps_but_the_first(monkeypatch, tmp_path):
     "seconds": {"rollout": [7.0] * 3, "update": [14.0] * 3},
     "flops": {"update": 1e9}} for n in table.NS}
   assert list((tmp_path / "timed").iterdir()) == []  # and so measured anew
+
+
+def test_what_is_stored_is_not_measured_again(monkeypatch, tmp_path):
+  measured = []
+
+  def measure(rows, workdirs):
+    measured.append({row.claim for row in rows})
+    return {row.label: {} for row in rows}
+
+  monkeypatch.setattr(timing, "measure", measure)
+  monkeypatch.setattr(command.flags, "FLAGS", types.SimpleNamespace(
+    only=[], runs=tmp_path / "w"))
+  command.costs(tmp_path)
+  # Neither rows without a learning rate nor sections that compare nothing.
+  assert set.union(*measured) == table.CLAIMS.keys() - {
+    "methods", "objectives", "objectives_balanced", "harder", "tuning",
+    "tuning_others"}
+  assert all(len(claims) == 1 for claims in measured)
+  measured.clear()
+  command.costs(tmp_path)
+  assert measured == []
+  # A row that was not known then is timed beside the others.
+  store.write_one(tmp_path, "cost_cures", {"none": {}})
+  command.costs(tmp_path)
+  assert measured.pop() == {"cures"} and not measured
+  command.flags.FLAGS.only = ["stp", "harder"]
+  command.costs(tmp_path)
+  assert measured == [{"stp"}, {"harder"}]
+  monkeypatch.setattr(variance_run, "measure", lambda workdirs: [1])
+  monkeypatch.setattr(variance_run, "measure_pruned", lambda workdirs: [2])
+  store.write_one(tmp_path, "variance", [3])
+  command.split(tmp_path)
+  assert store.read_one(tmp_path, "variance") == [3]
+  assert store.read_one(tmp_path, "variance_pruned") == [2]
 
 
 def test_flops_are_those_of_the_steps_that_were_timed(monkeypatch, tmp_path):

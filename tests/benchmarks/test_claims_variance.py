@@ -1,6 +1,7 @@
 """`benchmarks.claims.variance`: against components that are known."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,22 @@ def test_intervals_hold_the_share_and_narrow_with_prompts():
     assert low < 4 / 6 < high
     widths.append(high - low)
   assert widths[1] < 0.7 * widths[0]
+
+
+def test_ratios_of_variances_are_paired_by_prompt():
+  rng = np.random.default_rng(4)
+  gradients = nested(rng, 300, 2, 2, (2.0, 1.0, 3.0), d=20)
+  # Draws that vary half as much, about the same means.
+  means = gradients.mean(2, keepdims=True)
+  other = squares(gradients)
+  calm = squares(means + 0.5 * (gradients - means))
+  assert variance.ratio(calm, other, ["draws"]) == pytest.approx((0.25,) * 3)
+  mean, low, high = variance.ratio(calm, other)
+  # The sets' means still vary by 1 + 9 / 2, of which 9 / 8 are now the draws':
+  # 4 + 4.375 + 2.25 of 4 + 1 + 9.
+  assert mean == pytest.approx(10.625 / 14, rel=0.03)
+  assert low < mean < high and high - low < 0.1
+  assert variance.ratio(other, other) == (1.0, 1.0, 1.0)
 
 
 def test_a_single_prompt_has_no_variance():
@@ -154,6 +171,66 @@ def test_prompts_gradients_are_the_parts_of_the_batchs(
   whole = np.concatenate([g.ravel() for g in jax.tree.leaves(whole)])
   np.testing.assert_allclose(each[:, 1].mean(0), whole, atol=1e-6)
   assert not np.allclose(each[:, 0], each[:, 1])  # other draws
+
+
+def test_the_clues_of_a_puzzle_are_fixed_and_its_blanks_are_free(
+    setup, monkeypatch, unoptimized):
+  monkeypatch.setattr(variance_run, "PROMPTS", 4)
+  free = variance_run.blanks(setup)
+  rows, asked = variance_run._asked(setup)
+  assert len(rows["position"]) == 4 and len(asked) == 8
+  for mask, example in zip(free, asked, strict=True):
+    np.testing.assert_array_equal(
+      mask, [digit == "0" for digit in example["puzzle"]])
+  gradients = variance_run.gradients_of(setup, "truncated", 1, least=1.0)
+  with jax.set_mesh(setup.mesh):
+    params = setup.init_params()
+    batch = dataclasses.replace(
+      variance_run.completions(setup, params, 0),
+      advantage=jnp.tile(jnp.array([1.0, 0.0]), 4))
+    first = jax.tree.map(lambda x: x[:2], batch)
+    whole, fixed = (gradients(params, dataclasses.replace(
+      first, maskable=jnp.asarray(mask[:2]))) for mask in (free | True, free))
+    other = gradients(params, dataclasses.replace(
+      first, maskable=jnp.asarray(free[:2]), completion=jnp.where(
+        free[:2], first.completion, first.completion % 4 + 4)))
+  # With all noise there is nothing left to chance, but what is masked matters.
+  np.testing.assert_allclose(fixed[0], fixed[1], atol=1e-7)
+  assert not np.allclose(whole, fixed) and not np.allclose(fixed, other)
+
+
+def test_pruned_variances_are_relative_to_those_without(
+    setup, monkeypatch, tmp_path):
+  gains = {("balanced", False): 4.0, ("balanced", True): 2.0,
+           ("truncated", False): 3.0, ("truncated", True): 1.0}
+  rng = np.random.default_rng(5)
+  parts = nested(rng, 40, 2, 2, (1.0, 1.0, 1.0))
+  monkeypatch.setattr(variance_run, "PROMPTS", 4)
+
+  def split(process, params, sets, group):
+    assert group == setup.cfg.rollout.group_size
+    fixed = not np.all(sets[0].maskable)
+    return squares(parts * gains[process, fixed] ** 0.5)
+
+  class Batch(NamedTuple):
+    maskable: np.ndarray
+
+  monkeypatch.setattr(variance_run, "split", split)
+  monkeypatch.setattr(variance_run, "gradients_of",
+                      lambda setup, process, n, **arguments: process)
+  monkeypatch.setattr(variance_run.dataclasses, "replace",
+                      lambda batch, maskable: Batch(maskable))
+  monkeypatch.setattr(variance_run, "_policies", lambda workdirs: (
+    setup, [(None, [Batch(np.ones((8, 16), bool))])] * 3))
+  found = variance_run.measure_pruned(tmp_path)
+  assert [one["step"] for one in found] == [0] * 6 + [80] * 6 + [160] * 6
+  for one in found:
+    ratio = {"template": 0.5, "truncated draws": 0.75,
+             "template and truncated draws": 0.25}[one["pruning"]]
+    assert one["whole"] == pytest.approx((ratio,) * 3)
+    assert one["draws"] == pytest.approx((ratio,) * 3)
+    assert one["signal"] == pytest.approx(ratio)
+  assert {one["n"] for one in found} == {1, 8}
 
 
 def test_right_completions_have_an_advantage(setup, monkeypatch, unoptimized):
