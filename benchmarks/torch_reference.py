@@ -13,7 +13,8 @@ LLaDA's, greedy, 128 tokens in 64 steps. `benchmarks/torch_llada.py` is the
 PyTorch side.
 
 How much faster an update could be is measured, too: `products_seconds` are
-those of its matrix products alone, see `benchmarks/cpu_products.py`.
+those of its matrix products alone, see `benchmarks/cpu_products.py`, and
+`update_shares` says where its time goes, see `benchmarks/cpu_profile.py`.
 
 Logits, gradients and completions are compared first. Then the sides take turns,
 each while the other waits, and the ratio is the median over turns. In its turn
@@ -35,6 +36,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +47,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import cpu_products
+from benchmarks import cpu_profile
 from benchmarks import results
 from benchmarks import sampler
 from dlrl import config
@@ -55,9 +58,11 @@ from dlrl.runtime import progress
 from dlrl.sampling import denoise
 
 ROWS, PROMPT, COMPLETION = 4, 256, 256
+# Few logits at a time: the last ones are padded to as many, and on a CPU that
+# costs more than reading the head once more does.
 LEARN = config.LearnConfig(
   loss="elbo_reinforce", forward_process="quadrature", n_mc=1,
-  micro_batch=ROWS)
+  micro_batch=ROWS, logps_chunk=64)
 NAME = "torch_reference"
 # Jobs of dlrl, and the jobs of PyTorch that each is compared with.
 JOBS = {"logits": ["logits"],
@@ -158,8 +163,8 @@ def torch_inputs(
 
 def programs(
   model: transformer.Model, params: Any, batch: update.Batch, prompt: jax.Array
-) -> dict[str, Callable[[], Any]]:
-  """The jobs of `dlrl`, compiled, by the names in JOBS."""
+) -> tuple[dict[str, Callable[[], Any]], jax.stages.Compiled]:
+  """The jobs of `dlrl` by the names in JOBS, and the update's program."""
   lengths = jnp.full(ROWS, prompt.shape[1])
   keys = jax.random.split(jax.random.key(0), ROWS)
   ids = jnp.concatenate([batch.prompt, batch.completion], 1)
@@ -172,12 +177,13 @@ def programs(
     ).completion).lower(params)}
   compiled = {name: program.compile() for name, program in lowered.items()}
   return {
-    "logits": lambda: compiled["logits"](params, ids),
-    "update": lambda: compiled["update"](params),
-    "generate": lambda: compiled["generate"](params)}
+    "logits": functools.partial(compiled["logits"], params, ids),
+    "update": functools.partial(compiled["update"], params),
+    "generate": functools.partial(compiled["generate"], params),
+  }, compiled["update"]
 
 
-def compare(ours: dict[str, Callable[[], Any]], torch: Torch,
+def compare(ours: Mapping[str, Callable[[], Any]], torch: Torch,
             jobs: Sequence[str]) -> dict[str, Any]:
   """Differences between the results; both sides are warm afterwards.
 
@@ -227,7 +233,7 @@ def _as_ours(path: str, theirs: dict[str, np.ndarray]) -> np.ndarray:
   return value.swapaxes(-1, -2) if path.endswith("kernel") else value
 
 
-def measure(ours: dict[str, Callable[[], Any]], torch: Torch, repeats: int,
+def measure(ours: Mapping[str, Callable[[], Any]], torch: Torch, repeats: int,
             jobs: Sequence[str]) -> dict[str, Any]:
   """Seconds of both sides in turns, and the median over turns of the ratio."""
   result: dict[str, Any] = {}
@@ -273,7 +279,7 @@ def measure_all() -> dict[str, Any]:
   cfg = dataclasses.replace(sampler.SMALL, remat="dots")
   model = transformer.build(cfg, cfg.vocab_size - 1)
   params, batch, prompt = problem(model)
-  ours = programs(model, params, batch, prompt)
+  ours, program = programs(model, params, batch, prompt)
   cores = len(os.sched_getaffinity(0))
   with child(options.torch_python, cores,
              torch_inputs(model, params, batch, prompt)) as torch:
@@ -283,6 +289,7 @@ def measure_all() -> dict[str, Any]:
     jobs = {
       name: {"torch": version} | row for name, row in
       measure(ours, torch, options.repeats, options.jobs).items()}
+  shares = cpu_profile.shares(program, ours["update"])
   masked = int(torch_inputs(model, params, batch, prompt)["mask"].sum())
   products = cpu_products.of_update(
     cfg, ROWS, PROMPT + COMPLETION, masked)
@@ -293,7 +300,8 @@ def measure_all() -> dict[str, Any]:
     "command": "python -m benchmarks.torch_reference", "cores": cores,
     "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     "jax": jax.__version__, "compared": checked,
-    "jobs": jobs, "products_gflops": cpu_products.flops(products) / 1e9,
+    "jobs": jobs, "update_shares": shares,
+    "products_gflops": cpu_products.flops(products) / 1e9,
     "products_seconds": cpu_products.seconds(products)}
 
 
@@ -308,6 +316,8 @@ def main(argv: list[str]) -> None:
   update = result["jobs"]["update"]["ours_seconds"]
   print(f"products alone: {rate:.0f} GFLOP/s, "
         f"{result['products_seconds'] / update:.0%} of an update's time")
+  print("time of an update: " + ", ".join(
+    f"{kind} {share:.0%}" for kind, share in result["update_shares"].items()))
 
 
 if __name__ == "__main__":
