@@ -70,6 +70,9 @@ class Claim:
 
 
 CLAIMS: Mapping[str, Claim] = {
+  "example": Claim(
+    "The example of the README",
+    "`configs/bgpo.py` as it is, with all of its 400 steps.", ""),
   "draws": Claim(
     "Does the number of draws matter?",
     "BGPO as in `configs/bgpo.py`, with the estimator `balanced` and failures "
@@ -173,6 +176,10 @@ def _draw_label(n: int) -> str:
 def _draws() -> list[runs.Row]:
   return _rows("draws", {
     _draw_label(n): (BGPO, {DRAWS: n}) for n in NS})
+
+
+def _example() -> list[runs.Row]:
+  return _rows("example", {"BGPO, 16 draws, 400 steps": (BGPO, {"steps": 400})})
 
 
 def _methods(rates: Rates) -> list[runs.Row]:
@@ -288,7 +295,8 @@ def rows_at(rates: Rates) -> tuple[runs.Row, ...]:
   A claim's first seeds are run before the next claim's, see `runner.pending`.
   """
   tuning = _tuning()
-  return (*(row for row in tuning if row.claim == "tuning"), *_draws(),
+  return (*(row for row in tuning if row.claim == "tuning"), *_example(),
+          *_draws(),
           *_cures(rates), *_methods_without_failures(), *_off_policy(),
           *_methods(rates), *_stp(), *_countdown(),
           *(row for row in tuning if row.claim != "tuning"),
