@@ -130,6 +130,9 @@ def test_what_cannot_go_on_is_stored_until_it_finishes(
   store.collect(tmp_path, run, run.workdir(tmp_path / "w"))
   assert store.read_failed(tmp_path) == {}
   assert not list(tmp_path.glob("failed/*"))
+  # Also if the runner ended before it could remove the file.
+  store.write_one(tmp_path / "failed", run.name, {"error": "out of puzzles"})
+  assert store.read_failed(tmp_path) == {}
 
 
 def test_a_run_that_ended_while_no_runner_looked_is_stored(

@@ -89,6 +89,23 @@ def test_ratios_of_variances_are_paired_by_prompt():
   assert variance.ratio(other, other) == (1.0, 1.0, 1.0)
 
 
+def test_intervals_of_ratios_are_those_of_a_ratio_of_means():
+  rng = np.random.default_rng(6)
+  gradients = nested(rng, 200, 2, 2, (1.0, 1.0, 1.0), d=20)
+  means = gradients.mean(2, keepdims=True)
+  scales = rng.uniform(0.2, 1.0, (200, 1, 1, 1))
+  one, other = (squares(means + scale * (gradients - means))
+                for scale in (scales, 1.0))
+  mean, low, high = variance.ratio(one, other, ["draws"])
+  a, b = one.within_draws, other.within_draws
+  # The linearised variance of sum(a) / sum(b), by Cochran; of its logarithm.
+  off = a - a.sum() / b.sum() * b
+  error = np.sqrt(200 / 199 * np.sum(off**2)) / a.sum()
+  assert mean == pytest.approx(a.sum() / b.sum())
+  assert np.log([low / mean, high / mean]) == pytest.approx(
+    [-1.972 * error, 1.972 * error], rel=0.1)  # 97.5% of t with 199
+
+
 def test_a_single_prompt_has_no_variance():
   with pytest.raises(ValueError, match="1 prompts"):
     squares(np.zeros((1, 2, 2, 3)))
