@@ -1,8 +1,10 @@
 """Trains what is not stored yet, several runs at a time."""
 
+import functools
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from typing import Any
 from benchmarks.claims import runs as runs_lib
 from benchmarks.claims import store
 from dlrl.run import summary as summary_lib
+from dlrl.runtime import parent_process
 from dlrl.runtime import progress
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -139,7 +142,9 @@ def _start(run: runs_lib.Run, workdirs: pathlib.Path
   with _log(run, workdirs).open("ab") as log:
     return subprocess.Popen(
       _command(run, workdirs, run.workdir(workdirs)),
-      stdout=log, stderr=log, cwd=_ROOT, env=environment(workdirs))
+      stdout=log, stderr=log, cwd=_ROOT, env=environment(workdirs),
+      # Not left behind if we are killed: it saves, and another runner goes on.
+      preexec_fn=functools.partial(parent_process.follow, signal.SIGTERM))
 
 
 def _command(run: runs_lib.Run, workdirs: pathlib.Path, workdir: pathlib.Path,

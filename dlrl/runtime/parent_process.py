@@ -34,11 +34,19 @@ def split() -> None:
     os._exit(_wait(child))
   # Ctrl-C in a terminal reaches only the parent, which passes it on once.
   os.setpgid(0, 0)
-  libc = ctypes.CDLL(None)
-  if hasattr(libc, "prctl"):  # Linux
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  follow(signal.SIGKILL)
   if os.getppid() != parent:  # it died before prctl
     os._exit(LOST)
+
+
+def follow(number: int) -> None:
+  """Has this process get a signal as soon as its parent has ended.
+
+  Nothing happens where the system has no such call: all but Linux.
+  """
+  libc = ctypes.CDLL(None)
+  if hasattr(libc, "prctl"):
+    libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _wait(child: int) -> int:

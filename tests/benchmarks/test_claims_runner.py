@@ -1,11 +1,14 @@
 """`benchmarks.claims`: its runner, with processes that only pretend to run."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -209,6 +212,49 @@ def test_two_runs_at_a_time_that_end_with_the_runner(monkeypatch, tmp_path):
   assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
 
 
+def test_runs_end_with_a_runner_that_is_killed(tmp_path):
+  script = """
+import pathlib, sys
+from claim_results import row
+from benchmarks.claims import runner
+runner._command = lambda *_: [
+  sys.executable, "-c", "import time; print('began', flush=True); "
+  "time.sleep(600)"]
+path = pathlib.Path(sys.argv[1])
+runner.run_all(
+  runner.pending([row("a")], path), path, path / "w", jobs=1, seconds=600)
+"""
+  killed = subprocess.Popen(
+    [sys.executable, "-c", script, tmp_path],
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+  log = tmp_path / "w" / f"{row('a').run(0).warm.name}.log"
+  within(60, lambda: log.exists() and "began" in log.read_text())
+  child, = map(int, pathlib.Path(
+    f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split())
+  killed.kill()
+  killed.wait()
+
+  def ended():
+    try:
+      return pathlib.Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+    except FileNotFoundError:
+      return True
+
+  try:
+    within(20, ended)
+  finally:
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(child, signal.SIGKILL)
+
+
+def within(seconds, done):
+  """Waits until something is done, or fails."""
+  until = time.monotonic() + seconds
+  while not done():
+    assert time.monotonic() < until
+    time.sleep(0.05)
+
+
 def test_rows_that_results_bring_about_are_run_too(
     pretended, monkeypatch, tmp_path):
   first, second, third = row("a"), row("b", seeds=(0,), steps=1), row(
@@ -266,8 +312,8 @@ def test_what_is_stored_is_not_measured_again(monkeypatch, tmp_path):
   command.costs(tmp_path)
   # Neither rows without a learning rate nor sections that compare nothing.
   assert set.union(*measured) == table.CLAIMS.keys() - {
-    "methods", "objectives", "objectives_balanced", "harder", "tuning",
-    "tuning_others"}
+    "methods", "objectives", "objectives_balanced", "example", "harder",
+    "tuning", "tuning_others"}
   assert all(len(claims) == 1 for claims in measured)
   measured.clear()
   command.costs(tmp_path)
