@@ -33,7 +33,7 @@ METHODS = [cj_grpo, coupled_grpo, diffu_grpo, ebpo, elbo_reinforce, espo,
            vrpo_offline, vrpo_online, wd1]
 PRESETS = [(bgpo, ""), (bgpo, "plain"), (bgpo, "smoke"), (sft, ""),
            (sft, "smoke"), (stp, ""), (stp, "countdown"),
-           (stp, "smoke"), (bgpo, "countdown"),
+           (stp, "smoke"), (bgpo, "countdown"), (bgpo, "countdown4"),
            *((m, p) for m in METHODS for p in ("sudoku_tiny", "smoke"))]
 
 

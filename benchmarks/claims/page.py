@@ -23,8 +23,8 @@ INTRO = f"""# Are the papers right?
 
 Claims of papers on RL of diffusion LLMs, tried in one code base on tasks that
 two CPU cores can train: a model of 155,000 parameters on 4x4 Sudoku and on
-Countdown with three digits. Whether methods rank alike at 8 billion parameters
-is not known.
+Countdown with three digits, and in one section a larger one on a harder task.
+Whether methods rank alike at 8 billion parameters is not known.
 
 This page is made from files in `benchmarks/results/claims`, one per run:
 
@@ -38,7 +38,8 @@ python -m benchmarks.claims page
 The first command trains what is not stored yet, two runs at a time, and goes on
 where it was stopped; `--only=draws` takes the rows of one section. Runs have {
 runs.COMMON["steps"]} RL
-steps. All runs of a seed begin with one fine-tuned model.
+steps where nothing else is said. All runs of a seed begin with one fine-tuned
+model.
 
 * "Solved" is the share of 512 held-out puzzles after the last step, a mean over
   seeds with Student's 95% interval. Differences are paired by seed.

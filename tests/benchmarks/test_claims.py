@@ -19,9 +19,12 @@ from benchmarks.claims import runs
 from benchmarks.claims import statements
 from benchmarks.claims import store
 from benchmarks.claims import table
+from configs import bgpo
 from dlrl import losses
 from dlrl import validate
 from dlrl.diffusion import forward_process
+from dlrl.models import char_tokenizer
+from dlrl.models import transformer
 
 # Runs.
 
@@ -112,6 +115,16 @@ def test_one_estimator_is_given_to_objectives_that_have_another():
       config.removesuffix(".py").replace("/", "."))
     process = module.get_config().learn.forward_process
     assert (label in table.OF_ELBO) == (process in estimates - {"balanced"})
+
+
+def test_the_harder_task_is_for_a_model_of_a_million_parameters():
+  one, = (one for one in ROWS if one.claim == "harder")
+  cfg = validate.from_dict(bgpo.get_config(one.config.partition(":")[2]))
+  model = transformer.build(cfg.model, char_tokenizer.CharTokenizer().mask_id)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  assert sum(x.size for x in jax.tree.leaves(shapes)) > 1_000_000
+  assert cfg.task.name == "countdown4" and len(one.runs) == 1
+  assert one.runs[0].warm.config == one.config
 
 
 def test_rows_are_compared_with_one_row_or_with_their_namesakes():
