@@ -13,7 +13,7 @@ Presets, after a colon:
   plain   the paper's objective with full negative advantages, at a learning
           rate of 2e-4.
   countdown  another task: combine three digits to reach a target; 4 minutes.
-  countdown4  a harder one, four numbers up to 99, for 1.2 million parameters.
+  countdown4  a harder one, four digits, for a model of 1.2 million parameters.
   blocks  easier puzzles for a block-diffusion model, with the exact ELBO of its
           blocks of four tokens in place of Monte-Carlo samples; 5 minutes.
   text    another task and any text, byte by byte: `What is between 42 and 51?`.

@@ -135,8 +135,8 @@ CLAIMS: Mapping[str, Claim] = {
     "rollouts are the same.", "all 15 masks, exact"),
   "harder": Claim(
     "A harder task and a larger model",
-    "Countdown with four numbers up to 99, for a model of 1.2 million "
-    "parameters (`configs/bgpo.py:countdown4`). One seed, so without an "
+    "Countdown with four digits, for a model of 1.2 million parameters "
+    "(`configs/bgpo.py:countdown4`), 400 steps. One seed, so without an "
     "interval: it shows that the same program learns beyond the toys, not how "
     "much.", ""),
   "tuning": Claim(

@@ -114,14 +114,10 @@ def countdown(cfg: ml_collections.ConfigDict) -> None:
 
 
 def countdown4(cfg: ml_collections.ConfigDict) -> None:
-  """Four numbers up to 99, for a model of 1.2 million parameters."""
+  """Four digits, for a model of 1.2 million parameters."""
   countdown(cfg)
-  cfg.task.name = "countdown4"
-  cfg.task.prompt_length = 16
-  cfg.sft.gen_length = 16
-  for sampler in (cfg.rollout.sampler, cfg.eval.sampler):
-    sampler.gen_length = sampler.block_length = sampler.steps = 16
-  cfg.rollout.sampler.steps = 8
+  cfg.task.name = "countdown_digits4"
+  cfg.task.prompt_length = 12
   cfg.model.width, cfg.model.layers = 160, 4
   cfg.model.heads = cfg.model.kv_heads = 5
   cfg.model.head_dim, cfg.model.mlp_width = 32, 432

@@ -14,6 +14,7 @@ from dlrl.tasks.coding import prompts as code_prompts
 from dlrl.tasks.coding import results as code_results
 from dlrl.tasks.countdown import data as countdown_data
 from dlrl.tasks.countdown import drawn_data as countdown_drawn_data
+from dlrl.tasks.countdown import four_digits as countdown_four_digits
 from dlrl.tasks.countdown import grading as countdown
 from dlrl.tasks.countdown import prompts as countdown_prompts
 from dlrl.tasks.countdown import published_data as countdown_published_data
@@ -113,6 +114,9 @@ TASKS = {
   "countdown_d1": _variant(_COUNTDOWN, countdown_published_data.COUNTDOWN_D1),
   "countdown_digits": _variant(
     _COUNTDOWN, countdown_data.COUNTDOWN_DIGITS,
+    prompts=countdown_prompts.DIGITS),
+  "countdown_digits4": _variant(
+    _COUNTDOWN, countdown_four_digits.COUNTDOWN_DIGITS4, version="1.0.0",
     prompts=countdown_prompts.DIGITS),
   "gsm8k": _GSM8K,
   "humaneval": _variant(

@@ -123,7 +123,7 @@ def test_the_harder_task_is_for_a_model_of_a_million_parameters():
   model = transformer.build(cfg.model, char_tokenizer.CharTokenizer().mask_id)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   assert sum(x.size for x in jax.tree.leaves(shapes)) > 1_000_000
-  assert cfg.task.name == "countdown4" and len(one.runs) == 1
+  assert cfg.task.name == "countdown_digits4" and len(one.runs) == 1
   assert one.runs[0].warm.config == one.config
 
 

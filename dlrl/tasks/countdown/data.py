@@ -147,7 +147,7 @@ def _problems(words: np.random.PCG64, triples: Sequence[Numbers]
   return rows
 
 
-def _part(problems: Sequence[T], split: str) -> list[T]:
+def part(problems: Sequence[T], split: str) -> list[T]:
   """The split's part of a fixed shuffle of the problems."""
   words = np.random.PCG64([_SEED, len(problems)]).random_raw(len(problems))
   order = np.argsort(words)
@@ -163,7 +163,7 @@ def _digits(split: str) -> list[computed.Row]:
               for target in solutions(numbers) if target in TARGETS]
   # Targets of two digits, so that all prompts have the same length.
   return [_row(order, target, width=2)
-          for numbers, target in _part(problems, split)
+          for numbers, target in part(problems, split)
           for order in dict.fromkeys(itertools.permutations(numbers))]
 
 
@@ -186,7 +186,7 @@ COUNTDOWN3 = computed.Puzzles(
   description="Countdown with three numbers from 1 to 99.",
   difficulties=DIFFICULTIES,
   generate=lambda split: (
-    _more() if split == "validation" else _part(_drawn(), split)),
+    _more() if split == "validation" else part(_drawn(), split)),
   example=with_numbers,
   sha256={
     "train": "b02dba48bc575fc7735cffef7b87f123"
