@@ -121,8 +121,9 @@ def countdown4(cfg: ml_collections.ConfigDict) -> None:
   cfg.model.width, cfg.model.layers = 160, 4
   cfg.model.heads = cfg.model.kv_heads = 5
   cfg.model.head_dim, cfg.model.mlp_width = 32, 432
-  cfg.sft.steps = 800
-  cfg.sft.optimizer.learning_rate = 2e-3
+  # After 200 steps 7% of rollouts are right and a fifth of the groups disagree.
+  cfg.sft.steps = 400
+  cfg.sft.batch_size = 64
   cfg.learn.forward_process = "balanced"
   cfg.learn.n_mc = 8
   cfg.learn.optimizer.learning_rate = 5e-4
