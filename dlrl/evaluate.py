@@ -207,7 +207,7 @@ def prepare(values: ml_collections.ConfigDict, *, model: str, protocol: str,
     "samples are equal")
   for length in completions.lengths(cfg):
     check.sampler(completions.sampler(cfg, length), "eval.sampler",
-                  block_length=validate.block_length(cfg))
+                  block_length=validate.architecture(cfg).block_length)
   return cfg
 
 

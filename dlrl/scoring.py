@@ -10,14 +10,15 @@ model sees it after the clean blocks before it, which all draws share
 import functools
 import math
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from dlrl import config
 from dlrl import strict
+from dlrl.diffusion import batch as batch_lib
 from dlrl.diffusion import blocks
 from dlrl.diffusion import forward_process
 from dlrl.diffusion import method_processes
@@ -25,65 +26,16 @@ from dlrl.diffusion import model_input
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import token_logps
 from dlrl.diffusion import token_noise
+from dlrl.diffusion.batch import Batch
 from dlrl.losses import floats
 from dlrl.losses import objective as losses
 from dlrl.models import transformer
+from dlrl.models.mlp import routes
 from dlrl.own_code import imported
 from dlrl.own_code import trial
 from dlrl.runtime import mesh as mesh_lib
 
 _Sums = tuple[jax.Array, jax.Array]
-
-
-@flax.struct.dataclass
-class Batch:
-  """Completions to learn from; arrays with rows b, groups contiguous.
-
-  Attributes:
-    prompt: [b, p] int32, padded on the right.
-    prompt_length: [b] int32.
-    completion: [b, t] int32.
-    maskable: [b, t] bool, the tokens that draws may mask: all but a prior's.
-    keys: [b] keys of the Monte-Carlo draws.
-    advantage: [b] fp32; None until the completions have rewards.
-    trace: [b, t] int32, the denoising step that committed each token; only
-      forward processes that follow the trace need it.
-    old_logps: fp32, from `batch_logps` of the parameters that made the rollout:
-      log-probs [b, n_mc, t], scores [b, n_mc], or means [b, t]. None if these
-      are the parameters trained.
-    old_scores: [b, n_mc] fp32, the draws' scores beside means.
-    ref_logps: as `old_logps`, under the reference policy; None if there is
-      none.
-    counted: [b, t] bool, those of the maskable tokens whose likelihood counts;
-      None: all of them.
-    tokens_per_forward: [b] fp32, see `sampling.speed`; only rewards need it.
-    steps: [b, t] int32, the denoising steps where `trace` counts forks instead;
-      otherwise None. Only `rollout.comparison` needs them.
-    drawn: what the tokens were drawn from, [b, t], where the forward process
-      follows the trace; their log-probs are under the same distribution.
-  """
-
-  prompt: jax.Array
-  prompt_length: jax.Array
-  completion: jax.Array
-  maskable: jax.Array
-  keys: jax.Array
-  # Arrays, or None; typed as Any because every use knows which.
-  advantage: Any = None
-  trace: Any = None
-  old_logps: Any = None
-  old_scores: Any = None
-  ref_logps: Any = None
-  counted: Any = None
-  tokens_per_forward: Any = None
-  steps: Any = None
-  drawn: token_logps.Drawn = token_logps.MODEL
-
-  @property
-  def valid(self) -> jax.Array:
-    """The tokens whose likelihood counts, [b, t] bool."""
-    valid: jax.Array = self.maskable if self.counted is None else self.counted
-    return valid
 
 
 # Their first argument is the trace of decoding instead of keys.
@@ -132,6 +84,23 @@ def check_noise(cfg: config.LearnConfig, problems: strict.Problems) -> None:
     f"must be 0 with {cfg.forward_process!r}: the sampler saw no such tokens")
 
 
+def check_replay(
+  cfg: config.LearnConfig, experts: config.ExpertsConfig,
+  problems: strict.Problems,
+) -> None:
+  """Adds a replay of experts that are not there, or that would not differ."""
+  if not cfg.replay_routing or not problems.sound(
+      "learn.epochs", "learn.updates_per_rollout"):
+    return
+  problems.require(
+    experts.number > 0 and cfg.epochs * cfg.updates_per_rollout > 1,
+    "learn.replay_routing", True, "must be False: " + (
+      "with a single update per rollout (learn.epochs = "
+      "learn.updates_per_rollout = 1) the parameters are those of the rollout, "
+      "and choose the same experts" if experts.number else
+      "the model has no experts"))
+
+
 def shared_rows(model: transformer.Model, rows: int, group: int) -> int:
   """The completions of a prompt that are computed side by side and share it.
 
@@ -163,6 +132,9 @@ def prepare(
   """
   if not model.cfg.block_length:
     return ()
+  if batch.routing is not None:
+    *prompts, rows = batch.routing.shared
+    model = routes.replaying(model, [*(x[::share] for x in prompts), rows])
   return model.clean_rows(
     params, batch.prompt[::share], batch.prompt_length[::share],
     batch.completion, _lengths(model, cfg, batch))
@@ -183,17 +155,23 @@ def draw_logps(
       attention: one forward pass of b k rows gives arrays [k, b, t].
     shared: from `prepare`; None: computed here.
   """
+  several = jnp.ndim(j) > 0
+  if batch.routing is not None:
+    experts = batch.routing.noisy[:, j]
+    model = routes.replaying(
+      model, [batch_lib.merged(experts) if several else experts])
   # Regenerated from their keys whenever they are needed, so that the n_mc noisy
   # copies of the batch never exist side by side.
   noisy_of = functools.partial(_noisy, model, cfg, batch)
-  if not jnp.ndim(j):
+  if not several:
     draw, noisy, prompt = noisy_of(j)
     return _noisy_logps(model, cfg, params, batch, draw, noisy, prompt, shared)
   k = jnp.shape(j)[0]
   draw, noisy, prompt = jax.tree.map(
-    _merged, jax.vmap(noisy_of, out_axes=1)(j))
+    batch_lib.merged, jax.vmap(noisy_of, out_axes=1)(j))
   out = _noisy_logps(
-    model, cfg, params, _repeated(batch, k), draw, noisy, prompt, shared)
+    model, cfg, params, batch_lib.repeated(batch, k), draw, noisy, prompt,
+    shared)
   return jax.tree.map(
     lambda x: x.reshape(-1, k, x.shape[1]).swapaxes(0, 1), out)
 
@@ -224,17 +202,6 @@ def _noisy_logps(
   return forward_process.Draw(mask, weight / norm), tokens
 
 
-def _repeated(batch: Batch, k: int) -> Batch:
-  """Every row k times, after one another: a device keeps its completions."""
-  return jax.tree.map(lambda x: _merged(jnp.broadcast_to(
-    x[:, None], (x.shape[0], k, *x.shape[1:]))), batch)
-
-
-def _merged(x: jax.Array) -> jax.Array:
-  """[b, k, ...] as [b k, ...]."""
-  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-
 def _shares(model: transformer.Model, batch: Batch) -> jax.Array:
   """Each token's share of its response, see `blocks.shares`."""
   # With full attention the canvas is one block.
@@ -249,8 +216,8 @@ def _shares(model: transformer.Model, batch: Batch) -> jax.Array:
 @jax.named_scope("update/forward")
 def batch_logps(
   model: transformer.Model, cfg: config.LearnConfig, params: Any, batch: Batch,
-  group: int = 1, *, others: losses.Others = "tokens",
-) -> tuple[jax.Array, jax.Array]:
+  group: int = 1, *, others: losses.Others = "tokens", records: bool = False,
+) -> tuple[jax.Array, jax.Array, batch_lib.Routing | None]:
   """Computes the log-probs of draws, as an objective reads them, and scores.
 
   Computed `micro_batch` rows at a time, and no more is stored.
@@ -262,19 +229,25 @@ def batch_logps(
     batch: the completions.
     group: completions of each prompt, after one another.
     others: what the objective reads.
+    records: whether to record the experts that tokens have, of a mixture.
 
   Returns:
-    log-probs [b, n_mc, t], scores [b, n_mc], or means [b, t]; and scores
-    [b, n_mc]; all fp32.
+    log-probs [b, n_mc, t], scores [b, n_mc], or means [b, t]; scores [b, n_mc];
+    all fp32; and the experts, or None.
   """
   share = shared_rows(
     model, min(cfg.micro_batch, batch.completion.shape[0]), group)
 
-  def of_rows(part: Batch) -> tuple[jax.Array, jax.Array]:
-    shared = prepare(model, cfg, params, part, share)
+  def noting(fn: Callable[[transformer.Model], Any]) -> tuple[Any, Any]:
+    return routes.recorded(model, fn) if records else (fn(model), None)
+
+  def of_rows(part: Batch) -> Any:
+    shared, experts = noting(
+      lambda model: prepare(model, cfg, params, part, share))
 
     def of_draw(sums: _Sums, j: jax.Array) -> tuple[_Sums, Any]:
-      draw, (logps, _) = draw_logps(model, cfg, params, part, j, shared)
+      (draw, (logps, _)), noisy = noting(
+        lambda model: draw_logps(model, cfg, params, part, j, shared))
       product = floats.weighted(logps, draw.weight)
       score = jnp.sum(product, -1)
       if others == "means":
@@ -282,28 +255,39 @@ def batch_logps(
           jnp.sum(x.reshape(-1, *part.completion.shape), 0)
           for x in (product, draw.weight))
         sums = sums[0] + product, sums[1] + weight
-      return sums, (logps if others == "tokens" else score, score)
+      return sums, ((logps if others == "tokens" else score, score), noisy)
 
     none = jnp.zeros_like(part.maskable, jnp.float32)
-    (total, weight), found = jax.lax.scan(
+    (total, weight), (found, noisy) = jax.lax.scan(
       of_draw, (none, none), montecarlo.draws(cfg.n_mc, cfg.draws_at_once))
     if cfg.draws_at_once > 1:
-      found = jax.tree.map(_merged, found)
+      found = jax.tree.map(batch_lib.merged, found)
     # Rows go first, as in every array of a batch.
     found, scores = jax.tree.map(lambda x: x.swapaxes(0, 1), found)
     if others == "means":
       found = total / jnp.where(weight > 0, weight, 1.0)
-    return found, scores
+    return found, scores, _routing(part, experts, *noisy) if records else None
 
-  found: tuple[jax.Array, jax.Array] = jax.tree.map(
-    _merged, jax.lax.map(of_rows, split(batch, cfg.micro_batch)))
+  found: tuple[jax.Array, jax.Array, batch_lib.Routing | None] = jax.tree.map(
+    batch_lib.merged,
+    jax.lax.map(of_rows, batch_lib.split(batch, cfg.micro_batch)))
   return found
 
 
-def split(tree: Any, rows: int) -> Any:
-  """Arrays [b, ...] as [b / rows, rows, ...]; in one part if b is smaller."""
-  return jax.tree.map(
-    lambda x: x.reshape(-1, min(rows, x.shape[0]), *x.shape[1:]), tree)
+def _routing(
+  batch: Batch, shared: Sequence[jax.Array], noisy: jax.Array
+) -> batch_lib.Routing:
+  """What `routes.recorded` gives, by completions.
+
+  Args:
+    batch: the completions, b of them.
+    shared: of `prepare`; prompts may be those of several completions.
+    noisy: of `draw_logps`, [n / k, b k, m], of k draws at once.
+  """
+  b, m = len(batch.completion), noisy.shape[-1]
+  return batch_lib.Routing(
+    tuple(jnp.repeat(x, b // len(x), 0) for x in shared),
+    noisy.reshape(len(noisy), b, -1, m).swapaxes(0, 1).reshape(b, -1, m))
 
 
 def _draw(

@@ -25,15 +25,16 @@ from dlrl import config
 from dlrl import losses
 from dlrl import optimizer
 from dlrl import scoring
+from dlrl.diffusion import batch as batch_lib
 from dlrl.diffusion import montecarlo
 from dlrl.diffusion import pruning
+from dlrl.diffusion.batch import Batch
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models import transformer
 from dlrl.own_code import imported
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime.sharding import by_hand
-from dlrl.scoring import Batch
 from dlrl.scoring import batch_logps
 from dlrl.scoring import draw_logps
 
@@ -183,13 +184,14 @@ def make(
       if updates == 1:
         return batch
       others = objective(cfg).others
-      old, scores = batch_logps(
-        model, cfg, state.policy, batch, group, others=others)
+      old, scores, routing = batch_logps(
+        model, cfg, state.policy, batch, group, others=others,
+        records=cfg.replay_routing)
       return dataclasses.replace(
-        batch, old_logps=old,
+        batch, old_logps=old, routing=routing,
         old_scores=scores if others == "means" else None)
 
-    batches = jax.lax.map(with_old_logps, _epochs(batch, cfg.epochs))
+    batches = jax.lax.map(with_old_logps, batch_lib.epochs(batch, cfg.epochs))
     parts = jax.tree.map(
       lambda x: x.reshape(updates, rows, *x.shape[2:]), batches)
     if updates == 1:
@@ -289,7 +291,7 @@ def batch_grads(
   order = (jnp.argsort(~alive)[:, None] * together
            + jnp.arange(together)[None]).reshape(-1)
   parts = jax.tree.map(lambda x: x[order], (batch, live, tokens))
-  parts = scoring.split(parts, cfg.micro_batch)
+  parts = batch_lib.split(parts, cfg.micro_batch)
   n, rows = parts[1].shape
   taught = jnp.any(parts[1], -1)
 
@@ -371,19 +373,11 @@ def _with_reference(
   batch: Batch, group: int,
 ) -> Batch:
   """The rows with log-probs of the reference's parameters; None: without."""
+  # The reference chooses its own experts.
   return batch if reference is None else dataclasses.replace(
     batch, ref_logps=batch_logps(
-      model, cfg, reference, batch, group, others=objective(cfg).others)[0])
-
-
-def _epochs(batch: Batch, n: int) -> Batch:
-  """The batch n times, [n, b, ...], each time with draws of its own."""
-  if n == 1:
-    return jax.tree.map(lambda x: x[None], batch)
-  keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(
-    batch.keys, jnp.arange(n))
-  return dataclasses.replace(jax.tree.map(
-    lambda x: jnp.broadcast_to(x, (n, *x.shape)), batch), keys=keys)
+      model, cfg, reference, dataclasses.replace(batch, routing=None), group,
+      others=objective(cfg).others)[0])
 
 
 def rows(cfg: config.Config) -> int:

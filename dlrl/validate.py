@@ -174,7 +174,9 @@ def _together(cfg: config.Config, problems: strict.Problems) -> None:
       cfg.lora.quantize, "must be 'none' without lora.rank: a quantized matrix "
       "cannot be trained")
   _profile(cfg, problems)
-  size = block_length(cfg)
+  loaded = architecture(cfg)
+  size = loaded.block_length
+  scoring.check_replay(cfg.learn, loaded.experts, problems)
   for name in SAMPLERS:
     check.fit(operator.attrgetter(name)(cfg), name, problems,
               block_length=size)
@@ -191,15 +193,15 @@ def _together(cfg: config.Config, problems: strict.Problems) -> None:
   _blocks(cfg, size, problems)
 
 
-def block_length(cfg: config.Config) -> int:
-  """Tokens per block of the run's model; 0 if its attention is full."""
+def architecture(cfg: config.Config) -> config.ModelConfig:
+  """The run's model, as far as it is known before files are downloaded."""
   if cfg.pretrained:
     try:
       return families.read_config(
-        cfg.pretrained, family=families.named(cfg.family))[0].block_length
+        cfg.pretrained, family=families.named(cfg.family))[0]
     except strict.ConfigError:
       pass  # `setup.make` reads it again and reports what is wrong
-  return cfg.model.block_length
+  return cfg.model
 
 
 def _blocks(cfg: config.Config, size: int, problems: strict.Problems) -> None:

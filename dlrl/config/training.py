@@ -153,4 +153,8 @@ class LearnConfig:
     "where that happens once per update, model.compute_dtype where it happens "
     "in every pass, as for parameters that mesh.fsdp splits",
     choices=("auto", "float32", "bfloat16"), restart=Restart.ROUNDING)
+  replay_routing: bool = knob(
+    False, "with experts and several updates per rollout, tokens keep the "
+    "experts that the parameters of the rollout choose; memory then grows with "
+    "n_mc")
   optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4)

@@ -164,6 +164,8 @@ class Transformer(nnx.Module):
     rngs: draws random parameters.
   """
 
+  routes: Any = None  # see `routes.attach`
+
   def __init__(
     self, cfg: config.ModelConfig, remat: Callable[..., Any] | None, *,
     rngs: nnx.Rngs,
@@ -300,14 +302,13 @@ class Transformer(nnx.Module):
     x, keys_values = self._scan(noisy, self._lookup(ids), clean)
     return self.norm(x), keys_values
 
-  def expert_load(
-    self, ids: jax.Array, positions: jax.Array, lengths: jax.Array
-  ) -> ExpertLoad:
+  def expert_load(self, ids: jax.Array, lengths: jax.Array) -> ExpertLoad:
     """Measures the load of experts, of whole rows [b, t] in ordinary order.
 
     Returns:
       As of one layer, with a leading axis of layers that have experts.
     """
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     turn = rotation(positions, self.rotated, self.rope_theta)
     blocks = positions // self.block_length if self.block_length else None
     live = positions < lengths[:, None]
@@ -346,13 +347,16 @@ class Transformer(nnx.Module):
         x: jax.Array, parts: Any, definition: Any = definition
       ) -> tuple[jax.Array, Any]:
         weights, cache = parts
-        return fn(nnx.merge(definition, weights), mesh_lib.shard_batch(x),
-                  cache)
+        module = nnx.merge(definition, weights)
+        x, keys_values = fn(module, mesh_lib.shard_batch(x), cache)
+        return x, (keys_values, nnx.pop(module, nnx.Intermediate))
 
       own = None if cache is None else cache[2 * i:2 * i + 2]
-      x, keys_values = jax.lax.scan(
+      x, (keys_values, chosen) = jax.lax.scan(
         self._rematerialised(layer), x, (stacked, own))
       kept += keys_values or ()
+      if self.routes is not None:
+        self.routes.extend(jax.tree.leaves(chosen))
     return x, kept
 
   def _rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:

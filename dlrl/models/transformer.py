@@ -34,6 +34,7 @@ from dlrl.models import attention_layer
 from dlrl.models import layers
 from dlrl.models import lora
 from dlrl.models.mlp import experts
+from dlrl.models.mlp import routes
 from dlrl.runtime import mesh as mesh_lib
 from dlrl.runtime.sharding import by_hand
 
@@ -53,17 +54,18 @@ class Model:
     mask_id: the id of the mask token.
     adapters: rank, alpha and targets of the adapters that `params` may contain;
       see `lora`.
+    routes: experts of passes, see `mlp.routes`; None: each chooses its own.
   """
 
   cfg: config.ModelConfig
   definition: Any
   mask_id: int
   adapters: config.LoraConfig = config.NO_LORA
+  routes: Any = None
 
   def init(self, key: jax.Array) -> Params:
     """Draws random parameters; jit it with `out_shardings` to split them."""
-    module = _network(self.cfg, nnx.Rngs(key))
-    return nnx.to_pure_dict(nnx.state(module))
+    return nnx.to_pure_dict(nnx.state(_network(self.cfg, nnx.Rngs(key))))
 
   def _network(self, params: Params) -> layers.Transformer:
     # The adapter's product is added to the layer's; merging the matrices first
@@ -73,6 +75,7 @@ class Model:
       self.definition, params if base is None else base)
     if base is not None:
       lora.attach(network, adapter, self.adapters.scale)
+    routes.attach(network, self.routes)
     return network
 
   def hidden(
@@ -104,8 +107,7 @@ class Model:
     if self.cfg.shifted:
       columns = attention_layer.take(
         model_input.before(positions, lengths), columns)
-    hidden, _ = network(ids, positions, lengths, columns=columns)
-    return hidden
+    return network(ids, positions, lengths, columns=columns)[0]
 
   def hidden_and_cache(
     self, params: Params, ids: jax.Array, positions: jax.Array,
@@ -368,8 +370,7 @@ class Model:
     Returns:
       With a leading axis of layers that have experts.
     """
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    return self._network(params).expert_load(ids, positions, lengths)
+    return self._network(params).expert_load(ids, lengths)
 
   def _unembedded(self, params: Params, hidden: jax.Array) -> jax.Array:
     return jnp.einsum("btd,dv->btv", hidden, self.unembed(params),
@@ -386,10 +387,9 @@ def build(
     strict.ConfigError: block-causal attention with another option that is not
       implemented for it, or a mixture of experts that makes no sense.
   """
-  if cfg.block_length:
-    strict.require(
-      not cfg.shifted, "model.shifted", cfg.shifted,
-      f"must be False with model.block_length = {cfg.block_length}")
+  strict.require(
+    not (cfg.block_length and cfg.shifted), "model.shifted", cfg.shifted,
+    f"must be False with model.block_length = {cfg.block_length}")
   if cfg.experts.number:
     experts.check(cfg)
   module = nnx.eval_shape(lambda: _network(cfg, nnx.Rngs(0)))

@@ -134,3 +134,22 @@ def published_tensors(root):
     transformer.build(cfg, hf["mask_token_id"])))
   return tensors_lib.published(
     families.of(hf).names, shapes)
+
+
+def routed_by_hand(logits, bias, cfg):
+  """The experts and weights of one token, best first, in float64."""
+  logits = [float(x) for x in logits]
+  if cfg.router == "softmax":
+    total = sum(np.exp(x) for x in logits)
+    score = [np.exp(x) / total for x in logits]
+  else:
+    score = [1 / (1 + np.exp(-x)) for x in logits]
+  ranked = [s + float(b) for s, b in zip(score, bias, strict=True)]
+  size = cfg.number // cfg.groups
+  groups = [range(g * size, (g + 1) * size) for g in range(cfg.groups)]
+  best = sorted(groups, reverse=True, key=lambda group: sum(
+    sorted((ranked[e] for e in group), reverse=True)[:2]))
+  allowed = [e for group in best[:cfg.groups_per_token] for e in group]
+  chosen = sorted(allowed, key=lambda e: -ranked[e])[:cfg.per_token]
+  total = sum(score[e] for e in chosen) if cfg.normalized else 1.0
+  return chosen, [cfg.scale * score[e] / total for e in chosen]

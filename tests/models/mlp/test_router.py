@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mixtures
 import numpy as np
 import pytest
 
@@ -19,25 +20,6 @@ CASES = {
 }
 
 
-def by_hand(logits, bias, cfg):
-  """The experts and weights of one token, best first, in float64."""
-  logits = [float(x) for x in logits]
-  if cfg.router == "softmax":
-    total = sum(np.exp(x) for x in logits)
-    score = [np.exp(x) / total for x in logits]
-  else:
-    score = [1 / (1 + np.exp(-x)) for x in logits]
-  ranked = [s + float(b) for s, b in zip(score, bias, strict=True)]
-  size = cfg.number // cfg.groups
-  groups = [range(g * size, (g + 1) * size) for g in range(cfg.groups)]
-  best = sorted(groups, reverse=True, key=lambda group: sum(
-    sorted((ranked[e] for e in group), reverse=True)[:2]))
-  allowed = [e for group in best[:cfg.groups_per_token] for e in group]
-  chosen = sorted(allowed, key=lambda e: -ranked[e])[:cfg.per_token]
-  total = sum(score[e] for e in chosen) if cfg.normalized else 1.0
-  return chosen, [cfg.scale * score[e] / total for e in chosen]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_experts_and_weights_are_those_of_a_plain_loop(name):
   cfg = CASES[name]
@@ -48,7 +30,7 @@ def test_experts_and_weights_are_those_of_a_plain_loop(name):
     bias *= 0
   found = router.choose(jnp.array(logits), jnp.array(bias), cfg)
   for row, experts, weights in zip(logits, *found, strict=True):
-    chosen, want = by_hand(row, bias, cfg)
+    chosen, want = mixtures.routed_by_hand(row, bias, cfg)
     assert experts.tolist() == chosen
     np.testing.assert_allclose(weights, want, rtol=1e-5)
 
