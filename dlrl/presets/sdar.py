@@ -2,10 +2,11 @@
 
 The presets `sdar_1b7_TASK`, `sdar_4b_TASK`, `sdar_8b_TASK` and `sdar_30b_TASK`
 of `configs/bgpo.py`, `configs/cj_grpo.py`, `configs/ebpo.py` and
-`configs/trace_rl.py`, for the tasks in `TASKS`. With `_1gpu` at the end, all
-but the mixture of experts of 30B train adapters on one GPU with 80 GB. They
-have not been run at this size. Pass weights with `--config.pretrained`: SDAR
-(arXiv 2510.06303), TraDo, or another checkpoint of that kind and shape.
+`configs/trace_rl.py`, for the tasks in `TASKS`. With `_1gpu` at the end they
+train adapters on one GPU with 80 GB, those of the mixture of experts of 30B on
+a base in NF4. They have not been run at this size. Pass weights with
+`--config.pretrained`: SDAR (arXiv 2510.06303), TraDo, or another checkpoint of
+that kind and shape.
 
 Rollouts, lengths and optimizer are those of DARE's recipe for SDAR-8B
 (https://github.com/yjyddq/DARE), 16 prompts apart, which are BGPO's.
@@ -34,9 +35,8 @@ TASKS = {
   "math": ("gsm8k+math", 512, 2048, 700),
   "sudoku": ("sudoku", 256, 256, 400),
 }
-PRESETS = [f"{PREFIX}{size}_{task}{devices}" for size in SHAPES
-           for task in TASKS for devices in ("", ONE_GPU)] + [
-  f"{PREFIX}{MIXTURE}_{task}" for task in TASKS]
+PRESETS = [f"{PREFIX}{size}_{task}{devices}" for size in (*SHAPES, MIXTURE)
+           for task in TASKS for devices in ("", ONE_GPU)]
 
 
 def base(preset: str) -> ml_collections.ConfigDict:
@@ -67,6 +67,10 @@ def base(preset: str) -> ml_collections.ConfigDict:
   cfg.learn.n_mc = 15
   if preset.endswith(ONE_GPU):
     one_gpu(cfg)
+    if size == MIXTURE:
+      # In bf16, its 57 GiB would leave too little.
+      cfg.lora.quantize = "nf4"
+      cfg.lora.targets = "layers/attention/.*"
   return cfg
 
 

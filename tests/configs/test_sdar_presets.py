@@ -32,11 +32,16 @@ def test_presets_are_valid(method, size):
 def test_presets_of_the_mixture_are_valid(method):
   get_config = importlib.import_module(f"configs.{method}").get_config
   for task in sdar.TASKS:
-    cfg = validate.from_dict(get_config(f"sdar_30b_{task}"))
-    transformer.build(cfg.model, 0)
-    assert (cfg.mesh.expert, cfg.mesh.fsdp, cfg.mesh.tensor) == (8, -1, 1)
-  with pytest.raises(ValueError, match="unknown preset 'sdar_30b_math_1gpu'"):
-    get_config("sdar_30b_math_1gpu")
+    whole, alone = (validate.from_dict(get_config(f"sdar_30b_{task}{end}"))
+                    for end in ("", sdar.ONE_GPU))
+    for cfg, mesh in (whole, (8, -1, 1)), (alone, (1, 1, 1)):
+      transformer.build(cfg.model, 0)
+      assert (cfg.mesh.expert, cfg.mesh.fsdp, cfg.mesh.tensor) == mesh
+    assert (whole.lora.rank, whole.lora.quantize) == (0, "none")
+    # 61 GB in bf16 and two sets of adapters of experts would not fit.
+    assert alone.lora.quantize == "nf4"
+    assert {name.split("/")[1] for name in lora.names(alone.lora)
+            } == {"attention"}
 
 
 @pytest.mark.parametrize("method", ["bgpo", "ebpo"])
