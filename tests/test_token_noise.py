@@ -154,7 +154,7 @@ def test_ebpo_compares_scores_of_the_same_noise():
   rows = dataclasses.replace(
     rows, maskable=jnp.asarray(exists).at[2, 3].set(True),
     counted=jnp.asarray(exists))
-  (_, found), (metrics, grads) = jax.jit(lambda params: (
+  (_, found, _), (metrics, grads) = jax.jit(lambda params: (
     scoring.batch_logps(MODEL, learn, params, rows, others="scores"),
     update.batch_grads(MODEL, learn, params, rows)), compiler_options=FAST)(
       params)

@@ -10,6 +10,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import results
+from benchmarks.claims import example
 from benchmarks.claims import figures
 from benchmarks.claims import page as page_lib
 from benchmarks.claims import runner
@@ -21,7 +22,8 @@ from benchmarks.claims import variance_page
 from benchmarks.claims import variance_run
 from dlrl.runtime import progress
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 
 
 def chosen(names: list[str]) -> list[str]:
@@ -92,7 +94,7 @@ def split(directory: pathlib.Path) -> None:
 
 
 def page(directory: pathlib.Path) -> None:
-  """Writes the page and its figures."""
+  """Writes the page, its figures, and the README's table."""
   stored = store.read(directory)
   variance = store.read_one(directory, "variance")
   for claim in table.CLAIMS:
@@ -104,6 +106,9 @@ def page(directory: pathlib.Path) -> None:
     variance_page.draw(variance).savefig(
       directory.parent / "claims_variance.png")
   PAGE.write_text(page_lib.of_stored(directory), encoding="utf-8")
+  README.write_text(example.written(
+    README.read_text(encoding="utf-8"), table.rows(stored), stored),
+    encoding="utf-8")
 
 
 COMMANDS = {"run": run, "time": costs, "variance": split, "page": page}

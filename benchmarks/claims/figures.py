@@ -16,7 +16,8 @@ CURVES = 8  # more lines over one another could not be told apart
 def of_claim(name: str, stored: store.Stored) -> figure.Figure:
   """Every row's final accuracy with its interval, and all mean curves.
 
-  Of more than `CURVES` rows, means over the steps in place of the curves.
+  Of more than `CURVES` rows, means over the steps in place of the curves; of a
+  single row, each seed's curve, too.
   """
   claim = table.CLAIMS[name]
   rows = [row for row in table.rows(stored)
@@ -34,6 +35,11 @@ def of_claim(name: str, stored: store.Stored) -> figure.Figure:
       _points(right, y, list(map(store.area, found)), colour)
     else:
       _curve(right, row, found, colour, dashed=place >= len(results.COLOURS))
+    if len(rows) == 1:  # nothing is compared
+      for result, shade in zip(found, results.COLOURS[1:], strict=False):
+        steps, solved = np.array(result["curve"]).T
+        right.plot(steps, 100 * solved, color=shade, lw=0.9,
+                   label=f"seed {result['seed']}")
   ends, ylim = range(len(rows), 0, -1), (0.3, len(rows) + 0.7)
   left.set_yticks(ends, [row.label for row in rows])
   left.set(xlabel="held-out items solved at the end (%)", ylim=ylim)

@@ -9,6 +9,7 @@ from claim_results import result
 from claim_results import results_of
 
 from benchmarks.claims import __main__ as command
+from benchmarks.claims import example
 from benchmarks.claims import figures
 from benchmarks.claims import page
 from benchmarks.claims import runs
@@ -160,3 +161,28 @@ def test_many_rows_are_points_with_intervals_not_lines():
     assert interval.get_xdata()[0] < mean < interval.get_xdata()[1]
     assert len(ax.lines) == 3 * len(rows)
     assert set(points.get_ydata()) == {len(rows)}
+
+
+def test_the_readme_has_the_table_of_the_stored_runs():
+  readme, stored = command.README.read_text(), store.read(STORED)
+  assert example.written(readme, table.rows(stored), stored) == readme
+
+
+def test_the_table_of_the_example():
+  row, = (one for one in ROWS if one.claim == "example")
+  stored = {run.name: result(run.seed, 0.25, after, before=0.25) | {
+    "items": 512} for run, after in zip(row.runs, [0.5, 0.75], strict=False)}
+  text = example.written(
+    "a\n<!-- example: begin -->\nold\n<!-- example: end -->\nb\n", ROWS, stored)
+  # Wilson's interval of 128, 256 and 384 of 512, and Student's of two seeds,
+  # whose quantile is 12.706: 0.625 +- 12.706 * 0.125.
+  assert text == """a
+<!-- example: begin -->
+| seed | after fine-tuning | after RL |
+| --- | --- | --- |
+| 0 | 25.0% [21.4, 28.9] | 50.0% [45.7, 54.3] |
+| 1 | 25.0% [21.4, 28.9] | 75.0% [71.1, 78.6] |
+| mean of seeds | 25.0% [25.0, 25.0] | 62.5% [-96.3, 221.3] |
+<!-- example: end -->
+b
+"""
