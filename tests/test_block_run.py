@@ -88,6 +88,7 @@ MASK, EOS, SIZE = 2, 1, 4
 CFG = dataclasses.replace(networks.TINY, block_length=SIZE)
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_the_bound_of_the_blocks_that_exist():
   model = transformer.build(CFG, MASK)
   params = networks.random_params(model)
@@ -137,6 +138,7 @@ def test_fine_tuning_is_the_bound_of_the_blocks_that_exist():
     for m in moments)
 
 
+@pytest.mark.slow
 def test_a_rollout_has_what_was_decoded_and_drawn_from(sudoku_dir):
   setup = setup_lib.make(runs.tiny(sudoku_dir, **BLOCKS | {
     "learn__forward_process": "block_trace", "learn__n_mc": 4,
@@ -164,6 +166,7 @@ def test_a_rollout_has_what_was_decoded_and_drawn_from(sudoku_dir):
   assert 8 <= int(forwards) <= 2 * trace.max() + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
   {}, {"learn__forward_process": "block_trace", "learn__n_mc": 4,
        "learn__loss": "trace_rl", "learn__score_norm": "none",
@@ -192,6 +195,7 @@ def test_a_run_learns_continues_and_compiles_once(
   assert runs.run_here(cfg, tmp_path / "cut")[1] == want
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_programs_are_reported_without_a_device(sudoku_dir):
   cfg = runs.tiny(sudoku_dir, **BLOCKS)

@@ -148,6 +148,7 @@ def test_every_objective_is_tried():
   assert PROCESSES.keys() == losses.OBJECTIVES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSES)
 def test_an_objective_is_that_of_the_joint_forward(name):
   learn, (model, params) = settings(name), tiny()
@@ -161,6 +162,7 @@ def test_an_objective_is_that_of_the_joint_forward(name):
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want)) > 1e-3
 
 
+@pytest.mark.slow
 def test_completions_of_a_group_share_their_prompt():
   learn, (model, params) = settings("bgpo"), tiny()
   run = functools.partial(update.batch_grads, model, learn)
@@ -213,6 +215,7 @@ def test_flops_are_those_of_one_clean_row_and_n_noisy_responses():
   assert spent(16, 4) < 0.25 * 16 * b * published
 
 
+@pytest.mark.slow
 def test_memory_does_not_depend_on_the_number_of_draws():
   model = transformer.build(dataclasses.replace(
     CFG, block_length=4, width=32, mlp_width=64), MASK)
@@ -228,6 +231,7 @@ def test_memory_does_not_depend_on_the_number_of_draws():
   assert temporaries(64) <= 1.02 * temporaries(2)
 
 
+@pytest.mark.slow
 def test_adapters_have_the_gradients_of_merged_matrices():
   adapters = config.LoraConfig(rank=2, alpha=3.0)
   model = transformer.build(CFG, MASK, adapters)
@@ -248,6 +252,7 @@ def test_adapters_have_the_gradients_of_merged_matrices():
   assert_same(grads, pull(of_whole)[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(2, 4, 1), (1, 2, 2)])
 def test_a_mesh_changes_no_gradient(axes):
   learn = dataclasses.replace(settings("espo"), micro_batch=8)

@@ -74,6 +74,7 @@ def test_a_terminal_without_the_shade_gets_a_question_mark(monkeypatch):
   assert out.buffer.getvalue() == b"\xe9??\n"
 
 
+@pytest.mark.slow
 def test_questions_of_another_encoding_are_answered(published):
   done = subprocess.run(
     [sys.executable, "-m", "dlrl.chat", f"--model={published}",
@@ -84,6 +85,7 @@ def test_questions_of_another_encoding_are_answered(published):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(
     published, tmp_path):
   root = tmp_path / "model"
@@ -144,6 +146,7 @@ def test_tokens_are_data_and_never_markup(evil):
   assert found.scripts[1] == plain.scripts[1]
 
 
+@pytest.mark.slow
 def test_the_command_answers_and_writes_the_page(published, tmp_path):
   page = tmp_path / "page.html"
   done = subprocess.run(
@@ -185,6 +188,7 @@ def with_blocks(published, tmp_path):
   return root
 
 
+@pytest.mark.slow
 def test_a_model_with_blocks_answers_up_to_the_block_with_an_end(
     with_blocks, tmp_path):
   page = tmp_path / "page.html"
@@ -204,6 +208,7 @@ def test_a_model_with_blocks_answers_up_to_the_block_with_an_end(
   assert sorted(set(steps)) == list(range(max(steps) + 1))
 
 
+@pytest.mark.slow
 def test_edits_are_those_of_generate(with_blocks, tmp_path):
   page = tmp_path / "page.html"
   done = subprocess.run(
@@ -252,6 +257,7 @@ def test_a_model_is_split_over_all_devices_where_its_sizes_divide(
   assert found["expert"] == 1
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_answer_of_one(published):
   answers = []
   for count in (1, 4):

@@ -54,6 +54,7 @@ def test_draws_are_those_of_one_at_a_time(process, norm):
   assert (draws.mask[0] != draws.mask[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "changes"), [
   ("bgpo", {}),
   ("espo", {"loss_args": strict.Knobs(kl_coef=0.5), "score_norm": "none"}),
@@ -90,6 +91,7 @@ def compiled(model, learn, place=lambda tree, of_params: tree):
     place(networks.shapes_of(model), True), place(rows, False)).compile(FAST)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_draws_at_once_and_not_with_all():
   model = transformer.build(config.ModelConfig(), MASK)
 
@@ -102,6 +104,7 @@ def test_memory_grows_with_the_draws_at_once_and_not_with_all():
   assert four > 2 * temporaries(8, 1)
 
 
+@pytest.mark.slow
 def test_parameters_are_gathered_and_gradients_summed_once_for_all_at_once():
   setup = setup_lib.make(config.Config(
     model=networks.SHARDED, mesh=config.MeshConfig(1, 8, 1)))

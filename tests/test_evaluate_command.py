@@ -41,6 +41,7 @@ def run(*flags):
   return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_single_settings_of_the_run_can_be_changed(workdir, tmp_path):
   code, out, err = run(
     f"--workdir={workdir}", f"--out={tmp_path}", "--config.evaluation.size=4",
@@ -60,6 +61,7 @@ def test_single_settings_of_the_run_can_be_changed(workdir, tmp_path):
     "completions.jsonl", "lock", "results.json", "results.md", "settings.json"]
 
 
+@pytest.mark.slow
 def test_sigterm_is_told_and_the_same_command_continues(workdir, tmp_path):
   flags = (f"--workdir={workdir}", f"--out={tmp_path}",
            "--config.evaluation.size=96", "--config.evaluation.lengths=(16,)")

@@ -13,6 +13,8 @@ from dlrl import strict
 from dlrl.run import setup as setup_lib
 from dlrl.storage import checkpoint
 
+pytestmark = pytest.mark.slow
+
 FILES = ("completions.jsonl", "results.json", "results.md", "settings.json")
 
 

@@ -82,6 +82,7 @@ def test_an_export_has_the_runs_parameters_and_the_other_files(
     setup_lib.make(cfg).cfg.model, remat=model.cfg.remat)
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_or_written_alone(
     published, adapted, tmp_path):
   workdir, cfg = adapted

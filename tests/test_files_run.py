@@ -69,6 +69,7 @@ def started(cfg, tmp_path, reward):
     cwd=runs.ROOT, text=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_unknown_rewards_are_left_out_and_counted_everywhere(tmp_path):
   rows, summary, table = summarized(
     configured(tmp_path, "ones", eval__size=12), tmp_path / "run")
@@ -82,6 +83,7 @@ def test_unknown_rewards_are_left_out_and_counted_everywhere(tmp_path):
   assert "items lost" in table
 
 
+@pytest.mark.slow
 def test_a_reward_is_called_once_for_each_completion(tmp_path):
   del many_rewards.CALLS[:]
   rows, *_ = summarized(
@@ -92,6 +94,7 @@ def test_a_reward_is_called_once_for_each_completion(tmp_path):
     assert row["rollout/judge"] == pytest.approx(row["reward/judge"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reward", "mean"), [("length", None), ("minus", -1)])
 def test_rewards_of_any_size_have_intervals_around_their_mean_and_no_percent(
     reward, mean, tmp_path):
@@ -118,6 +121,7 @@ def test_rewards_of_any_size_have_intervals_around_their_mean_and_no_percent(
   assert found["low"] <= found["mean"] <= found["high"]
 
 
+@pytest.mark.slow
 def test_a_run_of_which_nothing_is_known_goes_on_and_says_so(
     tmp_path, capsys):
   rows, summary, table = summarized(
@@ -136,6 +140,7 @@ def test_a_run_of_which_nothing_is_known_goes_on_and_says_so(
   assert "\n unknown  " in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [0, 2])
 def test_an_evaluation_of_which_nothing_is_known_is_not_another_ones(
     when, tmp_path, monkeypatch):
@@ -168,6 +173,7 @@ def test_an_evaluation_of_which_nothing_is_known_is_not_another_ones(
     assert line.count("not known") == 1
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_eval_size_are_all_evaluated(tmp_path, capsys):
   rows, summary, table = summarized(
     configured(tmp_path, "length", ROWS[:2], eval__size=512,
@@ -186,6 +192,7 @@ ANY_TEXT = [{"prompt": "¿Cuánto es uno más dos?", "solution": "tres"},
             {"prompt": "2 + 2?", "solution": "\x1b[2J"}]
 
 
+@pytest.mark.slow
 def test_any_text_is_learned_and_a_run_needs_no_test_files(tmp_path, capsys):
   cfg = configured(
     tmp_path, "length", ANY_TEXT, model__vocab_size=259, sft__steps=2,
@@ -208,6 +215,7 @@ def test_any_text_is_learned_and_a_run_needs_no_test_files(tmp_path, capsys):
   assert not {c for c in said if ord(c) < 32} - {"\n"}
 
 
+@pytest.mark.slow
 def test_a_summary_without_a_split_is_of_test_items(tmp_path):
   _, summary, table = summarized(
     configured(tmp_path, "length"), tmp_path / "run")
@@ -268,6 +276,7 @@ def test_a_reward_that_lacks_a_column_is_found_before_anything_begins(tmp_path):
     checked(configured(tmp_path, "gold", rows, task__validation_files=less))
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_ends_the_run_with_a_line_that_names_it(tmp_path):
   cfg = configured(tmp_path, "length")
   done = started(cfg, tmp_path, "broken")
@@ -299,6 +308,7 @@ def test_a_start_with_a_bad_row_begins_nothing(tmp_path):
   claim(strict.to_json(dataclasses.replace(cfg, task=cut))).close()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_continue_on_other_data(tmp_path):
   cfg = configured(tmp_path, "length", checkpoint_every=1)
   runs.run_here(cfg, tmp_path / "run")

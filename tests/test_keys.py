@@ -163,6 +163,7 @@ USES = {
     keys_lib.Seed.VALIDATION, keys_lib.Seed.TEST)}}
 
 
+@pytest.mark.slow
 def test_no_key_of_a_run_has_two_uses():
   found = {name: used(function) for name, function in USES.items()}
   for (a, (one, _)), (b, (two, _)) in itertools.combinations(found.items(), 2):

@@ -101,6 +101,7 @@ def test_shellcheck_has_no_complaint(script):
   subprocess.run([checker, LAUNCH / script], check=True)
 
 
+@pytest.mark.slow
 def test_local_starts_processes_that_find_each_other(finished):
   asked, environment = finished
   done = subprocess.run(
@@ -111,6 +112,7 @@ def test_local_starts_processes_that_find_each_other(finished):
   assert done.stdout.count("solved") == 1  # process 0 alone speaks
 
 
+@pytest.mark.slow
 def test_local_ends_with_the_code_of_the_first_to_fail(finished, tmp_path):
   asked, environment = finished
   asked = [a for a in asked if not a.startswith("--workdir")]
@@ -122,6 +124,7 @@ def test_local_ends_with_the_code_of_the_first_to_fail(finished, tmp_path):
   assert done.stderr.count("holds files that are not of a run (mine)") == 2
 
 
+@pytest.mark.slow
 def test_slurm_starts_processes_that_find_each_other(finished, tmp_path):
   asked, environment = finished
   program(tmp_path / "srun", SRUN)

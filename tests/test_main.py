@@ -130,6 +130,7 @@ def test_a_start_reports_wrong_flags_and_settings_together(
     assert any(text in line for line in lines), text
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_changes_nothing(
     finished, environment, sudoku_dir):
   workdir, _ = finished
@@ -187,6 +188,7 @@ def test_killed_in_every_phase_a_run_ends_as_if_it_had_not_been(
                runs.params_of(finished[0]))
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_run_with_one_line(
     environment, sudoku_dir, tmp_path):
   process = runs.start(environment, tmp_path / "run", sudoku_dir,
@@ -200,6 +202,7 @@ def test_an_interrupt_ends_a_run_with_one_line(
   assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_with_the_code_that_asks_for_another_start(
     environment, sudoku_dir, tmp_path):
   workdir = tmp_path / "run"
@@ -235,6 +238,7 @@ def test_sigterm_ends_a_run_with_the_code_that_asks_for_another_start(
   assert not new
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_parameters_of_another(
     finished, sudoku_dir, tmp_path):
   cfg = runs.tiny(sudoku_dir, init_from=str(finished[0]), steps=1)
@@ -248,6 +252,7 @@ def test_a_run_starts_from_the_parameters_of_another(
                   tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_and_saved_without_what_is_beneath_them(
     finished, sudoku_dir, tmp_path):
   workdir = tmp_path / "run"
@@ -287,6 +292,7 @@ def test_adapters_are_trained_and_saved_without_what_is_beneath_them(
   assert error.value.field == "init_from"
 
 
+@pytest.mark.slow
 def test_several_updates_per_rollout_move_the_scores_off_policy(
     finished, sudoku_dir, tmp_path):
   cfg = runs.tiny(sudoku_dir, steps=2, learn__updates_per_rollout=2)

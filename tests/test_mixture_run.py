@@ -40,6 +40,7 @@ def all_experts(self, x, routing, live):
   return y if live is None else y * live[..., None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])
 def test_three_updates_are_those_of_all_experts(
     router, monkeypatch, unoptimized):
@@ -66,6 +67,7 @@ def test_three_updates_are_those_of_all_experts(
   assert kernel > 1e-3 and moved["layers"]["mlp"]["router"]["kernel"] > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_of_a_mixture_learns_logs_its_load_and_continues(
     sudoku_dir, tmp_path, monkeypatch):
   cfg = runs.tiny(

@@ -91,6 +91,7 @@ def by_layers(flat):
   return np.moveaxis(np.reshape(flat, (len(flat), LAYERS, -1, K)), 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_experts_are_those_that_float64_chooses(kind, monkeypatch):
   model, params, learn = made(kind)
@@ -163,6 +164,7 @@ def all_experts(passes):
   return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_replayed_scores_are_those_of_the_experts_recorded(kind, monkeypatch):
   model, before, learn = made(kind)
@@ -202,6 +204,7 @@ def test_replayed_scores_are_those_of_the_experts_recorded(kind, monkeypatch):
     assert jnp.abs(slope["layers"]["mlp"]["router"]["kernel"]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_the_same_parameters_a_replay_changes_nothing(kind):
   model, params, learn = made(kind)
@@ -228,6 +231,7 @@ def epoch(rows, i):
     rows, keys=jax.vmap(jax.random.fold_in, (0, None))(rows.keys, i))
 
 
+@pytest.mark.slow
 def test_two_updates_are_those_of_a_plain_loop():
   model, start, learn = made("blocks")
   learn = dataclasses.replace(learn, micro_batch=2)
@@ -267,6 +271,7 @@ def test_two_updates_are_those_of_a_plain_loop():
   assert metrics["grad_norm"] > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "changes", "parts"), [
   ("full", {"loss": "coupled_grpo", "forward_process": "coupled"},
    {"micro_batch": 2, "draws_at_once": 3}),
@@ -284,6 +289,7 @@ def test_rows_and_draws_that_are_computed_together_change_nothing(
   assert metrics["grad_norm"] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axes", "kind", "adapters"), [
   ((2, 2, 1, 2), "full", config.NO_LORA), ((1, 2, 2, 2), "blocks", LORA)],
   ids=["all parameters", "adapters"])
@@ -307,6 +313,7 @@ def test_a_mesh_changes_nothing(axes, kind, adapters):
   assert_same(got.params, want.params, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_memory_is_a_byte_per_layer_and_expert_of_a_token_and_draw():
   model, params, learn = made("full")
 

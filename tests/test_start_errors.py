@@ -105,6 +105,7 @@ def test_devices_that_are_not_there(platform, tmp_path):
     f"dlrl: JAX_PLATFORMS={platform}: JAX finds no such device here; unset it")
 
 
+@pytest.mark.slow
 def test_generation_with_64_bit_numbers(tmp_path):
   script = f"""
 import sys

@@ -82,6 +82,7 @@ def by_hand(logps, old, size, xp):
   return sum(samples) / B
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 4])
 def test_the_loss_is_a_mean_over_steps_of_means_over_their_tokens(size):
   learn, (model, params, other) = learn_of(size), tiny(size)

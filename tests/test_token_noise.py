@@ -109,6 +109,7 @@ def corrupted(keys, completion, exists, draw, j):
   return noisy, np.where(chosen, 1.0, weight)
 
 
+@pytest.mark.slow
 def test_fine_tuning_predicts_masks_and_replaced_tokens():
   params = networks.random_params(MODEL)
   cfg = config.SftConfig(

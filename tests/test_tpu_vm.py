@@ -102,6 +102,7 @@ def test_a_variable_must_be_set_and_its_value_is_not_given(
   assert not (tmp_path / "calls").exists()
 
 
+@pytest.mark.slow
 def test_setup_installs_the_pinned_packages_on_all_hosts(host, tmp_path):
   host("setup", EXTRA="cuda13")
   call = (tmp_path / "calls").read_text()

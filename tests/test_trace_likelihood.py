@@ -208,6 +208,7 @@ def enumerated():
       sampler.temperature, (MASK,), jnp.array(among, jnp.int32))), np.array(p)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_score_is_zero_under_the_sampler():
   batch, p = enumerated()
   assert len(p) > 6

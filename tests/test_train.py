@@ -19,6 +19,7 @@ from dlrl.storage import checkpoint
 from dlrl.storage import metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
   {}, dict(learn__loss="espo", learn__loss_args={"kl_coef": 0.5},
            learn__score_norm="none"),
@@ -39,6 +40,7 @@ def test_what_followed_the_last_checkpoint_is_not_logged_twice(
   assert runs.run_here(cfg, tmp_path / "cut")[1] == want
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
     sudoku_dir, tmp_path, capsys):
   cfg = runs.tiny(sudoku_dir, steps=4)
@@ -50,6 +52,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
   assert "continuing after step 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pruned_rollouts_are_shorter_and_keep_the_template(
     sudoku_dir, tmp_path, monkeypatch, unoptimized):
   batches = []
@@ -96,6 +99,7 @@ def few_prompts(monkeypatch, rows=4):
     tasks.TASKS, "sudoku", dataclasses.replace(task, load=load))
 
 
+@pytest.mark.slow
 def test_what_no_reward_is_known_of_teaches_nothing_and_is_not_remembered(
     sudoku_dir, tmp_path, monkeypatch):
   few_prompts(monkeypatch)
@@ -113,6 +117,7 @@ def test_what_no_reward_is_known_of_teaches_nothing_and_is_not_remembered(
     assert row["rollout/free"] == 1  # of a prompt that comes back
 
 
+@pytest.mark.slow
 def test_a_mixture_is_trained_and_evaluated_by_task(sudoku_dir, tmp_path):
   cfg = runs.tiny(
     sudoku_dir, steps=1, task__name="sudoku+countdown_digits",
@@ -138,6 +143,7 @@ def shorter(prompts, completions, *, task, **columns):
   return [-float(len(text)) for text in completions]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
     sudoku_dir, tmp_path):
   cfg = runs.tiny(sudoku_dir, steps=2)
@@ -149,6 +155,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_does_not(
   assert first != other
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_step(
     sudoku_dir, tmp_path, monkeypatch):
   compiled, at_step = [], []
@@ -181,6 +188,7 @@ def test_nothing_is_compiled_after_the_first_step(
   assert len(compiled) == at_step[2]
 
 
+@pytest.mark.slow
 def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
     sudoku_dir, tmp_path, monkeypatch):
   reads, hidden, inside = [], [], []
@@ -230,6 +238,7 @@ def test_a_step_reads_its_tokens_and_the_metrics_of_the_step_before(
   assert not hidden
 
 
+@pytest.mark.slow
 def test_a_run_whose_gradients_stay_non_finite_stops_and_names_the_step(
     sudoku_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(

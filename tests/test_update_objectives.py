@@ -93,6 +93,7 @@ def test_off_policy_micro_batches_sum_to_the_stacked_objective(loss, knobs):
   assert ref is None or metrics["kl"] > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["espo", "coupled_grpo", "unigrpo"])
 def test_log_probs_of_other_policies_take_no_memory_that_counts(name):
   """Scores, means and tokens, with a reference, as the losses' configs say.

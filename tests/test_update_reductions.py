@@ -119,6 +119,7 @@ def test_a_split_gradient_is_summed_part_by_part_and_never_whole():
   assert found["all-reduce"] < 4000 < 2 * 7 / 8 * size(embedding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(1, 1, 1, 8), (1, 2, 1, 4)],
                          ids=["experts", "and fsdp"])
 def test_experts_stay_where_they_are_and_tokens_travel(axes):
@@ -143,6 +144,7 @@ def test_experts_stay_where_they_are_and_tokens_travel(axes):
   assert sent == 6 * arrays * model.width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axes", "learn", "adapters", "model"), [
   ((2, 2, 2), learns(4, 8, draws_at_once=2, loss="espo", score_norm="none"),
    dataclasses.replace(LORA, quantize="nf4"), WIDE),

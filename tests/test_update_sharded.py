@@ -62,6 +62,7 @@ def assert_split(tree, shardings, mesh):
   return sum(jax.tree.leaves(jax.tree.map_with_path(one, tree, shardings)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "sizes", [(2, 2, 2), (8, 1, 1)],
   ids=lambda sizes: "x".join(map(str, sizes)))

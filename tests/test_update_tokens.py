@@ -137,6 +137,7 @@ def test_a_method_counts_what_its_code_counts(method):
     "until_eos" if method in UNTIL_EOS else "canvas"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "method", [*sorted(UNTIL_EOS), "bgpo", "espo"])
 def test_what_reaches_the_loss(method):
@@ -158,6 +159,7 @@ def test_what_reaches_the_loss(method):
   assert any(weight.any() for _, weight, *_ in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bgpo", "coupled_grpo", "stp", "unigrpo"])
 def test_what_follows_the_end_is_no_target(method):
   cfg = learn_of(method)

@@ -137,6 +137,7 @@ def test_a_stage_that_dies_leaves_its_rows_and_the_other_stages(
     "dies", "raises", "raises"]
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_is_stopped_at_its_limit(tmp_path, monkeypatch):
   stage = fake_stages(
     tmp_path, monkeypatch,

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import block_decode
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_one_slot_never_idles_and_several_wait_for_the_last_row():
   case = block_decode.synthetic()

@@ -89,6 +89,7 @@ def pretended(monkeypatch, tmp_path):
   return began
 
 
+@pytest.mark.slow
 def test_results_are_stored_and_only_warm_starts_stay(pretended, tmp_path):
   queue = runner.pending([row("a"), row("b", steps=1)], tmp_path)
   failed = runner.run_all(

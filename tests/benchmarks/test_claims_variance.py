@@ -163,6 +163,7 @@ def setup(sudoku_dir):
   return setup_lib.make(cfg)
 
 
+@pytest.mark.slow
 def test_prompts_gradients_are_the_parts_of_the_batchs(
     setup, monkeypatch, unoptimized):
   monkeypatch.setattr(variance_run, "PROMPTS", 4)

@@ -10,6 +10,7 @@ from benchmarks import method_cost
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coupled_grpo", "espo", "unigrpo"])
 def test_updates_cost_the_passes_that_the_page_has(name):
   stored = json.loads(

@@ -96,6 +96,7 @@ def test_every_mask_of_a_block_has_its_weight_on_average(name, n):
             name, row, block, pattern)
 
 
+@pytest.mark.slow
 def test_a_row_draws_the_same_whatever_is_beside_it():
   keys = jax.random.split(jax.random.key(3), 4)
   for name in blocks.PROCESSES:

@@ -54,6 +54,7 @@ def desk(tmp_path_factory, published):
   return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({b.page for b in PYTHON}))
 def test_python_blocks_run(page, desk, monkeypatch):
   monkeypatch.chdir(desk)

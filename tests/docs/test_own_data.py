@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pages
+import pytest
 import runs
 
 SMALL = {
@@ -22,6 +23,7 @@ def section():
   return re.search(r"^### Your own text\n(.*?)^##", text, re.M | re.S)[1]
 
 
+@pytest.mark.slow
 def test_the_example_of_own_data_works_as_written(tmp_path):
   files = dict(re.findall(
     r"`([\w.]+)`:\n\n```(?:json|python)\n(.*?)^```$", section(), re.M | re.S))

@@ -329,6 +329,7 @@ def test_cudnn_is_given_a_bias_in_both_passes(monkeypatch, stream):
   assert "fmhaSoftmax" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["splash", "cudnn"])
 def test_a_model_on_a_mesh_is_the_same_with_every_backend(
     monkeypatch, backend):

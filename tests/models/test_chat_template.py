@@ -56,6 +56,7 @@ def test_time_memory_and_text_are_limited(text):
   assert len(str(error.value)) < 1200
 
 
+@pytest.mark.slow
 def test_after_one_conversation_too_much_others_are_rendered():
   made = template("{% if messages[0].content == 'no' %}" + HUGE["nested ranges"]
                   + "{% endif %}" + PLAIN)

@@ -155,6 +155,7 @@ def decoded(cfg, quantize, **settings):
     jax.random.split(jax.random.key(1), 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cfg", "settings"), [
   (FULL, {}), (FULL, {"cache": "prefix", "gather_once": True}),
   (dataclasses.replace(FULL, block_length=4, qkv_bias=True), {})],
@@ -215,6 +216,7 @@ def test_on_a_mesh_bytes_are_gathered_and_parts_are_not_exchanged_as_integers():
   np.testing.assert_allclose(got.confidence, want.confidence, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_updates_are_of_the_matrices_as_they_are(sudoku_dir):
   texts = []
   for quantize in ("none", "int8"):

@@ -51,6 +51,7 @@ def assert_golden(grads, data, stem, name):
     "sdar_tiny": 3, "sdar_moe_tiny": 4, "llada2_tiny": 5}[name]
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @golden
 def test_golden_logits_of_both_streams(shared, name):
@@ -87,6 +88,7 @@ def test_golden_logits_with_another_block_length(shared, name):
     got[live], data["logits_noisy_other_block_size"][live], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @golden
 def test_golden_gradients_of_draws_that_share_a_clean_stream(shared, name):
@@ -120,6 +122,7 @@ def test_golden_gradients_of_draws_that_share_a_clean_stream(shared, name):
     assert_golden(grads, data, f"{estimator}.grad.", name)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", [
   "sdar_tiny", "sdar_moe_tiny",
@@ -147,6 +150,7 @@ def test_golden_exact_elbo_and_its_gradient(shared, name):
   assert_golden(grads, data, "exact.grad.", name)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("shrink", [1, 2])
 def test_golden_rounds_of_the_trace(shared, shrink):

@@ -253,6 +253,7 @@ def assert_placed(tree, like):
       wanted.sharding.shard_shape(wanted.shape)}
 
 
+@pytest.mark.slow
 def test_adapters_are_split_as_their_matrices_and_change_nothing_by_it():
   cfg = config.Config(
     model=networks.SHARDED,

@@ -129,6 +129,7 @@ def test_a_bias_of_fp32_stays_as_exact_as_it_is(tmp_path):
   same(params["layers"]["mlp"]["router"]["bias"][0], tensors[BIAS.format(1)])
 
 
+@pytest.mark.slow
 @kinds
 def test_each_device_gets_its_experts_and_the_same_numbers(tmp_path, hf):
   tensors = write(tmp_path / "a", hf, np.float32)

@@ -61,6 +61,7 @@ def counted(model, params, ids, lengths):
   return np.array(found), np.array(entropies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [MODEL, BLOCKS], ids=["full", "blocks"])
 def test_the_load_is_that_of_a_count_token_by_token(cfg):
   model = transformer.build(cfg, 2)

@@ -114,6 +114,7 @@ def test_every_setting_that_may_change_is_tried():
   assert set(found.values()) == {each.value for each in Restart}
 
 
+@pytest.mark.slow
 def test_what_changes_no_number_may_change(whole, stopped, tmp_path, capsys):
   root, data_dir, prompt_file = whole
   run, moved = tmp_path / "run", tmp_path / "moved.txt"
@@ -135,6 +136,7 @@ def test_what_changes_no_number_may_change(whole, stopped, tmp_path, capsys):
     capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_what_changes_rounding_may_change(whole, stopped, tmp_path, capsys):
   root, *args = whole
   shutil.copytree(stopped, tmp_path / "run")
@@ -167,6 +169,7 @@ def test_what_changes_numbers_may_not(whole):
   assert config_of(root) == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_with_more_steps_is_the_longer_run(
     whole, tmp_path, capsys):
   root, *args = whole
@@ -224,6 +227,7 @@ def test_a_schedule_that_ends_later_is_said(
             terminals.unbroken(capsys.readouterr().out))
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_to_more_steps(sudoku_dir, tmp_path):
   values = {"sft.optimizer.schedule": "constant", "sft.log_every": 1,
             "sft.batch_size": 8, "sft.optimizer.warmup_steps": 0}
@@ -234,6 +238,7 @@ def test_fine_tuning_goes_on_to_more_steps(sudoku_dir, tmp_path):
   assert recorded(tmp_path / "run")[1] == (1, {"sft.steps": [1, 2]})
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_refuses_no_other(whole, tmp_path, monkeypatch):
   root, *args = whole
   run = tmp_path / "run"
@@ -299,6 +304,7 @@ NEWER = ("learn.tokens", "model.block_length", "rollout.normalize",
          "rollout.resample", "rollout.sampler.top_k", "sft.forward_process")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_version_goes_on(whole, stopped, tmp_path, capsys):
   root, *args = whole
   run = tmp_path / "run"

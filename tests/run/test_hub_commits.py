@@ -184,6 +184,7 @@ def test_an_adapter_names_its_base_as_peft_does(tiny, tmp_path):
   assert written["revision"] == tiny
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_job_read_one_commit(
     hub, tiny, tmp_path):
   # Each question for the branch moves it.

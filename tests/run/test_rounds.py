@@ -173,6 +173,7 @@ def by_hand(setup, source, rows):
     yield first
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_groups_that_teach_and_continues_exactly(
     sudoku_dir, tmp_path, monkeypatch):
   cfg = runs.tiny(

@@ -67,6 +67,7 @@ def state(step):
   return {"params": {"w": jnp.full(3, step)}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [60, pytest.param(1000, marks=LONG)])
 def test_saves(times, tmp_path):
   data = batches()
@@ -81,6 +82,7 @@ def test_saves(times, tmp_path):
     assert_flat(times, save, first=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [20, pytest.param(200, marks=LONG)])
 def test_restarts_and_reading_of_checkpoints(times, tmp_path):
   data, wanted = batches(), abstract(state(0))
@@ -100,6 +102,7 @@ def test_restarts_and_reading_of_checkpoints(times, tmp_path):
   assert_flat(times, restart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [20, pytest.param(1000, marks=LONG)])
 def test_evaluations(times, sudoku_dir, tmp_path):
   setup = setup_lib.make(runs.tiny(sudoku_dir))
@@ -121,6 +124,7 @@ GRADED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [10, pytest.param(300, marks=LONG)])
 @pytest.mark.parametrize("name", GRADED)
 def test_grader_calls(name, times):
@@ -134,6 +138,7 @@ def test_grader_calls(name, times):
   assert_flat(times, grade)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [8, pytest.param(100, marks=LONG)])
 def test_sandbox_restarts(times):
   def restart(i):

@@ -40,6 +40,7 @@ def test_without_adapters_there_is_no_base(sudoku_dir):
   start_params.NONE.check("")
 
 
+@pytest.mark.slow
 def test_a_pretrained_base_is_what_is_published(published, sudoku_dir):
   pytest.importorskip("qwix")
   cfg = runs.tiny(

@@ -5,6 +5,7 @@ import os
 
 import jax
 import numpy as np
+import pytest
 import runs
 
 from dlrl import config
@@ -21,6 +22,7 @@ def warm_start(cfg, workdir):
   return policy
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_found_again_whatever_may_change(
     sudoku_dir, tmp_path, monkeypatch):
   cfg = runs.tiny(sudoku_dir, sft__steps=2, sft__batch_size=8)

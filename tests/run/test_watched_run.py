@@ -157,6 +157,7 @@ def check_steps(lines):
     assert "held-out" in said[step]
 
 
+@pytest.mark.slow
 def test_on_a_terminal(cfg, compilations, tmp_path, monkeypatch):
   with screen(80, monkeypatch) as seen:
     runs.run_here(cfg, tmp_path / "run")
@@ -179,6 +180,7 @@ def test_on_a_terminal(cfg, compilations, tmp_path, monkeypatch):
                for line in seen.changed)
 
 
+@pytest.mark.slow
 def test_in_a_file(cfg, compilations, tmp_path, capsys):
   runs.run_here(cfg, tmp_path / "run")
   out = capsys.readouterr().out

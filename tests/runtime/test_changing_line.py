@@ -71,6 +71,7 @@ def on_terminal(columns, *args, **more):
   return terminals.run(child(*args), columns, env=environment(**more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("columns", "more"), [
   (80, {}), (60, {"NO_COLOR": "1"}),
   pytest.param(200, {}, marks=pytest.mark.slow)], ids=[80, 60, 200])
@@ -105,6 +106,7 @@ def test_a_terminal_has_lines_and_one_that_changes(columns, more):
   assert bool(colors) == (not more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", ["pipes", "a dumb terminal"])
 def test_elsewhere_there_are_plain_lines(streams):
   if streams == "pipes":

@@ -84,6 +84,7 @@ def told_in(step, monkeypatch):
   monkeypatch.setattr(step_log.StepLog, "begin", told)
 
 
+@pytest.mark.slow
 def test_a_run_told_to_stop_goes_on_where_it_was(
     sudoku_dir, tmp_path, monkeypatch):
   cfg = runs.tiny(

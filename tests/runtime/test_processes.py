@@ -99,7 +99,8 @@ def close(a, b, tolerance):
 
 
 @pytest.fixture(scope="module", params=[
-  pytest.param((2, ["--config.mesh.data=-1"], 0.0, 0.0), id="2"),
+  pytest.param((2, ["--config.mesh.data=-1"], 0.0, 0.0), id="2",
+               marks=pytest.mark.slow),
   # Four numbers are not added in the same order by gloo and in one process.
   pytest.param((4, ["--config.mesh.fsdp=2"], 1e-4, 1e-3), id="4",
                marks=pytest.mark.slow)])
@@ -251,6 +252,7 @@ def test_a_process_that_fails_says_why_and_ends_the_others(environment):
   assert parent_process.MESSAGE not in texts[1][1]
 
 
+@pytest.mark.slow
 def test_one_process_of_several_can_look_which_checkpoints_there_are(
     environment, tmp_path):
   with checkpoint.Checkpoints(tmp_path) as saver:

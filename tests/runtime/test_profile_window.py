@@ -53,6 +53,7 @@ def products(compiled):
   return re.findall(r' dot\(.*op_name="([^"]*)"', compiled.as_text())
 
 
+@pytest.mark.slow
 def test_steps_are_traced_with_their_rewards(sudoku_dir, tmp_path):
   cfg = runs.tiny(sudoku_dir, steps=4, sft__steps=0, profile__steps="2-3")
   runs.run_here(cfg, tmp_path / "run")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import pytest
 import runs
 
 from dlrl import config
@@ -104,6 +105,7 @@ def hangs(prompts, completions, **columns):
   return [0.0] * len(completions)
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs_ends_with_a_code_of_its_own(sudoku_dir, tmp_path):
   here = pathlib.Path(__file__).parent
   environment = os.environ | {"PYTHONPATH": os.pathsep.join(

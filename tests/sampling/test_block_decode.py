@@ -230,6 +230,7 @@ def test_one_program_serves_all_prompts():
   assert run._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_from_the_model():
   """Exact probabilities of a block of 2 in which the surer token is first."""
   cfg = dataclasses.replace(networks.TINY, vocab_size=8, block_length=2)

@@ -83,6 +83,7 @@ def rows_of(want):
     step >= 0, step + before[block], -1)[first:]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*blocks of:UserWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_last_writes_and_forwards(shared, name):

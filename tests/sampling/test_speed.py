@@ -53,6 +53,7 @@ def test_a_row_worked_by_hand(ids, trace, want):
   np.testing.assert_allclose(got, [want], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knobs", [
   {}, dict(eos="stop", threshold=0.06), dict(fill_after=0.5)], ids=str)
 def test_rollouts_take_as_many_forwards_alone_as_are_counted(knobs):
@@ -97,6 +98,7 @@ def test_tokens_of_a_prior_are_not_made_by_a_forward():
   np.testing.assert_array_equal(got, [2, 2])
 
 
+@pytest.mark.slow
 def test_rows_of_blocks_count_their_own_steps():
   model = transformer.build(
     dataclasses.replace(networks.TINY, block_length=4), MASK)

@@ -114,6 +114,7 @@ def test_a_row_is_at_a_block_of_its_own():
     assert out.forwards == passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "settings"), [
   ("prefix", {**SURE, "cfg_scale": 0.5}), ("dual", SURE),
   ("dual", {"remasking": "random", "eos": "stop"})], ids=str)
@@ -159,6 +160,7 @@ def test_one_program_serves_all_rows_and_never_asks_the_host():
   assert "callback" not in text
 
 
+@pytest.mark.slow
 def test_slots_are_split_over_devices_and_rows_go_where_one_is_free():
   prompt, length, canvas = (
     np.tile(x, (4,) + (1,) * (x.ndim - 1))[:16]

@@ -76,6 +76,7 @@ def attack(name: str, host: Host) -> sandbox.Program:
   return sandbox.Program(code, (sandbox_attacks.TEST,), entry_point="add")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", sandboxes.TIERS)
 def test_attacks_score_nothing_and_leave_nothing(tier, host):
   names = list(ATTACKS)
@@ -122,6 +123,7 @@ def test_memory_is_bounded(tier, host):
   assert "Cannot allocate" in mappings.reasons[0]
 
 
+@pytest.mark.slow
 def test_many_hostile_programs_leave_no_zombie(host):
   with sandboxes.start("all", workers=4) as box:
     jobs = [attack(QUICK[at % len(QUICK)], host) for at in range(HOSTILE_RUNS)]

@@ -82,6 +82,7 @@ def train(directory, every=EVERY):
     return state
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path):
   root = pathlib.Path(dlrl.__file__).parents[1]
   env = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests' / 'support'}",

@@ -60,6 +60,7 @@ def whole(sudoku_dir, tmp_path_factory):
   return cfg, runs.run_here(cfg, tmp_path_factory.mktemp("whole") / "run")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", [Tmpfs, Limit])
 def test_a_run_that_finds_no_space_says_so_and_continues_when_there_is_some(
     disk, whole, tmp_path):
@@ -104,6 +105,7 @@ def test_a_run_whose_directory_is_removed_ends_and_says_so(
   )
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_removed_makes_new_ones(
     whole, tmp_path, monkeypatch):
   cfg, want = whole

@@ -40,6 +40,7 @@ def calls(monkeypatch):
   return found
 
 
+@pytest.mark.slow
 def test_rows_of_a_run_go_there_and_a_second_start_has_the_same_id(
     calls, sudoku_dir, tmp_path):
   workdir = tmp_path / "run"

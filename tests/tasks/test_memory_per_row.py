@@ -25,6 +25,7 @@ def puzzles():
            "difficulty": i % 5} for i in range(N))
 
 
+@pytest.mark.slow
 def test_rows_of_a_dataset_take_the_memory_of_their_text(traced):
   rows = rows_lib.Rows(puzzles(), lambda row: row["puzzle"])
   compact, _ = traced()

@@ -167,6 +167,7 @@ def test_functions_that_return_no_list_are_found_before_any_call(function):
     reward_calls.check({"mine": function}, COLUMNS)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_promise_that_nobody_keeps_is_the_last_line():
   with pytest.raises(reward_calls.RewardError, match="returned <coroutine"):

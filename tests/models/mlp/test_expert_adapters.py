@@ -51,6 +51,7 @@ def test_targets_that_a_model_has_not_are_refused():
     made(networks.TINY, experts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", *quantized.METHODS])
 def test_an_adapter_computes_what_its_sum_with_the_matrices_does(method):
   cfg = CFG

@@ -67,6 +67,7 @@ def dense(params, cfg, x, live):
   return y + swiglu(params["shared"], x) if cfg.shared_width else y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 def test_values_and_gradients_are_those_of_all_experts_in_float64(
@@ -146,6 +147,7 @@ def squares(model, params):
   return jnp.sum(jnp.where(live, logits, 0) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", [0.0, 10.0], ids=["even", "skewed"])
 @pytest.mark.parametrize("mesh", [
   (1, 1, 1, 8), (1, 2, 1, 4), (2, 1, 2, 2), (1, 2, 2, 2)], ids=str)

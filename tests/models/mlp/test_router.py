@@ -72,6 +72,7 @@ def test_scores_are_computed_in_fp32():
     got, np.asarray(x, np.float64) @ kernel, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize(("name", "layers", "block_length"), [
   ("sdar_moe_tiny", (0, 2), 4), ("llada2_tiny", (1, 2), 8)])

@@ -60,6 +60,7 @@ def ids(b, t, seed=0):
   return jnp.array(np.random.default_rng(seed).integers(3, 24, (b, t)))
 
 
+@pytest.mark.slow
 def test_blocks_are_routed_alike_in_rollouts_and_scores(routes):
   model, params = made(BLOCKS)
   rows, lengths = ids(4, 16), jnp.array([16, 14, 7, 16])
@@ -87,6 +88,7 @@ def test_blocks_are_routed_alike_in_rollouts_and_scores(routes):
         found[:, 0, B:B + live], of_noisy[:, row, start:start + live])
 
 
+@pytest.mark.slow
 def test_prompts_that_are_shared_are_routed_as_those_of_each_row(routes):
   model, params = made(BLOCKS)
   prompt, completion = ids(1, 6, seed=1), ids(3, 8, seed=2)
@@ -104,6 +106,7 @@ def test_prompts_that_are_shared_are_routed_as_those_of_each_row(routes):
     np.repeat(prompts, 3, 1), want[:, :, :B])
 
 
+@pytest.mark.slow
 def test_full_rows_are_routed_alike_in_any_batch(routes):
   model, params = made(FULL)
   rows, lengths = ids(4, 12), jnp.array([12, 9, 5, 12])
@@ -142,6 +145,7 @@ def served(monkeypatch):
   return run
 
 
+@pytest.mark.slow
 def test_padding_of_blocks_has_no_experts(served):
   model, params = made(BLOCKS)
   rows, lengths = ids(4, 16), jnp.array([16, 14, 7, 1])

@@ -66,6 +66,7 @@ def setup(sudoku_dir):
   code_results.close()
 
 
+@pytest.mark.slow
 def test_programs_are_run_and_their_rewards_learned_from(
     setup, tmp_path, monkeypatch):
   """Rewards belong to what was said, and the policy learns from them."""

@@ -158,6 +158,7 @@ def test_the_time_to_read_a_text_is_linear(unit, start):
   assert time.process_time() - begin < 3
 
 
+@pytest.mark.slow
 def test_rewards_of_hostile_texts_take_little_time(_box):
   texts = [(unit * 100_000)[:90_000] + "`" for unit in HOSTILE[:12]]
   texts += [f"```python\n{text[:-1]}\n```" for text in texts]

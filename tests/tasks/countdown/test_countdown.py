@@ -254,6 +254,7 @@ def test_difficulties_select_and_unknown_ones_are_an_error(rows, sudoku_dir):
     DIGITS.load(sudoku_dir, "test", (3, 5), field="x")
 
 
+@pytest.mark.slow
 def test_solutions_solve_problems_with_numbers_up_to_99():
   rows = countdown_data._drawn()[:300]
   for row in rows:

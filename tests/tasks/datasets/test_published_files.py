@@ -93,6 +93,7 @@ def test_maths_test_set_has_the_published_rows(real):
   assert len({row["problem"] for row in rows}) == 5000
 
 
+@pytest.mark.slow
 def test_the_answers_to_all_prompts_are_right_for_the_graders(real):
   for table, dataset, grader, wrong in (
     (math_prompts.GSM8K, gsm8k_data.GSM8K, gsm8k, "-1.5"),

@@ -31,6 +31,7 @@ def process(pool):
   return worker._running.popen
 
 
+@pytest.mark.slow
 def test_verdicts_come_in_order_and_the_gold_is_first(pool):
   assert pool.verify([
     ("x+1", "1+x"), ("x+1", "x"), RELATION, RELATION[::-1]]) == [
@@ -38,6 +39,7 @@ def test_verdicts_come_in_order_and_the_gold_is_first(pool):
   assert pool.verify([]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [
   "9^{9^{9^{9^{9}}}}", "(10^9)!", "\\sum_{k=1}^{10^9} k^{k}"])
 def test_an_endless_comparison_is_ended_by_its_cpu_time(pool, answer):
@@ -48,6 +50,7 @@ def test_an_endless_comparison_is_ended_by_its_cpu_time(pool, answer):
   assert pool.unresolved == before + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [
   "", "\\", "\\frac{", "{" * 200, "}" * 200, "(" * 400, "1/0", "\\boxed{",
   "\ud800", "\x00", "\n", "$", "$$", "\\text{", "=" * 400, "1" * 400,
@@ -63,6 +66,7 @@ def test_memory_and_files_are_limited(pool):
   assert resource.prlimit(child, resource.RLIMIT_FSIZE) == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_process_has_no_environment_and_no_files(pool, monkeypatch):
   monkeypatch.setenv("SECRET", "1")
   fresh = verify_pool.VerifyPool(verify_pool.WorkerLimits(processes=1))
@@ -94,6 +98,7 @@ def test_a_question_of_many_endless_parts_has_the_time_of_one(pool):
   assert time.monotonic() - start < 30
 
 
+@pytest.mark.slow
 def test_a_comparison_is_repeated_if_something_else_ends_its_process(pool):
   assert pool.verify([("x+1", "1+x")]) == [True]
   before = pool.unresolved
@@ -102,6 +107,7 @@ def test_a_comparison_is_repeated_if_something_else_ends_its_process(pool):
   assert pool.unresolved == before
 
 
+@pytest.mark.slow
 def test_a_process_is_kept_while_half_of_its_memory_is_left(pool):
   assert pool.verify([("x+1", "1+x")]) == [True]
   first = process(pool)
@@ -117,6 +123,7 @@ def test_a_process_is_kept_while_half_of_its_memory_is_left(pool):
   assert pool.unresolved == before
 
 
+@pytest.mark.slow
 def test_the_clock_ends_a_stopped_process_and_closing_ends_all():
   pool = verify_pool.VerifyPool(
     verify_pool.WorkerLimits(wall_seconds=1, processes=1))
@@ -133,6 +140,7 @@ def test_the_clock_ends_a_stopped_process_and_closing_ends_all():
   assert last.returncode is not None
 
 
+@pytest.mark.slow
 def test_several_processes_work_at_once_for_several_threads():
   pool = verify_pool.VerifyPool(verify_pool.WorkerLimits(processes=2))
   pairs = [("x+1", "1+x"), ("x+1", "x")] * 5

@@ -152,6 +152,7 @@ def test_a_range_without_puzzles_is_an_error(sudoku_dir, wanted):
   assert error.value.field == "eval.difficulty"
 
 
+@pytest.mark.slow
 def test_preparing_and_loading_are_silent_and_leave_only_the_data(
     tmp_path, capfd, monkeypatch):
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -215,6 +216,7 @@ def test_other_puzzles_than_the_pinned_ones_are_neither_made_nor_read(
   assert os.listdir(tmp_path / "sudoku4x4") == []
 
 
+@pytest.mark.slow
 def test_losing_the_race_to_prepare_is_success(tmp_path, splits):
   def overtaken(split):
     DATASET.load(str(tmp_path), split, EVERY)  # another process is done first
@@ -225,6 +227,7 @@ def test_losing_the_race_to_prepare_is_success(tmp_path, splits):
   assert os.listdir(tmp_path / "sudoku4x4") == ["1.1.0"]
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(child, tmp_path):
   both = [child(RACE, tmp_path, i) for i in range(2)]
   for process in both:
@@ -232,6 +235,7 @@ def test_two_processes_may_prepare_at_once(child, tmp_path):
     assert (process.returncode, out, err) == (0, "3300\n", "")
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_does_not_break_the_next(
     child, tmp_path, splits):
   process = child(KILLED, tmp_path)

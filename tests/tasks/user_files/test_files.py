@@ -264,6 +264,7 @@ def test_a_column_with_a_reserved_name_is_an_error(tmp_path, column):
     load(path)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(st.lists(st.one_of(
   st.binary(max_size=30), st.text(max_size=30).map(str.encode),
