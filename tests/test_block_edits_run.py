@@ -58,6 +58,7 @@ def test_a_model_with_full_attention_refuses_edits_in_one_line():
     "blocks edit tokens")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_an_edited_rollout_is_a_batch_like_any_other(sudoku_dir):
   setup = setup_lib.make(runs.tiny(sudoku_dir, **{

@@ -273,6 +273,7 @@ def test_a_mesh_changes_no_gradient(axes):
                              atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_update_takes_the_step_of_its_gradient():
   learn, (model, params) = settings("bgpo"), tiny()
   tx = recorder()

@@ -211,6 +211,7 @@ def test_other_rows_at_the_same_place_are_refused(setup, evaluated):
     other, evaluated[0], setup.init_params())
 
 
+@pytest.mark.slow
 def test_other_rewards_of_users_files_are_refused(tmp_path, monkeypatch):
   (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
   monkeypatch.syspath_prepend(tmp_path)

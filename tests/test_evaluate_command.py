@@ -85,6 +85,7 @@ def test_sigterm_is_told_and_the_same_command_continues(workdir, tmp_path):
   assert len(lines) == 96
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags, line", [
   (["--workdir=W", "--out=TAKEN/x"], r"--out=TAKEN/x: cannot be written"),
   (["--workdir=W", "--out=TAKEN"], r"--out=TAKEN: cannot be written"),

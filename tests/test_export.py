@@ -63,6 +63,7 @@ def test_its_tokenizer_and_template_make_the_prompts(run):
   assert setup.tokenizer.decode(ids) == "12+3|"
 
 
+@pytest.mark.slow
 def test_an_export_has_the_runs_parameters_and_the_other_files(
     published, run, tmp_path):
   workdir, cfg = run

@@ -290,6 +290,7 @@ def test_a_reward_that_fails_ends_the_run_with_a_line_that_names_it(tmp_path):
   assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_start_with_a_bad_row_begins_nothing(tmp_path):
   rows = [*ROWS, {"prompt": "1+" * 12 + "1=", "solution": "13"}]
   cfg = configured(tmp_path, "length", rows, task__prompt_length=16)
@@ -322,6 +323,7 @@ def test_a_run_does_not_continue_on_other_data(tmp_path):
   session.Data("files", "1").check(None)  # a checkpoint of an older version
 
 
+@pytest.mark.slow
 def test_a_warm_start_does_not_continue_on_other_data(tmp_path):
   def warm_start():
     setup = setup_lib.make(cfg)

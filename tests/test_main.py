@@ -97,6 +97,7 @@ def test_the_default_workdir_is_named_after_config_and_preset(
   assert main.default_workdir(config_file) == workdir
 
 
+@pytest.mark.slow
 def test_without_a_workdir_the_first_line_says_where_the_run_is(
     finished, environment, sudoku_dir, tmp_path):
   (tmp_path / "runs").mkdir()
@@ -114,6 +115,7 @@ def test_without_a_workdir_the_first_line_says_where_the_run_is(
   assert "is finished" in said
 
 
+@pytest.mark.slow
 def test_a_start_reports_wrong_flags_and_settings_together(
     environment, tmp_path):
   done = subprocess.run(
@@ -142,6 +144,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
   assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*.json*")}
 
 
+@pytest.mark.slow
 def test_a_workdir_of_another_config_is_refused_with_the_difference(
     finished, environment, sudoku_dir):
   process = runs.start(environment, finished[0], sudoku_dir, "--config.seed=5")

@@ -204,6 +204,7 @@ def test_the_trace_of_forks_counts_the_unsure_tokens_before_each():
   np.testing.assert_array_equal(forks.trace[~free], -1)
 
 
+@pytest.mark.slow
 def test_rollouts_with_a_threshold_are_compared_with_exact_ones():
   compared = []
   for process in ("balanced", "forks"):

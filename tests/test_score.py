@@ -117,6 +117,7 @@ def test_a_bad_row_is_an_error_with_file_and_line(
   assert str(error.value).startswith(f"{path}:2: ")
 
 
+@pytest.mark.slow
 def test_the_program_prints_one_json_object(tmp_path):
   path = write(tmp_path / "rows.jsonl", ROWS["countdown"])
   command = [sys.executable, "-m", "dlrl.score", "--task=countdown"]

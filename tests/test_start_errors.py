@@ -52,6 +52,7 @@ def started(*args, cwd, **environment):
   return done.returncode, [line for line in lines if "] dlrl: " not in line]
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_start_ends_with_the_line(tmp_path):
   assert started("--config=none.py", cwd=tmp_path) == (
     2, ["dlrl: --config=none.py: there is no such file"])
@@ -95,6 +96,7 @@ def test_an_argument_that_the_config_file_does_not_set(path, parsed):
     f"all of them: --config.{section}=\"{{'{key}': 0.1}}\""])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "toaster"])
 def test_devices_that_are_not_there(platform, tmp_path):
   code, lines = started(f"--config={BGPO}:smoke", cwd=tmp_path,

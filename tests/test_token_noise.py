@@ -143,6 +143,7 @@ def test_fine_tuning_predicts_masks_and_replaced_tokens():
     jax.tree.map(lambda m: m / (1 - cfg.optimizer.b1), moment), grads)
 
 
+@pytest.mark.slow
 def test_ebpo_compares_scores_of_the_same_noise():
   params = networks.random_params(MODEL)
   n_mc, rows = 3, make_batch()

@@ -117,6 +117,7 @@ def replayed(cfg, params, state, sampler, never=(MASK,), of=None):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
   {}, {"top_k": 5}, TRUNCATED, TRUNCATED | {"threshold": 0.4}], ids=str)
 def test_blocks_have_the_probabilities_that_the_sampler_drew_with(options):

@@ -135,6 +135,7 @@ def test_the_entropy_is_the_mean_over_the_tokens_that_are_scored():
   assert 0 < want < np.log(networks.TINY.vocab_size)
 
 
+@pytest.mark.slow
 def test_two_updates_per_rollout_share_the_draws_and_the_old_scores():
   learn = dataclasses.replace(LEARN, updates_per_rollout=2)
   batch, params = make_batch(), tiny()[1]
@@ -345,6 +346,7 @@ def test_rewards_become_the_advantages_that_the_config_names():
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_samples():
   b, t, p = 128, 16, 20
   model = transformer.build(config.ModelConfig(), MASK)

@@ -45,6 +45,7 @@ def objective_of_stacked(learn, params, batch, old, ref):
     learn.n_mc)
 
 
+@pytest.mark.slow
 def test_a_reference_is_scored_on_the_same_draws():
   learn = dataclasses.replace(
     LEARN, loss="espo", loss_args=strict.Knobs(kl_coef=0.5), score_norm="none",
@@ -62,6 +63,7 @@ def test_a_reference_is_scored_on_the_same_draws():
   jax.tree.map(np.testing.assert_array_equal, state.ref_params, ref)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "knobs"), [
   ("diffu_grpo", {}), ("stable_drl", {"group_size": 2}),
   ("coupled_grpo", {"kl_coef": 0.2}), ("espo", {"kl_coef": 0.2}),

@@ -221,6 +221,7 @@ def test_a_mesh_changes_no_gradient_of_any_objective(name, unoptimized):
   assert max(np.abs(x).max() for x in jax.tree.leaves(want)) > 1e-7
 
 
+@pytest.mark.slow
 def test_all_weights_of_a_layer_are_not_kept_without_rematerialization():
   def temporaries(layers):
     model = dataclasses.replace(

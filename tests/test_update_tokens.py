@@ -182,6 +182,7 @@ def test_what_follows_the_end_is_no_target(method):
                  for a, b in zip(one, three, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "hidden"), [
   ("diffu_grpo", True), ("wd1", True), ("spg", True), ("coupled_grpo", False),
   ("unigrpo", False), ("bgpo", False)])

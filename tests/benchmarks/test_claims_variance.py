@@ -191,6 +191,7 @@ def test_prompts_gradients_are_the_parts_of_the_batchs(
   assert not np.allclose(each[:, 0], each[:, 1])  # other draws
 
 
+@pytest.mark.slow
 def test_the_clues_of_a_puzzle_are_fixed_and_its_blanks_are_free(
     setup, monkeypatch, unoptimized):
   monkeypatch.setattr(variance_run, "PROMPTS", 4)

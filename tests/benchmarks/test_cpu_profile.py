@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from benchmarks import cpu_profile
 
@@ -58,6 +59,7 @@ def test_fusions_have_the_kind_of_what_is_in_them():
     "slice.4": "slices", "sum.5": "elementwise and sums", "dot.6": "products"}
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_what_takes_long():
   x, few = jnp.ones((600, 600)), jnp.ones(8)
   products, exps = (

@@ -101,6 +101,7 @@ def test_bf16_is_computed_in_fp32(part):
     assert jnp.bfloat16 not in {a.dtype for a in outs}
 
 
+@pytest.mark.slow
 @parts
 def test_vmap(part):
   x = inputs()

@@ -272,6 +272,7 @@ def test_adapters_are_merged_matrices():
   assert np.abs(got - run(base, noisy, clean, np.array(LENGTHS))).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_no_value_and_no_gradient():
   cfg = dataclasses.replace(
     networks.SHARDED, kv_heads=2, qk_norm=True, block_length=B)

@@ -15,6 +15,7 @@ UNKNOWN = "\ufffd"
 fuzzed = hypothesis.settings(deadline=None, database=None)
 
 
+@pytest.mark.slow
 @fuzzed
 @hypothesis.given(st.text())
 @hypothesis.example("Was ist drei plus vier?")

@@ -172,6 +172,7 @@ def test_a_rollout_is_that_of_dequantised_matrices_and_activations(
   assert np.abs(got.confidence - exact.confidence).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_on_a_mesh_bytes_are_gathered_and_parts_are_not_exchanged_as_integers():
   model, params = networks.decodable(FULL, MASK)
   mesh = mesh_lib.make(config.MeshConfig(1, 4, 2))

@@ -74,6 +74,7 @@ def test_golden_logits_of_both_streams(shared, name):
       np.where(hidden, found, 0), logp, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @golden
 @pytest.mark.filterwarnings("ignore:block_length is 8, but")

@@ -134,6 +134,7 @@ def test_golden_gradients_under_the_published_names(shared, name):
   assert checked == sum(key.startswith("grad.") for key in data.files) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", (*GOLDEN, "sdar_tiny"))
 def test_a_round_trip_is_exact(shared, name, tmp_path):

@@ -184,6 +184,7 @@ def test_gradients_are_those_through_the_merged_matrices():
     state.params, jax.tree.map(lambda x, g: x - g, made()[2], got))
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_base_without_a_copy():
   (state, metrics), (_, want) = updated()
   assert state.ref_params == {}

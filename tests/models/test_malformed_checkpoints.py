@@ -66,6 +66,7 @@ def refused(root, *parts):
   return text
 
 
+@pytest.mark.slow
 def test_a_tied_model_may_store_its_head_if_it_is_the_embedding(tmp_path):
   tensors = tensors_of()
   _, want = models.load(write(tmp_path, tensors=tensors), dtype="float32")
@@ -92,6 +93,7 @@ def test_a_head_that_differs_from_the_embedding_is_refused(tmp_path, change):
   refused(tmp_path, HEAD, EMBEDDING, "two different tensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [
   "model.rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq"])
 def test_stored_rotary_frequencies_are_not_parameters(tmp_path, name):

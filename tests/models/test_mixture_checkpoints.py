@@ -43,6 +43,7 @@ KINDS = {"sdar": SDAR, "llada2": LLADA2, "llada moe": LLADA_MOE}
 kinds = pytest.mark.parametrize("hf", KINDS.values(), ids=KINDS)
 
 
+@pytest.mark.slow
 @kinds
 def test_experts_are_stacked_and_turned(tmp_path, hf):
   tensors = write(tmp_path / "a", hf, parts=3)
@@ -59,6 +60,7 @@ def test_experts_are_stacked_and_turned(tmp_path, hf):
              tensors[f"{stem}experts.{e}.{name}_proj.weight"].T)
 
 
+@pytest.mark.slow
 def test_llada2s_fused_rows_dense_layer_and_shared_expert(tmp_path):
   tensors = write(tmp_path / "a")
   model, params = models.load(tmp_path / "a")
@@ -91,6 +93,7 @@ ROUND_TRIPS = {
   "llada2 of 2.1": (LLADA2, np.float32), "llada moe": (LLADA_MOE, None)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hf", "bias"), ROUND_TRIPS.values(), ids=ROUND_TRIPS)
 @pytest.mark.parametrize("shard_bytes", [10**9, 2000])
 def test_an_export_is_what_was_read_to_the_bit(
@@ -123,6 +126,7 @@ def test_an_export_is_what_was_read_to_the_bit(
     hf | blocks.get(hf["model_type"], {}))
 
 
+@pytest.mark.slow
 def test_a_bias_of_fp32_stays_as_exact_as_it_is(tmp_path):
   tensors = write(tmp_path / "a", bias=np.float32)
   _, params = models.load(tmp_path / "a")

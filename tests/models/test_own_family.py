@@ -51,6 +51,7 @@ def other(published, tmp_path):
   return path
 
 
+@pytest.mark.slow
 def test_it_reads_what_the_original_holds_and_writes_it_again(
     family, other, published, tmp_path):
   _, wanted = models.load(published, dtype="float32")
@@ -73,6 +74,7 @@ def cfg_of(other, name):
   return cfg
 
 
+@pytest.mark.slow
 def test_a_run_reads_it_by_the_setting(family, other, published):
   cfg = validate.from_dict(cfg_of(other, "my_family:FAMILY"))
   setup = setup_lib.make(cfg)

@@ -104,6 +104,7 @@ def test_gradients_of_adapters_are_those_on_the_rounded_base(method):
   updates.assert_same(grads, expected)
 
 
+@pytest.mark.slow
 def test_a_quantised_base_may_be_split_over_a_mesh():
   method = "nf4"
   model, base, small, adapter = made(method)

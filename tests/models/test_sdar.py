@@ -39,6 +39,7 @@ def refused(root, *parts, **options):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_qwen3_with_blocks_is_read_and_exported(
     published, tmp_path):
   root = write(tmp_path / "sdar", published)
@@ -57,6 +58,7 @@ def test_a_checkpoint_of_qwen3_with_blocks_is_read_and_exported(
   assert hf_tokenizer.load(tmp_path / "out").ends == {37, 39}
 
 
+@pytest.mark.slow
 def test_a_mesh_gets_its_shards(published, tmp_path):
   root = write(tmp_path / "sdar", published)
   _, want = models.load(root, dtype="float32")
@@ -67,6 +69,7 @@ def test_a_mesh_gets_its_shards(published, tmp_path):
   assert {s.data.shape for s in kernel.addressable_shards} == {(1, 4, 16)}
 
 
+@pytest.mark.slow
 def test_what_a_config_leaves_out_is_known_or_given(published, tmp_path):
   root = write(tmp_path / "a", published, block_size=..., mask_token_id=...)
   refused(root, "no field 'mask_token_id', and 151669 is usual", "48")
@@ -87,6 +90,7 @@ def test_what_a_config_leaves_out_is_known_or_given(published, tmp_path):
   assert models.load(root, mask_id=3)[0].mask_id == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_block_length_other_than_the_checkpoints_warns(published, tmp_path):
   root = write(tmp_path / "sdar", published)

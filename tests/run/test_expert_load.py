@@ -74,6 +74,7 @@ def test_the_load_is_that_of_a_count_token_by_token(cfg):
   assert want.sum() == 2 * 2 * LENGTHS.sum()  # layers, experts per token
 
 
+@pytest.mark.slow
 def test_devices_count_together_and_see_what_is_dropped(monkeypatch):
   model = transformer.build(BLOCKS, 2)
   params = networks.random_params(model)
@@ -97,6 +98,7 @@ def test_devices_count_together_and_see_what_is_dropped(monkeypatch):
   assert got.dropped.min() > 0
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_load_of_each_layer():
   cfg = config.Config(
     model=MODEL, task=config.TaskConfig(name="sudoku", prompt_length=20),

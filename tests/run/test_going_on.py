@@ -265,6 +265,7 @@ def test_a_start_that_failed_refuses_no_other(whole, tmp_path, monkeypatch):
     start(run, *args, {"seed": 7})
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_any_checkpoint_of_another(
     whole, sudoku_dir, tmp_path):
   root, *_ = whole

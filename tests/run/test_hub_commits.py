@@ -70,6 +70,7 @@ def recorded(tmp_path):
   return json.loads((tmp_path / "run" / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_model_by_name_is_that_in_a_directory(tiny, published):
   model, params = models.load("org/tiny", dtype="float32")
   want_model, want = models.load(published, dtype="float32")

@@ -43,6 +43,7 @@ def test_saves_in_time_and_those_at_the_end_are_not_told(times, capsys):
   assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_session_times_its_saves(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(save_pace, "_PATIENCE", 0.2)
   saver = checkpoint.Checkpoints(tmp_path)

@@ -22,6 +22,7 @@ def base_of(cfg, *sizes):
   return setup.load_base()
 
 
+@pytest.mark.slow
 def test_random_parameters_are_those_of_the_seed_on_every_mesh(sudoku_dir):
   cfg = runs.tiny(sudoku_dir, lora__rank=2)
   first = base_of(cfg, -1, 1, 1)

@@ -75,6 +75,7 @@ def test_rows_that_take_turns_have_passes_of_as_many(monkeypatch, sudoku_dir):
   assert found.rollout == {P: (0, ROWS // 2 * forward(T))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
   {"rollout__sampler__cache": "dual", "rollout__sampler__block_length": 8},
   {"model__block_length": 4, "rollout__sampler__block_length": 4,

@@ -44,6 +44,7 @@ def test_a_warm_start_is_found_again_whatever_may_change(
     assert sft._names(changed)[0] != made.name
 
 
+@pytest.mark.slow
 def test_a_warm_start_of_an_older_version_is_found(sudoku_dir, tmp_path):
   cfg = runs.tiny(sudoku_dir, sft__steps=1, sft__batch_size=8)
   values = strict.to_json(cfg)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import program_cache
+import pytest
 import runs
 
 PROGRAM = """
@@ -34,6 +35,7 @@ def run(directory, **more):
     stdout=subprocess.PIPE).stdout)
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_programs_of_the_first(tmp_path):
   found, compiled, value = run(tmp_path / "a")
   assert found == 0 < compiled
@@ -41,6 +43,7 @@ def test_a_second_process_finds_the_programs_of_the_first(tmp_path):
   assert run(tmp_path / "a") == [compiled, 0, value]
 
 
+@pytest.mark.slow
 def test_a_directory_that_was_moved_still_has_its_programs(tmp_path):
   _, compiled, value = run(tmp_path / "a")
   (tmp_path / "a").rename(tmp_path / "b")

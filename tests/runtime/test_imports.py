@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import runs
 
 # For other devices, other data, evaluations or the ends of runs. Each takes a
@@ -12,6 +13,7 @@ HEAVY = ("jax.experimental.pallas", "matplotlib", "pyarrow", "scipy.special",
 PROGRAM = "import sys, dlrl.main; print(*sys.modules, sep='\\n')"
 
 
+@pytest.mark.slow
 def test_a_start_does_not_import_what_it_may_not_need():
   found = subprocess.run(
     [sys.executable, "-c", PROGRAM], cwd=runs.ROOT, check=True, text=True,

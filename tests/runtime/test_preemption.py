@@ -106,6 +106,7 @@ def test_a_run_told_to_stop_goes_on_where_it_was(
   assert runs.run_here(cfg, workdir)[1] == want
 
 
+@pytest.mark.slow
 def test_told_in_its_last_step_a_run_ends(sudoku_dir, tmp_path, monkeypatch):
   told_in(2, monkeypatch)
   cfg = runs.tiny(sudoku_dir, steps=2, sft__steps=0)

@@ -231,6 +231,7 @@ def by_flags(i, port):
     "FAIL": "1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [in_slurm, in_gke])
 def test_the_system_says_which_process_is_which(how, environment):
   port = runs.free_port()
@@ -243,6 +244,7 @@ def test_the_system_says_which_process_is_which(how, environment):
     assert (told, first) == ([True, False], {"of": 0})
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why_and_ends_the_others(environment):
   port = runs.free_port()
   texts, codes = together(environment, [by_flags(i, port) for i in range(2)])

@@ -13,6 +13,7 @@ from dlrl.run import train_state
 from dlrl.runtime import profile_window
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_have_names_in_its_programs(sudoku_dir):
   # A joint objective: draws are scored, too, before there are gradients.
   cfg = runs.tiny(

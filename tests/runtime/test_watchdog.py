@@ -85,6 +85,7 @@ with watchdog.Watchdog(config.WatchdogConfig(1.0, 0.8, 0.8), poll=0.1) as dog:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_was_suspended_does_not_hang():
   process = subprocess.Popen(
     [sys.executable, "-c", SUSPENDED], stdout=subprocess.PIPE,

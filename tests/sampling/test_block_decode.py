@@ -76,6 +76,7 @@ def compare(got, ends=(), **sampler):
   return trace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
   {"steps": 9, "temperature": 0.0},
   {"threshold": 0.2, "temperature": 0.0, "steps": 6},
@@ -118,6 +119,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
     np.testing.assert_array_equal(got.trace[0], want.trace[i])
 
 
+@pytest.mark.slow
 def test_the_steps_of_a_stream_are_those_of_the_program():
   model, params = made()
   sampler = config.SamplerConfig(**DYNAMIC)
@@ -157,6 +159,7 @@ def test_cached_keys_are_those_of_the_clean_stream():
         got[:, row, :start], exact[:, row, :start], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompts_are_computed_once_per_group():
   _, params = made()
   prompt, length = (np.repeat(x[:2], 3, 0) for x in (PROMPTS, LENGTHS))
@@ -172,6 +175,7 @@ def test_prompts_are_computed_once_per_group():
   assert cache[1] in str(alone.trace(*args).jaxpr)
 
 
+@pytest.mark.slow
 def test_rows_that_are_split_over_devices_are_the_same():
   model, params = made()
   prompt, length = (np.tile(np.concatenate([x, x[:3]]), (2,) + (1,) * (

@@ -78,6 +78,7 @@ def compare(got, ends=(), slots=0, **sampler):
   return np.array([row[3] for row in rows]), passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_steps_confidences_and_passes_are_those_of_the_slow_loop(name):
   settings = CASES[name]

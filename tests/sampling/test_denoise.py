@@ -338,6 +338,7 @@ def test_blocks_that_are_filled_at_once_have_noise_of_their_own():
   assert abs(both - want) <= 5 * np.sqrt(want * (1 - want) / n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
   {"cache": "prefix"}, {"cache": "dual", "temperature": 1.0},
   {"fill_after": 0.5, "temperature": 1.0}], ids=str)

@@ -111,6 +111,7 @@ def test_tokens_last_writes_and_forwards(shared, name):
     assert want["edits"].any() or "default" in name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v21_q_b8_P9_eos", "v21_s_b8_P14_max_post3"])
 def test_a_stream_has_the_canvas_after_every_forward(shared, name):
   want = case(shared, name)

@@ -28,6 +28,7 @@ MATRICES = [FULL.width * n * 4 // 2 for n in (
   *[FULL.mlp_width] * 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_length", [0, 4])
 def test_layers_are_moved_before_all_passes_and_tokens_are_the_same(
     block_length):

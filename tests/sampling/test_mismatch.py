@@ -197,6 +197,7 @@ def exact_in_blocks(model, params, sampler, canvas):
 noisy_logits = jax.jit(transformer.Model.noisy_logits, static_argnums=0)
 
 
+@pytest.mark.slow
 def test_with_blocks_only_tokens_drawn_together_have_one():
   model, params = networks.decodable(BLOCKS)
   sampler = dataclasses.replace(BASE, threshold=0.2)
@@ -212,6 +213,7 @@ def test_with_blocks_only_tokens_drawn_together_have_one():
   assert want[1].max() > 1e-3
 
 
+@pytest.mark.slow
 def test_with_blocks_rounded_parameters_have_one():
   model, params = networks.decodable(BLOCKS)
   sampler = dataclasses.replace(BASE, quantize="int8")

@@ -134,6 +134,7 @@ def test_rows_in_slots_have_caches_of_their_own(cache, settings):
         for block in zip(*counts, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
   {"fill_after": 0.5, "temperature": 1.0}, {"fill_after": 0.0},
   {"fill_after": 0.7, "cache": "dual"}, {"fill_after": 0.4, **SURE}], ids=str)

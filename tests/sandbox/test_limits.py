@@ -22,6 +22,7 @@ def nested(depth: int) -> str:
                  for i in range(depth)) + " " * depth + "pass\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [
     f"while True: compile({nested(14)!r}, '', 'exec')",
     "def add(a, b): return 3 ** (3 ** (3 ** 3))",
@@ -65,6 +66,7 @@ def add(seconds):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", sandboxes.TIERS)
 def test_each_program_has_its_own_number_of_threads(tier):
   limits = sandbox.ProgramLimits(cpu_s=5, processes=40)

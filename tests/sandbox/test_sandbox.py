@@ -42,6 +42,7 @@ def test_a_failed_test_says_why(box):
   assert "name 'sub' is not defined" in result.reasons[2]
 
 
+@pytest.mark.slow
 def test_a_test_that_does_not_end_costs_only_that_test():
   code = """
 def add(a, b):

@@ -230,6 +230,7 @@ def sharded(sizes):
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), tree)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_restored_on_any_mesh(tmp_path):
   rng = np.random.default_rng(0)
   whole = {"params": {"w": rng.normal(size=(16, 8)).astype(np.float32),

@@ -89,6 +89,7 @@ def removed(what, monkeypatch):
   monkeypatch.setattr(step_log.StepLog, "begin", begin_without)
 
 
+@pytest.mark.slow
 def test_a_run_whose_directory_is_removed_ends_and_says_so(
     whole, tmp_path, monkeypatch):
   workdir = tmp_path / "run"

@@ -160,6 +160,7 @@ def pool():
   pool.close()
 
 
+@pytest.mark.slow
 @hypothesis.settings(
   fuzzed, max_examples=CASES if "FUZZ_CASES" in os.environ else 20)
 @hypothesis.given(answer=st.one_of(

@@ -98,6 +98,7 @@ def test_values_and_gradients_are_those_of_all_experts_in_float64(
     grads, wanted)
 
 
+@pytest.mark.slow
 def test_padding_is_computed_by_no_expert(monkeypatch):
   seen = []
 
@@ -114,6 +115,7 @@ def test_padding_is_computed_by_no_expert(monkeypatch):
   assert int(seen[1].sum()) == 24 * EXPERTS.per_token
 
 
+@pytest.mark.slow
 def test_what_kernels_write_where_there_is_no_group_is_ignored():
   def apply(frozen, trained, rows, sizes):
     inside = jnp.arange(len(rows)) < sizes.sum()

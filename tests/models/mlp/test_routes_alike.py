@@ -161,6 +161,7 @@ def test_padding_of_blocks_has_no_experts(served):
   assert n == 2 * (8 + 6 + 7 + 1)
 
 
+@pytest.mark.slow
 def test_padding_of_full_rows_has_no_experts(served):
   model, params = made(FULL)
   rows, lengths = ids(3, 12), jnp.array([12, 9, 5])

@@ -148,6 +148,7 @@ def test_the_format_is_one_block_that_compiles(completion, reward):
   assert rewards(code_grading.format_reward, completion) == [reward]
 
 
+@pytest.mark.slow
 def test_texts_that_compile_slowly_cost_their_neighbours_nothing(monkeypatch):
   slow = "".join(f"{' ' * i}try: pass\n{' ' * i}finally:\n"
                  for i in range(17)) + " " * 17 + "pass\n"  # 2 s
@@ -215,6 +216,7 @@ def test_the_format_after_a_prefix_too_long_for_the_sandbox_is_unknown():
     prefix=["", long]) == [1, None]
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_fails_gives_no_reward(monkeypatch):
   sandboxes.no_process_in_time(monkeypatch)
   completions = (fenced(ADD + "# not seen before\n"), "no program")

@@ -264,6 +264,7 @@ def test_solutions_solve_problems_with_numbers_up_to_99():
   assert 75 < sum(row["difficulty"] == 2 for row in rows) < 225
 
 
+@pytest.mark.slow
 def test_rows_with_numbers_up_to_99_are_the_pinned_ones():
   dataset = countdown_data.COUNTDOWN3
   rows = dataset.splits(None)

@@ -50,6 +50,7 @@ def real(shared, tmp_path_factory):
   return str(root)
 
 
+@pytest.mark.slow
 def test_gsm8k_has_the_published_rows(real, shared):
   train, validation, test = (
     gsm8k_data.GSM8K.load(real, split, EVERY) for split in SPLITS)

@@ -59,6 +59,7 @@ def test_text_that_is_not_latex_is_wrong(pool, answer):
   assert pool.verify([("\\pi", answer)]) == [False]
 
 
+@pytest.mark.slow
 def test_memory_and_files_are_limited(pool):
   pool.verify([("x+1", "1+x")])
   child = process(pool).pid

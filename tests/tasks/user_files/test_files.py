@@ -280,10 +280,9 @@ def test_no_bytes_raise_anything_but_an_error_with_a_line(
   path.write_bytes(b"\n".join([*content, b'{"prompt": "good"}']))
   rows = load(str(path), "skip")
   assert rows[-1]["prompt"] == "good"
-  lines = [x for x in path.read_bytes().split(b"\n") if x.strip()]
-  assert len(rows) + rows.skipped == len(lines)
-  for row in rows:
-    assert messages.checked(row["prompt"]) == row["prompt"]
+  assert len(rows) + rows.skipped == sum(
+    bool(line.strip()) for line in path.read_bytes().split(b"\n"))
+  assert all(messages.checked(row["prompt"]) == row["prompt"] for row in rows)
 
 
 def test_a_task_selects_rows_that_have_a_difficulty(tmp_path):
