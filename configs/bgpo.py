@@ -5,8 +5,8 @@
 A model of 155,000 parameters is fine-tuned on puzzles with 3 to 6 blanks and
 then learns from rewards to solve those with 9 to 12. On 2 CPU cores this takes
 4 to 7 minutes. Over five seeds the share of solved held-out puzzles (of 512)
-rises from 32-82% to 81-96% (`benchmarks/results/learning_bgpo.json`). The
-settings, with the reason for each, are in `dlrl/presets/sudoku_tiny.py`.
+rises from 34-79% to 91-99% (docs/results.md). The settings,
+with the reason for each, are in `dlrl/presets/sudoku_tiny.py`.
 
 Presets, after a colon:
   (none)  the run above.
