@@ -51,15 +51,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  expression = config.getoption("markexpr")
-  left_out = set() if "long" in expression else {"long"}
-  # Whoever names files wants all of their tests.
-  if not expression and not config.getoption("file_or_dir"):
-    left_out.add("slow")
-  out = [item for item in items
-         if left_out & {marker.name for marker in item.iter_markers()}]
-  config.hook.pytest_deselected(items=out)
-  items[:] = [item for item in items if item not in set(out)]
+  if "long" not in config.getoption("markexpr"):
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in set(long)]
   places = {name: i for i, name in enumerate(LONGEST)}
   items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 

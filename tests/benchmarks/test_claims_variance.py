@@ -1,7 +1,6 @@
 """`benchmarks.claims.variance`: against components that are known."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -231,14 +230,13 @@ def test_pruned_variances_are_relative_to_those_without(
     fixed = not np.all(sets[0].maskable)
     return squares(parts * gains[process, fixed] ** 0.5)
 
-  class Batch(NamedTuple):
+  @dataclasses.dataclass
+  class Batch:
     maskable: np.ndarray
 
   monkeypatch.setattr(variance_run, "split", split)
   monkeypatch.setattr(variance_run, "gradients_of",
                       lambda setup, process, n, **arguments: process)
-  monkeypatch.setattr(variance_run.dataclasses, "replace",
-                      lambda batch, maskable: Batch(maskable))
   monkeypatch.setattr(variance_run, "_policies", lambda workdirs: (
     setup, [(None, [Batch(np.ones((8, 16), bool))])] * 3))
   found = variance_run.measure_pruned(tmp_path)
