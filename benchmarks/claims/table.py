@@ -42,8 +42,8 @@ OTHERS: Grid = {  # more rates, because their epochs and divisors differ
     "TraceRL": "configs/trace_rl.py", "UniGRPO": "configs/unigrpo.py",
     "VRPO": "configs/vrpo_offline.py", "wd1": "configs/wd1.py"}.items()}
 Rates = Mapping[str, float]  # the best ones, by method
-# Those of `OTHERS` whose score is an ELBO of any unbiased draws, and which have
-# other draws than `balanced`.
+# Methods of `OTHERS` that score by an ELBO, which any unbiased draws estimate,
+# and do not draw by `balanced`.
 OF_ELBO = ("EBPO", "ESPO", "GDSD", "StableDRL")
 
 # Spatial pruning as in configs/stp.py, annealed over these fewer steps.
@@ -72,7 +72,8 @@ class Claim:
 CLAIMS: Mapping[str, Claim] = {
   "example": Claim(
     "The example of the README",
-    "`configs/bgpo.py` as it is, with all of its 400 steps.", ""),
+    "`configs/bgpo.py` with all of its 400 steps, on one device instead of "
+    "two, which round sums differently.", ""),
   "draws": Claim(
     "Does the number of draws matter?",
     "BGPO as in `configs/bgpo.py`, with the estimator `balanced` and failures "

@@ -275,6 +275,25 @@ def test_products_of_groups_cost_what_they_compute(times, width):
 
 
 @pytest.mark.slow
+def test_experts_stay_where_they_are_and_tokens_travel():
+  pytest.importorskip("libtpu")
+  cfg = tiny((1, 2, 1, 4))
+  # Larger than all other matrices together.
+  experts = config.ExpertsConfig(8, 2, 1024)
+  cfg = dataclasses.replace(
+    cfg, model=dataclasses.replace(cfg.model, experts=experts))
+  setup = setup_lib.make(cfg, topology.devices("v5e-8"))
+  matrix = experts.number * cfg.model.width * experts.width * 2  # in bf16
+  for program in compile_only.compile_all(
+      setup, chips.find("TPU v5 lite").hbm):
+    found = program.traffic.collectives
+    gathered = {c.size for c in found if c.kind == "all-gather"}
+    # A device gathers what `fsdp` splits, of its own experts.
+    assert max(gathered) == matrix / 4
+    assert sum(c.moved for c in found if c.kind == "all-to-all") > 0
+
+
+@pytest.mark.slow
 def test_a_rollout_in_int8_multiplies_and_moves_integers():
   pytest.importorskip("libtpu")
   cfg = tiny((1, 2, 2))
