@@ -23,7 +23,7 @@ Program = dict[str, list[hlo_text.Line]]
 
 
 def kinds(text: str) -> dict[str, str]:
-  """What each instruction of a compiled program does, by name.
+  """The kinds of a compiled program's instructions, by their names.
 
   A fusion is one instruction, named after the first of these that is in it:
   `products`; `transposed copies`; `zeros`, if there is nothing but values that

@@ -277,7 +277,7 @@ def batch_logps(
 def _routing(
   batch: Batch, shared: Sequence[jax.Array], noisy: jax.Array
 ) -> batch_lib.Routing:
-  """What `routes.recorded` gives, by completions.
+  """Arranges the recorded experts by completions.
 
   Args:
     batch: the completions, b of them.

@@ -1,4 +1,4 @@
-"""What a step of a row costs: seconds and FLOPs, as `timing` has measured them.
+"""Seconds and FLOPs of a row's step, which `timing` measures.
 
 A claim's costs are stored by the label of the row, as
 

@@ -14,7 +14,6 @@ from benchmarks.claims import store
 from benchmarks.claims import table
 from benchmarks.claims import variance_page
 
-NOT_YET = "not run yet"
 COLUMNS = ("", "seeds", "solved, %", "difference, points", "mean over steps, %",
            "collapsed", "GFLOP per step", "s per step",
            "solved at equal time, %")
@@ -114,7 +113,7 @@ def _verdicts(rows: Sequence[runs.Row], found: Found) -> list[str]:
   told.append((statements.VARIANCE, statements.variance_saved(found.pruned)))
   for one, differences in told:
     verdict = statements.verdict(differences)
-    shown = "" if verdict == NOT_YET else "; ".join(
+    shown = "" if verdict == statements.NOT_YET else "; ".join(
       map(_difference, differences))
     lines.append(f"| {one.source} | {one.text} | {shown} | {verdict} |")
   return lines
@@ -204,7 +203,7 @@ def _hours(rows: Sequence[runs.Row], stored: store.Stored) -> list[str]:
 
 
 def _split(costs: cost.Costs | None, reference: str) -> list[str]:
-  """What the seconds and FLOPs that a row saves are saved of."""
+  """Seconds, FLOPs and savings of a step, rollout and update apart."""
   if costs is None or reference not in costs:
     return ["", "Not timed yet."]
   lines = ["", "Where the time goes, and where it is saved:", "",
@@ -247,7 +246,7 @@ def _row(row: runs.Row, reference: runs.Row | None, stored: store.Stored,
          costs: cost.Costs | None) -> str:
   found = list(statements.results(row, stored).values())
   if not found:
-    return " | ".join([f"| {row.label}", "0", NOT_YET]) + " |" * (
+    return " | ".join([f"| {row.label}", "0", statements.NOT_YET]) + " |" * (
       len(COLUMNS) - 2)
   gain = ""
   if reference is not None and row is not reference:

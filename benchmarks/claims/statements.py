@@ -12,6 +12,7 @@ from benchmarks.claims import runs as runs_lib
 from benchmarks.claims import store
 from dlrl.evaluation import intervals
 
+NOT_YET = "not run yet"
 LEAST = 3  # seeds of both rows below which nothing is said
 MARGIN = 0.02  # an accuracy gained that is too small to count
 ALPHA = 0.05  # of the intervals, and of all comparisons of a section together
@@ -102,7 +103,7 @@ _MOST_PRUNED = "template and truncated draws", 8  # draws
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """What one row gains on another: final accuracy of the same seeds, or time.
+  """The gain of one row over another: accuracy of the same seeds, or time.
 
   Attributes:
     mean: over seeds, or turns; NaN without any.
@@ -122,7 +123,7 @@ class Difference:
   def outcome(self) -> str:
     """`not run yet`, `yes`, `no`, or `open` if the seeds do not tell."""
     if self.seeds < LEAST:
-      return "not run yet"
+      return NOT_YET
     if self.low > 0:
       return "yes"
     # Whatever gain is left within the interval does not count as one.
@@ -213,8 +214,8 @@ def verdict(found: Sequence[Difference]) -> str:
   any interval. Otherwise so few seeds cannot tell.
   """
   outcomes = [one.outcome for one in found]
-  if "not run yet" in outcomes:
-    return "not run yet"
+  if NOT_YET in outcomes:
+    return NOT_YET
   if all(one == "yes" for one in outcomes):
     return "holds"
   if "yes" in outcomes:
@@ -234,7 +235,7 @@ def recommended(rows: Sequence[runs_lib.Row], reference: runs_lib.Row,
   """
   found = {row: difference(row, reference, stored) for row in rows
            if row is not reference}
-  if any(one.outcome == "not run yet" for one in found.values()):
+  if any(one.outcome == NOT_YET for one in found.values()):
     return None
   better = [row for row, one in found.items() if one.outcome == "yes"
             and not any(map(store.collapsed, results(row, stored).values()))]

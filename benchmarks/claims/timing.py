@@ -47,7 +47,7 @@ def measure(rows: Sequence[runs.Row], workdirs: pathlib.Path) -> cost.Costs:
   costs: cost.Costs = {row.label: {
     "seconds": found[row.label], "flops": flops(_workdir(timed, row, 0))}
     for row in rows}
-  # What is measured again is measured anew.
+  # Or the next measurement would find finished runs.
   for turn, row in turns:
     shutil.rmtree(_workdir(timed, row, turn), ignore_errors=True)
   return costs

@@ -31,7 +31,7 @@ Draws = tuple[str, Mapping[str, Any]]  # a forward process and its arguments
 PROMPTS, COMPLETIONS, DRAWS = 64, 2, 2
 PROCESSES = ("balanced", "stratified", "continuous")
 STEPS = (0, 80, 160)  # at which the run's parameters are looked at
-# What of STP is looked at: whether clues are fixed, and the draws.
+# Parts of STP: whether clues are fixed, and the draws.
 NOTHING = "nothing"
 TRUNCATED: Draws = ("truncated", {"least": 0.4})  # as in configs/stp.py
 PRUNINGS: Mapping[str, tuple[bool, Draws]] = {
